@@ -1,0 +1,53 @@
+"""Which rows belong to which class."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from legolas_metric.checks import UNLABELLED, ArrayLike, as_labels
+
+
+@dataclass(frozen=True, slots=True)
+class LabelIndex:
+    """Rows by class, in two flat arrays: the rows of class `classes[c]` are `rows[offsets[c]:offsets[c + 1]]`.
+
+    Rows labelled -1 belong to no class. Classes ascend, and so do the rows within one.
+
+    Example:
+        >>> index = LabelIndex.of([7, 3, 7, -1])
+        >>> index.classes.tolist(), index.counts.tolist(), index.rows_of(1).tolist()
+        ([3, 7], [1, 2], [0, 2])
+    """
+
+    classes: Int64[Tensor, " c"]
+    offsets: Int64[Tensor, " c1"]
+    rows: Int64[Tensor, " m"]
+
+    @classmethod
+    def of(cls, labels: ArrayLike) -> "LabelIndex":
+        """Index the labels of a data set.
+
+        Raises:
+            TypeError: labels that are not integers.
+            ValueError: not 1-D, or a label below -1.
+        """
+        values = as_labels(labels, len(labels))
+        ordered, rows = values.sort(stable=True)
+        labelled = ordered != UNLABELLED
+        classes, counts = ordered[labelled].unique_consecutive(return_counts=True)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(classes, offsets, rows[labelled])
+
+    @property
+    def counts(self) -> Int64[Tensor, " c"]:
+        """Rows of each class."""
+        return self.offsets.diff()
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def rows_of(self, c: int) -> Int64[Tensor, " m"]:
+        """Rows of the c-th class, ascending."""
+        return self.rows[int(self.offsets[c]) : int(self.offsets[c + 1])]

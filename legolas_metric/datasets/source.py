@@ -1,0 +1,42 @@
+"""One view of what users have: any map-style data set, or arrays."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from legolas_metric.checks import ArrayLike
+
+
+class Inputs(Dataset[Any]):
+    """The inputs of a data set, one by one: its items, or the first part of items such as (x, y).
+
+    Args:
+        source: any map-style `torch.utils.data.Dataset`, or an array whose first axis counts the examples. Integers
+            such as uint8 pixels stay integers.
+
+    Raises:
+        TypeError: an iterable data set, which has no length and no rows to name.
+        ValueError: nothing in it.
+    """
+
+    def __init__(self, source: Dataset | ArrayLike) -> None:
+        data: Any = source if isinstance(source, Dataset) else TensorDataset(_tensor(source))
+        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+            raise TypeError(f"expected a map-style data set with len() and [], got {type(source).__name__}")
+        if len(data) == 0:
+            raise ValueError("the data set is empty")
+        self.source = data
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: int) -> Any:
+        item = self.source[row]
+        return item[0] if isinstance(item, tuple | list) else item
+
+
+def _tensor(array: ArrayLike) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.as_tensor(np.asarray(array))

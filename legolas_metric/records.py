@@ -1,0 +1,126 @@
+"""Small frozen records in which results travel: what was found, and what was not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchStats:
+    """How an index answered: which engine, how exactly, and at what cost.
+
+    Attributes:
+        engine: name of what did the work, for example "exact" or "faiss:Flat".
+        precision: "float32" or "bfloat16" (screening; the answers are float32 either way).
+        recall: audited share of the true neighbours that were found; None where the search is exact.
+        certified: share of the rows whose screening was certified without a rescan; None where nothing is screened.
+        widened: queries for which the first search held too few admissible rows and was widened.
+        details: further figures of the engine, by name.
+    """
+
+    engine: str
+    precision: str = "float32"
+    recall: float | None = None
+    certified: float | None = None
+    widened: int = 0
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """The k best admissible rows of each query, best first.
+
+    Attributes:
+        ids: int64 [n, k]; -1 where fewer than k admissible rows exist.
+        similarities: float32 [n, k]; -inf there.
+        stats: how they were found.
+    """
+
+    ids: Int64[Tensor, "n k"]
+    similarities: Float32[Tensor, "n k"]
+    stats: SearchStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiningStats:
+    """What a miner was asked, what it could not do, and how it went about it. Counts are anchors unless said otherwise.
+
+    Attributes:
+        anchors: anchors asked for (rows with a label).
+        no_positive: without another row of their class.
+        no_negative: without a row of another class.
+        outside_window: with negatives, but none inside the window (semi-hard).
+        fallback: served by `on_empty="hardest"` instead of the rule.
+        filtered: candidates rejected by a guard, by reason.
+        widened: searches that were widened until enough negatives were found.
+        engine, precision, recall, certified: of the index, see `SearchStats`.
+        seconds: wall time.
+        max_age: encoder steps between the oldest row of the bank and its newest.
+    """
+
+    anchors: int
+    no_positive: int = 0
+    no_negative: int = 0
+    outside_window: int = 0
+    fallback: int = 0
+    filtered: Mapping[str, int] = field(default_factory=dict)
+    widened: int = 0
+    engine: str
+    precision: str = "float32"
+    recall: float | None = None
+    certified: float | None = None
+    seconds: float
+    max_age: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Triplets:
+    """Mined triplets, by id.
+
+    Attributes:
+        anchor, positive, negative: int64 [t], ids (not row numbers of a batch).
+        s_ap, s_an: float32 [t], similarities at mining time; they chose the triplets, a loss computes its own.
+        stats: what was asked and what was found.
+
+    Example:
+        >>> from legolas_metric import EmbeddingBank, HardMiner
+        >>> import torch
+        >>> bank = EmbeddingBank(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+        >>> triplets = HardMiner().mine(bank)
+        >>> len(triplets), triplets.stats.anchors
+        (4, 4)
+    """
+
+    anchor: Int64[Tensor, " t"]
+    positive: Int64[Tensor, " t"]
+    negative: Int64[Tensor, " t"]
+    s_ap: Float32[Tensor, " t"]
+    s_an: Float32[Tensor, " t"]
+    stats: MiningStats
+
+    def __len__(self) -> int:
+        return len(self.anchor)
+
+    def locate(
+        self, batch_ids: Int64[Tensor, " b"]
+    ) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"], Int64[Tensor, " m"]]:
+        """Positions inside a batch, as pytorch-metric-learning's `indices_tuple`.
+
+        Args:
+            batch_ids: [b], the ids of the batch's rows, each once.
+
+        Returns:
+            (a, p, n): positions of the triplets that lie wholly inside the batch; empty tensors where none does.
+        """
+        ordered, order = batch_ids.to(self.anchor.device).sort()
+        names = torch.stack([self.anchor, self.positive, self.negative])
+        if len(ordered) == 0 or len(self) == 0:
+            empty = names.new_empty(0)
+            return empty, empty.clone(), empty.clone()
+        place = torch.searchsorted(ordered, names).clamp_max(len(ordered) - 1)
+        inside = (ordered[place] == names).all(0)
+        a, p, n = order[place[:, inside]].to(batch_ids.device).unbind(0)
+        return a, p, n
