@@ -1,0 +1,12 @@
+"""Charts and the self-contained HTML report, from records; needs the extra `report`."""
+
+from legolas_metric.report.figures import bars as bars
+from legolas_metric.report.figures import curves as curves
+from legolas_metric.report.figures import similarity_histogram as similarity_histogram
+from legolas_metric.report.figures import spectra as spectra
+from legolas_metric.report.page import Section as Section
+from legolas_metric.report.page import page_html as page_html
+from legolas_metric.report.page import write_page as write_page
+from legolas_metric.report.pictures import Card as Card
+from legolas_metric.report.pictures import Gallery as Gallery
+from legolas_metric.tables import Table as Table

@@ -1,0 +1,111 @@
+"""A table of figures that the terminal, CSV, Markdown and the HTML report show alike."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Value = str | int | float | None
+Better = Literal["max", "min"]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Figures in rows and columns; which of them is best follows from what is shown, and from nothing else.
+
+    Attributes:
+        columns: their names; the first column names the rows.
+        rows: one tuple for each row; None is "not measured".
+        better: columns in which one direction is better, "max" or "min"; in the others nothing is marked.
+        formats: format of a column's floats (default ".3f").
+
+    Raises:
+        ValueError: a row of another length than `columns`, or `better`/`formats` of a column that isn't there.
+
+    Example:
+        >>> from legolas_metric.tables import Table
+        >>> table = Table(["run", "Rank@1"], [("untrained", 0.151), ("ours", 0.684)], better={"Rank@1": "max"})
+        >>> print(table.markdown())
+        | run | Rank@1 |
+        | --- | ---: |
+        | untrained | 0.151 |
+        | ours | **0.684** |
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Value]]
+    better: Mapping[str, Better] = field(default_factory=dict)
+    formats: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"a row of {len(row)} values in a table of {len(self.columns)} columns: {tuple(row)}")
+        unknown = (set(self.better) | set(self.formats)) - set(self.columns)
+        if unknown:
+            raise ValueError(f"no column named {', '.join(sorted(unknown))}; columns are {', '.join(self.columns)}")
+
+    def text(self) -> list[list[str]]:
+        """Every cell as it is shown: floats in the column's format, "–" for what was not measured."""
+        return [[_shown(value, self.formats.get(name, ".3f")) for name, value in self._named(row)] for row in self.rows]
+
+    def best(self) -> list[list[bool]]:
+        """Which cells are marked: those that *show* the best figure of their column.
+
+        Figures that print alike are equal here, so a tie marks all of them; where every row shows the same, or only one
+        row was measured, nothing is marked.
+        """
+        shown = self.text()
+        marks = [[False] * len(self.columns) for _ in self.rows]
+        for column, name in enumerate(self.columns):
+            measured = {
+                row: value
+                for row, values in enumerate(self.rows)
+                if isinstance(value := values[column], int | float) and not math.isnan(value)
+            }
+            if name not in self.better or len({shown[row][column] for row in measured}) < 2:
+                continue
+            pick = max if self.better[name] == "max" else min
+            winner = shown[pick(measured, key=measured.__getitem__)][column]
+            for row in measured:
+                marks[row][column] = shown[row][column] == winner
+        return marks
+
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers only, and are aligned right."""
+        return [
+            all(not isinstance(row[column], str) for row in self.rows) and bool(self.rows)
+            for column in range(len(self.columns))
+        ]
+
+    def markdown(self) -> str:
+        """GitHub Markdown, the best figures in bold."""
+        lines = [_line(self.columns), _line(["---:" if number else "---" for number in self.numeric()])]
+        for texts, marks in zip(self.text(), self.best()):
+            lines.append(_line([f"**{text}**" if best else text for text, best in zip(texts, marks)]))
+        return "\n".join(lines)
+
+    def csv(self) -> str:
+        """Comma-separated values in full precision, empty where nothing was measured."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+    def _named(self, row: Sequence[Value]) -> list[tuple[str, Value]]:
+        return list(zip(self.columns, row))
+
+
+def _shown(value: Value, form: str) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        return format(value, form)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
