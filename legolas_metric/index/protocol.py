@@ -1,7 +1,7 @@
 """What every nearest-neighbour index answers, which rows are admissible to which query, and the shared input checks."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -41,7 +41,7 @@ class NeighborIndex(Protocol):
 
     metric: Metric
 
-    def clone(self) -> Self:
+    def clone(self) -> "NeighborIndex":
         """An unfitted index with the same settings."""
         ...
 
@@ -52,7 +52,7 @@ class NeighborIndex(Protocol):
         *,
         ids: ArrayLike | None = None,
         groups: ArrayLike | None = None,
-    ) -> Self:
+    ) -> "NeighborIndex":
         """Take the rows to be searched; returns self."""
         ...
 
@@ -178,17 +178,38 @@ def admissible(want: Want, queries: Rows, rows: Rows) -> Bool[Tensor, "q n"]:
     The same id is self and never anything else. Label -1 is never an anchor and never a positive, and negative to every
     labelled row.
     """
-    other = queries.ids[:, None] != rows.ids[None, :]
+    return _related(
+        want, (queries.ids, queries.labels, queries.groups), (rows.ids, rows.labels, rows.groups), dense=True
+    )
+
+
+def admissible_pairs(
+    want: Want, queries: Rows, rows: Rows, query: Int64[Tensor, " t"], row: Int64[Tensor, " t"]
+) -> Bool[Tensor, " t"]:
+    """Which of the pairs (query, row) are admissible: `admissible` at these places."""
+    q_side = tuple(
+        None if values is None else values[query] for values in (queries.ids, queries.labels, queries.groups)
+    )
+    n_side = tuple(None if values is None else values[row] for values in (rows.ids, rows.labels, rows.groups))
+    return _related(want, q_side, n_side, dense=False)
+
+
+def _related(
+    want: Want, queries: tuple[Tensor | None, ...], rows: tuple[Tensor | None, ...], *, dense: bool
+) -> Bool[Tensor, "*b"]:
+    """The relation of (ids, labels, groups) with (ids, labels, groups), entry by entry or all with all."""
+    if dense:
+        queries = tuple(None if values is None else values[:, None] for values in queries)
+    (q_ids, q_labels, q_groups), (ids, labels, groups) = queries, rows
+    assert q_ids is not None
+    other = q_ids != ids
     if want == "any":
         return other
-    assert queries.labels is not None
-    assert rows.labels is not None
-    labelled = (queries.labels != UNLABELLED)[:, None]
-    same = queries.labels[:, None] == rows.labels[None, :]
+    assert q_labels is not None
+    anchors = other & (q_labels != UNLABELLED)
     if want == "negative":
-        return other & labelled & ~same
+        return anchors & (q_labels != labels)
     if want == "positive":
-        return other & labelled & same
-    assert queries.groups is not None
-    assert rows.groups is not None
-    return other & labelled & same & (queries.groups[:, None] != rows.groups[None, :])
+        return anchors & (q_labels == labels)
+    assert q_groups is not None
+    return anchors & (q_labels == labels) & (q_groups != groups)

@@ -1,0 +1,185 @@
+"""`AutoIndex`: exact as long as that fits a time budget, then approximate, with the recall measured."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from legolas_metric.checks import ArrayLike, Metric, check_at_least, check_metric
+from legolas_metric.index.exact import ExactIndex
+from legolas_metric.index.faiss import FaissIndex
+from legolas_metric.index.protocol import NO_ID, Want, Window
+from legolas_metric.records import Neighbors
+
+_AUDITED = 256  # queries; a recall of 0.9 is then known to about 0.02
+_SLOWEST = 20e-9  # seconds a pair and 128 dimensions; what takes less than the budget even so is not timed first
+_ENOUGH = 0.99  # recall at which no more lists are searched
+
+Search = Callable[[Int64[Tensor, " s"] | None, "ExactIndex | FaissIndex"], Neighbors]
+"""Some of the queries (None: all) put to an index."""
+
+
+class AutoIndex:
+    """Exact neighbours while their estimated time is within a budget, beyond it FAISS with audited recall.
+
+    A search that may pass the budget is first run exactly on a seeded sample of its queries. Their time, scaled up, is
+    the estimate. Beyond the budget an IVF index answers, with as many lists as the budget allows (no more than a recall
+    of 0.99 needs), and `stats.recall` is the share of the sample's exact neighbours that it found.
+
+    Args:
+        budget_s: seconds that one search may take.
+        metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
+        seed: of the audited sample.
+
+    Raises:
+        ValueError: an unknown metric, or a negative budget.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import AutoIndex
+        >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> found = AutoIndex(budget_s=10).fit(rows, [0, 0, 1, 1]).self_join(1, want="negative")
+        >>> found.ids.flatten().tolist(), found.stats.engine, found.stats.recall
+        ([2, 2, 1, 1], 'exact', None)
+    """
+
+    def __init__(self, budget_s: float = 60.0, *, metric: Metric = "cosine", seed: int = 0) -> None:
+        check_metric(metric)
+        check_at_least("budget_s", budget_s, 0)
+        self.budget_s = budget_s
+        self.metric: Metric = metric
+        self.seed = seed
+        self._exact = ExactIndex(metric=metric)
+        self._faiss: FaissIndex | None = None
+
+    def clone(self) -> "AutoIndex":
+        """An unfitted index with the same settings."""
+        return type(self)(self.budget_s, metric=self.metric, seed=self.seed)
+
+    def fit(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike | None = None,
+        *,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> "AutoIndex":
+        """Take the rows to be searched; arguments as `ExactIndex.fit`."""
+        self._exact.fit(embeddings, labels, ids=ids, groups=groups)
+        self._faiss = None
+        return self
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int,
+        *,
+        labels: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        want: Want = "any",
+        farthest: bool = False,
+        window: Window | None = None,
+    ) -> Neighbors:
+        """The k best admissible rows of each query; arguments as `ExactIndex.search`."""
+        own = self._exact.queries(queries, labels=labels, ids=ids, groups=groups)
+
+        def ask(part: Int64[Tensor, " s"] | None, index: ExactIndex | FaissIndex) -> Neighbors:
+            some = own if part is None else own[part]
+            return index.search(
+                some.embeddings,
+                k,
+                labels=some.labels,
+                ids=some.ids,
+                groups=some.groups,
+                want=want,
+                farthest=farthest,
+                window=_part_of(window, part),
+            )
+
+        return self._within_budget(ask, len(own), plain=farthest and self.metric == "euclidean")
+
+    def self_join(
+        self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
+    ) -> Neighbors:
+        """`search` with the fitted rows as queries, in the order of `fit`."""
+        own = self._exact.rows
+
+        def ask(part: Int64[Tensor, " s"] | None, index: ExactIndex | FaissIndex) -> Neighbors:
+            if part is None:
+                return index.self_join(k, want=want, farthest=farthest, window=window)
+            some = own[part]
+            return index.search(
+                some.embeddings,
+                k,
+                labels=some.labels,
+                ids=some.ids,
+                groups=some.groups,
+                want=want,
+                farthest=farthest,
+                window=_part_of(window, part),
+            )
+
+        return self._within_budget(ask, len(own), plain=farthest and self.metric == "euclidean")
+
+    def _within_budget(self, ask: Search, q: int, *, plain: bool) -> Neighbors:
+        """The exact answer where it fits the budget, or where FAISS has none (`plain`)."""
+        n, d = self._exact.rows.embeddings.shape
+        if plain or q <= _AUDITED or q * n * (1 + d / 128) * _SLOWEST < self.budget_s:
+            return ask(None, self._exact)
+        sample = torch.randperm(q, generator=torch.Generator().manual_seed(self.seed))[:_AUDITED]
+        sample = sample.to(self._exact.rows.ids.device)
+        truth, seconds = _timed(lambda: ask(sample, self._exact))
+        if seconds * q / len(sample) <= self.budget_s:
+            return ask(None, self._exact)
+        index, recall = self._approximate(ask, sample, truth, self.budget_s * len(sample) / q)
+        found = ask(None, index)
+        return replace(found, stats=replace(found.stats, recall=recall))
+
+    def _approximate(
+        self, ask: Search, sample: Int64[Tensor, " s"], truth: Neighbors, allowed_s: float
+    ) -> tuple[FaissIndex, float]:
+        """An IVF index that searches as many lists as `allowed_s` seconds for the sample allow, and its recall."""
+        rows = self._exact.rows
+        lists = max(1, min(int(4 * len(rows) ** 0.5), len(rows) // 39))
+        index = self._faiss
+        if index is None:
+            index = FaissIndex(f"IVF{lists},Flat", metric=self.metric)
+            index.fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
+            self._faiss = index
+        effort, recall = 0, 0.0
+        for tried in (4 * 2**step for step in range(16)):
+            if tried > lists:
+                break
+            index.effort = tried
+            found, seconds = _timed(lambda: ask(sample, index))
+            if effort and seconds > allowed_s:
+                break
+            effort, recall = tried, _recall(found, truth)
+            if recall >= _ENOUGH:
+                break
+        index.effort = effort
+        return index, recall
+
+
+def _timed(search: Callable[[], Neighbors]) -> tuple[Neighbors, float]:
+    start = time.perf_counter()
+    found = search()
+    return found, time.perf_counter() - start
+
+
+def _recall(found: Neighbors, truth: Neighbors) -> float:
+    """Share of the true neighbours that were found; 1 where there are none."""
+    real = truth.ids != NO_ID
+    hit = (truth.ids[:, :, None] == found.ids[:, None, :]).any(2) & real
+    return float(hit.sum() / real.sum()) if bool(real.any()) else 1.0
+
+
+def _part_of(window: Window | None, part: Int64[Tensor, " s"] | None) -> Window | None:
+    if window is None or part is None:
+        return window
+    low, high = (torch.as_tensor(bound)[part.cpu()] for bound in window)
+    return low, high

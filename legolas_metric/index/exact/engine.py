@@ -1,0 +1,131 @@
+"""`ExactIndex`: exact neighbours under a label filter, a window, and any metric."""
+
+from typing import Literal, get_args
+
+from legolas_metric.checks import ArrayLike, Metric, check_at_least, check_choice, check_metric
+from legolas_metric.index.protocol import Rows, Want, Window, check_request, fitted_rows, query_rows, window_bounds
+from legolas_metric.index.scan import scan, scan_classes
+from legolas_metric.records import Neighbors, SearchStats
+
+Precision = Literal["auto", "bfloat16", "float32"]
+
+
+class ExactIndex:
+    """Exact neighbours of another label, of the same label, or of any, inside a window or not.
+
+    Args:
+        metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
+        precision: what pairs are screened in; the answers are the same. "auto" asks the processor.
+        workspace_mb: memory for blocks of similarities, in MiB.
+
+    Raises:
+        ValueError: an unknown metric or precision, or a workspace below 1 MiB.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import ExactIndex
+        >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> found = ExactIndex().fit(rows, [0, 0, 1, 1]).self_join(1, want="negative")
+        >>> found.ids.flatten().tolist()
+        [2, 2, 1, 1]
+    """
+
+    def __init__(self, *, metric: Metric = "cosine", precision: Precision = "auto", workspace_mb: int = 256) -> None:
+        check_metric(metric)
+        check_choice("precision", precision, get_args(Precision))
+        check_at_least("workspace_mb", workspace_mb, 1)
+        self.metric: Metric = metric
+        self.precision: Precision = precision
+        self.workspace_mb = workspace_mb
+        self._rows: Rows | None = None
+
+    def clone(self) -> "ExactIndex":
+        """An unfitted index with the same settings."""
+        return type(self)(metric=self.metric, precision=self.precision, workspace_mb=self.workspace_mb)
+
+    def fit(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike | None = None,
+        *,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> "ExactIndex":
+        """Take the rows to be searched.
+
+        Args:
+            embeddings: [n, d].
+            labels: [n], needed for every want but "any"; -1 is unlabelled.
+            ids: [n], unique and >= 0 (default: row numbers).
+            groups: [n], needed for "cross_group_positive".
+
+        Returns:
+            self.
+        """
+        self._rows = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=self.metric)
+        return self
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int,
+        *,
+        labels: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        want: Want = "any",
+        farthest: bool = False,
+        window: Window | None = None,
+    ) -> Neighbors:
+        """The k best admissible rows of each query.
+
+        Args:
+            queries: [q, d].
+            k: neighbours of each query.
+            labels, ids, groups: [q], the queries' own; a fitted row with the query's id is the query itself.
+            want: "negative" (another label), "positive" (the same), "cross_group_positive" (and another group), "any".
+            farthest: the least similar rows instead, least similar first.
+            window: (low [q], high [q]), keeps low < s < high; NaN is no bound.
+        """
+        own = self.queries(queries, labels=labels, ids=ids, groups=groups)
+        return self._answer(own, k, want, farthest, window)
+
+    def self_join(
+        self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
+    ) -> Neighbors:
+        """`search` with the fitted rows as queries, in the order of `fit`."""
+        return self._answer(self.rows, k, want, farthest, window)
+
+    def queries(
+        self, queries: ArrayLike, *, labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None
+    ) -> Rows:
+        """The queries of `search`, checked and prepared."""
+        return query_rows(queries, self.rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
+
+    @property
+    def rows(self) -> Rows:
+        """The fitted rows, checked and prepared.
+
+        Raises:
+            ValueError: before `fit`.
+        """
+        if self._rows is None:
+            raise ValueError("this index holds no rows: call fit(embeddings, labels) first")
+        return self._rows
+
+    def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+        rows = self.rows
+        check_request(own, rows, k, want)
+        bounds = window_bounds(window, len(own), own.ids.device)
+        answer = scan_classes if want in ("positive", "cross_group_positive") else scan
+        ids, similarities = answer(
+            own,
+            rows,
+            k,
+            want=want,
+            metric=self.metric,
+            farthest=farthest,
+            bounds=bounds,
+            workspace_mb=self.workspace_mb,
+        )
+        return Neighbors(ids, similarities, SearchStats(engine="exact"))

@@ -1,0 +1,291 @@
+"""`FaissIndex`: any FAISS index behind the protocol. The only module that imports FAISS.
+
+FAISS knows neither labels nor windows, so a search asks for more rows than needed, drops what is not admissible, and
+asks again for the queries that are short, until each has its k or the index has no more to give.
+"""
+
+import os
+from typing import Any
+
+import faiss
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric
+from legolas_metric.index.protocol import (
+    NO_ID,
+    Rows,
+    Want,
+    Window,
+    admissible_pairs,
+    check_request,
+    fitted_rows,
+    query_rows,
+    window_bounds,
+)
+from legolas_metric.index.ranking import Bounds, best_of, inside_window, similarities_of
+from legolas_metric.index.scan import part_of, scan_classes
+from legolas_metric.records import Neighbors, SearchStats
+
+_PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
+_FETCHED_ELEMENTS = 1 << 24  # (query, row) pairs fetched at once
+_UNIT = 2.0**-24
+_parameters: Any = faiss  # its keyword arguments and newer classes are missing from its type stubs
+
+
+class FaissIndex:
+    """Neighbours from a FAISS index, re-ranked to the similarities that every index reports.
+
+    With "Flat" the answers equal those of `ExactIndex`. Other factories are approximate: what they fail to visit is
+    missing from the answer, and `AutoIndex` audits how much that is.
+
+    Behaviour in corner cases:
+        - positives ("positive", "cross_group_positive") are compared class by class, exactly, without FAISS;
+        - a window or a large class widens the search in steps, at most to the whole index (IVF: all its lists);
+        - `farthest` searches with -q; under "euclidean" FAISS has no such search and it is refused;
+        - a search in a forked process is refused, because FAISS's threads do not survive a fork.
+
+    Args:
+        factory: a factory string ("Flat", "IVF256,Flat", "HNSW32", ...) or an empty `faiss.Index`, which is copied.
+        metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
+        effort: lists that an IVF index visits (`nprobe`), or candidates that HNSW keeps (`efSearch`) (default:
+            the index's own).
+
+    Raises:
+        ValueError: an unknown metric or factory string, or a `faiss.Index` that holds rows or measures something else.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import FaissIndex
+        >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> found = FaissIndex("Flat").fit(rows, [0, 0, 1, 1]).self_join(1, want="negative")
+        >>> found.ids.flatten().tolist()
+        [2, 2, 1, 1]
+
+    Source: Douze et al., The Faiss library, 2024.
+    """
+
+    def __init__(
+        self, factory: "str | faiss.Index" = "Flat", *, metric: Metric = "cosine", effort: int | None = None
+    ) -> None:
+        check_metric(metric)
+        if effort is not None:
+            check_at_least("effort", effort, 1)
+        if not isinstance(factory, str):
+            _check_template(factory, metric)
+        self.factory = factory
+        self.metric: Metric = metric
+        self.effort = effort
+        self._rows: Rows | None = None
+        self._index: Any = None
+
+    def clone(self) -> "FaissIndex":
+        """An unfitted index with the same settings."""
+        return type(self)(self.factory, metric=self.metric, effort=self.effort)
+
+    def fit(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike | None = None,
+        *,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> "FaissIndex":
+        """Train the index where it needs it, and add the rows; arguments as `ExactIndex.fit`.
+
+        Raises:
+            ValueError: a factory that FAISS refuses for rows of this dimension or this many of them.
+        """
+        _refuse_fork()
+        rows = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=self.metric)
+        table = rows.embeddings.cpu().numpy()
+        index = _empty_index(self.factory, table.shape[1], self.metric)
+        try:
+            if not index.is_trained:
+                index.train(table)
+            index.add(table)
+        except RuntimeError as error:
+            raise ValueError(
+                f"FAISS refuses to build {self._name!r} from {len(table)} rows: {_reason(error)}; "
+                "use fewer lists or codes, or factory='Flat'"
+            ) from error
+        self._rows, self._index = rows, index
+        return self
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int,
+        *,
+        labels: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        want: Want = "any",
+        farthest: bool = False,
+        window: Window | None = None,
+    ) -> Neighbors:
+        """The k best admissible rows of each query; arguments as `ExactIndex.search`."""
+        rows = self._fitted()
+        own = query_rows(queries, rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
+        return self._answer(own, k, want, farthest, window)
+
+    def self_join(
+        self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
+    ) -> Neighbors:
+        """`search` with the fitted rows as queries, in the order of `fit`."""
+        return self._answer(self._fitted(), k, want, farthest, window)
+
+    @property
+    def _name(self) -> str:
+        return self.factory if isinstance(self.factory, str) else type(self.factory).__name__
+
+    def _fitted(self) -> Rows:
+        _refuse_fork()
+        if self._rows is None:
+            raise ValueError("this index holds no rows: call fit(embeddings, labels) first")
+        return self._rows
+
+    def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+        rows = self._fitted()
+        check_request(own, rows, k, want)
+        bounds = window_bounds(window, len(own), own.ids.device)
+        stats = SearchStats(engine=f"faiss:{self._name}")
+        if want in ("positive", "cross_group_positive"):
+            ids, values = scan_classes(own, rows, k, want=want, metric=self.metric, farthest=farthest, bounds=bounds)
+            return Neighbors(ids, values, stats)
+        if farthest and self.metric == "euclidean":
+            raise ValueError("FAISS finds no farthest rows under metric='euclidean': use ExactIndex")
+        ids, values, widened = self._widen(own, k, want, farthest, bounds)
+        return Neighbors(ids, values, SearchStats(engine=stats.engine, widened=widened))
+
+    def _widen(
+        self, own: Rows, k: int, want: Want, farthest: bool, bounds: Bounds | None
+    ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"], int]:
+        """Ask for more and more rows for the queries that are short of k."""
+        rows = self._fitted()
+        n, q = len(rows), len(own)
+        out_ids = torch.full((q, k), NO_ID, device=own.ids.device)
+        out_values = torch.full((q, k), -torch.inf, device=own.ids.device)
+        short = torch.arange(q, device=own.ids.device)
+        if want == "negative":
+            assert own.labels is not None
+            short = short[own.labels != UNLABELLED]
+        fetch = min(n, k + _to_be_dropped(rows, want))
+        widened = 0
+        while len(short):  # the first search, then wider ones for what is left
+            left = []
+            step = max(1, _FETCHED_ELEMENTS // fetch)
+            for part in short.split(step):
+                ids, values, done = self._fetch(own[part], k, fetch, want, farthest, part_of(bounds, part))
+                out_ids[part], out_values[part] = ids, values
+                left.append(part[~done])
+            if fetch == n:
+                break
+            short = torch.cat(left)
+            widened = max(widened, len(short))
+            fetch = min(n, 4 * fetch)
+        return out_ids, out_values, widened
+
+    def _fetch(
+        self, own: Rows, k: int, fetch: int, want: Want, farthest: bool, bounds: Bounds | None
+    ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"], Bool[Tensor, " q"]]:
+        """One search: the k best admissible of the `fetch` rows that FAISS returns, and which queries are done."""
+        rows = self._fitted()
+        x = own.embeddings.neg() if farthest else own.embeddings
+        parameters = _search_parameters(self._index, fetch, len(rows), self.effort)
+        raw, found = self._index.search(x.cpu().numpy(), fetch, params=parameters)
+        found = torch.from_numpy(found).to(own.ids.device)
+        query, place = (found >= 0).nonzero(as_tuple=True)
+        row = found[query, place]
+        kept = admissible_pairs(want, own, rows, query, row)
+        query, row = query[kept], row[kept]
+        value = similarities_of(own.embeddings, rows.embeddings, query, row, self.metric)
+        inside = inside_window(value, query, bounds)
+        ids, values = best_of(query[inside], rows.ids[row[inside]], value[inside], q=len(own), k=k, farthest=farthest)
+        edge = _edge(torch.from_numpy(raw).to(value.device), own, rows, farthest, self.metric)
+        done = ids[:, -1] != NO_ID
+        if isinstance(faiss.downcast_index(self._index), faiss.IndexFlat):
+            worst = values[:, -1].double()
+            done &= (worst < edge) if farthest else (worst > edge)
+        if bounds is not None:  # nothing that was not fetched is inside the window
+            done |= (found[:, -1] >= 0) & ((edge > bounds[1]) if farthest else (edge < bounds[0]))
+        return ids, values, done
+
+
+def _refuse_fork() -> None:
+    if os.getpid() != _PROCESS:
+        raise RuntimeError(
+            "FaissIndex was called in a forked process, where FAISS's threads hang: mine in the main process, or start "
+            "workers with multiprocessing.get_context('spawn')"
+        )
+
+
+def _check_template(index: "faiss.Index", metric: Metric) -> None:
+    if not isinstance(index, faiss.Index):
+        raise TypeError(f"factory must be a factory string or a faiss.Index, got {type(index).__name__}")
+    if index.ntotal:
+        raise ValueError(f"the faiss.Index already holds {index.ntotal} rows: pass an empty one, fit() adds them")
+    expected = _faiss_metric(metric)
+    if index.metric_type != expected:
+        names = {faiss.METRIC_INNER_PRODUCT: "METRIC_INNER_PRODUCT", faiss.METRIC_L2: "METRIC_L2"}
+        raise ValueError(f"metric={metric!r} needs a faiss.Index of {names[expected]}, got {index.metric_type}")
+
+
+def _faiss_metric(metric: Metric) -> int:
+    return faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
+
+
+def _empty_index(factory: "str | faiss.Index", d: int, metric: Metric) -> Any:
+    if not isinstance(factory, str):
+        if factory.d != d:
+            raise ValueError(f"the faiss.Index has {factory.d} dimensions, embeddings have {d}")
+        return faiss.clone_index(factory)
+    try:
+        return faiss.index_factory(d, factory, _faiss_metric(metric))
+    except RuntimeError as error:
+        raise ValueError(f"FAISS does not know the factory {factory!r} for d={d}: {_reason(error)}") from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of a FAISS error, without its source location."""
+    return str(error).strip().splitlines()[-1].split("Error: ")[-1].strip()
+
+
+def _to_be_dropped(rows: Rows, want: Want) -> int:
+    """How many of the nearest rows may be inadmissible: oneself, or one's class."""
+    if want == "any":
+        return 1
+    assert rows.labels is not None
+    labelled = rows.labels[rows.labels != UNLABELLED]
+    largest = int(labelled.unique(return_counts=True)[1].max()) if len(labelled) else 0
+    return min(largest, 1024) + 1  # a very large class is widened to, where a query needs it
+
+
+def _search_parameters(index: Any, fetch: int, n: int, effort: int | None) -> Any:
+    """Effort as FAISS takes it; where all rows are asked for, all lists are visited."""
+    inner = faiss.downcast_index(index)
+    wrapped = isinstance(inner, faiss.IndexPreTransform)
+    inner = faiss.downcast_index(inner.index) if wrapped else inner
+    if isinstance(inner, faiss.IndexIVF):
+        share = min(1.0, 2 * fetch / n)  # many rows asked for: as many lists, with room for lists of unequal length
+        probes = inner.nlist if fetch == n else max(effort or inner.nprobe, int(share * inner.nlist))
+        found: Any = _parameters.SearchParametersIVF(nprobe=min(probes, inner.nlist))
+    elif isinstance(inner, faiss.IndexHNSW):
+        found = _parameters.SearchParametersHNSW(efSearch=max(effort or inner.hnsw.efSearch, fetch))
+    else:
+        return None
+    return _parameters.SearchParametersPreTransform(index_params=found) if wrapped else found
+
+
+def _edge(raw: Float32[Tensor, "q f"], own: Rows, rows: Rows, farthest: bool, metric: Metric) -> Tensor:
+    """A float64 bound on the similarity of every row that was not fetched, given FAISS's own (rounded) values."""
+    norm = torch.linalg.vector_norm(own.embeddings, dim=1, dtype=torch.float64)
+    largest = torch.linalg.vector_norm(rows.embeddings, dim=1, dtype=torch.float64).max()
+    d = rows.embeddings.shape[1]
+    last = raw[:, -1].double()
+    if metric == "euclidean":
+        squared = last - 4 * (d + 8) * _UNIT * (norm + largest).square()
+        return -squared.clamp_min(0).sqrt() * (1 - 2 * _UNIT)
+    error = 2 * (d + 8) * _UNIT * norm * largest
+    return -(last + error) if farthest else last + error
