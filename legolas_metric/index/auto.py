@@ -46,7 +46,7 @@ class AutoIndex:
         ([2, 2, 1, 1], 'exact', None)
     """
 
-    def __init__(self, budget_s: float = 60.0, *, metric: Metric = "cosine", seed: int = 0) -> None:
+    def __init__(self, budget_s: float | int = 60.0, *, metric: Metric = "cosine", seed: int = 0) -> None:
         check_metric(metric)
         check_at_least("budget_s", budget_s, 0)
         self.budget_s = budget_s

@@ -31,6 +31,7 @@ NO_ID = -1
 """Stands for "no neighbour" in an answer, and for "not one of the fitted rows" in a query."""
 
 
+@runtime_checkable
 class NeighborIndex(Protocol):
     """The k most (or least) similar admissible rows of each query.
 

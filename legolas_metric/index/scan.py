@@ -118,8 +118,8 @@ def _frame(queries: Rows, rows: Rows, metric: Metric) -> tuple[float, Float64[Te
 
 def _screened(
     rows: Float32[Tensor, "n d"], scale: float, centre: Float64[Tensor, " d"] | None, metric: Metric
-) -> tuple[Float32[Tensor, "n d"], Float32[Tensor, " n"], Float64[Tensor, " n"]]:
-    """Scaled rows x', the additive term a_x and the norms."""
+) -> tuple[Float32[Tensor, "n d"], Float32[Tensor, " a"], Float64[Tensor, " n"]]:
+    """Scaled rows x', the additive term a_x (empty where there is none) and the norms."""
     if metric == "cosine":
         return rows, rows.new_zeros(0), torch.ones(len(rows), dtype=torch.float64, device=rows.device) * (1 + 2.0**-20)
     wide = rows.double() if centre is None else rows.double() - centre
