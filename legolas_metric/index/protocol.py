@@ -1,7 +1,7 @@
 """What every nearest-neighbour index answers, which rows are admissible to which query, and the shared input checks."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
