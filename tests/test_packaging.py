@@ -1,0 +1,50 @@
+"""The wheel holds what a user needs, and works outside the checkout."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_code_data_notices_and_types_and_nothing_else(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for needed in (
+        "legolas_metric/datasets/omniglot_background.npz",
+        "legolas_metric/datasets/OMNIGLOT-LICENSE.txt",
+        "legolas_metric/py.typed",
+        "legolas_metric/report/page.css",
+    ):
+        assert needed in names
+    source = {str(path.relative_to(ROOT)) for path in (ROOT / "legolas_metric").rglob("*.py")}
+    assert source <= names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"legolas_metric"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_installed_wheel_loads_its_data_outside_the_checkout(wheel, tmp_path):
+    target = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(target)!r}); import legolas_metric;"
+        "from legolas_metric.datasets import load_omniglot; print(legolas_metric.__file__, len(load_omniglot()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    where, count = done.stdout.split()
+    assert Path(where).is_relative_to(target)
+    assert count == "19280"
