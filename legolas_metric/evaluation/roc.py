@@ -1,0 +1,72 @@
+"""ROC measures, exact, from where the genuine scores lie among the impostors; accepted is s >= threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+FEWEST_ERRORS = 30
+"""Below this many impostor errors a false accept rate is not measured, only guessed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RocCounts:
+    """Counts at each distinct genuine score, ascending.
+
+    Attributes:
+        genuine: genuine pairs with this score.
+        above: impostor pairs with a greater score.
+        tied: impostor pairs with this score.
+        impostors: all impostor pairs.
+    """
+
+    genuine: Int64[Tensor, " m"]
+    above: Int64[Tensor, " m"]
+    tied: Int64[Tensor, " m"]
+    impostors: int
+
+
+def area(counts: RocCounts) -> float:
+    """AUC = P(genuine > impostor) + P(genuine = impostor) / 2."""
+    below = counts.impostors - counts.above - counts.tied
+    wins = counts.genuine.double() @ (below.double() + counts.tied.double() / 2)
+    return float(wins) / (float(counts.genuine.sum()) * counts.impostors)
+
+
+def curve(counts: RocCounts) -> tuple[Float64[Tensor, " v"], Float64[Tensor, " v"]]:
+    """Corners of the ROC curve from (0, 0) to (1, 1): false accept rates and true accept rates."""
+    accepted = counts.genuine.flip(0).cumsum(0).double() / float(counts.genuine.sum())
+    before = torch.cat([accepted.new_zeros(1), accepted[:-1]])
+    above, tied = counts.above.flip(0).double(), counts.tied.flip(0).double()
+    far = torch.stack([above, above + tied], 1).flatten() / counts.impostors
+    tar = torch.stack([before, accepted], 1).flatten()
+    return torch.cat([far, far.new_ones(1)]), torch.cat([tar, tar.new_ones(1)])
+
+
+def equal_error_rate(counts: RocCounts) -> float:
+    """EER: where FAR = 1 - TAR on the curve, linear between its corners."""
+    far, tar = curve(counts)
+    excess = far + tar - 1  # ascends from -1 or more to 1
+    after = int((excess >= 0).nonzero()[0])
+    if after == 0 or float(excess[after]) == 0:
+        return float(far[after] + 1 - tar[after]) / 2
+    share = -excess[after - 1] / (excess[after] - excess[after - 1])
+    return float(far[after - 1] + share * (far[after] - far[after - 1]))
+
+
+def true_accept_rates(counts: RocCounts, fars: Sequence[float]) -> Mapping[float, float]:
+    """far -> the greatest TAR of any threshold whose share of accepted impostors is at most far."""
+    errors = (counts.above + counts.tied).double()
+    accepted = counts.genuine.flip(0).cumsum(0).flip(0).double() / float(counts.genuine.sum())
+    rates = {}
+    for far in fars:
+        within = errors <= far * counts.impostors
+        rates[far] = float(accepted[within].max()) if bool(within.any()) else 0.0
+    return rates
+
+
+def too_few_errors(fars: Sequence[float], impostors: int) -> tuple[float, ...]:
+    """False accept rates that stand for fewer than 30 impostor pairs."""
+    return tuple(far for far in fars if far * impostors < FEWEST_ERRORS)

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from evaluation_oracle import pair_scores
+from scipy.optimize import brentq
+from sklearn.metrics import roc_auc_score, roc_curve
+from test_evaluation_ranking import as_rows, table
+
+from legolas_metric import evaluate_verification
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("ties", [False, True])
+def test_equals_scikit_learn_on_all_pairs(metric, grouped, ties):
+    for seed in range(4):
+        x, y, ids, groups = table(seed, n=24, classes=5, ties=ties)
+        fars = (0.02, 0.1, 0.5)
+        report = evaluate_verification(x, y, metric=metric, groups=groups if grouped else None, fars=fars)
+        genuine, impostor = pair_scores(as_rows(x, y, ids, groups), metric, groups=grouped)
+        assert (report.genuine, report.impostor) == (len(genuine), len(impostor))
+        truth = np.repeat([1, 0], [len(genuine), len(impostor)])
+        scores = np.concatenate([genuine, impostor])
+        assert report.auc == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+        far, tar, _ = roc_curve(truth, scores, drop_intermediate=False)
+        assert report.tar_at_far == pytest.approx({f: tar[far <= f].max() for f in fars})
+        eer = brentq(lambda v, far=far, tar=tar: 1 - v - np.interp(v, far, tar), 0, 1)
+        assert report.eer == pytest.approx(eer, abs=1e-9)
+        inner = report.edges.numpy().copy()
+        inner[0], inner[-1] = -np.inf, np.inf
+        assert report.genuine_histogram.tolist() == np.histogram(genuine, inner)[0].tolist()
+        assert report.impostor_histogram.tolist() == np.histogram(impostor, inner)[0].tolist()
+
+
+def test_a_collapsed_encoder_scores_chance():
+    report = evaluate_verification(torch.ones(30, 3), torch.arange(30) // 3)
+    assert report.auc == report.eer == 0.5
+    assert set(report.tar_at_far.values()) == {0.0}
+
+
+def test_a_case_worked_by_hand():
+    # genuine: 0-1 at -1, 2-3 at -3; impostors: 0-2 at -4, 0-3 at -7, 1-2 at -3, 1-3 at -6
+    report = evaluate_verification(
+        torch.tensor([[0.0], [1.0], [4.0], [7.0]]), [0, 0, 1, 1], metric="euclidean", fars=(0.2, 0.25)
+    )
+    assert report.auc == (4 + 3 + 0.5) / 8
+    assert report.tar_at_far == {0.2: 0.5, 0.25: 1.0}
+    # from (FAR 0, TAR 1/2) to (1/4, 1): FAR = 1 - TAR where FAR = 1/2 - 2 FAR
+    assert report.eer == pytest.approx(1 / 6)
+    assert report.flagged == (0.2, 0.25)
+
+
+def test_flags_rates_with_fewer_than_thirty_errors():
+    y = torch.arange(80) // 2
+    report = evaluate_verification(torch.randn(80, 4), y)
+    assert report.impostor == 80 * 79 // 2 - 40
+    assert report.flagged == (1e-3, 1e-4)  # 31, 3 and 0.3 impostor pairs
+
+
+def test_blocks_leave_no_trace(monkeypatch):
+    x, y, *_ = table(1, n=50, ties=True)
+    whole = evaluate_verification(x, y)
+    monkeypatch.setattr("legolas_metric.evaluation.scores._WORKSPACE_BYTES", 24 * 50 * 3)
+    parts = evaluate_verification(x, y)
+    assert (parts.auc, parts.eer, parts.tar_at_far) == (whole.auc, whole.eer, whole.tar_at_far)
+    assert parts.impostor_histogram.equal(whole.impostor_histogram)
+
+
+def test_the_baseline_travels_along():
+    x, y, *_ = table(0)
+    report = evaluate_verification(x, y, baseline=-x[::-1])
+    assert report.baseline.auc == evaluate_verification(-x[::-1], y).auc
+    assert evaluate_verification(x, y, baseline=report.baseline).baseline is report.baseline
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"labels": [0, 1, 2, 3]}, "no genuine pair: give each class at least two rows"),
+        ({"groups": [0, 0, 1, 1]}, r"no genuine pair: .*\(of different groups\)"),
+        ({"labels": [0, 0, 0, 0]}, "no impostor pair"),
+        ({"labels": [-1, -1, -1, -1]}, "no genuine pair"),
+        ({"fars": (0.0,)}, r"fars must lie in \(0, 1\], got 0.0"),
+    ],
+)
+def test_says_what_is_wrong(change, text):
+    given = {"labels": [0, 0, 1, 1], **change}
+    with pytest.raises(ValueError, match=text):
+        evaluate_verification(torch.eye(4), given.pop("labels"), **given)
