@@ -1,0 +1,63 @@
+"""Random choices that depend on their place in the run only: counters in, bits out.
+
+The plan of an epoch must be the same on every rank, on every machine, and after a resume. So nothing is drawn from a
+stream that has a past: each choice is SplitMix64 (Steele et al. 2014) of the seed and of what is being chosen.
+"""
+
+import numpy as np
+from jaxtyping import Int64, UInt64
+
+ORDER, EXTRA, ROWS, GROUPS, TRIPLETS = range(5)
+"""The first counter of each kind of choice, so that no two kinds share their bits."""
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+_LAST_SHIFT = np.uint64(31)
+_HALF = np.uint64(32)
+
+
+def random_bits(seed: int, *counters: int | Int64[np.ndarray, "..."]) -> UInt64[np.ndarray, " n"]:
+    """64 random bits for each entry of the counters: numbers, and arrays of one length."""
+    state = np.full(1, seed % 2**64, np.uint64)  # an array even for one: NumPy warns when scalars wrap around
+    for counter in counters:
+        state = (state ^ np.atleast_1d(np.asarray(counter, np.int64)).view(np.uint64)) + _GOLDEN
+        for shift, factor in _ROUNDS:
+            state = (state ^ (state >> shift)) * factor
+        state ^= state >> _LAST_SHIFT
+    return state
+
+
+def random_order(seed: int, *counters: int | Int64[np.ndarray, "..."]) -> Int64[np.ndarray, " n"]:
+    """A random permutation of the entries of the counters."""
+    return np.argsort(random_bits(seed, *counters), kind="stable")
+
+
+def shuffled_members(
+    offsets: Int64[np.ndarray, " u1"],
+    unit: Int64[np.ndarray, " v"],
+    cycle: Int64[np.ndarray, " v"],
+    visit: Int64[np.ndarray, " r"],
+    position: Int64[np.ndarray, " r"],
+    *,
+    seed: int,
+    kind: int,
+) -> Int64[np.ndarray, " r"]:
+    """What stands at a position of a unit's shuffled members.
+
+    A unit (a class, or a group within one) owns the members offsets[u]..offsets[u + 1]; each of its cycles shuffles
+    them anew.
+
+    Args:
+        offsets: where each unit's members begin, and where the last one's end.
+        unit, cycle: [v], which shuffle each visit reads.
+        visit, position: [r], the visit that asks, and for which place (below the size of its unit).
+        seed, kind: of the shuffles.
+    """
+    _, first, shuffle_of = np.unique(unit * (cycle.max(initial=0) + 1) + cycle, return_index=True, return_inverse=True)
+    begin, sizes = offsets[unit[first]], np.diff(offsets)[unit[first]]
+    starts = np.cumsum(sizes) - sizes
+    shuffle = np.repeat(np.arange(len(sizes)), sizes)
+    member = np.arange(len(shuffle)) + (begin - starts)[shuffle]
+    keys = random_bits(seed, kind, member, cycle[first][shuffle]) >> _HALF
+    order = np.argsort((shuffle.astype(np.uint64) << _HALF) | keys, kind="stable")
+    return member[order[starts[shuffle_of[visit]] + position]]

@@ -1,0 +1,98 @@
+"""What all batch samplers share: a planned epoch, handed out batch by batch, that can be left and taken up again."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from legolas_metric.samplers.draws import random_bits
+
+
+class PlannedSampler(Sampler[list[int]], ABC):
+    """A batch sampler for `DataLoader(batch_sampler=...)`: plans an epoch, yields its batches as lists of row numbers.
+
+    The plan depends on the settings and the epoch alone: not on what was drawn before, not on a global random state.
+    Iterating again without `set_epoch` repeats the epoch, as `torch.utils.data.DistributedSampler` does.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self._start = 0  # where the next iteration begins: 0, unless a state was loaded
+        self._next = 0  # the batch that the running iteration yields next
+
+    @abstractmethod
+    def plan(self) -> Sequence[Int64[Tensor, " b"]]:
+        """The batches of the current epoch, as row numbers."""
+
+    @abstractmethod
+    def settings(self) -> Mapping[str, int]:
+        """What the plan depends on, the epoch aside: a state is only good for equal settings."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self.plan()
+        start, self._start = self._start, 0
+        for place in range(start, len(batches)):
+            self._next = place + 1
+            yield batches[place].tolist()
+
+    @property
+    def sampler(self) -> "PlannedSampler":
+        """Itself: Lightning calls `set_epoch` on a loader's `batch_sampler.sampler`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration hands out; call it on every rank, with the same number.
+
+        The epoch at which a loaded state stands goes on where it stood; any other begins at its first batch.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch must be at least 0, got {epoch}")
+        if epoch != self.epoch:
+            self.epoch, self._start, self._next = epoch, 0, 0
+
+    def state_dict(self, consumed: int | None = None) -> dict[str, int]:
+        """Where the epoch stands, for `load_state_dict`.
+
+        Args:
+            consumed: batches of this epoch that were trained on (default: that were handed out). A loader with
+                workers asks for batches ahead of their use: pass the number that the training loop counted.
+
+        Raises:
+            ValueError: consumed lies outside the epoch.
+        """
+        done = self._next if consumed is None else consumed
+        if not 0 <= done <= len(self):
+            raise ValueError(f"consumed must lie in 0..{len(self)}, the batches of an epoch, got {consumed}")
+        return {"epoch": self.epoch, "batch": done, **self.settings()}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where `state_dict` stood: the next iteration yields what was left of that epoch.
+
+        After a whole epoch, that is the next epoch's first batch. A state serves every rank.
+
+        Raises:
+            ValueError: the state is of a sampler with other settings, which would plan other batches.
+        """
+        own = self.settings()
+        other = [f"{key} (saved {state.get(key)}, here {own[key]})" for key in own if state.get(key) != own[key]]
+        if other or not {"epoch", "batch"} <= state.keys():
+            raise ValueError(
+                f"this state is of another sampler: {', '.join(other) or 'epoch or batch is missing'}. "
+                "Construct the sampler with the settings and data it was saved with"
+            )
+        self.epoch, self._start = state["epoch"], state["batch"]
+        if self._start >= len(self):
+            self.epoch, self._start = self.epoch + 1, 0
+        self._next = self._start
+
+
+def fingerprint(*arrays: Int64[np.ndarray, "..."]) -> int:
+    """A number that changes when an entry of the arrays changes, or its place."""
+    parts = [random_bits(len(array), np.arange(len(array)), array).sum(dtype=np.uint64) for array in arrays]
+    return int(random_bits(0, *(int(part >> np.uint64(1)) for part in parts))[0] >> np.uint64(1))
