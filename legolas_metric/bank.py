@@ -136,7 +136,8 @@ class EmbeddingBank:
         as_ids(ids, n, of="the data set")
         as_groups(groups, n, of="the data set")
         where = torch.device(device) if device is not None else _device_of(encoder)
-        loader = DataLoader(source, batch_size=batch_size, num_workers=num_workers)
+        # A loader draws a seed even where nothing is random: from its own generator, so that training's stays as it is.
+        loader = DataLoader(source, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
         with evaluating(encoder), torch.inference_mode():
             batches = tqdm(loader, desc="encode", unit="batch", disable=not progress, leave=False)
             rows = torch.cat([_encode_batch(encoder, batch.to(where)) for batch in batches])

@@ -20,6 +20,24 @@ UNLABELLED = -1
 """The label of a row whose class is unknown: never an anchor, never a positive, may be a negative."""
 
 
+def as_tensor(values: ArrayLike, *, name: str) -> Tensor:
+    """A tensor of what the user has, in its own dtype; arrays that torch can't read as they are get copied.
+
+    Raises:
+        TypeError: strings, objects, dates.
+    """
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind in "US":
+        raise TypeError(f"{name} must be numbers, got strings: numpy.unique(x, return_inverse=True)[1] numbers them")
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"{name} must be numbers, got an array of {array.dtype}: convert with .astype()")
+    # torch takes neither negative strides, read-only memory nor foreign byte order.
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.array(native, order="C", copy=not native.flags.writeable or None))
+
+
 def as_embeddings(
     embeddings: ArrayLike,
     *,
@@ -39,13 +57,12 @@ def as_embeddings(
         TypeError: integers, booleans or complex numbers.
         ValueError: not 2-D, empty, NaN or inf (also after the cast to float32), or zero rows under cosine.
     """
-    rows = _as_tensor(embeddings)
+    rows = as_tensor(embeddings, name=name)
     if not rows.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {rows.dtype}: convert with .float()")
     if rows.ndim != 2 or rows.shape[0] == 0 or rows.shape[1] == 0:
         raise ValueError(f"{name} must be [n, d] with n >= 1 and d >= 1, got shape {tuple(rows.shape)}")
     rows = rows.detach().to(torch.float32).contiguous()
-    # A NaN or inf anywhere makes the row's sum of zero products NaN; cheaper than isfinite() over a copy of the table.
     _refuse_rows(
         ~torch.isfinite(rows).all(1),
         ids,
@@ -77,7 +94,7 @@ def as_labels(labels: ArrayLike, n: int, *, name: str = "labels", of: str = "emb
 
 def as_integers(values: ArrayLike, n: int | None, *, name: str, of: str = "embeddings") -> Int64[Tensor, " n"]:
     """int64 values, one for each of n rows (any number of them where n is None)."""
-    given = _as_tensor(values)
+    given = as_tensor(values, name=name)
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         if given.numel() == 0 and not isinstance(values, Tensor | np.ndarray):
             given = given.long()  # an empty list has no dtype of its own
@@ -122,7 +139,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_at_least(name: str, value: float, least: float) -> None:
+def check_at_least(name: str, value: float | int, least: float | int) -> None:
     """Raise unless a number is at least `least`."""
     if not value >= least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -138,17 +155,6 @@ def check_dimension(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"], *, names: 
     """Raise unless two tables have rows of the same length."""
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{names[0]} has {a.shape[1]} dimensions, {names[1]} has {b.shape[1]}: they must be equal")
-
-
-def _as_tensor(values: ArrayLike) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    array = np.asarray(values)
-    if array.dtype == object or array.dtype.kind in "US":
-        raise TypeError(f"expected numbers, got an array of {array.dtype}")
-    # torch takes neither negative strides, read-only memory nor foreign byte order.
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(np.array(native, order="C", copy=not native.flags.writeable or None))
 
 
 def _refuse_rows(bad: Bool[Tensor, " n"], ids: Tensor | None, what: str, remedy: str) -> None:

@@ -3,10 +3,12 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -14,8 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from legolas_metric.checks import ArrayLike, as_tensor
+
 FIELDS = ("embeddings", "labels", "ids", "groups", "images")
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
+_PICKLE, _ZIP = b"\x80", b"PK\x03\x04"  # how such files begin
 
 
 @contextmanager
@@ -108,19 +113,29 @@ def read_embeddings(path: str | os.PathLike[str], *, labels: str | os.PathLike[s
 
     Raises:
         FileNotFoundError: no such file.
+        TypeError: arrays that are not numbers.
         ValueError: unknown extension, corrupt or cut short, pickled objects, or no embeddings inside.
     """
-    arrays = _read_arrays(Path(path), alone="embeddings")
+    arrays = _read_arrays(Path(path), FIELDS)
     if labels is not None:
-        arrays["labels"] = _required(_read_arrays(Path(labels), alone="labels"), "labels", labels)
-    _required(arrays, "embeddings", path)
+        arrays |= _read_arrays(Path(labels), ("labels",))
     return EmbeddingFile(*(arrays.get(name) for name in FIELDS))  # pyright: ignore[reportArgumentType]
 
 
-def _required(arrays: Mapping[str, Tensor], name: str, path: str | os.PathLike[str]) -> Tensor:
-    if name not in arrays:
-        raise ValueError(f"{path} has no array named {name!r}; it holds {', '.join(arrays) or 'nothing'}")
-    return arrays[name]
+def _read_arrays(path: Path, wanted: Sequence[str]) -> dict[str, Tensor]:
+    """Those of the wanted arrays that the file holds; the first is required, and stands alone in .npy and .pt."""
+    _check_exists(path)
+    if path.suffix == ".safetensors":
+        arrays: Mapping[str, ArrayLike] = read_tensors(path)[0]
+    elif path.suffix == ".pt":
+        arrays = _read_pt(path, wanted[0])
+    elif path.suffix in (".npz", ".npy"):
+        arrays = _read_numpy(path, wanted)
+    else:
+        raise ValueError(f"{path} has the unknown extension {path.suffix!r}: expected one of {', '.join(SUFFIXES)}")
+    if wanted[0] not in arrays:
+        raise ValueError(f"{path} has no array named {wanted[0]!r}; it holds {', '.join(arrays) or 'nothing'}")
+    return {name: as_tensor(arrays[name], name=f"{path}: {name}") for name in wanted if name in arrays}
 
 
 def _check_exists(path: Path) -> None:
@@ -128,41 +143,33 @@ def _check_exists(path: Path) -> None:
         raise FileNotFoundError(f"{path}: no such file")
 
 
-def _read_arrays(path: Path, *, alone: str) -> dict[str, Tensor]:
-    _check_exists(path)
-    if path.suffix == ".safetensors":
-        return read_tensors(path)[0]
-    if path.suffix == ".pt":
-        return _read_pt(path, alone)
-    if path.suffix in (".npz", ".npy"):
-        return _read_numpy(path, alone)
-    raise ValueError(f"{path} has the unknown extension {path.suffix!r}: expected one of {', '.join(SUFFIXES)}")
-
-
-def _read_numpy(path: Path, alone: str) -> dict[str, Tensor]:
+def _read_numpy(path: Path, wanted: Sequence[str]) -> dict[str, ArrayLike]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {alone: torch.from_numpy(loaded)}
-        with loaded:
-            return {name: torch.from_numpy(loaded[name]) for name in FIELDS if name in loaded}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {wanted[0]: loaded}
+            # What isn't wanted is only named, so that an error can say what there is.
+            return {name: loaded[name] if name in wanted else () for name in loaded}
     except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own kind on a broken file
-        if "pickle" in str(error):
+        # NumPy takes whatever is not in its format for a pickle, so its own word isn't enough.
+        if "Object arrays" in str(error) or path.read_bytes()[:1] == _PICKLE:
             remedy = "save plain numbers instead, for example np.savez(path, embeddings=x.astype('float32'), labels=y)"
             raise ValueError(f"{path} holds pickled Python objects, which are never executed: {remedy}") from error
-        raise ValueError(f"{path} is not a whole NumPy file ({error}): write it again") from error
+        raise ValueError(f"{path} is not a whole NumPy file ({type(error).__name__}): write it again") from error
 
 
 def _read_pt(path: Path, alone: str) -> dict[str, Tensor]:
     remedy = "save tensors only, for example torch.save({'embeddings': x, 'labels': y}, path), or use .safetensors"
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zipfile, EOF and runtime errors, all for a broken or unsafe file
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols, before the error that says it all
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zipfile, EOF, key and runtime errors, for a broken or unsafe file
+        if isinstance(error, UnpicklingError) and path.read_bytes().startswith((_PICKLE, _ZIP)):
             raise ValueError(f"{path} holds pickled Python objects, which are never executed: {remedy}") from error
         raise ValueError(f"{path} is not a whole .pt file ({type(error).__name__}): write it again") from error
     if isinstance(loaded, Tensor):
         return {alone: loaded}
     if isinstance(loaded, dict):
-        return {name: value for name, value in loaded.items() if name in FIELDS and isinstance(value, Tensor)}
+        return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     raise ValueError(f"{path} holds a {type(loaded).__name__}, not a tensor or a dict of tensors: {remedy}")

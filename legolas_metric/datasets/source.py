@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from legolas_metric.checks import ArrayLike
+from legolas_metric.checks import ArrayLike, as_tensor
 
 
 class Inputs(Dataset[Any]):
@@ -23,7 +20,7 @@ class Inputs(Dataset[Any]):
     """
 
     def __init__(self, source: Dataset | ArrayLike) -> None:
-        data: Any = source if isinstance(source, Dataset) else TensorDataset(_tensor(source))
+        data: Any = source if isinstance(source, Dataset) else TensorDataset(as_tensor(source, name="the data set"))
         if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
             raise TypeError(f"expected a map-style data set with len() and [], got {type(source).__name__}")
         if len(data) == 0:
@@ -36,7 +33,3 @@ class Inputs(Dataset[Any]):
     def __getitem__(self, row: int) -> Any:
         item = self.source[row]
         return item[0] if isinstance(item, tuple | list) else item
-
-
-def _tensor(array: ArrayLike) -> Tensor:
-    return array if isinstance(array, Tensor) else torch.as_tensor(np.asarray(array))

@@ -1,0 +1,253 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from legolas_metric import EmbeddingBank
+from legolas_metric.bank import evaluating
+from legolas_metric.files import write_tensors
+
+X = [[3.0, 4.0], [0.0, 2.0], [-1.0, 0.0]]
+Y = [0, 1, 1]
+
+
+def encoder() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 2))
+
+
+def test_cosine_rows_are_normalised_and_everything_has_a_default():
+    bank = EmbeddingBank(X, Y)
+    assert torch.allclose(bank.embeddings, torch.tensor([[0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]))
+    assert (bank.ids.tolist(), bank.labels.tolist(), bank.groups) == ([0, 1, 2], Y, None)
+    assert (len(bank), bank.step, bank.max_age) == (3, 0, 0)
+    assert repr(bank) == "EmbeddingBank(3 rows, d=2, metric='cosine', step=0, max_age=0)"
+
+
+def test_other_metrics_keep_the_rows():
+    for metric in ("dot", "euclidean"):
+        assert EmbeddingBank(X, Y, metric=metric).embeddings.tolist() == X
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_the_callers_tensors_are_never_written(metric):
+    rows, labels, ids = torch.eye(3), torch.tensor(Y), torch.tensor([4, 5, 6])
+    array = np.eye(3, dtype=np.float32)
+    for given in (rows, array):
+        bank = EmbeddingBank(given, labels, ids=ids, metric=metric)
+        bank.update([5], [[0.0, 0.0, 1.0]], step=1)
+        assert torch.equal(torch.as_tensor(given), torch.eye(3))
+    assert ids.tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"embeddings": [[1.0, np.nan], [0.0, 1.0], [1.0, 1.0]]}, ValueError, r"NaN or inf .* \(first rows: 0\)"),
+        (
+            {"embeddings": [[1.0, 0.0], [0.0, np.inf], [1.0, 1.0]], "ids": [7, 8, 9]},
+            ValueError,
+            r"NaN or inf .* 1 of 3 rows \(first ids: 8\)",
+        ),
+        ({"embeddings": [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]}, ValueError, r"all zero, .* \(first rows: 1\)"),
+        ({"embeddings": [[1, 0], [0, 1], [1, 1]]}, TypeError, "must be floating point"),
+        ({"embeddings": [], "labels": []}, ValueError, "n >= 1"),
+        ({"labels": [0, 1]}, ValueError, "labels has 2 entries for 3 rows of embeddings"),
+        ({"labels": [0.0, 1.0, 1.0]}, TypeError, "labels must be integers"),
+        ({"labels": [0, 1, -2]}, ValueError, "-1 for unlabelled, got -2"),
+        ({"ids": [1, 1, 2]}, ValueError, "ids must be unique"),
+        ({"ids": [1, 2]}, ValueError, "ids has 2 entries for 3 rows"),
+        ({"groups": [1, 2]}, ValueError, "groups has 2 entries for 3 rows"),
+    ],
+)
+def test_bad_input_is_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        EmbeddingBank(**{"embeddings": X, "labels": Y} | changes)
+
+
+def test_rows_by_id():
+    bank = EmbeddingBank(X, Y, ids=[30, 10, 20])
+    assert bank.rows([20, 30, 20]).tolist() == [2, 0, 2]
+    assert bank.rows([]).tolist() == []
+    for unknown in ([11], [5], [99]):
+        with pytest.raises(ValueError, match=rf"1 ids are not in the bank \(first: \[{unknown[0]}\]\)"):
+            bank.rows([10, *unknown])
+    with pytest.raises(TypeError, match="ids must be integers"):
+        bank.rows([1.0])
+
+
+def test_update_writes_rows_steps_and_tells_the_drift():
+    bank = EmbeddingBank(X, Y, ids=[30, 10, 20], step=5)
+    drift = bank.update([20, 30], [[1.0, 0.0], [6.0, 8.0]], step=9)
+    assert drift == pytest.approx((-1 + 1) / 2)
+    assert torch.allclose(bank.embeddings, torch.tensor([[0.6, 0.8], [0.0, 1.0], [1.0, 0.0]]))
+    assert bank.steps.tolist() == [9, 5, 9]
+    assert (bank.step, bank.max_age) == (9, 4)
+    assert bank.update([10], [[0.0, 1.0]], step=9) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "rows", "step", "message"),
+    [
+        ([10, 99], [[1.0, 0.0]] * 2, 9, "1 ids are not in the bank"),
+        ([10, 10], [[1.0, 0.0]] * 2, 9, "ids must be unique"),
+        ([10], [[np.nan, 0.0]], 9, r"NaN or inf .* \(first ids: 10\)"),
+        ([10], [[0.0, 0.0]], 9, "all zero"),
+        ([10], [[1.0, 0.0, 0.0]], 9, "embeddings has 3 dimensions, the bank has 2"),
+        ([10, 20], [[1.0, 0.0]], 9, "ids has 2 entries for 1 rows"),
+        ([10], [[1.0, 0.0]], 4, "step 4 is before the step at which these rows were written"),
+    ],
+)
+def test_a_refused_update_changes_nothing(ids, rows, step, message):
+    bank = EmbeddingBank(X, Y, ids=[30, 10, 20], step=5)
+    before = bank.embeddings.clone()
+    with pytest.raises(ValueError, match=message):
+        bank.update(ids, rows, step=step)
+    assert torch.equal(bank.embeddings, before)
+    assert bank.steps.tolist() == [5, 5, 5]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("groups", [None, [3, -4, 5]])
+def test_save_and_load_bit_for_bit(tmp_path, metric, groups, generator):
+    x = torch.randn(3, 17, generator=generator)
+    bank = EmbeddingBank(x, [1, -1, 2], ids=[5, 3, 9], groups=groups, metric=metric, step=2)
+    bank.update([3], x[:1], step=7)
+    bank.save(tmp_path / "deep" / "bank.safetensors")
+    loaded = EmbeddingBank.load(tmp_path / "deep" / "bank.safetensors")
+    for name in ("embeddings", "labels", "ids", "steps"):
+        assert torch.equal(getattr(loaded, name), getattr(bank, name))
+    assert loaded.metric == metric
+    assert groups is None or loaded.groups.tolist() == groups
+    assert (loaded.groups is None) == (groups is None)
+    loaded.update([9], x[:1], step=8)  # and it goes on
+    assert loaded.max_age == 6
+
+
+def test_a_loaded_bank_is_free_of_its_file(tmp_path):
+    EmbeddingBank(X, Y).save(tmp_path / "bank.safetensors")
+    loaded = EmbeddingBank.load(tmp_path / "bank.safetensors")
+    loaded.update([0], [[0.0, 1.0]], step=1)
+    assert torch.allclose(EmbeddingBank.load(tmp_path / "bank.safetensors").embeddings[0], torch.tensor([0.6, 0.8]))
+
+
+def test_load_refuses_what_is_not_a_bank(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"embeddings": torch.eye(2)})
+    with pytest.raises(ValueError, match=r"x.safetensors is not a saved EmbeddingBank: expected format"):
+        EmbeddingBank.load(path)
+    path.write_bytes(b"half")
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        EmbeddingBank.load(path)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        EmbeddingBank.load(tmp_path / "nowhere")
+
+
+def test_encode_equals_the_encoder_in_evaluation_mode(generator):
+    x, net = torch.randn(11, 3, generator=generator), encoder().train()
+    bank = EmbeddingBank.encode(net, x, labels=[0] * 11, metric="dot", batch_size=4, step=3, progress=False)
+    assert net.training
+    assert all(module.training for module in net.modules())
+    with torch.no_grad():
+        assert torch.allclose(bank.embeddings, net.eval()(x), atol=1e-6)
+    assert bank.step == 3
+    assert not bank.embeddings.is_inference()
+    assert not bank.embeddings.requires_grad
+
+
+def test_encode_takes_data_sets_arrays_and_plain_functions(generator):
+    x = torch.randn(5, 2, generator=generator)
+    pairs = TensorDataset(x, torch.arange(5))
+    for source in (x, x.numpy(), pairs):
+        bank = EmbeddingBank.encode(
+            lambda b: b * 2, source, labels=range(5), ids=range(10, 15), metric="dot", progress=False
+        )
+        assert torch.equal(bank.embeddings, x * 2)
+        assert bank.ids.tolist() == [10, 11, 12, 13, 14]
+
+
+def test_encode_gives_the_same_rows_with_workers(generator):
+    x = torch.randn(9, 3, generator=generator)
+    one, two = (
+        EmbeddingBank.encode(encoder(), x, labels=[0] * 9, batch_size=2, num_workers=workers, progress=False)
+        for workers in (0, 2)
+    )
+    assert torch.equal(one.embeddings, two.embeddings)
+
+
+def test_encode_leaves_statistics_gradients_and_generators_alone(generator):
+    net = encoder().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    EmbeddingBank.encode(net, torch.randn(6, 3, generator=generator), labels=[0] * 6, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("overheated")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_part_gets_its_own_mode_back(fails):
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(), nn.Linear(3, 2)))
+    if fails:
+        net.append(Fails())
+    net.train()
+    net[1].eval()  # frozen statistics, as fine-tuning often has them
+    net[2][0].eval()
+    modes = [module.training for module in net.modules()]
+    assert len(set(modes)) == 2
+    if fails:
+        with pytest.raises(RuntimeError, match="overheated"):
+            EmbeddingBank.encode(net, torch.ones(4, 3), labels=[0] * 4, progress=False)
+    else:
+        EmbeddingBank.encode(net, torch.eye(3), labels=[0] * 3, progress=False)
+    assert [module.training for module in net.modules()] == modes
+
+
+def test_evaluating_takes_plain_functions():
+    with evaluating(torch.sin):
+        pass
+
+
+def test_encode_refuses_before_the_first_forward_pass():
+    calls = []
+
+    def counted(batch):
+        calls.append(len(batch))
+        return batch
+
+    for changes, error, message in (
+        ({"labels": [0]}, ValueError, "labels has 1 entries for 2 rows of the data set"),
+        ({"labels": [0.0, 1.0]}, TypeError, "labels must be integers"),
+        ({"ids": [3, 3]}, ValueError, "ids must be unique"),
+        ({"groups": [3]}, ValueError, "groups has 1 entries for 2 rows of the data set"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"dataset": np.zeros((0, 2))}, ValueError, "the data set is empty"),
+    ):
+        with pytest.raises(error, match=message):
+            EmbeddingBank.encode(
+                counted, **{"dataset": torch.ones(2, 2), "labels": [0, 1], "progress": False} | changes
+            )
+    assert calls == []
+
+
+def test_encode_refuses_what_is_no_table_of_embeddings():
+    x = torch.ones(3, 2)
+    with pytest.raises(ValueError, match=r"the encoder must map 3 inputs to \[3, d\], got \(3,\)"):
+        EmbeddingBank.encode(lambda b: b.sum(1), x, labels=[0] * 3, progress=False)
+    with pytest.raises(ValueError, match=r"the encoder must map 3 inputs to \[3, d\], got \(1, 2\)"):
+        EmbeddingBank.encode(lambda b: b[:1], x, labels=[0] * 3, progress=False)
+    with pytest.raises(ValueError, match=r"NaN or inf .* in 3 of 3 rows \(first ids: 4, 5, 6\)"):
+        EmbeddingBank.encode(lambda b: b / 0, x, labels=[0] * 3, ids=[4, 5, 6], progress=False)
+
+
+def test_encode_shows_its_progress_on_request(capsys):
+    EmbeddingBank.encode(torch.sin, torch.ones(4, 2), labels=[0] * 4, batch_size=2)
+    assert "encode" in capsys.readouterr().err
+    EmbeddingBank.encode(torch.sin, torch.ones(4, 2), labels=[0] * 4, batch_size=2, progress=False)
+    assert capsys.readouterr().err == ""
