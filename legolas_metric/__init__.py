@@ -13,6 +13,9 @@ from legolas_metric.evaluation.verification import evaluate_verification as eval
 from legolas_metric.index.auto import AutoIndex as AutoIndex
 from legolas_metric.index.exact import ExactIndex as ExactIndex
 from legolas_metric.index.faiss import FaissIndex as FaissIndex
+from legolas_metric.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
+from legolas_metric.losses.supcon import SupConLoss as SupConLoss
+from legolas_metric.losses.triplet import TripletLoss as TripletLoss
 from legolas_metric.miners.schedule import MiningSchedule as MiningSchedule
 from legolas_metric.miners.triplets import FullHardMiner as FullHardMiner
 from legolas_metric.miners.triplets import HardMiner as HardMiner
