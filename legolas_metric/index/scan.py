@@ -103,7 +103,9 @@ def scan_classes(
     return ids, values
 
 
-def part_of(bounds: Bounds | None, part: slice | Int64[Tensor, " m"]) -> Bounds | None:
+def part_of(
+    bounds: Bounds | None, part: slice | Int64[Tensor, " m"]
+) -> tuple[Float64[Tensor, " s"], Float64[Tensor, " s"]] | None:
     """The windows of some queries."""
     return None if bounds is None else (bounds[0][part], bounds[1][part])
 
