@@ -1,0 +1,100 @@
+"""Stages by epoch, steps back on alarms, and what is remembered."""
+
+import logging
+
+import pytest
+
+from legolas_metric import FullHardMiner, HardMiner, MiningSchedule, RandomMiner, SemiHardMiner
+from legolas_metric.miners.schedule import StageChange
+
+STAGES = (RandomMiner, SemiHardMiner, HardMiner, FullHardMiner)
+
+
+def make(hold=1):
+    return MiningSchedule(list(zip((0, 3, 8, 12), (kind() for kind in STAGES))), hold=hold)
+
+
+def stages_over(schedule, epochs, alarms=None):
+    out = []
+    for epoch in epochs:
+        schedule.advance(epoch, alarm=(alarms or {}).get(epoch))
+        out.append(schedule.stage)
+    return out
+
+
+def test_stages_start_at_their_epochs():
+    schedule = make()
+    assert stages_over(schedule, range(14)) == [0] * 3 + [1] * 5 + [2] * 4 + [3] * 2
+    assert isinstance(schedule.miner, FullHardMiner)
+    assert [change.reason for change in schedule.changes] == [f"epoch {epoch} reached" for epoch in (3, 8, 12)]
+
+
+def test_skipped_epochs_enter_the_last_stage_that_is_due():
+    schedule = make()
+    assert isinstance(schedule.advance(9), HardMiner)
+    assert schedule.changes == [StageChange(9, 0, 2, "epoch 8 reached")]
+
+
+def test_an_alarm_steps_back_and_delays_what_follows():
+    schedule = make(hold=2)
+    got = stages_over(schedule, range(18), alarms={9: "mean cosine 0.99"})
+    assert got == [0] * 3 + [1] * 5 + [2] + [1] * 2 + [2] * 4 + [3] * 3
+    assert schedule.changes[2:4] == [
+        StageChange(9, 2, 1, "mean cosine 0.99"),
+        StageChange(11, 1, 2, "epoch 8 reached, delayed by 3"),
+    ]
+
+
+def test_an_alarm_in_the_first_stage_is_recorded():
+    schedule = make()
+    assert isinstance(schedule.advance(1, alarm="collapse"), RandomMiner)
+    assert schedule.changes == [StageChange(1, 0, 0, "collapse")]
+    assert schedule.advance(3) is schedule.miner
+    assert schedule.stage == 1
+
+
+def test_repeated_alarms_keep_stepping_back():
+    schedule = make()
+    stages_over(schedule, range(13))
+    assert stages_over(schedule, [13, 14, 15], alarms={13: "a", 14: "b"}) == [2, 1, 2]
+
+
+def test_every_change_is_logged_with_its_reason(caplog):
+    caplog.set_level(logging.INFO, logger="legolas_metric")
+    stages_over(make(), range(5), alarms={4: "effective rank 1.3"})
+    assert [record.getMessage().split(": ", 1)[0] for record in caplog.records] == ["epoch 3", "epoch 4"]
+    assert "stage 1 -> 0" in caplog.text
+    assert "effective rank 1.3" in caplog.text
+
+
+def test_resuming_from_the_state_goes_on_alike():
+    alarms = {9: "collapse"}
+    whole, first = make(), make()
+    expected = stages_over(whole, range(20), alarms)
+    start = stages_over(first, range(10), alarms)
+    first.stages[1][1].calls = 5
+    resumed = make()
+    resumed.load_state_dict(first.state_dict())
+    assert start + stages_over(resumed, range(10, 20)) == expected
+    assert resumed.changes == whole.changes
+    assert resumed.stages[1][1].calls == 5
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([], "the first stage must start at epoch 0, got stages at"),
+        ([(1, RandomMiner())], r"the first stage must start at epoch 0, got stages at \[1\]"),
+        ([(0, RandomMiner()), (0, HardMiner())], r"stages must start at ascending epochs, got \[0, 0\]"),
+    ],
+)
+def test_bad_stages_are_refused(stages, message):
+    with pytest.raises(ValueError, match=message):
+        MiningSchedule(stages)
+
+
+def test_bad_hold_and_state_are_refused():
+    with pytest.raises(ValueError, match="hold must be at least 1, got 0"):
+        make(hold=0)
+    with pytest.raises(ValueError, match="the state has 4 stages, this schedule 1"):
+        MiningSchedule([(0, RandomMiner())]).load_state_dict(make().state_dict())
