@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,29 @@ def write_tensors(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
         save_file(plain, temporary, metadata=dict(metadata or {}))
+
+
+def write_named(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Write named arrays as .npz or .safetensors, by the path's extension, whole or not at all.
+
+    Raises:
+        ValueError: another extension.
+        OSError: the folder cannot be written.
+    """
+    check_output(path)
+    if Path(path).suffix == ".safetensors":
+        write_tensors(path, tensors)
+        return
+    arrays: dict[str, Any] = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    with whole_file(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raise, before any work is done, unless `write_named` can write there."""
+    if Path(path).suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"{path} has the unknown extension {Path(path).suffix!r}: expected .npz or .safetensors")
+    check_writable(Path(path).parent)
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -10,6 +10,8 @@ from typing import Literal
 Value = str | int | float | None
 Better = Literal["max", "min"]
 
+NOT_MEASURED = "–"
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -48,7 +50,7 @@ class Table:
             raise ValueError(f"no column named {', '.join(sorted(unknown))}; columns are {', '.join(self.columns)}")
 
     def text(self) -> list[list[str]]:
-        """Every cell as it is shown: floats in the column's format, "–" for what was not measured."""
+        """Every cell as it is shown: floats in the column's format, a dash for what was not measured."""
         return [[_shown(value, self.formats.get(name, ".3f")) for name, value in self._named(row)] for row in self.rows]
 
     def best(self) -> list[list[bool]]:
@@ -101,7 +103,7 @@ class Table:
 
 def _shown(value: Value, form: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
+        return NOT_MEASURED
     if isinstance(value, float):
         return format(value, form)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

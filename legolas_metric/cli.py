@@ -1,0 +1,345 @@
+"""The command line: parse, call, print."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.evaluation.protocol import RetrievalProtocol
+from legolas_metric.evaluation.ranking import RankingReport, evaluate_ranking
+from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
+from legolas_metric.files import EmbeddingFile, check_output, read_embeddings, write_named
+from legolas_metric.index.auto import AutoIndex
+from legolas_metric.index.exact import ExactIndex
+from legolas_metric.index.faiss import FaissIndex
+from legolas_metric.index.protocol import NeighborIndex
+from legolas_metric.miners.miner import Miner
+from legolas_metric.miners.triplets import FullHardMiner, HardMiner, RandomMiner, SemiHardMiner
+from legolas_metric.probes.collapse import probe_embeddings
+from legolas_metric.summaries import (
+    Figures,
+    collapse_figures,
+    compare_table,
+    mining_figures,
+    one_a_row,
+    ranking_figures,
+    side_by_side,
+    verification_figures,
+)
+from legolas_metric.terminal import (
+    BAD_INPUT,
+    Form,
+    about,
+    complain,
+    each,
+    show,
+    show_json,
+    show_kept,
+    show_trends,
+    show_worse,
+)
+
+FORMATS = """
+Embeddings are read from .npz or .safetensors files with the arrays `embeddings` [n, d] and `labels` [n] (and, where
+you have them, `ids` and `groups`: session, camera, recording), or from .npy and .pt files that hold the embeddings
+alone, with --labels FILE. Pickled objects are never executed. Label -1 means unlabelled.
+"""
+
+app = typer.Typer(
+    name="legolas-metric",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help=f"""Look at embeddings as metric learning needs it: have they collapsed, do they rank, which triplets are hard?
+
+{FORMATS}
+Start with `legolas-metric demo`, or with `legolas-metric rank FILE` on embeddings of your own.
+
+Exit status: 0 all is well, 1 some of several files could not be used (the rest was), 2 bad input.""",
+)
+
+
+class MetricName(StrEnum):
+    """The similarities of the library."""
+
+    cosine = "cosine"
+    dot = "dot"
+    euclidean = "euclidean"
+
+
+class MinerName(StrEnum):
+    """The miners of triplets."""
+
+    random = "random"
+    semi_hard = "semi-hard"
+    hard = "hard"
+    full_hard = "full-hard"
+
+
+class Exclude(StrEnum):
+    """What a query must not find."""
+
+    self = "self"
+    same_group = "same_group"
+
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Embeddings; several files give a table.")]
+Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Labels, where FILE holds none (or others).")]
+AsMetric = Annotated[MetricName, typer.Option(help="Similarity; euclidean is minus the distance.")]
+Untrained = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The same rows by the untrained encoder, to compare with.")
+]
+Format = Annotated[Form, typer.Option("--format", help="How to print the table.")]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json: all figures, in full precision.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the report goes.")] = Path("runs/demo"),
+    epochs: Annotated[int, typer.Option(min=4, help="Of 115 steps, for each of two trained encoders.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, the weights and the batches.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor (default: all cores).")] = None,
+) -> None:
+    """Train on bundled handwriting for a few minutes, and see global mining beside batch-only training.
+
+    Ends with a table, and writes report.html and summary.json into the folder. Needs the extras `train` and `report`.
+    """
+    from legolas_metric.demo import run_demo
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run_demo(out, epochs=epochs, seed=seed)
+
+
+@app.command()
+def probe(files: Files, labels: Labels = None, form: Format = Form.table, as_json: Json = False) -> None:
+    """Has the embedding collapsed? Effective rank, mean cosine and more, beside those of random (iid) rows.
+
+    Rows are looked at as unit vectors. Several files, such as the checkpoints of a run, show its trend.
+    """
+    reports, status = each(files, labels, lambda file: probe_embeddings(file.embeddings, file.labels))
+    if as_json or form is Form.json:
+        show_json(reports)
+        raise typer.Exit(status)
+    figures = {name: collapse_figures(report) for name, report in reports.items()}
+    if len(files) == 1:
+        ((name, report),) = reports.items()
+        assert report.baseline is not None
+        show(side_by_side({name: figures[name], "iid rows": collapse_figures(report.baseline)}), form)
+    else:
+        show(one_a_row({name: {**figures[name], "verdict": reports[name].verdict} for name in reports}), form)
+    if form is Form.table:
+        for name, report in reports.items():
+            if len(files) == 1 or report.remedy:
+                remedy = [f"Remedy: {report.remedy}."] if report.remedy else []
+                print("\n  ".join([f"{name}: {report.verdict}.", *report.evidence, *remedy]))
+        show_trends(figures, ("effective rank", "mean cosine"))
+    raise typer.Exit(status)
+
+
+@app.command()
+def rank(
+    files: Files,
+    labels: Labels = None,
+    metric: AsMetric = MetricName.cosine,
+    exclude: Annotated[
+        Exclude, typer.Option(help="What a query must not find: itself, or its class in its own group too.")
+    ] = Exclude.self,
+    k: Annotated[list[int] | None, typer.Option("--k", min=1, help="Depth of Rank@k; repeatable.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Rank the whole gallery too, for mAP.")] = False,
+    untrained: Untrained = None,
+    form: Format = Form.table,
+    as_json: Json = False,
+) -> None:
+    """Do examples find their own class? Rank@k, MAP@R and more: every labelled row asks all the others, exactly."""
+    ks = tuple(k or (1, 5, 10))
+
+    def work(file: EmbeddingFile, baseline: RankingReport | None = None) -> RankingReport:
+        return evaluate_ranking(
+            file.embeddings,
+            _labels_of(file),
+            ids=file.ids,
+            groups=file.groups,
+            metric=metric.value,
+            protocol=RetrievalProtocol(exclude=exclude.value),
+            ks=ks,
+            full=full,
+            baseline=baseline,
+        )
+
+    before = None if untrained is None else about(untrained, lambda: work(read_embeddings(untrained, labels=labels)))
+    reports, status = each(files, labels, lambda file: work(file, before))
+    if as_json or form is Form.json:
+        show_json(reports)
+        raise typer.Exit(status)
+    _show_measured(
+        {name: ranking_figures(report) for name, report in reports.items()},
+        None if before is None else ranking_figures(before),
+        form,
+        (f"Rank@{ks[0]}", "MAP@R"),
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def verify(
+    files: Files,
+    labels: Labels = None,
+    metric: AsMetric = MetricName.cosine,
+    far: Annotated[list[float] | None, typer.Option("--far", help="False accept rate; repeatable.")] = None,
+    untrained: Untrained = None,
+    form: Format = Form.table,
+    as_json: Json = False,
+) -> None:
+    """Can one threshold tell same from different? AUC, EER and TAR@FAR over all pairs, exactly.
+
+    Where the file holds groups, pairs of one class and one group are left out. A false accept rate that stands for
+    fewer than 30 impostor pairs carries a question mark.
+    """
+
+    def work(file: EmbeddingFile, baseline: VerificationReport | None = None) -> VerificationReport:
+        return evaluate_verification(
+            file.embeddings,
+            _labels_of(file),
+            groups=file.groups,
+            metric=metric.value,
+            fars=tuple(far or (1e-2, 1e-3, 1e-4)),
+            baseline=baseline,
+        )
+
+    before = None if untrained is None else about(untrained, lambda: work(read_embeddings(untrained, labels=labels)))
+    reports, status = each(files, labels, lambda file: work(file, before))
+    if as_json or form is Form.json:
+        show_json(reports)
+        raise typer.Exit(status)
+    _show_measured(
+        {name: verification_figures(report) for name, report in reports.items()},
+        None if before is None else verification_figures(before),
+        form,
+        ("AUC", "EER"),
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Embeddings.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Embeddings of the same examples by another encoder.")],
+    labels: Labels = None,
+    metric: AsMetric = MetricName.cosine,
+    form: Format = Form.table,
+    as_json: Json = False,
+) -> None:
+    """Two embeddings side by side: ranking, verification and collapse, and which is better at what.
+
+    A small difference may be chance: train each encoder with several seeds before you believe it.
+    """
+    held = {str(path): about(path, lambda path=path: _all_figures(path, labels, metric)) for path in (a, b)}
+    if as_json or form is Form.json:
+        show_json(held)
+        return
+    show(compare_table(held[str(a)], held[str(b)]), form)
+
+
+@app.command()
+def mine(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Embeddings.")],
+    labels: Labels = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the triplets here, as .npz or .safetensors.")
+    ] = None,
+    miner: Annotated[
+        MinerName, typer.Option(help="Negatives: random, semi-hard or nearest; full-hard: farthest positives too.")
+    ] = MinerName.full_hard,
+    index: Annotated[
+        str, typer.Option(metavar="INDEX", help="auto, exact, or a FAISS factory: Flat, HNSW32, IVF256,Flat.")
+    ] = "auto",
+    metric: AsMetric = MetricName.cosine,
+    margin: Annotated[float, typer.Option(min=0, help="Width of the semi-hard window, in distance.")] = 0.2,
+    per_anchor: Annotated[int, typer.Option(min=1, help="Triplets for each anchor.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of random positives and negatives.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find hard triplets in the whole set, and say what could not be found.
+
+    The file written holds anchor, positive and negative (ids), and their similarities s_ap and s_an.
+    """
+    if out is not None:
+        check_output(out)
+    held = read_embeddings(file, labels=labels)
+    chosen = _miner(miner, _index(index, metric), margin, per_anchor, seed)
+    triplets = about(file, lambda: chosen.mine(_bank(held, metric)))
+    if out is not None:
+        names = ("anchor", "positive", "negative", "s_ap", "s_an")
+        write_named(out, {name: getattr(triplets, name) for name in names})
+    if as_json:
+        show_json({str(file): triplets.stats})
+        return
+    show(side_by_side({str(file): {"triplets": len(triplets), **mining_figures(triplets.stats)}}), Form.table)
+    if out is not None:
+        print(f"Wrote {out}.")
+
+
+def main() -> None:
+    """Run the command line; bad input ends it with status 2 and one line on stderr."""
+    try:
+        app()
+    except BAD_INPUT as error:
+        complain(error)
+        raise SystemExit(2) from None
+
+
+def _show_measured(figures: dict[str, Figures], untrained: Figures | None, form: Form, trends: tuple[str, str]) -> None:
+    """Print what was measured on one file or several, beside the untrained encoder, and what follows from it."""
+    beside = figures if untrained is None else {**figures, "untrained": untrained}
+    show(side_by_side(beside) if len(figures) == 1 else one_a_row(beside), form)
+    if form is not Form.table:
+        return
+    show_trends(figures, trends)
+    show_kept(figures, trends[0])
+    if untrained is not None:
+        show_worse(figures, untrained, trends[0])
+
+
+def _labels_of(file: EmbeddingFile) -> torch.Tensor:
+    if file.labels is None:
+        raise ValueError("no labels: save them beside the embeddings as `labels`, or pass --labels FILE")
+    return file.labels
+
+
+def _bank(held: EmbeddingFile, metric: MetricName) -> EmbeddingBank:
+    return EmbeddingBank(held.embeddings, _labels_of(held), ids=held.ids, groups=held.groups, metric=metric.value)
+
+
+def _index(name: str, metric: MetricName) -> NeighborIndex:
+    if name == "auto":
+        return AutoIndex(metric=metric.value)
+    return ExactIndex(metric=metric.value) if name == "exact" else FaissIndex(name, metric=metric.value)
+
+
+def _miner(name: MinerName, index: NeighborIndex, margin: float, per_anchor: int, seed: int) -> Miner:
+    kinds = {
+        MinerName.random: RandomMiner,
+        MinerName.semi_hard: SemiHardMiner,
+        MinerName.hard: HardMiner,
+        MinerName.full_hard: FullHardMiner,
+    }
+    return kinds[name](index=index, margin=margin, per_anchor=per_anchor, seed=seed)
+
+
+def _all_figures(path: Path, labels: Path | None, metric: MetricName) -> Figures:
+    file = read_embeddings(path, labels=labels)
+    own = _labels_of(file)
+    ranking = evaluate_ranking(file.embeddings, own, ids=file.ids, metric=metric.value)
+    pairs = evaluate_verification(file.embeddings, own, groups=file.groups, metric=metric.value)
+    collapse = probe_embeddings(file.embeddings, own)
+    return {
+        **ranking_figures(ranking),
+        **verification_figures(pairs),
+        **collapse_figures(collapse),
+        "verdict": collapse.verdict,
+    }

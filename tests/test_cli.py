@@ -1,0 +1,297 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from legolas_metric import EmbeddingBank, FullHardMiner, evaluate_ranking, evaluate_verification, probe_embeddings
+from legolas_metric.cli import main
+from legolas_metric.files import read_tensors
+
+
+def embeddings(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Ten classes of four rows around random centres."""
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(10), 4)
+    centres = generator.normal(size=(10, 8))
+    return (centres[labels] + noise * generator.normal(size=(40, 8))).astype(np.float32), labels
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Checkpoints epoch-1, 2 and 10 (best: 2), one untrained, and files of no use; it is the working folder."""
+    for epoch, noise in ((1, 1.0), (2, 0.4), (10, 0.8)):
+        x, y = embeddings(noise)
+        np.savez(tmp_path / f"epoch-{epoch}.npz", embeddings=x, labels=y, ids=np.arange(40) + 100, groups=y * 0)
+    x, y = embeddings(0.6)
+    np.savez(tmp_path / "untrained.npz", embeddings=x, labels=y)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    np.save(tmp_path / "short.npy", y[:7])
+    np.save(tmp_path / "floats.npy", y / 2)
+    np.savez(tmp_path / "nan.npz", embeddings=np.where(x > 2, np.nan, x), labels=y)
+    np.savez(tmp_path / "zero.npz", embeddings=x * (y > 0)[:, None], labels=y)
+    np.savez(tmp_path / "one.npz", embeddings=x, labels=y * 0)
+    np.savez(tmp_path / "singles.npz", embeddings=x, labels=np.arange(40))
+    np.savez(tmp_path / "twice.npz", embeddings=x, labels=y, ids=y)
+    np.savez(tmp_path / "empty.npz", embeddings=x[:0], labels=y[:0])
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "epoch-1.npz").read_bytes()[:200])
+    torch.save({"embeddings": torch.nn.Linear(2, 2)}, tmp_path / "pickled.pt")
+    (tmp_path / "x.csv").write_text("1,2\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(folder, monkeypatch, capsys):
+    """Run the command line: (exit status, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["legolas-metric", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        shown = capsys.readouterr()
+        return end.value.code, shown.out, shown.err
+
+    return run
+
+
+def test_help_is_for_strangers(call):
+    status, out, _ = call("--help")
+    assert status == 0
+    for word in ("demo", "probe", "rank", "verify", "compare", "mine", ".npz", "embeddings", "Exit status"):
+        assert word in out
+    for command in ("demo", "probe", "rank", "verify", "compare", "mine"):
+        status, out, _ = call(command, "--help")
+        assert status == 0
+        assert "Usage: legolas-metric" in out
+
+
+OPTIONS = {
+    "demo": {"--out", "--epochs", "--seed", "--threads"},
+    "probe": {"--labels", "--format", "--json"},
+    "rank": {"--labels", "--metric", "--exclude", "--k", "--full", "--untrained", "--format", "--json"},
+    "verify": {"--labels", "--metric", "--far", "--untrained", "--format", "--json"},
+    "compare": {"--labels", "--metric", "--format", "--json"},
+    "mine": {"--labels", "--out", "--miner", "--index", "--metric", "--margin", "--per-anchor", "--seed", "--json"},
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_options_are_pinned(command):
+    from typer.main import get_command
+
+    from legolas_metric.cli import app
+
+    held = get_command(app).commands[command].params
+    assert {name for option in held for name in option.opts if name.startswith("--")} - {"--help"} == OPTIONS[command]
+
+
+def test_probe_shows_the_measures_beside_iid_rows_and_the_verdict(call):
+    status, out, err = call("probe", "epoch-2.npz")
+    report = probe_embeddings(embeddings(0.4)[0])
+    assert (status, err) == (0, "")
+    assert "iid rows" in out
+    assert f"{report.effective_rank:.4g}" in out
+    assert f"epoch-2.npz: {report.verdict}." in out
+    assert all(sentence in out for sentence in report.evidence)
+
+
+def test_probe_needs_no_labels_and_prints_json(call):
+    status, out, _ = call("probe", "x.npy", "--json")
+    held = json.loads(out)
+    report = probe_embeddings(embeddings(0.6)[0])
+    assert status == 0
+    assert held["file"] == "x.npy"
+    assert held["effective_rank"] == report.effective_rank
+    assert held["spectrum"] == report.spectrum.tolist()
+    assert held["baseline"]["effective_rank"] == report.baseline.effective_rank
+
+
+def test_rank_equals_the_library(call):
+    status, out, _ = call("rank", "x.npy", "--labels", "y.npy", "--json", "--full", "--k", "1", "--k", "3")
+    x, y = embeddings(0.6)
+    report = evaluate_ranking(x, y, ks=(1, 3), full=True)
+    held = json.loads(out)
+    assert status == 0
+    assert held["rank"] == {str(k): value for k, value in report.rank.items()}
+    assert (held["map_at_r"], held["mean_average_precision"]) == (report.map_at_r, report.mean_average_precision)
+
+
+def test_rank_passes_metric_and_protocol_on(call):
+    x, y = embeddings(1.0)
+    _, out, _ = call("rank", "epoch-1.npz", "--metric", "euclidean", "--format", "json")
+    assert json.loads(out)["map_at_r"] == evaluate_ranking(x, y, metric="euclidean").map_at_r
+    status, _, err = call("rank", "epoch-1.npz", "--exclude", "same_group")
+    assert status == 2
+    assert "epoch-1.npz: none of 40 queries has a positive" in err
+
+
+def test_several_files_give_a_table_in_the_order_of_their_epochs(call):
+    status, out, err = call("rank", "epoch-10.npz", "epoch-2.npz", "epoch-1.npz", "--untrained", "untrained.npz")
+    assert (status, err) == (0, "")
+    lines = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
+    assert lines == ["epoch-1.npz", "epoch-2.npz", "epoch-10.npz", "untrained"]
+    values = {epoch: evaluate_ranking(*embeddings(noise)).rank[1] for epoch, noise in ((1, 1.0), (2, 0.4), (0, 0.6))}
+    assert f"A stop on Rank@1 would have kept epoch-2.npz ({values[2]:#.4g})." in out
+    worse = f"epoch-1.npz: training made it worse: Rank@1 {values[1]:#.4g}, untrained {values[0]:#.4g}."
+    assert worse in out
+    assert "epoch-2.npz: training" not in out
+    assert "Rank@1           ▁█" in out
+
+
+def test_probe_and_verify_take_several_files_too(call):
+    status, out, _ = call("probe", "epoch-1.npz", "epoch-2.npz")
+    assert status == 0
+    assert "verdict" in out
+    assert "effective rank   █▁" in out
+    status, out, _ = call("verify", "epoch-1.npz", "epoch-2.npz", "--format", "csv", "--labels", "y.npy")
+    assert (status, out) == (2, "")  # one group only: no honest pair of one class
+    status, out, _ = call("rank", "epoch-2.npz", "epoch-1.npz", "--json")
+    assert [held["file"] for held in json.loads(out)] == ["epoch-1.npz", "epoch-2.npz"]
+
+
+def test_tables_as_csv_and_markdown(call):
+    _, out, _ = call("rank", "epoch-1.npz", "epoch-2.npz", "--format", "csv")
+    head, first, second = out.splitlines()
+    assert head.startswith("file,Rank@1,Rank@5,Rank@10,MAP@R,")
+    assert first.split(",")[1] == str(evaluate_ranking(*embeddings(1.0)).rank[1])
+    assert second.startswith("epoch-2.npz,")
+    _, out, _ = call("rank", "epoch-1.npz", "epoch-2.npz", "--format", "markdown")
+    assert out.startswith("| file | Rank@1 |")
+    assert "**" in out
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(call):
+    status, out, err = call("rank", "epoch-1.npz", "cut.npz", "nan.npz", "nowhere.npz", "epoch-2.npz", "--json")
+    assert status == 1
+    assert [held["file"] for held in json.loads(out)] == ["epoch-1.npz", "epoch-2.npz"]
+    assert [line.split()[1].rstrip(":") for line in err.splitlines()] == ["cut.npz", "nan.npz", "nowhere.npz"]
+    status, out, err = call("probe", "cut.npz", "nowhere.npz")
+    assert (status, out, len(err.splitlines())) == (2, "", 2)
+
+
+def test_verify_equals_the_library_and_marks_what_cannot_be_believed(call):
+    x, y = embeddings(0.6)
+    report = evaluate_verification(x, y, fars=(0.1, 1e-3))
+    status, out, _ = call("verify", "untrained.npz", "--far", "0.1", "--far", "0.001", "--json")
+    held = json.loads(out)
+    assert (status, held["auc"], held["eer"]) == (0, report.auc, report.eer)
+    assert held["tar_at_far"] == {"0.1": report.tar_at_far[0.1], "0.001": report.tar_at_far[1e-3]}
+    _, out, _ = call("verify", "untrained.npz", "--far", "0.1", "--far", "0.001")
+    assert "TAR@FAR 0.1 " in out
+    assert "TAR@FAR 0.001?" in out
+    status, _, err = call("verify", "untrained.npz", "--far", "2")
+    assert (status, err) == (2, "legolas-metric: untrained.npz: fars must lie in (0, 1], got 2.0\n")
+
+
+def test_compare_says_which_is_better(call):
+    status, out, _ = call("compare", "x.npy", "untrained.npz", "--labels", "y.npy", "--format", "csv")
+    assert status == 0
+    assert not [line for line in out.splitlines() if line.endswith((",A", ",B"))]  # the same rows
+    x, y = embeddings(0.3)
+    np.savez("good.npz", embeddings=x, labels=y)
+    _, out, _ = call("compare", "untrained.npz", "good.npz", "--format", "csv")
+    verdicts = {line.split(",")[0]: line.split(",")[-1] for line in out.splitlines()}
+    assert (verdicts["Rank@1"], verdicts["EER"], verdicts["queries"]) == ("B", "B", "")
+    status, out, _ = call("compare", "untrained.npz", "good.npz", "--json")
+    assert json.loads(out)[1]["Rank@1"] == evaluate_ranking(x, y).rank[1]
+    assert call("compare", "untrained.npz", "cut.npz")[0] == 2
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_mine_writes_the_triplets_and_tells_what_fell_short(call, suffix):
+    status, out, err = call("mine", "epoch-1.npz", "--out", f"deep/t{suffix}", "--index", "exact")
+    x, y = embeddings(1.0)
+    triplets = FullHardMiner().mine(EmbeddingBank(x, y, ids=np.arange(40) + 100))
+    assert (status, err) == (0, "")
+    assert "without positive" in out
+    assert f"Wrote deep/t{suffix}." in out
+    held = dict(np.load("deep/t.npz")) if suffix == ".npz" else read_tensors("deep/t.safetensors")[0]
+    assert set(held) == {"anchor", "positive", "negative", "s_ap", "s_an"}
+    for name, values in held.items():
+        assert np.array_equal(np.asarray(values), getattr(triplets, name).numpy())
+
+
+@pytest.mark.parametrize("miner", ["random", "semi-hard", "hard", "full-hard"])
+@pytest.mark.parametrize("index", ["auto", "exact", "Flat"])
+def test_mine_takes_every_miner_and_index(call, miner, index):
+    status, out, _ = call("mine", "epoch-1.npz", "--miner", miner, "--index", index, "--per-anchor", "2", "--json")
+    held = json.loads(out)
+    assert (status, held["anchors"], held["no_positive"]) == (0, 40, 0)
+
+
+ONE_LINE = [
+    (("rank", "nowhere.npz"), "nowhere.npz: no such file"),
+    (("rank", "x.csv"), "x.csv has the unknown extension '.csv': expected one of .npz, .npy, .safetensors, .pt"),
+    (("probe", "cut.npz"), "cut.npz is not a whole NumPy file (BadZipFile): write it again"),
+    (("probe", "pickled.pt"), "pickled.pt holds pickled Python objects, which are never executed: save tensors only"),
+    (("rank", "nan.npz"), "nan.npz: embeddings: NaN or inf (in float32) in"),
+    (("rank", "zero.npz"), "zero.npz: embeddings: all zero, which has no direction under metric='cosine', in 4 of 40"),
+    (("probe", "empty.npz"), "empty.npz: embeddings must be [n, d] with n >= 1 and d >= 1, got shape (0, 8)"),
+    (("rank", "x.npy"), "x.npy: no labels: save them beside the embeddings as `labels`, or pass --labels FILE"),
+    (("rank", "x.npy", "--labels", "short.npy"), "x.npy: labels has 7 entries for 40 rows of embeddings"),
+    (("rank", "x.npy", "--labels", "floats.npy"), "x.npy: labels must be integers, got torch.float64"),
+    (("rank", "twice.npz"), "twice.npz: ids must be unique, got 10 that occur more than once"),
+    (("rank", "one.npz"), "one.npz: all 40 rows have label 0: a ranking needs rows of another class"),
+    (("verify", "one.npz"), "one.npz: no impostor pair"),
+    (("rank", "singles.npz"), "singles.npz: none of 40 queries has a positive"),
+    (("mine", "one.npz"), "one.npz: no negatives: all 40 rows have the label 0"),
+    (("mine", "singles.npz"), "singles.npz: no positives: each of 40 classes has one row"),
+    (("mine", "epoch-1.npz", "--out", "x.csv/t.npz"), "cannot write to x.csv: File exists. Choose another output"),
+    (
+        ("mine", "epoch-1.npz", "--out", "t.csv"),
+        "t.csv has the unknown extension '.csv': expected .npz or .safetensors",
+    ),
+    (("mine", "epoch-1.npz", "--index", "Nonsense"), "Nonsense"),
+    (("demo", "--out", "x.csv/demo"), "cannot write to x.csv/demo"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ONE_LINE)
+def test_bad_input_is_one_clear_line_and_status_2(call, arguments, message):
+    status, out, err = call(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("legolas-metric: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("rank",), ("rank", "x.npy", "--metric", "l2"), ("nonsense",)])
+def test_bad_usage_is_status_2_without_a_traceback(call, arguments):
+    status, _, err = call(*arguments)
+    assert status == 2
+    assert "Error" in err
+    assert "Traceback" not in err
+
+
+def test_demo_is_called_with_its_options(call, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("legolas_metric.demo.run_demo", lambda out, **settings: asked.update(settings, out=out))
+    threads = torch.get_num_threads()
+    try:
+        assert call("demo", "--out", "there", "--epochs", "4", "--seed", "3", "--threads", "1")[0] == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert asked == {"out": Path("there"), "epochs": 4, "seed": 3}
+
+
+def test_a_missing_extra_is_named(call, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("legolas_metric.demo", "legolas_metric.report"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    status, _, err = call("demo")
+    assert status == 2
+    assert "pip install 'legolas-metric[report]'" in err
+
+
+def test_the_installed_command_says_what_is_wrong(folder):
+    program = Path(sys.executable).with_name("legolas-metric")
+    ended = subprocess.run([program, "rank", "cut.npz"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "legolas-metric: cut.npz is not a whole NumPy file (BadZipFile): write it again\n"
