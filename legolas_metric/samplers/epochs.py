@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from legolas_metric.checks import check_at_least
 from legolas_metric.samplers.draws import random_bits
 
 
@@ -51,8 +52,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
 
         The epoch at which a loaded state stands goes on where it stood; any other begins at its first batch.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, got {epoch}")
+        check_at_least("epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._start, self._next = epoch, 0, 0
 
@@ -90,6 +90,13 @@ class PlannedSampler(Sampler[list[int]], ABC):
         if self._start >= len(self):
             self.epoch, self._start = self.epoch + 1, 0
         self._next = self._start
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """Raise unless a process has its place in the world."""
+    check_at_least("world_size", world_size, 1)
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must lie in 0..{world_size - 1} for world_size={world_size}, got {rank}")
 
 
 def fingerprint(*arrays: Int64[np.ndarray, "..."]) -> int:

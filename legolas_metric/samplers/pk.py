@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_groups, check_at_least, check_choice
-from legolas_metric.samplers.epochs import PlannedSampler, fingerprint
+from legolas_metric.samplers.epochs import PlannedSampler, check_rank, fingerprint
 from legolas_metric.samplers.members import Members, draw_rows
 from legolas_metric.samplers.schedule import Weights, class_visits, occurrence, round_schedule, round_steps
 
@@ -185,13 +185,6 @@ class PKSampler(PlannedSampler):
             "batches": self._batches,
             "data": self._fingerprint,
         }
-
-
-def check_rank(rank: int, world_size: int) -> None:
-    """Raise unless a process has its place in the world."""
-    check_at_least("world_size", world_size, 1)
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must lie in 0..{world_size - 1} for world_size={world_size}, got {rank}")
 
 
 def check_enough_classes(members: Members, p: int, k: int, world_size: int) -> None:

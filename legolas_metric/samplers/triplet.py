@@ -4,26 +4,31 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64, UInt64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_ids, check_at_least
 from legolas_metric.records import Triplets
-from legolas_metric.samplers.draws import TRIPLETS, random_order
-from legolas_metric.samplers.epochs import PlannedSampler, fingerprint
+from legolas_metric.samplers.draws import TRIPLETS, random_bits, random_order
+from legolas_metric.samplers.epochs import PlannedSampler, check_rank, fingerprint
+
+_LEVELS = 3  # of families; each brings fewer triplets together than the one before
 
 
 def plan_epoch(
     rows: Int64[np.ndarray, "t 3"], batch_size: int, *, epoch: int = 0, seed: int = 0
 ) -> tuple[Int64[Tensor, " b"], ...]:
-    """Row numbers of an epoch's batches: triplets in random order, cut where the next one would pass the row budget.
+    """Row numbers of an epoch's batches: triplets that share rows side by side, else in random order, cut into batches.
+
+    A batch takes triplets while the rows that they add fit. Side by side, triplets need a shared row once, so that more
+    of them fit; the neighbourhoods that stand side by side are small and drawn anew each epoch.
 
     Args:
-        rows: [t, 3], the rows of each triplet.
+        rows: [t, 3], the rows of each triplet; memory grows with the largest row number.
         batch_size: most rows of a batch, at least 3.
         epoch, seed: of the order.
     """
-    ordered = rows[random_order(seed, TRIPLETS, epoch, np.arange(len(rows)))]
+    ordered = rows[_sharing_order(rows, epoch, seed)]
     before = _previous(ordered)
     bounds = _cuts(before, batch_size)
     begin = np.repeat(bounds[:-1], np.diff(bounds))
@@ -43,6 +48,8 @@ class TripletSampler(PlannedSampler):
         batch_size: most rows of a batch, at least 3.
         ids: [n], ids[i] names row i of the data set (default: an id is the row number).
         seed: of the order.
+        rank, world_size: this process, and how many there are: rank r hands out batches r, r + world_size, ... of the
+            same epoch; where the last round is not full, the epoch's first batches fill it.
 
     Attributes:
         dropped: triplets left out because the data set lacks one of their rows (an id that is not among `ids`).
@@ -51,7 +58,9 @@ class TripletSampler(PlannedSampler):
         - Triplets that share rows need those rows once, so a batch holds at least floor(batch_size / 3) triplets
           (the last one may hold fewer), and the length of an epoch depends on its order: `len` is that of the current
           epoch, exactly.
-        - Rows of no triplet are never drawn.
+        - A triplet may lie by chance in further batches; `locate` finds it there too.
+        - Rows of no triplet are never drawn. A batch may have fewer than `batch_size` rows, where the next triplet
+          would add more than the rows that are left.
 
     Raises:
         ValueError: batch_size below 3, no triplets, repeated ids, or none of the triplets in the data set.
@@ -68,43 +77,107 @@ class TripletSampler(PlannedSampler):
         (True, True)
     """
 
-    def __init__(self, triplets: Triplets, batch_size: int, *, ids: ArrayLike | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        triplets: Triplets,
+        batch_size: int,
+        *,
+        ids: ArrayLike | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         super().__init__()
+        check_rank(rank, world_size)
         check_at_least("batch_size", batch_size, 3)
         if len(triplets) == 0:
             raise ValueError("no triplets: the miner found none, see triplets.stats for the reasons")
         names = torch.stack([triplets.anchor, triplets.positive, triplets.negative], 1).cpu().numpy()
-        rows, inside = (names, np.ones(len(names), bool)) if ids is None else _rows_of(names, ids)
-        if not inside.any():
+        rows = names if ids is None else _rows_of(names, ids)
+        if len(rows) == 0:
             raise ValueError("none of the triplets lies in the data set: pass the ids under which the rows were mined")
-        self.batch_size, self.seed = batch_size, seed
-        self.dropped = int((~inside).sum())
-        self._rows = rows[inside]
-        self._fingerprint = fingerprint(self._rows.ravel())
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.dropped = len(names) - len(rows)
+        # Numbered anew, since row numbers may be large where they are ids.
+        self._names, self._numbers = torch.from_numpy(rows).unique(return_inverse=True)
+        self._fingerprint = fingerprint(rows.ravel())
         self._planned: tuple[int, Sequence[Tensor]] | None = None
 
     def __repr__(self) -> str:
-        return f"TripletSampler({len(self._rows)} triplets, batch_size={self.batch_size}, {self.dropped} dropped)"
+        return f"TripletSampler({len(self._numbers)} triplets, batch_size={self.batch_size}, {self.dropped} dropped)"
 
     def __len__(self) -> int:
         return len(self.plan())
 
     def plan(self) -> Sequence[Int64[Tensor, " b"]]:
-        """The batches of the current epoch."""
+        """This rank's batches of the current epoch."""
         if self._planned is None or self._planned[0] != self.epoch:
-            self._planned = (self.epoch, plan_epoch(self._rows, self.batch_size, epoch=self.epoch, seed=self.seed))
+            batches = plan_epoch(self._numbers.numpy(), self.batch_size, epoch=self.epoch, seed=self.seed)
+            places = range(self.rank, -(-len(batches) // self.world_size) * self.world_size, self.world_size)
+            self._planned = (self.epoch, [self._names[batches[place % len(batches)]] for place in places])
         return self._planned[1]
 
     def settings(self) -> dict[str, int]:
         """What a saved state must agree with."""
-        return {"batch_size": self.batch_size, "seed": self.seed, "data": self._fingerprint}
+        own = {"batch_size": self.batch_size, "seed": self.seed, "world_size": self.world_size}
+        return own | {"data": self._fingerprint}
 
 
-def _rows_of(names: Int64[np.ndarray, "t 3"], ids: ArrayLike) -> tuple[Int64[np.ndarray, "t 3"], np.ndarray]:
+def _rows_of(names: Int64[np.ndarray, "t 3"], ids: ArrayLike) -> Int64[np.ndarray, "u 3"]:
+    """Row numbers of the triplets that lie in the data set."""
     known = as_ids(ids, len(ids), of="the data set").cpu().numpy()
+    inside = np.isin(names, known).all(1)
     order = np.argsort(known, kind="stable")
-    place = np.searchsorted(known[order], names).clip(max=len(known) - 1)
-    return order[place], (known[order[place]] == names).all(1)
+    return order[np.searchsorted(known[order], names[inside])]
+
+
+def _sharing_order(rows: Int64[np.ndarray, "t 3"], epoch: int, seed: int) -> Int64[np.ndarray, " t"]:
+    """Triplets in an order that is random, but for families that share rows and stand side by side.
+
+    Min-wise hashing (Broder 1997): a triplet joins the family of that row of its own with the least random number, so
+    triplets meet the more likely, the more rows they share. Rows of many triplets draw lower numbers. Then families
+    join families in the same way, by the rows that more than one of them uses.
+    """
+    rows_flat, uses = rows.ravel(), np.bincount(rows.ravel())
+    family = np.arange(len(rows))
+    levels = []
+    for level in range(_LEVELS):
+        member = np.repeat(family, 3)
+        first, last = np.full(len(uses), len(rows)), np.full(len(uses), -1)
+        np.minimum.at(first, rows_flat, member)
+        np.maximum.at(last, rows_flat, member)
+        draw = _exponential(random_bits(seed, TRIPLETS, epoch, level, np.arange(len(uses)))) / np.maximum(uses, 1)
+        draw[first == last] = np.inf  # no other family to meet
+        family = _numbered(_joined(rows, draw, family))
+        levels.append(family)
+    place = random_order(seed, TRIPLETS, epoch, _LEVELS, np.arange(len(rows)))
+    return np.lexsort((*levels[:-1], place[family]))
+
+
+def _joined(
+    rows: Int64[np.ndarray, "t 3"], draw: Float64[np.ndarray, " u"], family: Int64[np.ndarray, " t"]
+) -> Int64[np.ndarray, " t"]:
+    """For each triplet, the row with the least draw of its family; a number of its own where that is infinite."""
+    own = draw[rows]
+    column = own.argmin(1)
+    least = np.take_along_axis(own, column[:, None], 1)[:, 0]
+    best = np.full(len(rows), np.inf)
+    np.minimum.at(best, family, least)
+    home = len(draw) + np.arange(len(rows))
+    found = np.isfinite(least) & (least == best[family])
+    home[family[found]] = np.take_along_axis(rows, column[:, None], 1)[found, 0]
+    return home[family]
+
+
+def _numbered(values: Int64[np.ndarray, " t"]) -> Int64[np.ndarray, " t"]:
+    """The same partition, numbered 0, 1, ..."""
+    used = np.zeros(int(values.max()) + 1, bool)
+    used[values] = True
+    return (np.cumsum(used) - 1)[values]
+
+
+def _exponential(bits: UInt64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    return -np.log(((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
 
 
 def _previous(rows: Int64[np.ndarray, "t 3"]) -> Int64[np.ndarray, "t 3"]:
