@@ -23,6 +23,7 @@ from legolas_metric.miners.triplets import RandomMiner as RandomMiner
 from legolas_metric.miners.triplets import SemiHardMiner as SemiHardMiner
 from legolas_metric.probes.collapse import CollapseProbe as CollapseProbe
 from legolas_metric.probes.collapse import probe_embeddings as probe_embeddings
+from legolas_metric.probes.hubness import hubness_of as hubness_of
 from legolas_metric.probes.report import CollapseReport as CollapseReport
 from legolas_metric.records import MiningStats as MiningStats
 from legolas_metric.records import Neighbors as Neighbors

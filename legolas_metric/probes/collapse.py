@@ -1,26 +1,35 @@
 """Collapse probes: over a whole table, or over batches as they come."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_embeddings, as_labels
-from legolas_metric.numerics import chunks
+from legolas_metric.checks import ArrayLike, as_embeddings, as_labels, check_at_least
+from legolas_metric.index.protocol import NeighborIndex
+from legolas_metric.probes.classes import ClassMeasures, class_measures, iid_class_measures
+from legolas_metric.probes.hubness import Hubness, iid_rows, search_hubness
 from legolas_metric.probes.iid import iid_eigenvalues
+from legolas_metric.probes.moments import Moments
 from legolas_metric.probes.report import CollapseReport
-from legolas_metric.probes.spectrum import effective_rank, eigenvalues, participation_ratio, top_share
+from legolas_metric.probes.rows import RowMeasures, iid_row_measures, row_measures
+from legolas_metric.probes.spectrum import (
+    decay,
+    effective_rank,
+    eigenvalues,
+    noise_floor,
+    participation_ratio,
+    top_share,
+)
 from legolas_metric.probes.verdict import judge
-
-_CHUNK_ELEMENTS = 1 << 20
 
 
 class CollapseProbe:
-    """Collapse measures of rows that come in batches, in O(d^2) memory and float64.
+    """Collapse measures of rows that come in batches, in float64 and O(d^2 + C d) memory.
 
-    The result does not depend on how the rows were cut into batches (to 1e-9).
+    The report does not depend on how the rows were cut into batches or spread over probes (to 1e-9), and equals that of
+    `probe_embeddings` but for what needs the rows themselves, which is None: uniformity, nc4, class ranks, hubness.
 
     Example:
         >>> import torch
@@ -32,67 +41,75 @@ class CollapseProbe:
     """
 
     def __init__(self) -> None:
-        self._n = 0
-        self._first: Float64[Tensor, " d"] | None = None
-        self._second: Float64[Tensor, "d d"] | None = None
-        self._norms = torch.zeros(2, dtype=torch.float64)
+        self._moments: Moments | None = None
 
     def update(self, embeddings: ArrayLike, labels: ArrayLike | None = None) -> "CollapseProbe":
         """Take the rows of a batch; returns self.
 
         Args:
             embeddings: [b, d], any float width; made unit here.
-            labels: [b] integers, -1 for unlabelled.
+            labels: [b] integers, -1 for unlabelled; rows that come without labels are unlabelled.
 
         Raises:
             TypeError: embeddings that are not floating point, labels that are not integers.
             ValueError: NaN or inf, zero rows, lengths that differ, or another d than before.
         """
         rows = as_embeddings(embeddings, metric="cosine")
-        if labels is not None:
-            as_labels(labels, len(rows))
-        d = rows.shape[1]
-        if self._first is None or self._second is None:
-            self._first = rows.new_zeros(d, dtype=torch.float64)
-            self._second = rows.new_zeros(d, d, dtype=torch.float64)
-        if len(self._first) != d:
-            raise ValueError(
-                f"embeddings has {d} dimensions, the rows before had {len(self._first)}: they must be equal"
-            )
-        for part in chunks(len(rows), max(1, _CHUNK_ELEMENTS // d)):
-            wide = rows[part].double()
-            norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-            unit = wide / norm
-            self._first += unit.sum(0)
-            self._second.addmm_(unit.T, unit)
-            self._norms += torch.stack([norm.sum(), norm.square().sum()]).cpu()
-        self._n += len(rows)
+        own = None if labels is None else as_labels(labels, len(rows)).to(rows.device)
+        if self._moments is None:
+            self._moments = Moments(rows.shape[1], rows.device)
+        d = len(self._moments.first)
+        if rows.shape[1] != d:
+            raise ValueError(f"embeddings has {rows.shape[1]} dimensions, the rows before had {d}: they must be equal")
+        self._moments.add(rows, own)
         return self
 
-    def compute(self) -> CollapseReport:
+    def merge(self, other: "CollapseProbe") -> "CollapseProbe":
+        """Take all the rows that another probe has taken; returns self.
+
+        Raises:
+            ValueError: probes of different d.
+        """
+        theirs = other._moments
+        if theirs is None:
+            return self
+        d = len(theirs.first)
+        if self._moments is None:
+            self._moments = Moments(d, theirs.first.device)
+        if len(self._moments.first) != d:
+            raise ValueError(f"the other probe has {d} dimensions, this one {len(self._moments.first)}: cannot merge")
+        self._moments.merge(theirs)
+        return self
+
+    def compute(self, *, reference: CollapseReport | None = None) -> CollapseReport:
         """The report on all rows so far; more may follow.
+
+        Args:
+            reference: an earlier report of the same run, such as before mining began; the verdict compares with it too.
 
         Raises:
             ValueError: no rows yet.
         """
-        if self._first is None or self._second is None:
+        report = _measure(self._require())
+        baseline = iid_report(report.n, report.d, self._require().class_counts.cpu())
+        return _judged(replace(report, baseline=baseline, reference=reference))
+
+    def _require(self) -> Moments:
+        if self._moments is None:
             raise ValueError("a CollapseProbe needs rows before compute(): call update(embeddings) first")
-        n, d = self._n, len(self._first)
-        mean, second = self._first / n, self._second / n
-        uncentred = eigenvalues(second, min(n, d), 1.0)
-        centred = eigenvalues(second - mean[:, None] * mean, min(n - 1, d), 1.0)
-        norm_mean, norm_square = (self._norms / n).tolist()
-        report = replace(
-            _report(n, d, min(float(mean @ mean), 1.0), centred, uncentred),
-            norm_mean=norm_mean,
-            norm_std=math.sqrt(max(norm_square - norm_mean**2, 0.0)),
-            baseline=iid_report(n, d),
-        )
-        verdict, evidence, remedy = judge(report)
-        return replace(report, verdict=verdict, evidence=evidence, remedy=remedy)
+        return self._moments
 
 
-def probe_embeddings(embeddings: ArrayLike, labels: ArrayLike | None = None) -> CollapseReport:
+def probe_embeddings(
+    embeddings: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    index: NeighborIndex | None = None,
+    hubness_k: int = 10,
+    reference: CollapseReport | None = None,
+    sample: int | None = 2048,
+    seed: int = 0,
+) -> CollapseReport:
     """Collapse measures of a whole table of embeddings, beside those of iid rows, with a verdict.
 
     Looks at unit rows, x / |x|; the norms of the rows as given are reported beside.
@@ -100,13 +117,19 @@ def probe_embeddings(embeddings: ArrayLike, labels: ArrayLike | None = None) -> 
     Args:
         embeddings: [n, d], any float width.
         labels: [n] integers, -1 for unlabelled.
+        index: an unfitted index, such as `ExactIndex()`, to measure hubness with: a search over all rows, and another
+            over as many iid rows for the baseline. None leaves hubness out.
+        hubness_k: neighbours of each row.
+        reference: an earlier report of the same run, such as before mining began; the verdict compares with it too.
+        sample: rows drawn for uniformity, nc4 and the ranks within classes; None takes all, and O(n^2) time.
+        seed: of that draw, and of the iid rows of the hubness baseline.
 
     Returns:
-        A `CollapseReport`; its `baseline` holds the same measures of iid rows at the same n and d.
+        A `CollapseReport`; its `baseline` holds the same measures of iid rows at the same n, d and class sizes.
 
     Raises:
         TypeError: embeddings that are not floating point, labels that are not integers.
-        ValueError: empty, NaN or inf, zero rows, or lengths that differ.
+        ValueError: empty, NaN or inf, zero rows, lengths that differ, or hubness_k not below n.
 
     Example:
         >>> import torch
@@ -115,17 +138,57 @@ def probe_embeddings(embeddings: ArrayLike, labels: ArrayLike | None = None) -> 
         >>> round(report.top1_variance, 3), round(report.effective_rank, 3)
         (1.0, 1.0)
     """
-    return CollapseProbe().update(embeddings, labels).compute()
+    if sample is not None:
+        check_at_least("sample", sample, 2)
+    rows = as_embeddings(embeddings, metric="cosine")
+    own = None if labels is None else as_labels(labels, len(rows)).to(rows.device)
+    moments = Moments(rows.shape[1], rows.device)
+    moments.add(rows, own)
+    counts = moments.class_counts
+    means = moments.class_sums / counts[:, None]
+    n, d = rows.shape
+    report = _with(_measure(moments), row_measures(rows, own, moments.classes, means, sample=sample, seed=seed))
+    baseline = _with(iid_report(n, d, counts.cpu()), iid_row_measures(d, counts.cpu(), n=n))
+    if index is not None:
+        report = _with(report, search_hubness(rows, index, hubness_k))
+        iid = iid_rows(n, d, seed=seed, device=rows.device)
+        baseline = _with(baseline, search_hubness(iid, index, hubness_k))
+    return _judged(replace(report, baseline=baseline, reference=reference))
 
 
-def iid_report(n: int, d: int) -> CollapseReport:
-    """Expected measures of n iid rows, uniform on the unit sphere in d dimensions, by the Marchenko-Pastur law."""
-    return _report(n, d, 1 / n, iid_eigenvalues(n, d, centred=True), iid_eigenvalues(n, d, centred=False))
+def iid_report(n: int, d: int, counts: Float64[Tensor, " c"]) -> CollapseReport:
+    """Expected measures of n iid rows, uniform on the unit sphere in d dimensions, in classes of these sizes.
+
+    The spectrum is that of the Marchenko-Pastur law, see `iid_eigenvalues`.
+    """
+    report = _spectral(n, d, 1 / n, iid_eigenvalues(n, d, centred=True), iid_eigenvalues(n, d, centred=False))
+    return _with(replace(report, classes=len(counts)), iid_class_measures(counts, d))
 
 
-def _report(
+def _measure(moments: Moments) -> CollapseReport:
+    """What the sums tell."""
+    n, d = moments.n, len(moments.first)
+    mean = (moments.first + moments.class_sums.sum(0)) / n
+    second = moments.second.sum(0) / n
+    uncentred = eigenvalues(second, min(n, d), noise_floor(d))
+    centred = eigenvalues(second.addr_(mean, mean, alpha=-1), min(n - 1, d), noise_floor(d))
+    norm_mean, norm_square = (moments.totals[1:] / n).tolist()
+    report = replace(
+        _spectral(n, d, min(float(mean @ mean), 1.0), centred.cpu(), uncentred.cpu()),
+        classes=len(moments.classes),
+        norm_mean=norm_mean,
+        norm_std=math.sqrt(max(norm_square - norm_mean**2, 0.0)),
+    )
+    if len(moments.classes) == 0:
+        return report
+    return _with(report, class_measures(moments.class_counts, moments.class_sums, moments.second[1]))
+
+
+def _spectral(
     n: int, d: int, square: float, centred: Float64[Tensor, " r"], uncentred: Float64[Tensor, " q"]
 ) -> CollapseReport:
+    """A report from R^2 and the eigenvalues of the covariance and of the second moment."""
+    fitted = decay(centred)
     return CollapseReport(
         n=n,
         d=d,
@@ -135,11 +198,16 @@ def _report(
         effective_rank_uncentred=effective_rank(uncentred),
         top1_variance=top_share(centred),
         participation_ratio=participation_ratio(centred),
+        alpha=None if fitted is None else fitted[0],
+        alpha_range=None if fitted is None else fitted[1],
         spectrum=(n * centred).sqrt(),
-        norm_mean=None,
-        norm_std=None,
-        baseline=None,
-        verdict="healthy",
-        evidence=(),
-        remedy="",
     )
+
+
+def _with(report: CollapseReport, measures: ClassMeasures | RowMeasures | Hubness) -> CollapseReport:
+    return replace(report, **{field.name: getattr(measures, field.name) for field in fields(measures)})
+
+
+def _judged(report: CollapseReport) -> CollapseReport:
+    found = judge(report)
+    return replace(report, verdict=found.fault, evidence=found.evidence, remedy=found.remedy)

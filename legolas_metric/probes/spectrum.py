@@ -12,17 +12,19 @@ from torch import Tensor
 _EPS = torch.finfo(torch.float64).eps
 
 
-def eigenvalues(matrix: Float64[Tensor, "d d"], rank: int, scale: float) -> Float64[Tensor, " r"]:
-    """The `rank` largest eigenvalues of a symmetric positive matrix, descending, with rounding noise set to 0.
+def noise_floor(d: int) -> float:
+    """What is not more than this, of means over squares of unit rows, is rounding noise of float64."""
+    return d * _EPS
 
-    Args:
-        matrix: [d, d].
-        rank: what the rank cannot exceed, such as min(n - 1, d).
-        scale: trace of the sums that the matrix was formed from: anything under d * eps * scale is noise, so a
-            direction whose standard deviation is under about 2e-7 of the rows' length (d = 128) counts as empty.
+
+def eigenvalues(matrices: Float64[Tensor, "*c d d"], rank: int, floor: float) -> Float64[Tensor, "*c r"]:
+    """The `rank` largest eigenvalues of symmetric positive matrices, descending; those up to the floor are set to 0.
+
+    With `floor=noise_floor(d)` and means over unit rows, a direction whose standard deviation is under about 2e-7
+    (d = 128) counts as empty.
     """
-    values = torch.linalg.eigvalsh(matrix).flip(0)[:rank]
-    return torch.where(values > len(matrix) * _EPS * scale, values, 0.0)
+    values = torch.linalg.eigvalsh(matrices).flip(-1)[..., :rank]
+    return torch.where(values > floor, values, 0.0)
 
 
 def effective_rank(eigenvalues: Float64[Tensor, " r"]) -> float:
@@ -58,3 +60,25 @@ def _perplexity(weights: Float64[Tensor, " r"]) -> float:
         return 1.0
     p = weights / total
     return math.exp(-float(torch.special.xlogy(p, p).sum()))
+
+
+def decay(eigenvalues: Float64[Tensor, " r"]) -> tuple[float, tuple[int, int]] | None:
+    """alpha of lambda_j ~ j^-alpha, by least squares of log lambda on log j.
+
+    Fitted from the 20th part of the spectrum that is not empty to its half, where it is not bent by the few largest or
+    by its end (whole, where it holds fewer than 20 values).
+
+    Returns:
+        (alpha, (first, last)): the exponent, and the range of j (from 1, both ends included) that was fitted; None
+        for fewer than three directions.
+
+    Source: Stringer et al., Nature 2019; Agrawal et al., "alpha-ReQ", NeurIPS 2022.
+    """
+    filled = int((eigenvalues > 0).sum())
+    if filled < 3:
+        return None
+    first, last = (1, filled) if filled < 20 else (filled // 20 + 1, filled // 2)
+    x = torch.arange(first, last + 1, dtype=torch.float64).log()
+    y = eigenvalues[first - 1 : last].log().cpu()
+    x, y = x - x.mean(), y - y.mean()
+    return -float((x @ y) / (x @ x)), (first, last)
