@@ -28,6 +28,7 @@ from legolas_metric.probes.report import CollapseReport as CollapseReport
 from legolas_metric.records import MiningStats as MiningStats
 from legolas_metric.records import Neighbors as Neighbors
 from legolas_metric.records import Triplets as Triplets
+from legolas_metric.samplers.neighbor_pk import NeighborPKSampler as NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler as PKSampler
 from legolas_metric.samplers.triplet import TripletSampler as TripletSampler
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -56,7 +57,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
         if epoch != self.epoch:
             self.epoch, self._start, self._next = epoch, 0, 0
 
-    def state_dict(self, consumed: int | None = None) -> dict[str, int]:
+    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
         """Where the epoch stands, for `load_state_dict`.
 
         Args:
@@ -71,7 +72,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
             raise ValueError(f"consumed must lie in 0..{len(self)}, the batches of an epoch, got {consumed}")
         return {"epoch": self.epoch, "batch": done, **self.settings()}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` stood: the next iteration yields what was left of that epoch.
 
         After a whole epoch, that is the next epoch's first batch. A state serves every rank.

@@ -1,6 +1,7 @@
 """The rows of each class, and which of them a visit draws."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -8,6 +9,9 @@ from jaxtyping import Int64
 from legolas_metric.checks import ArrayLike, as_groups
 from legolas_metric.datasets.labels import LabelIndex
 from legolas_metric.samplers.draws import GROUPS, ROWS, shuffled_members
+
+Short = Literal["skip", "repeat"]
+"""What becomes of a class of fewer than k examples: left out, or visited with its examples repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,10 @@ class Members:
         """Rows of each class."""
         return np.diff(self.offsets)
 
+    def few_groups(self, k: int) -> Int64[np.ndarray, " f"]:
+        """Labels of the classes that have fewer than k groups; none where groups play no part."""
+        return self.classes[:0] if self.blocks is None else self.classes[np.diff(self.blocks) < k]
+
     @classmethod
     def of(cls, labels: ArrayLike, groups: ArrayLike | None = None, *, least: int = 1) -> "Members":
         """The classes of at least `least` rows; rows labelled -1 belong to none."""
@@ -56,6 +64,18 @@ class Members:
             blocks = np.searchsorted(block_offsets, offsets)
         classes = index.classes.cpu().numpy()
         return cls(classes[enough], offsets, rows, blocks, block_offsets, classes[~enough])
+
+
+def check_enough_classes(members: Members, p: int, k: int, world_size: int) -> None:
+    """Raise unless one step of all ranks can be filled with different classes."""
+    found, needed = len(members.classes), p * world_size
+    if found < needed:
+        what = f"p={p}" if world_size == 1 else f"p={p} on each of {world_size} ranks"
+        small = f"; {len(members.left_out)} classes have fewer" if len(members.left_out) else ""
+        raise ValueError(
+            f"{what} needs {needed} classes of at least k={k} examples, got {found}{small}: lower p or k, "
+            "or pass short='repeat'"
+        )
 
 
 def draw_rows(

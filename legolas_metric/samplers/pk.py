@@ -1,7 +1,7 @@
 """P classes of K examples a batch: planned so that every class, and over time every example, has its turn."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -10,10 +10,8 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_groups, check_at_least, check_choice
 from legolas_metric.samplers.epochs import PlannedSampler, check_rank, fingerprint
-from legolas_metric.samplers.members import Members, draw_rows
-from legolas_metric.samplers.schedule import Weights, class_visits, occurrence, round_schedule, round_steps
-
-Short = Literal["skip", "repeat"]
+from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
+from legolas_metric.samplers.schedule import Weights, class_visits, planned_visits, round_steps
 
 _WIDEST_WEIGHTS = 10_000
 
@@ -43,19 +41,9 @@ def plan_epoch(
         visits: [c] of each class in a round (default: one).
     """
     times = np.ones(len(members.classes), np.int64) if visits is None else visits
-    width = p * world_size
-    steps = round_steps(times, width)
-    count = steps if batches is None else batches
-    first, last = epoch * count // steps, (epoch * count + count - 1) // steps
-    classes, numbers = [], []
-    for turn in range(first, last + 1):
-        schedule = round_schedule(times, width, seed=seed, turn=turn).ravel()
-        classes.append(schedule)
-        numbers.append(turn * times[schedule] + occurrence(schedule))
-    begin = (epoch * count - first * steps) * width
-    window = slice(begin, begin + count * width)
-    rows = draw_rows(members, np.concatenate(classes)[window], np.concatenate(numbers)[window], k, seed=seed)
-    return torch.from_numpy(rows.reshape(count, world_size, p * k))
+    classes, numbers = planned_visits(times, p * world_size, epoch=epoch, steps=batches, seed=seed)
+    rows = draw_rows(members, classes.ravel(), numbers.ravel(), k, seed=seed)
+    return torch.from_numpy(rows.reshape(-1, world_size, p * k))
 
 
 class PKSampler(PlannedSampler):
@@ -148,8 +136,7 @@ class PKSampler(PlannedSampler):
         self._batches = batches_per_epoch or round_steps(self._visits, p * world_size)
         own = self._members
         self.left_out = torch.from_numpy(own.left_out)
-        few = np.zeros(len(own.classes), bool) if own.blocks is None else np.diff(own.blocks) < k
-        self.few_groups = torch.from_numpy(own.classes[few])
+        self.few_groups = torch.from_numpy(own.few_groups(k))
         self._fingerprint = fingerprint(own.rows, own.offsets, self._visits)
 
     def __repr__(self) -> str:
@@ -185,18 +172,6 @@ class PKSampler(PlannedSampler):
             "batches": self._batches,
             "data": self._fingerprint,
         }
-
-
-def check_enough_classes(members: Members, p: int, k: int, world_size: int) -> None:
-    """Raise unless one step of all ranks can be filled with different classes."""
-    found, needed = len(members.classes), p * world_size
-    if found < needed:
-        what = f"p={p}" if world_size == 1 else f"p={p} on each of {world_size} ranks"
-        small = f"; {len(members.left_out)} classes have fewer" if len(members.left_out) else ""
-        raise ValueError(
-            f"{what} needs {needed} classes of at least k={k} examples, got {found}{small}: lower p or k, "
-            "or pass short='repeat'"
-        )
 
 
 def _visits(members: Members, k: int, weights: Weights | Mapping[int, float]) -> Int64[np.ndarray, " c"]:

@@ -22,6 +22,26 @@ def round_steps(visits: Int64[np.ndarray, " c"], width: int) -> int:
     return max(-(-int(visits.sum()) // width), int(visits.max()))
 
 
+def planned_visits(
+    visits: Int64[np.ndarray, " c"], width: int, *, epoch: int, steps: int | None, seed: int
+) -> tuple[Int64[np.ndarray, "s w"], Int64[np.ndarray, "s w"]]:
+    """The classes that each step of an epoch visits, and which visit of theirs this is, from the start of the run.
+
+    Args:
+        visits, width, seed: see `round_schedule`.
+        epoch: a window on the endless sequence of rounds.
+        steps: of an epoch (default: a round).
+    """
+    whole = round_steps(visits, width)
+    count = whole if steps is None else steps
+    turns = range(epoch * count // whole, (epoch * count + count - 1) // whole + 1)
+    classes = [round_schedule(visits, width, seed=seed, turn=turn) for turn in turns]
+    numbers = [turn * visits[drawn] + occurrence(drawn) for turn, drawn in zip(turns, classes)]
+    begin = epoch * count - turns[0] * whole
+    window = slice(begin, begin + count)
+    return np.concatenate(classes)[window], np.concatenate(numbers)[window]
+
+
 def round_schedule(visits: Int64[np.ndarray, " c"], width: int, *, seed: int, turn: int) -> Int64[np.ndarray, "s w"]:
     """The classes of each step of a round, all different within a step.
 
@@ -82,13 +102,14 @@ def _fill(
     return filled
 
 
-def occurrence(values: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """How often each entry occurred before it."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    new = np.ones(len(values), bool)
+def occurrence(values: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
+    """How often the value of each entry occurred before it."""
+    flat = values.ravel()
+    order = np.argsort(flat, kind="stable")
+    ordered = flat[order]
+    new = np.ones(len(flat), bool)
     new[1:] = ordered[1:] != ordered[:-1]
-    place = np.arange(len(values))
+    place = np.arange(len(flat))
     out = np.empty_like(place)
     out[order] = place - np.maximum.accumulate(np.where(new, place, 0))
-    return out
+    return out.reshape(values.shape)

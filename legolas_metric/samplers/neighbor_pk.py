@@ -1,0 +1,267 @@
+"""P x K batches of classes that lie near each other: mining in the batch sees the neighbourhood in the whole set."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.checks import Metric, check_at_least, check_choice
+from legolas_metric.numerics import chunks, similarity_matrix
+from legolas_metric.samplers.draws import NEIGHBORS, random_bits
+from legolas_metric.samplers.epochs import PlannedSampler, check_rank, fingerprint
+from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
+from legolas_metric.samplers.schedule import occurrence, planned_visits
+
+_BLOCK_ELEMENTS = 1 << 24
+
+
+def plan_classes(
+    centroids: Float32[Tensor, "c d"],
+    p: int,
+    *,
+    pool: int,
+    metric: Metric = "cosine",
+    epoch: int = 0,
+    steps: int | None = None,
+    seed: int = 0,
+    world_size: int = 1,
+) -> Int64[Tensor, "b p"]:
+    """The classes of an epoch's batches: a seed, then p - 1 drawn from the `pool` classes nearest to it.
+
+    Args:
+        centroids: [c, d] of the classes, unit rows under "cosine".
+        p: classes of a batch.
+        pool: how many of the nearest classes are drawn from, p - 1 to c - 1.
+        metric: under which classes are near.
+        epoch, steps, seed, world_size: see `plan_epoch`.
+    """
+    once = np.ones(len(centroids), np.int64)
+    seeds, _ = planned_visits(once, world_size, epoch=epoch, steps=steps, seed=seed)
+    seeds = seeds.ravel()
+    near = _nearest(centroids, torch.from_numpy(seeds).to(centroids.device), pool, metric).cpu()
+    keys = random_bits(seed, NEIGHBORS, epoch, np.arange(near.numel())).reshape(near.shape)
+    drawn = torch.from_numpy(np.argsort(keys, axis=1, kind="stable")[:, : p - 1])
+    return torch.cat([torch.from_numpy(seeds)[:, None], near.gather(1, drawn)], 1)
+
+
+def plan_epoch(
+    members: Members,
+    classes: Int64[Tensor, "b p"],
+    k: int,
+    *,
+    epoch: int = 0,
+    steps: int | None = None,
+    seed: int = 0,
+    world_size: int = 1,
+) -> Int64[Tensor, "s w pk"]:
+    """Row numbers of an epoch: s steps of w ranks, each the p classes of its batch with k rows.
+
+    Args:
+        members: the classes that take part.
+        classes: of the batches, from `plan_classes`.
+        k: rows of each class.
+        epoch: a window on the endless sequence of rounds, in each of which every class seeds one batch.
+        steps: of an epoch (default: a round).
+        seed: of the choice.
+        world_size: ranks; the seeds of one step differ.
+    """
+    batches, p = classes.shape
+    own, others = classes[:, 0].numpy(), classes[:, 1:].numpy()
+    # A class's turns as seed show all its rows; beside other seeds, it draws from shuffles of this epoch alone.
+    _, turn = planned_visits(np.ones(len(members.classes), np.int64), world_size, epoch=epoch, steps=steps, seed=seed)
+    first = draw_rows(members, own, turn.ravel(), k, seed=seed)
+    epoch_seed = int(random_bits(seed, NEIGHBORS, epoch)[0])
+    rest = draw_rows(members, others.ravel(), occurrence(others).ravel(), k, seed=epoch_seed)
+    rows = np.concatenate([first[:, None], rest.reshape(batches, p - 1, k)], 1)
+    return torch.from_numpy(rows.reshape(-1, world_size, p * k))
+
+
+class NeighborPKSampler(PlannedSampler):
+    """Batches of P mutually near classes with K examples each: every class in turn seeds a batch with its neighbours.
+
+    Which classes are near is read off the bank: similarity of the class centroids. Each epoch is planned from the
+    bank's rows as they are when it begins. A batch's neighbours are drawn anew each time from the `pool` classes
+    nearest to its seed.
+
+    Args:
+        bank: embeddings and labels of the data set; row i of the bank is row i of the data set.
+        p: classes of a batch, the seed among them.
+        k: examples of each class.
+        pool: nearest classes among which a seed's p - 1 neighbours are drawn (default: 2 (p - 1)). p - 1 always takes
+            the nearest; more classes make batches more varied and less hard.
+        distinct_groups: draw a class's k examples from k different groups of the bank, see `PKSampler`.
+        batches_per_epoch: batches of an epoch on each rank (default: until every class was a seed). Shorter epochs go
+            on where the one before stopped: ceil(C / P) is as long as an epoch of `PKSampler`.
+        short: "skip" or "repeat" classes of fewer than k examples, see `PKSampler`.
+        seed: of all random choices; the same on every rank.
+        rank, world_size: this process, and how many there are: rank r hands out batches r, r + world_size, ... of one
+            process. All ranks must hold equal banks.
+
+    Attributes:
+        left_out: labels of the classes that were skipped, ascending.
+        few_groups: with distinct_groups, labels of the visited classes that have fewer than k groups.
+
+    Behaviour in corner cases:
+        - Every class seeds one batch in C / world_size batches of each rank; where C is no multiple of world_size, some
+          classes seed a second one. Classes with many near ones stand in more batches than others.
+        - A class of n examples has shown all of them after being a seed ceil(n / k) times. No batch holds a class or an
+          example twice (unless `short="repeat"`), but the batches of one step on two ranks may share classes.
+        - An epoch's classes are chosen once, when it is first asked for: updating the bank changes the next epoch.
+          `refresh` changes this one, or takes another bank.
+        - `state_dict` holds the classes of a begun epoch, so that it goes on exactly, whatever became of the bank.
+        - Iterating again without `set_epoch` repeats the epoch. Lightning calls `set_epoch` by itself.
+
+    Raises:
+        ValueError: p below 2, k, pool or batches_per_epoch out of bounds, a rank outside the world, fewer than p or
+            world_size classes of at least k examples, distinct_groups with a bank that has no groups.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import EmbeddingBank, NeighborPKSampler
+        >>> angles = torch.arange(6).repeat_interleave(3) * 0.5
+        >>> bank = EmbeddingBank(torch.stack([angles.cos(), angles.sin()], 1), torch.arange(6).repeat_interleave(3))
+        >>> sampler = NeighborPKSampler(bank, p=2, k=2, pool=1)
+        >>> len(sampler), all(abs(int(bank.labels[b[0]] - bank.labels[b[2]])) == 1 for b in sampler)
+        (6, True)
+
+    Source: graph sampling of Liao & Shao 2022 (arXiv:2104.01546), which takes one random example of each class for its
+    place, where the bank gives the centroid, and the P - 1 nearest classes, where here they are drawn from a pool.
+    """
+
+    def __init__(
+        self,
+        bank: EmbeddingBank,
+        p: int,
+        k: int,
+        *,
+        pool: int | None = None,
+        distinct_groups: bool = False,
+        batches_per_epoch: int | None = None,
+        short: Short = "skip",
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        check_rank(rank, world_size)
+        check_at_least("p", p, 2)
+        check_at_least("k", k, 1)
+        check_choice("short", short, get_args(Short))
+        if batches_per_epoch is not None:
+            check_at_least("batches_per_epoch", batches_per_epoch, 1)
+        if distinct_groups and bank.groups is None:
+            raise ValueError("distinct_groups=True compares groups: make the bank with groups")
+        self._members = Members.of(
+            bank.labels, bank.groups if distinct_groups else None, least=1 if short == "repeat" else k
+        )
+        check_enough_classes(self._members, p, k, 1)
+        count = len(self._members.classes)
+        if count < world_size:
+            raise ValueError(f"world_size={world_size} ranks need as many seeds, got {count} classes: use fewer ranks")
+        self.pool = min(2 * (p - 1), count - 1) if pool is None else pool
+        if not p - 1 <= self.pool < count:
+            raise ValueError(f"pool must lie in {p - 1}..{count - 1}: p - 1 to the number of other classes, got {pool}")
+        self.bank, self.p, self.k, self.seed, self.rank, self.world_size = bank, p, k, seed, rank, world_size
+        self._batches = batches_per_epoch or -(-count // world_size)
+        self._classes: tuple[int, Int64[Tensor, "b p"]] | None = None  # an epoch, and what was chosen for it
+        self.left_out = torch.from_numpy(self._members.left_out)
+        self.few_groups = torch.from_numpy(self._members.few_groups(k))
+        self._fingerprint = fingerprint(self._members.rows, self._members.offsets)
+
+    def __repr__(self) -> str:
+        return (
+            f"NeighborPKSampler({len(self._members.classes)} classes, p={self.p}, k={self.k}, pool={self.pool}, "
+            f"{len(self)} batches an epoch, {len(self.left_out)} classes left out, "
+            f"rank {self.rank} of {self.world_size})"
+        )
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def refresh(self, bank: EmbeddingBank | None = None) -> None:
+        """Choose the classes anew when the epoch is next begun; from another bank of the same rows, if one is given.
+
+        Raises:
+            ValueError: the bank's labels are not those that the sampler was made with.
+        """
+        if bank is not None:
+            if not torch.equal(bank.labels, self.bank.labels.to(bank.labels.device)):
+                raise ValueError("the bank has other labels than the one the sampler was made with: make a new sampler")
+            self.bank = bank
+        self._classes = None
+
+    def plan(self) -> tuple[Int64[Tensor, " pk"], ...]:
+        """This rank's batches of the current epoch."""
+        if self._classes is None or self._classes[0] != self.epoch:
+            chosen = plan_classes(
+                class_centroids(self.bank, self._members),
+                self.p,
+                pool=self.pool,
+                metric=self.bank.metric,
+                epoch=self.epoch,
+                steps=self._batches,
+                seed=self.seed,
+                world_size=self.world_size,
+            )
+            self._classes = (self.epoch, chosen)
+        steps = plan_epoch(
+            self._members,
+            self._classes[1],
+            self.k,
+            epoch=self.epoch,
+            steps=self._batches,
+            seed=self.seed,
+            world_size=self.world_size,
+        )
+        return steps[:, self.rank].unbind()
+
+    def settings(self) -> dict[str, int]:
+        """What a saved state must agree with."""
+        return {
+            "p": self.p,
+            "k": self.k,
+            "pool": self.pool,
+            "seed": self.seed,
+            "world_size": self.world_size,
+            "batches": self._batches,
+            "data": self._fingerprint,
+        }
+
+    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
+        """Where the epoch stands, see `PlannedSampler`, and the classes of its batches once they are chosen."""
+        state = super().state_dict(consumed)
+        if self._classes is not None and self._classes[0] == self.epoch:
+            state["classes"] = self._classes[1].clone()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` stood, with the classes that were chosen then."""
+        super().load_state_dict(state)
+        chosen = state.get("classes")
+        self._classes = None if chosen is None or self.epoch != state["epoch"] else (self.epoch, chosen.clone())
+
+
+def class_centroids(bank: EmbeddingBank, members: Members) -> Float32[Tensor, "c d"]:
+    """Mean row of each class, of unit length under "cosine" (zero where a class's rows cancel out)."""
+    device = bank.embeddings.device
+    sizes = torch.from_numpy(members.sizes).to(device)
+    owner = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
+    rows = bank.embeddings[torch.from_numpy(members.rows).to(device)]
+    sums = rows.new_zeros(len(sizes), rows.shape[1]).index_add_(0, owner, rows)
+    return torch.nn.functional.normalize(sums) if bank.metric == "cosine" else sums / sizes[:, None]
+
+
+def _nearest(
+    centroids: Float32[Tensor, "c d"], seeds: Int64[Tensor, " b"], pool: int, metric: Metric
+) -> Int64[Tensor, "b pool"]:
+    """The classes nearest to each seed, itself left out."""
+    found = []
+    for part in chunks(len(seeds), max(1, _BLOCK_ELEMENTS // len(centroids))):
+        block = similarity_matrix(centroids[seeds[part]], centroids, metric)
+        block.scatter_(1, seeds[part][:, None], -torch.inf)
+        found.append(block.topk(pool, dim=1).indices)
+    return torch.cat(found)
