@@ -1,7 +1,7 @@
 """Ranking measures as expected values over the random order of ties (McSherry & Najork 2008).
 
-Legend: Q queries, W places for positives (padded). A *level* is a set of gallery rows of one similarity. Of each
-positive we know where its level lies in the ranking; the expectation of a measure is a sum of one term for each:
+Legend: q queries, w places for positives (padded). A *level* is a set of gallery rows of one similarity. Of a positive
+we know where its level lies in the ranking; a measure's expectation is a sum of one term for each positive:
 
     start    gallery rows ranked strictly before the level
     size     rows in the level
@@ -9,16 +9,17 @@ positive we know where its level lies in the ranking; the expectation of a measu
     tied     positives in it
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the positives of each query are ranked; `valid` marks the places that hold a positive, best first."""
+    """Where the positives of each query are ranked, best first; `valid` marks the places that hold a positive."""
 
     valid: Bool[Tensor, "q w"]
     start: Int64[Tensor, "q w"]
@@ -32,32 +33,14 @@ class Places:
         return self.valid.sum(1)
 
 
-def places(positive: Float32[Tensor, "q w"], negative: Float32[Tensor, "q n"]) -> Places:
-    """Rank positives among negatives.
+def rank_at(
+    start: Int64[Tensor, " q"], size: Int64[Tensor, " q"], tied: Int64[Tensor, " q"], k: int
+) -> Float64[Tensor, " q"]:
+    """Probability that the first k rows hold a positive.
 
-    Args:
-        positive: similarities, in any order, -inf where there is none.
-        negative: similarities, each row *ascending*, -inf where there is none.
+    The level of the best positive, of which the arguments tell, gives k - start of its rows at random; none of them is
+    a positive with probability C(size - tied, drawn) / C(size, drawn).
     """
-    best = positive.sort(1, descending=True).values
-    ascending = best.flip(1).contiguous()
-    before, tied = _above(ascending, best)
-    ahead, level = _above(negative, best)
-    return Places(best > -torch.inf, before + ahead, tied + level, before, tied)
-
-
-def _above(
-    ascending: Float32[Tensor, "q n"], values: Float32[Tensor, "q w"]
-) -> tuple[Int64[Tensor, "q w"], Int64[Tensor, "q w"]]:
-    """How many of a row's entries are greater than each value, and how many equal it."""
-    right = torch.searchsorted(ascending, values.contiguous(), right=True)
-    left = torch.searchsorted(ascending, values.contiguous())
-    return ascending.shape[1] - right, right - left
-
-
-def rank_at(found: Places, k: int) -> Float64[Tensor, " q"]:
-    """Probability that the first k hold a positive: the level of the best positive gives k - start of its rows."""
-    start, size, tied = found.start[:, 0], found.size[:, 0], found.tied[:, 0]
     drawn = (k - start).clamp_min(0).minimum(size)
     miss = torch.ones_like(drawn, dtype=torch.float64)
     for i in range(int(drawn.max())):  # once, where nothing is tied
@@ -68,8 +51,7 @@ def rank_at(found: Places, k: int) -> Float64[Tensor, " q"]:
 
 def precision_at(found: Places, depth: Int64[Tensor, " q"]) -> Float64[Tensor, " q"]:
     """Expected share of positives among the first `depth` rows."""
-    reached = _reached(found, depth)
-    return _sum(found, reached / found.size) / depth
+    return _sum(found, _reached(found, depth) / found.size) / depth
 
 
 def average_precision(found: Places, depth: Int64[Tensor, " q"] | None = None) -> Float64[Tensor, " q"]:
@@ -80,10 +62,39 @@ def average_precision(found: Places, depth: Int64[Tensor, " q"] | None = None) -
     """
     reached = found.size.double() if depth is None else _reached(found, depth)
     slope = (found.tied - 1).double() / (found.size - 1).clamp_min(1)
-    harmonic = _harmonic(int((found.start + found.size).max()), found.start.device)
-    spread = harmonic[found.start + reached.long()] - harmonic[found.start]
+    terms = _cumulated(found, lambda place: 1 / place)
+    spread = terms[found.start + reached.long()] - terms[found.start]
     total = slope * reached + (found.before + 1 - slope * (found.start + 1)) * spread
     return _sum(found, total / found.size) / found.positives
+
+
+def discounted_gain(found: Places) -> Float64[Tensor, " q"]:
+    """Expected nDCG over the whole ranking: gains of 1, discounts 1 / log2(1 + place), divided by the best order's."""
+    terms = _cumulated(found, lambda place: 1 / torch.log2(1 + place))
+    gain = _sum(found, (terms[found.start + found.size] - terms[found.start]) / found.size)
+    return gain / terms[found.positives]
+
+
+def inverse_penalty(found: Places) -> Float64[Tensor, " q"]:
+    """Expected R / (place of the last positive): the inverse negative penalty, of which mINP is the mean (Ye 2021)."""
+    last = (found.positives - 1)[:, None]
+    start, size, tied = (x.gather(1, last)[:, 0] for x in (found.start, found.size, found.tied))
+    inverse = 1 / (start + size).double()
+    loose = tied < size
+    cases, which = torch.stack([start, size, tied], 1)[loose].unique(dim=0, return_inverse=True)
+    expected = [_inverse_of_last(*case) for case in cases.tolist()]
+    inverse[loose] = inverse.new_tensor(expected)[which]
+    return found.positives * inverse
+
+
+def _inverse_of_last(start: int, size: int, tied: int) -> float:
+    """E[1 / (start + M)], M being the last of `tied` places drawn from `size`: P(M=j) = C(j-1, tied-1) / C(size, tied).
+
+    From the end, P(M=j) / P(M=j+1) = (j + 1 - tied) / j.
+    """
+    place = torch.arange(size, tied - 1, -1, dtype=torch.float64)
+    ratio = torch.cat([torch.tensor([tied / size]).double(), (place[1:] + 1 - tied) / place[1:]])
+    return float((ratio.cumprod(0) / (start + place)).sum())
 
 
 def _reached(found: Places, depth: Int64[Tensor, " q"]) -> Float64[Tensor, "q w"]:
@@ -95,8 +106,8 @@ def _sum(found: Places, term: Float64[Tensor, "q w"]) -> Float64[Tensor, " q"]:
     return torch.where(found.valid, term, 0.0).sum(1)
 
 
-def _harmonic(n: int, device: torch.device) -> Float64[Tensor, " m"]:
-    """H_0 .. H_n."""
-    terms = 1 / torch.arange(n + 1, dtype=torch.float64, device=device)
-    terms[0] = 0.0
-    return terms.cumsum(0)
+def _cumulated(found: Places, term: Callable[[Tensor], Tensor]) -> Float64[Tensor, " m"]:
+    """Sums of the first 0, 1, 2, ... terms, far enough for every place."""
+    end = int((found.start + found.size).max())
+    place = torch.arange(1, end + 1, dtype=torch.float64, device=found.start.device)
+    return torch.cat([place.new_zeros(1), term(place).cumsum(0)])

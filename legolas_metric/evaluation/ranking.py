@@ -1,53 +1,21 @@
 """Rank the gallery of each query and measure it: Rank@k, R-precision, MAP@R, mAP, expected over the order of ties."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import fields
 
-import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric
-from legolas_metric.datasets.labels import LabelIndex
 from legolas_metric.evaluation import expectation
 from legolas_metric.evaluation.dispersion import mean_squared_distances
+from legolas_metric.evaluation.placing import Placed, place_all
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.scores import row_blocks, score_block
+from legolas_metric.evaluation.report import QueryMeasures, RankingReport
+from legolas_metric.evaluation.trials import Trial, trials
+from legolas_metric.evaluation.worst import worst_queries
 from legolas_metric.index.protocol import Rows, fitted_rows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankingReport:
-    """How well each row finds its own class. Shares are means over the answerable queries.
-
-    Attributes:
-        rank: k -> share of queries with a positive among the first k (CMC).
-        r_precision: share of positives among the first R, R being the query's own number of positives.
-        map_at_r: (1/R) sum over i <= R of P(i) rel(i).
-        mean_average_precision: the same over the whole ranking, divided by R; None unless `full=True`.
-        nn_accuracy: share of *all* labelled rows whose nearest row has their label; the unanswerable count as wrong.
-        intra: mean squared distance of all pairs of one class (d^2 under cosine and euclidean).
-        inter: mean squared distance of all pairs of different labels.
-        queries: answerable queries, the denominator of the means.
-        unanswerable: labelled rows for which the gallery holds no positive; counted here and left out.
-        gallery: rows that are searched, before the protocol takes out what a query must not find.
-        protocol: how it was asked.
-        baseline: the report of the untrained encoder, by which this one is to be read; None where none was given.
-    """
-
-    rank: Mapping[int, float]
-    r_precision: float
-    map_at_r: float
-    mean_average_precision: float | None
-    nn_accuracy: float
-    intra: float
-    inter: float
-    queries: int
-    unanswerable: int
-    gallery: int
-    protocol: RetrievalProtocol
-    baseline: "RankingReport | None" = None
 
 
 def evaluate_ranking(
@@ -62,7 +30,7 @@ def evaluate_ranking(
     full: bool = False,
     baseline: ArrayLike | RankingReport | None = None,
 ) -> RankingReport:
-    """Rank all other rows for each labelled row, exactly, in bounded memory.
+    """Rank the gallery for each query, exactly, in bounded memory.
 
     Gallery rows of equal similarity (float64 product, rounded to float32) count with their expectation over random
     order, so that a collapsed encoder scores chance (McSherry & Najork 2008). MAP@R and R-precision: Musgrave 2020.
@@ -71,17 +39,18 @@ def evaluate_ranking(
         embeddings: [n, d], finite.
         labels: [n] integers; -1 marks a distractor, which asks nothing and is a negative of every query.
         ids: [n] unique, names of the rows (default: row numbers). The same id is self, and never found.
-        groups: [n] session, camera or recording, for protocols that compare it.
+        groups: [n] session, camera or recording, for protocols that compare it, and for `by_group`.
         metric: "cosine", "dot" or "euclidean".
         protocol: what is asked and what must not be found.
         ks: depths of Rank@k; beyond the gallery's size every answerable query is answered.
-        full: rank the whole gallery too, for mAP.
+        full: work out the whole rankings: mAP, mINP, nDCG, CMC to any k, Rank@1 against gallery size.
         baseline: embeddings of the same rows by the untrained encoder, or their report.
 
     Raises:
         TypeError: integer embeddings or float labels.
         ValueError: NaN or inf, zero rows under cosine, lengths that differ, ids that repeat, k < 1, a protocol that
-            needs groups where none are given, no row of another class, or no query with a positive.
+            needs groups where none are given or names unknown ids, no row of another class, or no query with a
+            positive.
 
     Example:
         >>> import torch
@@ -94,38 +63,52 @@ def evaluate_ranking(
     for k in ks:
         check_at_least("k", k, 1)
     rows = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric)
-    assert rows.labels is not None
-    check_answerable(rows, protocol)
+    _check_answerable(rows, protocol)
     reference = baseline
     if reference is not None and not isinstance(reference, RankingReport):
         reference = evaluate_ranking(
             reference, labels, ids=ids, groups=groups, metric=metric, protocol=protocol, ks=ks, full=full
         )
-    values, unanswerable = _rank_all(rows, metric, protocol, ks, full)
-    if not len(values):
+    depth = None if full else max(ks, default=1)
+    asked, gallery, found = 0, 0, []
+    worst = ()
+    for trial in trials(rows, protocol, metric):
+        asked, gallery = asked + len(trial), max(gallery, len(trial.gallery))
+        measured = [_measure(trial, placed, rows, full) for placed in place_all(trial, protocol, metric, depth)]
+        found += measured
+        if protocol.episodes is None and measured:
+            worst = worst_queries(trial, _joined(measured), protocol, metric)
+    if not found:
         raise ValueError(
-            f"none of {unanswerable} queries has a positive in its gallery under exclude={protocol.exclude!r}: "
-            "give each class at least two rows (of different groups)"
+            f"none of {asked} queries has a positive in its gallery under {protocol.name!r}: "
+            "give each class at least two rows (of different groups, where groups are compared)"
         )
-    means = [float(column) for column in values.mean(0)]
+    per_query = _joined(found)
+    first = {k: expectation.rank_at(per_query.start, per_query.size, per_query.tied, k) for k in {1, *ks}}
+    assert rows.labels is not None
     intra, inter = mean_squared_distances(rows.embeddings, rows.labels)
     return RankingReport(
-        rank=dict(zip(ks, means[3:])),
-        r_precision=means[1],
-        map_at_r=means[2],
-        mean_average_precision=means[-1] if full else None,
-        nn_accuracy=means[0] * len(values) / (len(values) + unanswerable),
+        rank={k: float(first[k].mean()) for k in ks},
+        r_precision=float(per_query.r_precision.mean()),
+        map_at_r=float(per_query.map_at_r.mean()),
+        mean_average_precision=_mean(per_query.average_precision),
+        minp=_mean(per_query.inverse_penalty),
+        ndcg=_mean(per_query.ndcg),
+        nn_accuracy=float(first[1].sum()) / asked,
         intra=intra,
         inter=inter,
-        queries=len(values),
-        unanswerable=unanswerable,
-        gallery=len(rows),
+        queries=len(per_query),
+        unanswerable=asked - len(per_query),
+        gallery=gallery,
+        depth=depth,
         protocol=protocol,
+        per_query=per_query,
+        worst=worst,
         baseline=reference,
     )
 
 
-def check_answerable(rows: Rows, protocol: RetrievalProtocol) -> None:
+def _check_answerable(rows: Rows, protocol: RetrievalProtocol) -> None:
     """Refuse a table in which nothing can be asked, or nothing can be wrong."""
     assert rows.labels is not None
     if protocol.exclude == "same_group" and rows.groups is None:
@@ -137,71 +120,39 @@ def check_answerable(rows: Rows, protocol: RetrievalProtocol) -> None:
         raise ValueError(f"all {len(rows)} rows have label {int(distinct)}: a ranking needs rows of another class")
 
 
-def _rank_all(
-    rows: Rows, metric: Metric, protocol: RetrievalProtocol, ks: Sequence[int], full: bool
-) -> tuple[Float64[Tensor, "q m"], int]:
-    """A row of measures for each answerable query, and how many queries are not."""
+def _measure(trial: Trial, placed: Placed, rows: Rows, full: bool) -> QueryMeasures:
+    """Measures of some queries, from the places of their positives."""
     assert rows.labels is not None
-    members = LabelIndex.of(rows.labels)
-    wide = rows.embeddings.double()
-    # Large classes last: rows of a block then have about as many positives each.
-    rank_of_class = members.counts.argsort(stable=True)
-    queries = torch.cat([members.rows_of(int(c)) for c in rank_of_class])
-    measured, unanswerable = [], 0
-    for part in row_blocks(len(queries), len(rows)):
-        own = queries[part]
-        scores = score_block(wide[own], wide, metric)
-        positive = _take_positives(scores, own, rows, members, protocol)
-        asked = (positive > -torch.inf).any(1)
-        unanswerable += int((~asked).sum())
-        if bool(asked.any()):
-            measured.append(_measure(positive[asked], _ascending(scores[asked]), ks, full))
-    columns = 3 + len(ks) + full
-    return (torch.cat(measured) if measured else wide.new_empty(0, columns)), unanswerable
-
-
-def _take_positives(
-    scores: Float32[Tensor, "q n"],
-    own: Int64[Tensor, " q"],
-    rows: Rows,
-    members: LabelIndex,
-    protocol: RetrievalProtocol,
-) -> Float32[Tensor, "q w"]:
-    """Similarities of each query's positives; in `scores` its whole class is overwritten by -inf: negatives remain."""
-    assert rows.labels is not None
-    c = torch.searchsorted(members.classes, rows.labels[own])
-    count = members.counts[c]
-    place = torch.arange(int(count.max()), device=own.device)
-    inside = place < count[:, None]
-    member = (members.offsets[c, None] + place).clamp_max(len(members.rows) - 1)
-    column = torch.where(inside, members.rows[member], own[:, None])
-    honest = column != own[:, None]
-    if protocol.exclude == "same_group":
-        assert rows.groups is not None
-        honest &= rows.groups[column] != rows.groups[own, None]
-    positive = torch.where(honest, scores.gather(1, column), -torch.inf)
-    scores.scatter_(1, column, -torch.inf)
-    return positive
-
-
-def _ascending(scores: Float32[Tensor, "q n"]) -> Float32[Tensor, "q n"]:
-    # On the CPU NumPy's vectorised sort takes a fifth of the time of torch's.
-    if scores.device.type == "cpu":
-        return torch.from_numpy(np.sort(scores.numpy(), axis=1))
-    return scores.sort(1).values
-
-
-def _measure(
-    positive: Float32[Tensor, "q w"], negative: Float32[Tensor, "q n"], ks: Sequence[int], full: bool
-) -> Float64[Tensor, "q m"]:
-    found = expectation.places(positive, negative)
+    found, row = placed.places, trial.asker[placed.query]
     depth = found.positives
-    columns = [
-        expectation.rank_at(found, 1),
-        expectation.precision_at(found, depth),
-        expectation.average_precision(found, depth),
-        *(expectation.rank_at(found, k) for k in ks),
-    ]
-    if full:
-        columns.append(expectation.average_precision(found))
-    return torch.stack(columns, 1)
+    return QueryMeasures(
+        ids=rows.ids[row],
+        labels=rows.labels[row],
+        groups=None if rows.groups is None else rows.groups[row],
+        positives=depth,
+        negatives=placed.negatives,
+        start=found.start[:, 0],
+        size=found.size[:, 0],
+        tied=found.tied[:, 0],
+        r_precision=expectation.precision_at(found, depth),
+        map_at_r=expectation.average_precision(found, depth),
+        average_precision=expectation.average_precision(found) if full else None,
+        inverse_penalty=expectation.inverse_penalty(found) if full else None,
+        ndcg=expectation.discounted_gain(found) if full else None,
+        positive=placed.positive,
+        negative=placed.negative,
+    )
+
+
+def _joined(parts: Sequence[QueryMeasures]) -> QueryMeasures:
+    """All queries, in order of their ids."""
+    order = torch.cat([part.ids for part in parts]).argsort(stable=True)
+    columns = {}
+    for name in (entry.name for entry in fields(QueryMeasures)):
+        values = [getattr(part, name) for part in parts]
+        columns[name] = None if values[0] is None else torch.cat(values)[order]
+    return QueryMeasures(**columns)
+
+
+def _mean(column: Float64[Tensor, " q"] | None) -> float | None:
+    return None if column is None else float(column.mean())

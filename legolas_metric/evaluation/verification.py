@@ -10,8 +10,9 @@ from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_metric
 from legolas_metric.evaluation import roc
-from legolas_metric.evaluation.scores import row_blocks, score_block
+from legolas_metric.evaluation.scores import row_blocks
 from legolas_metric.index.protocol import Rows, fitted_rows
+from legolas_metric.numerics import similarity_matrix
 
 _BINS = 200
 
@@ -122,7 +123,7 @@ def _pair_blocks(rows: Rows, metric: Metric) -> Iterator[tuple[Float32[Tensor, "
     n, labelled = len(rows), int((rows.labels != UNLABELLED).sum())
     number = torch.arange(n, device=wide.device)
     for part in row_blocks(labelled, n):
-        scores = score_block(wide[part], wide[part.start :], metric)
+        scores = similarity_matrix(wide[part], wide[part.start :], metric).float()
         yield scores, number[part, None] < number[None, part.start :], part
 
 
