@@ -101,10 +101,6 @@ class NeighborPKSampler(PlannedSampler):
         rank, world_size: this process, and how many there are: rank r hands out batches r, r + world_size, ... of one
             process. All ranks must hold equal banks.
 
-    Attributes:
-        left_out: labels of the classes that were skipped, ascending.
-        few_groups: with distinct_groups, labels of the visited classes that have fewer than k groups.
-
     Behaviour in corner cases:
         - Every class seeds one batch in C / world_size batches of each rank; where C is no multiple of world_size, some
           classes seed a second one. Classes with many near ones stand in more batches than others.
@@ -168,8 +164,6 @@ class NeighborPKSampler(PlannedSampler):
         self.bank, self.p, self.k, self.seed, self.rank, self.world_size = bank, p, k, seed, rank, world_size
         self._batches = batches_per_epoch or -(-count // world_size)
         self._classes: tuple[int, Int64[Tensor, "b p"]] | None = None  # an epoch, and what was chosen for it
-        self.left_out = torch.from_numpy(self._members.left_out)
-        self.few_groups = torch.from_numpy(self._members.few_groups(k))
         self._fingerprint = fingerprint(self._members.rows, self._members.offsets)
 
     def __repr__(self) -> str:
@@ -181,6 +175,16 @@ class NeighborPKSampler(PlannedSampler):
 
     def __len__(self) -> int:
         return self._batches
+
+    @property
+    def left_out(self) -> Int64[Tensor, " s"]:
+        """Labels of the classes that were skipped for having too few examples, ascending."""
+        return torch.from_numpy(self._members.left_out)
+
+    @property
+    def few_groups(self) -> Int64[Tensor, " f"]:
+        """With distinct_groups, labels of the visited classes that have fewer than k groups."""
+        return torch.from_numpy(self._members.few_groups(self.k))
 
     def refresh(self, bank: EmbeddingBank | None = None) -> None:
         """Choose the classes anew when the epoch is next begun; from another bank of the same rows, if one is given.

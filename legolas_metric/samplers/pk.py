@@ -70,10 +70,6 @@ class PKSampler(PlannedSampler):
         rank, world_size: this process, and how many there are. In each step the ranks' batches hold different classes,
             all ranks have equally many batches, and together they are the batches of one process with p * world_size.
 
-    Attributes:
-        left_out: labels of the classes that were skipped, ascending.
-        few_groups: with distinct_groups, labels of the visited classes that have fewer than k groups.
-
     Behaviour in corner cases:
         - The last batch is topped up with classes that are not in it, so all batches have p * k rows; these classes
           are visited once more in that epoch.
@@ -134,10 +130,7 @@ class PKSampler(PlannedSampler):
         self._visits = _visits(self._members, k, weights)
         self.p, self.k, self.seed, self.rank, self.world_size = p, k, seed, rank, world_size
         self._batches = batches_per_epoch or round_steps(self._visits, p * world_size)
-        own = self._members
-        self.left_out = torch.from_numpy(own.left_out)
-        self.few_groups = torch.from_numpy(own.few_groups(k))
-        self._fingerprint = fingerprint(own.rows, own.offsets, self._visits)
+        self._fingerprint = fingerprint(self._members.rows, self._members.offsets, self._visits)
 
     def __repr__(self) -> str:
         return (
@@ -147,6 +140,16 @@ class PKSampler(PlannedSampler):
 
     def __len__(self) -> int:
         return self._batches
+
+    @property
+    def left_out(self) -> Int64[Tensor, " s"]:
+        """Labels of the classes that were skipped for having too few examples, ascending."""
+        return torch.from_numpy(self._members.left_out)
+
+    @property
+    def few_groups(self) -> Int64[Tensor, " f"]:
+        """With distinct_groups, labels of the visited classes that have fewer than k groups."""
+        return torch.from_numpy(self._members.few_groups(self.k))
 
     def plan(self) -> tuple[Int64[Tensor, " pk"], ...]:
         """This rank's batches of the current epoch."""

@@ -46,13 +46,11 @@ class TripletSampler(PlannedSampler):
     Args:
         triplets: mined triplets, by id.
         batch_size: most rows of a batch, at least 3.
-        ids: [n], ids[i] names row i of the data set (default: an id is the row number).
+        ids: [n], ids[i] names row i of the data set (default: an id is the row number). A triplet with an id that is
+            not among them is left out, and counted in `dropped`.
         seed: of the order.
         rank, world_size: this process, and how many there are: rank r hands out batches r, r + world_size, ... of the
             same epoch; where the last round is not full, the epoch's first batches fill it.
-
-    Attributes:
-        dropped: triplets left out because the data set lacks one of their rows (an id that is not among `ids`).
 
     Behaviour in corner cases:
         - Triplets that share rows need those rows once, so a batch holds at least floor(batch_size / 3) triplets
@@ -97,7 +95,7 @@ class TripletSampler(PlannedSampler):
         if len(rows) == 0:
             raise ValueError("none of the triplets lies in the data set: pass the ids under which the rows were mined")
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.dropped = len(names) - len(rows)
+        self._dropped = len(names) - len(rows)
         # Numbered anew, since row numbers may be large where they are ids.
         self._names, self._numbers = torch.from_numpy(rows).unique(return_inverse=True)
         self._fingerprint = fingerprint(rows.ravel())
@@ -108,6 +106,11 @@ class TripletSampler(PlannedSampler):
 
     def __len__(self) -> int:
         return len(self.plan())
+
+    @property
+    def dropped(self) -> int:
+        """Triplets left out because the data set lacks one of their rows: an id that is not among `ids`."""
+        return self._dropped
 
     def plan(self) -> Sequence[Int64[Tensor, " b"]]:
         """This rank's batches of the current epoch."""
