@@ -94,6 +94,9 @@ def iid_class_measures(counts: Float64[Tensor, " c"], d: int) -> ClassMeasures:
     within = 1 - c / n
     # E |z| of z ~ N(0, I_D) is sqrt 2 Gamma((D + 1) / 2) / Gamma(D / 2).
     mean_norm = math.sqrt(2) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
+    # |mu_c|^2 varies a little less than that: the rows of a sphere all have length 1. For few classes, the exponents
+    # below are fitted to draws (within 3 % from C = 3).
+    rough = (d / mean_norm**2 - 1) * (1 - inverse)
     # S_b is Wishart with C - 1 degrees of freedom: E tr W^-1 = D / (dof - D - 1), the two swapped where dof < D.
     short, long = sorted((c - 1, d))
     nc1 = within * short / (inverse * (long - short - 1)) if long - short > 2 else None
@@ -104,8 +107,8 @@ def iid_class_measures(counts: Float64[Tensor, " c"], d: int) -> ClassMeasures:
         class_share=0.0 if n > c else None,
         lidar=spectral_rank(iid_eigenvalues(c, d, centred=True)),
         nc1=nc1,
-        nc2_norms=math.sqrt(max(d * inverse / (mean_norm * root) ** 2 - 1, 0.0) * (c - 2) / (c - 1)),
-        nc2_cosines=math.sqrt(c * (c - 2) / d) / (c - 1),
+        nc2_norms=math.sqrt(max((1 + rough) * inverse / root**2 - 1, 0.0) * ((c - 2) / (c - 1)) ** 1.3),
+        nc2_cosines=math.sqrt((c * (c - 2) / (c - 1) ** 2) ** 2.7 / d),
     )
 
 

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 
 from legolas_metric.probes.report import CLASS, DIMENSIONAL, HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
 
+# An untrained network can have R = 0.98 and rank well; runs stuck at the loss of a collapsed model had 0.998 and more.
 POINT_LENGTH = 0.99
+# At 5 % of the variance, with 20 directions filled, a positive pair is nearer than a negative one 6 times of 10.
 CLASS_SHARE = 0.05
 RANK_SHARE = 0.25
+TOP_SHARE, TOP_SHARE_FROM = 0.8, 4
+CLUSTER_SHARE = 0.01
+# How much of the reference's figure is left when it counts as lost: of the rank and of 1 - R, and of the class share.
 REFERENCE_SHARE = 0.5
-CLUSTER_SPREAD = 0.02
+REFERENCE_CLASS_SHARE = 0.25
 
 _REMEDIES = {
     HEALTHY: "",
@@ -40,9 +45,14 @@ class Verdict:
         return _REMEDIES[self.fault]
 
 
-def judge(report: CollapseReport) -> Verdict:
-    """The worst fault that the figures show, with those figures; for "healthy", the figures that were looked at."""
-    checks = (_point(report), _classes(report), _dimensions(report), _clusters(report))
+def judge(report: CollapseReport, *, strictness: float | int = 1.0) -> Verdict:
+    """The worst fault that the figures show, with those figures; for "healthy", the figures that were looked at.
+
+    Args:
+        report: with a baseline.
+        strictness: factor on every limit; above 1, a report must be healthier to pass.
+    """
+    checks = [look(report, strictness) for look in (_point, _classes, _dimensions, _clusters)]
     for fault, failed, evidence in checks:
         if failed:
             return Verdict(fault, evidence)
@@ -52,54 +62,63 @@ def judge(report: CollapseReport) -> Verdict:
 _Finding = tuple[str, bool, tuple[str, ...]]
 
 
-def _point(report: CollapseReport) -> _Finding:
-    """All rows in one place: R near 1. R is that of unit rows, and does not see how labels lie."""
-    length = report.resultant_length
+def _point(report: CollapseReport, strictness: float | int) -> _Finding:
+    """All rows in one place, as seen from the origin: R near 1."""
+    room = 1 - POINT_LENGTH
+    if report.reference is not None:
+        room = min(room, REFERENCE_SHARE * (1 - report.reference.resultant_length))
+    length, limit = report.resultant_length, 1 - strictness * room
     evidence = (
         f"resultant length R = {length:.4f}, mean cosine {report.mean_cosine:.4f} over all pairs "
-        f"(collapsed from R = {POINT_LENGTH}{_beside(report, 'resultant_length', '.4f')})",
+        f"(collapsed from R = {limit:.4f}{_beside(report, 'resultant_length', '.4f')})",
     )
-    return POINT, report.n > 1 and length >= POINT_LENGTH, evidence
+    return POINT, report.n > 1 and length >= limit, evidence
 
 
-def _classes(report: CollapseReport) -> _Finding:
+def _classes(report: CollapseReport, strictness: float | int) -> _Finding:
     """Class means in one place: the labels explain no more of the variance than chance."""
-    share = report.class_share
+    share, limit = report.class_share, CLASS_SHARE
     if share is None:
         return CLASS, False, ()
+    if report.reference is not None and report.reference.class_share is not None:
+        limit = max(limit, REFERENCE_CLASS_SHARE * report.reference.class_share)
+    limit *= strictness
     evidence = (
-        f"classes explain {share:.1%} of the variance beyond chance (collapsed below {CLASS_SHARE:.0%}"
-        f"{_beside(report, 'class_share', '.1%')})",
+        f"classes explain {share:.1%} of the variance beyond chance "
+        f"(collapsed below {limit:.1%}{_beside(report, 'class_share', '.1%')})",
         f"between-class spread {report.between_class_spread:.4f}{_beside(report, 'between_class_spread', '.4f')}",
     )
-    return CLASS, share < CLASS_SHARE, evidence
+    return CLASS, share < limit, evidence
 
 
-def _dimensions(report: CollapseReport) -> _Finding:
-    """Few directions filled. C classes need only C - 1, and that much is no fault."""
+def _dimensions(report: CollapseReport, strictness: float | int) -> _Finding:
+    """Few directions filled, or one that outweighs all. C classes need only C - 1, and that much is no fault."""
     assert report.baseline is not None
     possible = report.baseline.effective_rank
     if report.classes > 1:
         possible = min(possible, report.classes - 1)
     limit = RANK_SHARE * possible
     if report.reference is not None:
-        limit = max(limit, min(REFERENCE_SHARE * report.reference.effective_rank, possible))
+        limit = max(limit, min(REFERENCE_SHARE * report.reference.effective_rank, REFERENCE_SHARE * possible))
+    limit, top = strictness * limit, 1 - strictness * (1 - TOP_SHARE)
     evidence = (
-        f"effective rank {report.effective_rank:.1f} of {report.d} dimensions (collapsed below {limit:.1f}"
-        f"{_beside(report, 'effective_rank', '.1f')})",
-        f"main direction holds {report.top1_variance:.1%} of the variance{_beside(report, 'top1_variance', '.1%')}",
+        f"effective rank {report.effective_rank:.1f} of {report.d} dimensions "
+        f"(collapsed below {limit:.1f}{_beside(report, 'effective_rank', '.1f')})",
+        f"the main direction holds {report.top1_variance:.1%} of the variance "
+        f"(collapsed from {top:.0%}{_beside(report, 'top1_variance', '.1%')})",
     )
-    return DIMENSIONAL, report.effective_rank < limit, evidence
+    one_axis = possible >= TOP_SHARE_FROM and report.top1_variance >= top
+    return DIMENSIONAL, report.effective_rank < limit or one_axis, evidence
 
 
-def _clusters(report: CollapseReport) -> _Finding:
+def _clusters(report: CollapseReport, strictness: float | int) -> _Finding:
     """Every class a point, and the points apart: nothing is left of the differences within a class."""
     within, between = report.within_class_spread, report.between_class_spread
     if within is None or between is None or report.class_share is None:
         return OVER_CLUSTERED, False, ()
-    share = within / (within + between)
-    evidence = (f"{share:.1%} of the spread is within classes (over-clustered below {CLUSTER_SPREAD:.0%})",)
-    return OVER_CLUSTERED, share < CLUSTER_SPREAD, evidence
+    share, limit = within / (within + between), strictness * CLUSTER_SHARE
+    evidence = (f"{share:.1%} of the spread is within classes (over-clustered below {limit:.1%})",)
+    return OVER_CLUSTERED, share < limit, evidence
 
 
 def _beside(report: CollapseReport, name: str, form: str) -> str:

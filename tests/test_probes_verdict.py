@@ -1,0 +1,254 @@
+"""Verdicts on embeddings that training drove into each state, and on ones put together by hand."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from legolas_metric import CollapseGuard, SupConLoss, probe_embeddings
+from legolas_metric.probes.report import VERDICTS
+from legolas_metric.probes.verdict import judge
+
+CLASSES, ROWS, INPUTS = 20, 20, 16
+
+
+def data(noise: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Twenty classes of twenty rows, as clouds that overlap the more the more noise."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(CLASSES * ROWS) % CLASSES
+    coarse = torch.randn(4, INPUTS, generator=generator)[torch.arange(CLASSES) // 5]
+    centres = coarse + torch.randn(CLASSES, INPUTS, generator=generator)
+    return centres[labels] + noise * torch.randn(len(labels), INPUTS, generator=generator), labels
+
+
+def train(loss, *, steps: int, rate: float = 3e-3, noise: float = 0.5) -> torch.Tensor:
+    """Train a small network on all rows at once; its embeddings afterwards."""
+    inputs, labels = data(noise)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(INPUTS, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32))
+    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss(normalize(network(inputs)), labels).backward()
+        optimiser.step()
+    return network(inputs).detach()
+
+
+def hardest(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Batch-hard triplets with margin 1: farthest positive, hardest negative."""
+    distance = (2 - 2 * rows @ rows.T).clamp_min(1e-6).sqrt()
+    same = labels[:, None] == labels
+    positive = distance.masked_fill(~same, 0).amax(1)
+    return (positive - distance.masked_fill(same, 9).amin(1) + 1).relu().mean()
+
+
+def test_the_verdicts_are_these():
+    assert VERDICTS == ("healthy", "point collapse", "class collapse", "dimensional collapse", "over-clustered")
+
+
+def test_a_little_supcon_is_healthy():
+    _, labels = data()
+    report = probe_embeddings(train(SupConLoss(0.1), steps=20), labels)
+    assert (report.verdict, report.remedy) == ("healthy", "")
+    assert len(report.evidence) == 6  # every figure that was looked at
+
+
+def test_an_untrained_network_is_healthy():
+    _, labels = data()
+    assert probe_embeddings(train(hardest, steps=0), labels).verdict == "healthy"
+
+
+def test_hardest_negatives_from_step_0_end_in_a_point():
+    _, labels = data()
+    report = probe_embeddings(train(hardest, steps=60, noise=2), labels)
+    assert report.verdict == "point collapse"
+    assert "resultant length R = " in report.evidence[0]
+    assert "easier negatives" in report.remedy
+
+
+def test_learning_coarse_labels_ends_in_few_dimensions():
+    """Two coarse labels need one dimension, where twenty classes need nineteen."""
+    _, labels = data()
+    report = probe_embeddings(train(lambda x, y: SupConLoss(0.1)(x, y // 10), steps=200), labels)
+    assert report.verdict == "dimensional collapse"
+    assert "effective rank" in report.evidence[0]
+    assert "uniformity" in report.remedy
+
+
+def test_learning_wrong_labels_puts_the_classes_onto_one_another():
+    _, labels = data()
+    wrong = torch.randint(0, CLASSES, labels.shape, generator=torch.Generator().manual_seed(5))
+    report = probe_embeddings(train(lambda x, _: SupConLoss(0.1)(x, wrong), steps=300), labels)
+    assert report.verdict == "class collapse"
+    assert "beyond chance" in report.evidence[0]
+    assert "labels and rows belong together" in report.remedy
+
+
+def test_supcon_to_the_end_is_over_clustered():
+    _, labels = data()
+    report = probe_embeddings(train(SupConLoss(0.1), steps=450), labels)
+    assert report.verdict == "over-clustered"
+    assert "of the spread is within classes" in report.evidence[0]
+    assert "no alarm" in report.remedy
+
+
+def test_the_same_states_put_together():
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.arange(600) % 30
+    centres = torch.randn(30, 24, generator=generator)[labels]
+    noise = torch.randn(600, 24, generator=generator)
+    point = torch.ones(24) + 1e-3 * noise
+    flat = torch.cat([(centres + 0.3 * noise)[:, :3], 1e-3 * noise[:, 3:]], 1)
+    for rows, verdict in [
+        (centres + 0.5 * noise, "healthy"),
+        (point, "point collapse"),
+        (noise, "class collapse"),
+        (flat, "dimensional collapse"),
+        (centres + 0.01 * noise, "over-clustered"),
+    ]:
+        assert probe_embeddings(rows, labels).verdict == verdict
+    for rows, verdict in [(noise, "healthy"), (point, "point collapse"), (flat, "dimensional collapse")]:
+        assert probe_embeddings(rows).verdict == verdict
+
+
+def test_few_classes_need_few_dimensions():
+    """Three classes at the corners of a triangle fill two of 32 dimensions, and that is no fault."""
+    labels = torch.arange(300) % 3
+    rows = torch.eye(32)[labels] + 0.1 * torch.randn(300, 32)
+    rows[:, 3:] *= 0.01
+    assert probe_embeddings(rows, labels).effective_rank < 4
+    assert probe_embeddings(rows, labels).verdict == "healthy"
+
+
+def test_the_run_is_held_against_its_own_reference(generator):
+    """A rank that passes beside iid rows, and is half of what this run had, does not pass; nor do classes that fade."""
+    labels = torch.arange(800) % 40
+    noise = torch.randn(800, 32, generator=generator)
+    centres = torch.randn(40, 32, generator=generator)[labels]
+    before = probe_embeddings(centres + noise, labels)
+    half = torch.cat([(centres + noise)[:, :12], 1e-3 * noise[:, 12:]], 1)
+    assert probe_embeddings(half, labels).verdict == "healthy"
+    now = probe_embeddings(half, labels, reference=before)
+    assert now.verdict == "dimensional collapse"
+    assert f"reference {before.effective_rank:.1f}" in now.evidence[0]
+    assert now.reference is before
+    faded = 0.35 * centres + noise
+    assert probe_embeddings(faded, labels).verdict == "healthy"
+    assert probe_embeddings(faded, labels, reference=before).verdict == "class collapse"
+    # A network that was a narrow cone to begin with is no point collapse; one that has become twice as narrow is.
+    cone = torch.ones(32) + 0.08 * (centres + 0.1 * noise)
+    start = probe_embeddings(cone, labels)
+    assert start.resultant_length > 0.99
+    assert start.verdict == "point collapse"
+    assert probe_embeddings(cone, labels, reference=start).verdict == "healthy"
+
+
+class Steps:
+    """A schedule that only remembers its alarms."""
+
+    def __init__(self):
+        self.alarms = []
+
+    def advance(self, epoch, *, alarm=None):
+        self.alarms.append((epoch, alarm))
+
+
+def report_of(length: float):
+    """Rows whose resultant length is about this."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(500, 16, generator=generator) / 4
+    return probe_embeddings(torch.eye(16)[0] * (length**2 / (1 - length**2)) ** 0.5 + spread)
+
+
+GOOD, EDGE, BAD = report_of(0.5), report_of(0.988), report_of(0.999)
+
+
+def test_the_edge_is_healthy_by_the_limits_but_not_by_the_stricter_ones():
+    assert [report.verdict for report in (GOOD, EDGE, BAD)] == ["healthy", "healthy", "point collapse"]
+    assert judge(EDGE, strictness=1.5).fault == "point collapse"
+
+
+def test_the_guard_steps_a_schedule_back_and_says_why(caplog):
+    schedule = Steps()
+    guard = CollapseGuard("step_back", schedule=schedule)
+    assert guard.check(GOOD, epoch=1) is None
+    with caplog.at_level(logging.WARNING):
+        action = guard.check(BAD, epoch=2)
+    assert (action.epoch, action.act, action.fault) == (2, "step_back", "point collapse")
+    assert action.evidence == BAD.evidence
+    assert guard.actions == [action]
+    (epoch, alarm), *others = schedule.alarms
+    assert (epoch, others) == (2, [])
+    assert BAD.evidence[0] in alarm
+    assert BAD.evidence[0] in caplog.text
+    assert BAD.remedy in caplog.text
+
+
+def test_hysteresis():
+    """Two faulty reports raise the alarm; two that pass the stricter limits, in a row, end it."""
+    guard = CollapseGuard("warn", patience=2, recovery=2)
+    seen = []
+    for epoch, report in enumerate([BAD, GOOD, BAD, BAD, EDGE, GOOD, EDGE, GOOD, GOOD, EDGE, EDGE, BAD]):
+        seen.append((guard.check(report, epoch=epoch) is not None, guard.alarmed))
+    acted = [epoch for epoch, (acts, _) in enumerate(seen) if acts]
+    alarmed = [epoch for epoch, (_, alarm) in enumerate(seen) if alarm]
+    assert acted == [3]
+    assert alarmed == [3, 4, 5, 6, 7]
+
+
+def test_an_alarm_that_lasts_acts_again_and_gives_up():
+    schedule = Steps()
+    guard = CollapseGuard("step_back", schedule=schedule, give_up=2)
+    acts = [guard.check(BAD, epoch=epoch) for epoch in range(5)]
+    assert [action and action.act for action in acts] == ["step_back", "step_back", "stop", None, None]
+    assert guard.stopped
+    assert len(schedule.alarms) == 2
+
+
+def test_over_clustered_is_no_alarm_unless_asked_for():
+    _, labels = data()
+    report = probe_embeddings(data()[0] * 0 + torch.eye(INPUTS)[labels % INPUTS], labels % INPUTS)
+    assert report.verdict == "over-clustered"
+    assert CollapseGuard().check(report, epoch=0) is None
+    assert CollapseGuard("stop", faults=["over-clustered"]).check(report, epoch=0).act == "stop"
+
+
+def test_a_loss_at_its_plateau_is_an_alarm():
+    guard = CollapseGuard(plateau=0.2)
+    assert guard.check(GOOD, epoch=0, loss=0.15) is None
+    action = guard.check(GOOD, epoch=1, loss=0.2005)
+    assert action.fault == "loss plateau"
+    assert "0.2005" in action.evidence[0]
+
+
+def test_a_guard_resumes_where_it_was():
+    guard = CollapseGuard("warn", patience=2)
+    for epoch, report in enumerate([BAD, BAD, GOOD]):
+        guard.check(report, epoch=epoch)
+    other = CollapseGuard("warn", patience=2)
+    other.load_state_dict(guard.state_dict())
+    assert other.actions == guard.actions
+    assert other.alarmed
+    other.check(GOOD, epoch=3)
+    assert not other.alarmed
+
+
+def test_a_guard_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="needs a schedule to step back"):
+        CollapseGuard("step_back")
+    with pytest.raises(ValueError, match=r"faults must be one of .*got 'healthy'"):
+        CollapseGuard(faults=["healthy"])
+    for name in ("patience", "recovery", "margin", "give_up"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            CollapseGuard(**{name: 0})
+
+
+def test_an_unknown_act_is_refused():
+    # In a process of its own: the type checks of the test session would refuse it first.
+    code = "from legolas_metric import CollapseGuard\nCollapseGuard('pray')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ValueError: act must be one of 'warn', 'step_back', 'stop', got 'pray'" in done.stderr
