@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from legolas_metric import FullHardMiner, HardMiner, MiningSchedule, PKSampler, RandomMiner, SemiHardMiner
+from legolas_metric import (
+    FullHardMiner,
+    HardMiner,
+    MiningSchedule,
+    NeighborPKSampler,
+    PKSampler,
+    RandomMiner,
+    SemiHardMiner,
+)
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.losses import SupConLoss
 from legolas_metric.training import GlobalMining, MetricLearner, ValidationMonitor
@@ -112,6 +120,17 @@ def test_turns_alternate_mined_and_random_batches(data):
         assert all(len(triplets.locate(torch.tensor(rows))[0]) >= 4 for rows in seen.rows(epoch)[1::2])
 
 
+def test_neighbor_batches_hold_classes_that_lie_near_each_other_in_the_bank(data):
+    x, labels = data
+    seen = Seen()
+    mining = GlobalMining(
+        x, labels, schedule=MiningSchedule(STAGES[:1]), batch_size=12, k=3, turns=("mined", "neighbors"), progress=False
+    )
+    fit(MetricLearner(encoder(), SupConLoss(), lr=0.0), mining.loader(), mining, seen, epochs=1)
+    expected = NeighborPKSampler(mining.bank, 4, 3, batches_per_epoch=3, seed=0)
+    assert seen.rows(0)[1::2] == list(expected)
+
+
 def test_the_loss_sees_only_mined_triplets_where_asked(data):
     x, labels = data
     calls = []
@@ -147,8 +166,12 @@ def test_ids_need_not_be_row_numbers(data):
 def test_the_bank_is_refreshed_only_as_often_as_asked(data):
     x, labels = data
     mining = GlobalMining(x, labels, schedule=MiningSchedule(STAGES), batch_size=24, every=2, progress=False)
-    fit(MetricLearner(encoder(), SupConLoss()), mining.loader(), mining, epochs=4)
+    seen = Seen()
+    fit(MetricLearner(encoder(), SupConLoss()), mining.loader(), mining, seen, epochs=4)
     assert [(r.epoch, r.miner) for r in mining.rounds] == [(0, "RandomMiner"), (2, "FullHardMiner")]
+    assert seen.rows(0) != seen.rows(1)  # mined once, in another order
+    for rows in seen.rows(1):
+        assert len(mining.rounds[0].triplets.locate(torch.tensor(rows))[0]) >= 8
 
 
 def test_workers_draw_the_first_epochs_batches_after_mining(data):
@@ -178,7 +201,7 @@ def test_a_seed_repeats_the_run(data):
 def test_a_sampler_that_runs_dry_starts_over_with_another_order():
     sampler = PKSampler(torch.arange(4).repeat_interleave(4), 2, 2, seed=1)
     fed = FedBatches(5)
-    fed.feed([sampler])
+    fed.feed([sampler], 0)
     batches = list(fed)
     assert len(fed) == len(batches) == 5
     assert len({tuple(sorted(rows)) for rows in batches}) > len(sampler)

@@ -14,13 +14,15 @@ from legolas_metric.checks import ArrayLike, as_groups, as_ids, as_labels, check
 from legolas_metric.datasets.source import Inputs
 from legolas_metric.miners.schedule import MiningSchedule
 from legolas_metric.records import Triplets
+from legolas_metric.samplers.epochs import PlannedSampler
+from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler
 from legolas_metric.samplers.triplet import TripletSampler
 from legolas_metric.training.module import MetricLearner
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["mined", "random"]
+Kind = Literal["mined", "neighbors", "random"]
 Pairs = Literal["batch", "mined"]
 
 
@@ -69,11 +71,17 @@ class FedBatches(Sampler[list[int]]):
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self._sources: Sequence[PKSampler | TripletSampler] = ()
+        self._sources: Sequence[PlannedSampler] = ()
 
-    def feed(self, sources: Sequence[PKSampler | TripletSampler]) -> None:
-        """Take the samplers of the coming epoch; the same object may stand in several turns."""
+    def feed(self, sources: Sequence[PlannedSampler], epoch: int) -> None:
+        """Take the samplers of the coming epoch, one for each turn; the same object may stand in several."""
         self._sources = sources
+        self.set_epoch(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch: each sampler plans its batches for it."""
+        for source in self._sources:
+            source.set_epoch(epoch)
 
     def __len__(self) -> int:
         return self.steps
@@ -89,7 +97,7 @@ class FedBatches(Sampler[list[int]]):
             yield next(streams[id(self._sources[step % len(self._sources)])])
 
 
-def _endless(source: PKSampler | TripletSampler) -> Iterator[list[int]]:
+def _endless(source: PlannedSampler) -> Iterator[list[int]]:
     while True:
         yield from source
         source.set_epoch(source.epoch + 1)
@@ -106,9 +114,9 @@ class GlobalMining(L.Callback):
         labels: [n] integers.
         schedule: which miner is in charge from which epoch.
         batch_size: rows of a batch.
-        turns: where the batches come from, in turn: "mined" (triplets that were mined), "random" (P classes of K, by
-            `PKSampler`). ("mined",) feeds mined triplets only, ("mined", "random") every other batch.
-        k: examples of a class in a "random" batch; P is batch_size // k.
+        turns: where the batches come from, in turn: "mined" (triplets that were mined), "neighbors" (P classes that lie
+            near each other in the bank, by `NeighborPKSampler`), "random" (any P classes, by `PKSampler`).
+        k: examples of a class in the latter two; P is batch_size // k.
         pairs: "batch" lets the loss see every pair of a batch, "mined" only the mined triplets in it.
         steps_per_epoch: default ceil(n / batch_size).
         every: refresh the bank every so many epochs.
@@ -163,9 +171,13 @@ class GlobalMining(L.Callback):
         self.rounds: list[MiningRound] = []
         self.bank: EmbeddingBank | None = None
         self.batches = FedBatches(steps_per_epoch or -(-len(self.examples) // batch_size))
-        self._random = None
+        self._k = k
+        self._pk: dict[Kind, PKSampler | NeighborPKSampler] = {}
         if "random" in self.turns:
-            self._random = PKSampler(self.examples.labels, batch_size // k, k, seed=seed)
+            random = PKSampler(
+                self.examples.labels, batch_size // k, k, batches_per_epoch=self._share("random"), seed=seed
+            )
+            self._pk["random"] = random
 
     def loader(self, *, num_workers: int = 0) -> DataLoader[tuple[Any, int, int]]:
         """The data loader to train on; its batches are those that this callback mines."""
@@ -179,8 +191,12 @@ class GlobalMining(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mine for this epoch, when its turn comes."""
         epoch = trainer.current_epoch
-        if epoch > self.rounds[-1].epoch and epoch % self.every == 0:
+        if epoch == self.rounds[-1].epoch:
+            return
+        if epoch % self.every == 0:
             self._refresh(pl_module, epoch=epoch, step=trainer.global_step)
+        else:
+            self.batches.set_epoch(epoch)
 
     def _refresh(self, learner: L.LightningModule, *, epoch: int, step: int) -> None:
         assert isinstance(learner, MetricLearner)
@@ -226,11 +242,19 @@ class GlobalMining(L.Callback):
             return None
         return self.bank.update(bank.ids, bank.embeddings, step=step)
 
+    def _share(self, kind: Kind) -> int:
+        """Steps of an epoch that a kind of batch serves."""
+        return max(1, sum(self.turns[step % len(self.turns)] == kind for step in range(len(self.batches))))
+
     def _feed(self, triplets: Triplets, epoch: int) -> None:
+        assert self.bank is not None
+        if "neighbors" in self.turns and "neighbors" not in self._pk:
+            self._pk["neighbors"] = NeighborPKSampler(
+                self.bank,
+                self.batch_size // self._k,
+                self._k,
+                batches_per_epoch=self._share("neighbors"),
+                seed=self.seed,
+            )
         mined = TripletSampler(triplets, self.batch_size, ids=self.examples.ids, seed=self.seed)
-        mined.set_epoch(epoch)
-        sources: dict[Kind, PKSampler | TripletSampler] = {"mined": mined}
-        if self._random is not None:
-            self._random.set_epoch(epoch)
-            sources["random"] = self._random
-        self.batches.feed([sources[kind] for kind in self.turns])
+        self.batches.feed([mined if kind == "mined" else self._pk[kind] for kind in self.turns], epoch)
