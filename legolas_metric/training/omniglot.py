@@ -142,15 +142,7 @@ def _train_batch_only(train: Omniglot, validation: Omniglot, *, epochs: int, see
 
 
 def _train_mined(train: Omniglot, validation: Omniglot, *, epochs: int, seed: int) -> tuple[Outcome, EngineRace]:
-    mining = GlobalMining(
-        train,
-        train.labels,
-        schedule=global_schedule(epochs),
-        batch_size=P * K,
-        turns=("mined", "random"),
-        k=K,
-        seed=seed,
-    )
+    mining = GlobalMining(train, train.labels, schedule=global_schedule(epochs), batch_size=P * K, seed=seed)
     outcome = _fit(_learner(seed), mining.loader(), validation, epochs=epochs, callbacks=[mining])
     assert mining.bank is not None
     return outcome, _race(mining.bank)
