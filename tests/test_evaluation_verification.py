@@ -60,7 +60,7 @@ def test_flags_rates_with_fewer_than_thirty_errors():
 def test_blocks_leave_no_trace(monkeypatch):
     x, y, *_ = table(1, n=50, ties=True)
     whole = evaluate_verification(x, y)
-    monkeypatch.setattr("legolas_metric.evaluation.scores._WORKSPACE_BYTES", 24 * 50 * 3)
+    monkeypatch.setattr("legolas_metric.evaluation.pairs._BLOCK", 150)
     parts = evaluate_verification(x, y)
     assert (parts.auc, parts.eer, parts.tar_at_far) == (whole.auc, whole.eer, whole.tar_at_far)
     assert parts.impostor_histogram.equal(whole.impostor_histogram)

@@ -1,33 +1,40 @@
 """Tell pairs of one class from pairs of two, over all pairs: AUC, EER, TAR@FAR, and the similarity histogram."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_metric
 from legolas_metric.evaluation import roc
-from legolas_metric.evaluation.scores import row_blocks
+from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores, score_range
+from legolas_metric.evaluation.tally import ExactTally, GridTally
 from legolas_metric.index.protocol import Rows, fitted_rows
 from legolas_metric.numerics import similarity_matrix
 
 _BINS = 200
+_CORNERS = 512
+_SAMPLE = 512
+_MOST_GENUINE = 1 << 22
+"""Genuine pairs up to which their scores are kept, and all counts are exact."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VerificationReport:
     """How well one threshold on the similarity tells genuine pairs (one class) from impostor pairs (two).
 
     Attributes:
         auc: P(genuine > impostor) + P(equal) / 2.
+        auc_error: by how much `auc` may err: 0 where counting was exact (up to 4 million genuine pairs), else what the
+            grid of 2^20 cells, on which both kinds are counted then, leaves open.
         eer: the rate at which false accepts and false rejects are equally frequent.
         tar_at_far: false accept rate -> share of genuine pairs accepted at it.
         flagged: the false accept rates that stand for fewer than 30 impostor pairs: too few to be believed.
         genuine: pairs of one class (of different groups, where groups are given).
         impostor: pairs of different labels.
+        far, tar: the ROC curve, at most 512 of its corners, from (0, 0) to (1, 1); close together where FAR is small.
         edges: [b + 1] borders of the similarity histogram; the outer bins are open.
         genuine_histogram: [b] genuine pairs in each bin.
         impostor_histogram: [b] impostor pairs in each bin.
@@ -35,15 +42,46 @@ class VerificationReport:
     """
 
     auc: float
+    auc_error: float
     eer: float
     tar_at_far: Mapping[float, float]
     flagged: tuple[float, ...]
     genuine: int
     impostor: int
-    edges: Float64[Tensor, " b1"]
-    genuine_histogram: Int64[Tensor, " b"]
-    impostor_histogram: Int64[Tensor, " b"]
+    far: Float64[Tensor, " v"] = field(repr=False)
+    tar: Float64[Tensor, " v"] = field(repr=False)
+    edges: Float64[Tensor, " b1"] = field(repr=False)
+    genuine_histogram: Int64[Tensor, " b"] = field(repr=False)
+    impostor_histogram: Int64[Tensor, " b"] = field(repr=False)
     baseline: "VerificationReport | None" = None
+
+    def scalars(self) -> dict[str, int | float]:
+        """All that are single numbers, by name, for tables and JSON."""
+        rates = {f"tar_at_far_{far:g}": tar for far, tar in self.tar_at_far.items()}
+        return {"auc": self.auc, "eer": self.eer, **rates, "genuine": self.genuine, "impostor": self.impostor}
+
+    def mean_rank(self, gallery: int) -> float:
+        """The mean rank of one mate among `gallery` rows that this AUC means: 1 + (1 - AUC)(gallery - 1).
+
+        Example:
+            >>> import torch
+            >>> report = evaluate_verification(torch.eye(4), [0, 0, 1, 1])
+            >>> report.auc, report.mean_rank(101)
+            (0.5, 51.0)
+        """
+        return 1 + (1 - self.auc) * (gallery - 1)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What makes these figures weaker than they look, a sentence each."""
+        said = []
+        if self.baseline is not None and self.auc < self.baseline.auc:
+            said.append(f"training made the AUC worse: {self.auc:.3f}, untrained {self.baseline.auc:.3f}")
+        if self.flagged:
+            rates = ", ".join(f"{far:g}" for far in self.flagged)
+            said.append(
+                f"FAR {rates}: fewer than {roc.FEWEST_ERRORS} of {self.impostor} impostor pairs; do not quote it"
+            )
+        return tuple(said)
 
 
 def evaluate_verification(
@@ -55,9 +93,10 @@ def evaluate_verification(
     fars: Sequence[float] = (1e-2, 1e-3, 1e-4),
     baseline: ArrayLike | VerificationReport | None = None,
 ) -> VerificationReport:
-    """Score all pairs, exactly: each impostor is counted between the sorted genuine scores, block by block.
+    """Score all pairs: each impostor is counted between the sorted genuine scores, block by block.
 
-    Scores are float64 products rounded to float32. Memory O(n d + genuine pairs) and a fixed workspace.
+    Scores are float64 products rounded to float32. Exact up to 4 million genuine pairs; beyond, both kinds are counted
+    on a grid of 2^20 cells, and `auc_error` says what that leaves open. Memory O(n d) and a fixed workspace.
 
     Args:
         embeddings: [n, d], finite.
@@ -84,90 +123,63 @@ def evaluate_verification(
     for far in fars:
         if not 0 < far <= 1:
             raise ValueError(f"fars must lie in (0, 1], got {far}")
-    rows = _by_label(fitted_rows(embeddings, labels, ids=None, groups=groups, metric=metric))
+    rows = by_label(fitted_rows(embeddings, labels, ids=None, groups=groups, metric=metric))
     reference = baseline
     if reference is not None and not isinstance(reference, VerificationReport):
         reference = evaluate_verification(reference, labels, groups=groups, metric=metric, fars=fars)
-    genuine = _genuine_scores(rows, metric)
-    if not len(genuine):
-        raise ValueError("no genuine pair: give each class at least two rows (of different groups)")
+    low, high = score_range(rows, metric)
     edges = _edges(rows, metric)
-    counts, histogram = _count_impostors(rows, metric, genuine, edges)
+    tally, exact = _tally_genuine(rows, metric, edges, low, high)
+    for scores in impostor_scores(rows, metric):
+        tally.add(scores)
+    counts = tally.counts()
+    genuine = int(counts.genuine.sum())
+    if not genuine:
+        raise ValueError("no genuine pair: give each class at least two rows (of different groups)")
     if not counts.impostors:
         raise ValueError("no impostor pair: all rows have one label; verification needs rows of another class")
+    far, tar = roc.curve(counts)
+    shown = roc.corners(far, tar, _CORNERS)
+    histograms = roc.histogram(counts, edges.double())
     return VerificationReport(
         auc=roc.area(counts),
+        auc_error=0.0 if exact else roc.area_error(counts),
         eer=roc.equal_error_rate(counts),
         tar_at_far=roc.true_accept_rates(counts, fars),
         flagged=roc.too_few_errors(fars, counts.impostors),
-        genuine=len(genuine),
+        genuine=genuine,
         impostor=counts.impostors,
-        edges=torch.from_numpy(edges.astype(np.float64)),
-        genuine_histogram=torch.from_numpy(_binned(genuine, edges)),
-        impostor_histogram=torch.from_numpy(histogram),
+        far=far[shown],
+        tar=tar[shown],
+        edges=edges.double(),
+        genuine_histogram=histograms[0],
+        impostor_histogram=histograms[1],
         baseline=reference,
     )
 
 
-def _by_label(rows: Rows) -> Rows:
-    """Rows in order of their labels, the unlabelled last: the rows of a class are neighbours then."""
+def _tally_genuine(
+    rows: Rows, metric: Metric, edges: Float32[Tensor, " b1"], low: float, high: float
+) -> tuple[ExactTally | GridTally, bool]:
+    """A tally that knows the genuine scores, and whether it is exact."""
     assert rows.labels is not None
-    key = torch.where(rows.labels == UNLABELLED, torch.iinfo(torch.int64).max, rows.labels)
-    return rows[key.argsort(stable=True)]
+    members = rows.labels[rows.labels != UNLABELLED].unique(return_counts=True)[1]
+    if int((members * (members - 1) // 2).sum()) <= _MOST_GENUINE:
+        found = [*genuine_scores(rows, metric), edges.new_empty(0)]
+        return ExactTally(torch.cat(found), edges, low, high), True
+    tally = GridTally(low, high, rows.embeddings.device)
+    for scores in genuine_scores(rows, metric):
+        tally.add_genuine(scores)
+    return tally, False
 
 
-def _pair_blocks(rows: Rows, metric: Metric) -> Iterator[tuple[Float32[Tensor, "q m"], Bool[Tensor, "q m"], slice]]:
-    """Similarities of labelled rows to the rows from the block's first on, and which of them are pairs i < j."""
-    assert rows.labels is not None
-    wide = rows.embeddings.double()
-    n, labelled = len(rows), int((rows.labels != UNLABELLED).sum())
-    number = torch.arange(n, device=wide.device)
-    for part in row_blocks(labelled, n):
-        scores = similarity_matrix(wide[part], wide[part.start :], metric).float()
-        yield scores, number[part, None] < number[None, part.start :], part
-
-
-def _genuine_scores(rows: Rows, metric: Metric) -> np.ndarray:
-    """Similarities of all genuine pairs, ascending."""
-    assert rows.labels is not None
-    found = []
-    for scores, pair, part in _pair_blocks(rows, metric):
-        same = pair & (rows.labels[part, None] == rows.labels[None, part.start :])
-        if rows.groups is not None:
-            same &= rows.groups[part, None] != rows.groups[None, part.start :]
-        found.append(scores[same])
-    return np.sort(torch.cat(found).cpu().numpy()) if found else np.empty(0, np.float32)
-
-
-def _count_impostors(
-    rows: Rows, metric: Metric, genuine: np.ndarray, edges: np.ndarray
-) -> tuple[roc.RocCounts, np.ndarray]:
-    """Impostors above and at each distinct genuine score, and their histogram."""
-    assert rows.labels is not None
-    values, copies = np.unique(genuine, return_counts=True)
-    not_above, below = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
-    histogram, total = np.zeros(_BINS, np.int64), 0
-    for scores, pair, part in _pair_blocks(rows, metric):
-        other = pair & (rows.labels[part, None] != rows.labels[None, part.start :])
-        ascending = np.sort(scores[other].cpu().numpy())
-        not_above += np.searchsorted(ascending, values, side="right")
-        below += np.searchsorted(ascending, values, side="left")
-        histogram += _binned(ascending, edges)
-        total += len(ascending)
-    counts = (copies, total - not_above, not_above - below)
-    return roc.RocCounts(*(torch.from_numpy(column) for column in counts), impostors=total), histogram
-
-
-def _edges(rows: Rows, metric: Metric) -> np.ndarray:
-    """Borders of the histogram: the range that the metric can take on these rows."""
+def _edges(rows: Rows, metric: Metric) -> Float32[Tensor, " b1"]:
+    """Borders of the histogram: all of [-1, 1] under cosine, else what a sample of rows spans; outer bins are open."""
+    device = rows.embeddings.device
     if metric == "cosine":
-        return np.linspace(-1, 1, _BINS + 1, dtype=np.float32)
-    longest = float(torch.linalg.vector_norm(rows.embeddings.double(), dim=1).max())
-    low, high = (-2 * longest, 0.0) if metric == "euclidean" else (-(longest**2), longest**2)
-    return np.linspace(low, high, _BINS + 1, dtype=np.float32)
-
-
-def _binned(ascending: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """How many sorted values lie in each bin [edge, next edge); the outer bins are open."""
-    inner = np.searchsorted(ascending, edges[1:-1], side="left")
-    return np.diff(np.concatenate([[0], inner, [len(ascending)]]))
+        return torch.linspace(-1, 1, _BINS + 1, device=device)
+    sample = rows.embeddings[torch.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE), device=device).long()].double()
+    first, second = torch.triu_indices(len(sample), len(sample), offset=1, device=device)
+    scores = similarity_matrix(sample, sample, metric)[first, second]
+    low, high = (float(scores.min()), float(scores.max())) if len(scores) else (0.0, 0.0)
+    return torch.linspace(low, high if high > low else low + 1, _BINS + 1, device=device)
