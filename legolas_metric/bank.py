@@ -78,6 +78,7 @@ class EmbeddingBank:
         self.ids: Int64[Tensor, " n"] = own_ids.to(rows.device)
         self.groups: Int64[Tensor, " n"] | None = None if own_groups is None else own_groups.to(rows.device)
         self.steps: Int64[Tensor, " n"] = torch.full_like(self.ids, step)
+        self.drift: float | None = None  # of the last update
         self._sorted_ids, self._row_of_sorted = self.ids.sort()
 
     def __len__(self) -> int:
@@ -173,10 +174,10 @@ class EmbeddingBank:
         if step < int(self.steps[where].max()):
             raise ValueError(f"step {step} is before the step at which these rows were written: steps only grow")
         new = prepare(rows, self.metric)
-        drift = torch.cosine_similarity(self.embeddings[where].double(), new.double()).mean()
+        self.drift = float(torch.cosine_similarity(self.embeddings[where].double(), new.double()).mean())
         self.embeddings[where] = new
         self.steps[where] = step
-        return float(drift)
+        return self.drift
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, beside and renamed: whole or not at all."""

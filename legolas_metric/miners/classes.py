@@ -1,4 +1,6 @@
-"""Which rows are an anchor's positives, from labels and groups alone: drawing and listing without any search.
+"""Which rows are an anchor's positives and negatives where labels alone decide it: drawn and listed without a search.
+
+Row numbers that do not exist are -1.
 
 Letters: q anchors, n rows, k draws, m the most positives of any anchor.
 """
@@ -6,15 +8,17 @@ Letters: q anchors, n rows, k draws, m the most positives of any anchor.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.index.protocol import NO_ID, Rows
 
+Part = slice | Int64[Tensor, " m"]
+
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The class of each anchor as a run of rows ordered by label, then group, then row number.
+    """Relations by equality of labels: an anchor's class is a run of rows ordered by label, then group, then row.
 
     Attributes:
         order: [n], row numbers in that order.
@@ -32,7 +36,14 @@ class Classes:
 
     @classmethod
     def of(cls, anchors: Rows, self_row: Int64[Tensor, " q"], rows: Rows, *, other_group: bool = False) -> "Classes":
-        """Classes of the anchors, each of which is row `self_row` (-1: none of the rows)."""
+        """Classes of the anchors, each of which is row `self_row` (-1: none of the rows).
+
+        Args:
+            anchors: with labels, none of them -1.
+            self_row: [q].
+            rows: with labels.
+            other_group: positives must be of another group.
+        """
         assert anchors.labels is not None
         assert rows.labels is not None
         if not other_group:
@@ -40,19 +51,21 @@ class Classes:
             start, end = _run(labels, anchors.labels)
             place = torch.empty_like(order)
             place[order] = torch.arange(len(order), device=order.device)
-            own = torch.where(self_row >= 0, place[self_row], start)
-            return cls(order, start, end, own, own + (self_row >= 0))
+            known = self_row >= 0
+            own = torch.where(known, place[self_row], start)
+            return cls(order, start, end, own, own + known)
         assert anchors.groups is not None
         assert rows.groups is not None
         q = len(anchors)
         label = torch.cat([anchors.labels, rows.labels])
         groups, group = torch.cat([anchors.groups, rows.groups]).unique(return_inverse=True)
+        label = label.unique(return_inverse=True)[1]  # dense, so that the key below cannot overflow
         key = label * len(groups) + group
         keys, order = key[q:].sort(stable=True)
         start, end = _run(label[q:][order], label[:q])
         return cls(order, start, end, *_run(keys, key[:q]), grouped=True)
 
-    def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Classes":
+    def __getitem__(self, part: Part) -> "Classes":
         """The same for some of the anchors."""
         runs = (run[part] for run in (self.start, self.end, self.skip_start, self.skip_end))
         return Classes(self.order, *runs, grouped=self.grouped)
@@ -64,40 +77,38 @@ class Classes:
 
     @property
     def negatives(self) -> Int64[Tensor, " q"]:
-        """How many rows of another class, or without a label, each anchor has."""
+        """How many negatives each anchor has; rows without a label are negatives."""
         return len(self.order) - (self.end - self.start)
 
     def draw_positive(self, uniform: Float64[Tensor, " q"]) -> Int64[Tensor, " q"]:
-        """A positive of each anchor, by a draw in [0, 1); -1 where it has none."""
+        """A positive of each anchor, by a draw in [0, 1)."""
         count = self.positives
         row = self._positive((uniform * count).long()[:, None])[:, 0]
         return torch.where(count > 0, row, NO_ID)
 
     def draw_negatives(self, uniform: Float64[Tensor, "q k"]) -> Int64[Tensor, "q k"]:
-        """k different negatives of each anchor, by draws in [0, 1); -1 where it has fewer."""
+        """k different negatives of each anchor, by draws in [0, 1)."""
         place = draw_distinct(uniform, self.negatives)
         start, size = self.start[:, None], (self.end - self.start)[:, None]
         row = self.order[(place + torch.where(place >= start, size, 0)).clamp(0, len(self.order) - 1)]
         return torch.where(place >= 0, row, NO_ID)
 
-    def list_positives(self) -> tuple[Int64[Tensor, "q m"], Bool[Tensor, "q m"]]:
-        """All positives of each anchor, ascending, and which entries are filled."""
+    def list_positives(self) -> Int64[Tensor, "q m"]:
+        """All positives of each anchor, ascending."""
         count = self.positives[:, None]
         number = torch.arange(int(count.max()), device=count.device).expand(len(count), -1)
         row, filled = self._positive(number), number < count
         if self.grouped:
-            row = row.masked_fill(~filled, len(self.order)).sort(1).values.clamp_max(len(self.order) - 1)
-        return row, filled
+            row = row.masked_fill(~filled, len(self.order)).sort(1).values
+        return row.masked_fill(~filled, NO_ID)
 
-    def list_class(self) -> tuple[Int64[Tensor, "q m"], Bool[Tensor, " q"]]:
-        """All rows of each anchor's class, itself and its group included, the last repeated; and if there are any.
-
-        Where there are none, the entries are some other row.
-        """
+    def keep_negatives_(self, score: Float32[Tensor, "q n"]) -> None:
+        """Set the scores of all rows but the negatives to -inf, in place; touches the anchors' own classes only."""
         size = self.end - self.start
         place = self.start[:, None] + torch.arange(max(1, int(size.max())), device=size.device)
         place = torch.minimum(place, torch.maximum(self.end - 1, self.start)[:, None])
-        return self.order[place.clamp_max(len(self.order) - 1)], size > 0
+        same = self.order[place.clamp_max(len(self.order) - 1)]  # some other row where there is no class
+        score.scatter_(1, same, torch.where((size > 0)[:, None], -torch.inf, score.gather(1, same)))
 
     def _positive(self, number: Int64[Tensor, "q m"]) -> Int64[Tensor, "q m"]:
         """The row of an anchor's positive by its number; any row where there are not so many."""

@@ -3,7 +3,6 @@
 Letters: q anchors, n rows, m pairs, k negatives, d dimensions.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -12,17 +11,16 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows
+from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows, Want
 from legolas_metric.index.ranking import best_of, similarities_of
-from legolas_metric.miners.classes import Classes
-from legolas_metric.numerics import chunks, similarity_matrix
+from legolas_metric.index.scan import scan
+from legolas_metric.miners.classes import Classes, Part
+from legolas_metric.miners.relation import Relations
+from legolas_metric.numerics import similarity_matrix
 from legolas_metric.records import SearchStats
 
 Window = tuple[Float64[Tensor, " m"], Float64[Tensor, " m"]]
 Ranked = tuple[Int64[Tensor, "m k"], Float32[Tensor, "m k"]]
-
-_BLOCK_ELEMENTS = 1 << 18
-_LEAST_BLOCK = 64
 
 
 @runtime_checkable
@@ -35,7 +33,11 @@ class Pool(Protocol):
     anchors: Rows
     rows: Rows
     metric: Metric
-    classes: Classes
+
+    @property
+    def relations(self) -> Relations:
+        """What the rows are to each anchor."""
+        ...
 
     def positives(self, k: int, *, farthest: bool) -> Ranked:
         """The k most (or least) similar positives of each anchor."""
@@ -43,6 +45,14 @@ class Pool(Protocol):
 
     def negatives(self, anchor: Int64[Tensor, " m"] | None, k: int, window: Window | None) -> Ranked:
         """The k most similar negatives with low < s < high; `anchor` [m] picks anchors, None takes each once."""
+        ...
+
+    def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
+        """k different negatives of each anchor, by draws in [0, 1), with Wu's weights."""
+        ...
+
+    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+        """The k most similar rows of each anchor, or of each row, whatever their labels; never itself."""
         ...
 
     def stats(self) -> SearchStats:
@@ -66,27 +76,41 @@ class IndexPool:
         anchor_rows: [q], ascending row numbers of the anchors.
         rows: the bank.
         index: an unfitted template of the bank's metric.
-        classes: of the anchors.
+        relations: of the anchors, by equality of labels.
     """
 
-    def __init__(self, anchor_rows: Int64[Tensor, " q"], rows: Rows, index: NeighborIndex, classes: Classes) -> None:
+    def __init__(self, anchor_rows: Int64[Tensor, " q"], rows: Rows, index: NeighborIndex, relations: Classes) -> None:
         self.anchors = rows[anchor_rows]
         self.rows = rows
         self.metric: Metric = index.metric
-        self.classes = classes
+        self.relations: Classes = relations
         self._anchor_rows = anchor_rows
         self._template = index
         self._fitted: NeighborIndex | None = None
         self._sorted_ids, self._row_of_sorted = rows.ids.sort()
         self._stats: SearchStats | None = None
+        self._neighbours: Int64[Tensor, "n k"] | None = None
 
     def positives(self, k: int, *, farthest: bool) -> Ranked:
         """See `Pool`."""
-        return self._search(None, k, negative=False, farthest=farthest, window=None)
+        want = "cross_group_positive" if self.relations.grouped else "positive"
+        return self._search(self._anchor_rows, k, want, farthest=farthest)
 
     def negatives(self, anchor: Int64[Tensor, " m"] | None, k: int, window: Window | None) -> Ranked:
         """See `Pool`."""
-        return self._search(anchor, k, negative=True, farthest=False, window=window)
+        where = self._anchor_rows if anchor is None else self._anchor_rows[anchor]
+        return self._search(where, k, "negative", window=window)
+
+    def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
+        """Not answered by an index: it needs the similarities of all rows."""
+        raise AssertionError("distance-weighted negatives are drawn from a DensePool")
+
+    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+        """See `Pool`."""
+        if self._neighbours is None or self._neighbours.shape[1] != k:
+            every = torch.arange(len(self.rows), device=self._anchor_rows.device)
+            self._neighbours = self._search(every, k, "any")[0]
+        return self._neighbours[self._anchor_rows] if of_anchors else self._neighbours
 
     def stats(self) -> SearchStats:
         """See `Pool`."""
@@ -94,26 +118,31 @@ class IndexPool:
 
     def _search(
         self,
-        anchor: Int64[Tensor, " m"] | None,
+        where: Int64[Tensor, " m"],
         k: int,
+        want: Want,
         *,
-        negative: bool,
-        farthest: bool,
-        window: Window | None,
+        farthest: bool = False,
+        window: Window | None = None,
     ) -> Ranked:
+        """Search for rows of the bank; by a self-join, with half the products, where they are most of it."""
         index, rows = self._index(), self.rows
-        want = "negative" if negative else "positive"
-        where = self._anchor_rows if anchor is None else self._anchor_rows[anchor]
-        if anchor is None and 2 * len(where) > len(rows):  # a self-join does every product once
-            bounds = None if window is None else tuple(_spread(bound, where, len(rows)) for bound in window)
-            found = index.self_join(k, want=want, farthest=farthest, window=bounds)  # pyright: ignore[reportArgumentType]
+        if 2 * len(where) > len(rows) and bool((where.diff() > 0).all()):
+            bounds = None if window is None else (_spread(window[0], where, rows), _spread(window[1], where, rows))
+            found = index.self_join(k, want=want, farthest=farthest, window=bounds)
             ids, similarities = found.ids[where], found.similarities[where]
         else:
             own = rows[where]
             found = index.search(
-                own.embeddings, k, labels=own.labels, ids=own.ids, groups=own.groups,
-                want=want, farthest=farthest, window=window,
-            )  # fmt: skip
+                own.embeddings,
+                k,
+                labels=own.labels,
+                ids=own.ids,
+                groups=own.groups,
+                want=want,
+                farthest=farthest,
+                window=window,
+            )
             ids, similarities = found.ids, found.similarities
         self._stats = found.stats if self._stats is None else _merged(self._stats, found.stats)
         place = torch.searchsorted(self._sorted_ids, ids).clamp_max(len(rows) - 1)
@@ -126,8 +155,9 @@ class IndexPool:
         return self._fitted
 
 
-def _spread(bound: Float64[Tensor, " q"], rows: Int64[Tensor, " q"], n: int) -> Float64[Tensor, " n"]:
-    return bound.new_full((n,), torch.nan).index_copy_(0, rows, bound)
+def _spread(bound: Float64[Tensor, " q"], where: Int64[Tensor, " q"], rows: Rows) -> Float64[Tensor, " n"]:
+    """Bounds of some rows as bounds of all; NaN, no bound, for the others."""
+    return bound.new_full((len(rows),), torch.nan).index_copy_(0, where, bound)
 
 
 def _merged(first: SearchStats, second: SearchStats) -> SearchStats:
@@ -141,30 +171,57 @@ def _merged(first: SearchStats, second: SearchStats) -> SearchStats:
     )
 
 
-class DensePool:
-    """A block of anchors and its whole matrix of similarities, for a batch or a set of reference rows.
+class Table:
+    """The rows of a dense search, shared by all blocks of anchors.
 
     Products are in float64 and rounded to float32, so that a batch is mined exactly like a small bank.
 
     Args:
-        anchors: [q], a block of them.
+        anchors: [q].
         rows: [n], with ascending ids.
-        wide: the rows' embeddings in float64, shared by all blocks.
-        classes: of the anchors.
         metric: of the similarity.
     """
 
-    def __init__(
-        self, anchors: Rows, rows: Rows, wide: Float64[Tensor, "n d"], classes: Classes, metric: Metric
-    ) -> None:
-        self.anchors, self.rows, self.classes = anchors, rows, classes
+    def __init__(self, anchors: Rows, rows: Rows, metric: Metric) -> None:
+        self.anchors, self.rows = anchors, rows
         self.metric: Metric = metric
-        self._wide = wide
+        self.wide = rows.embeddings.double()
+        self._near: dict[tuple[int, bool], Int64[Tensor, "m k"]] = {}
+
+    def similarities(self, anchors: Rows) -> Float32[Tensor, "q n"]:
+        """All reported similarities of some anchors."""
+        return similarity_matrix(anchors.embeddings.double(), self.wide, self.metric).float()
+
+    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+        """The k most similar rows of each anchor, or of each row; never itself."""
+        if (k, of_anchors) not in self._near:
+            of = self.anchors if of_anchors else self.rows
+            numbered = replace(self.rows, ids=torch.arange(len(self.rows), device=self.wide.device))
+            place = torch.searchsorted(self.rows.ids, of.ids).clamp_max(len(self.rows) - 1)
+            own = torch.where(self.rows.ids[place] == of.ids, place, NO_ID)
+            self._near[k, of_anchors] = scan(replace(of, ids=own), numbered, k, want="any", metric=self.metric)[0]
+        return self._near[k, of_anchors]
+
+
+class DensePool:
+    """A block of anchors and its whole matrix of similarities: for a batch, for reference rows, for any relation.
+
+    Args:
+        table: what all blocks share.
+        part: the anchors of this block.
+        relations: of the anchors of this block.
+    """
+
+    def __init__(self, table: Table, part: Part, relations: Relations) -> None:
+        self.anchors, self.rows = table.anchors[part], table.rows
+        self.relations: Relations = relations
+        self.metric: Metric = table.metric
+        self._table, self._part = table, part
         self._screened: tuple[Tensor, Tensor, Tensor] | None = None
 
     def positives(self, k: int, *, farthest: bool) -> Ranked:
         """See `Pool`."""
-        _, row, similarity = self._screen()
+        _, row, similarity = self.screen()
         signed = similarity if not farthest else torch.where(row == NO_ID, -torch.inf, -similarity)
         place, value = _best(signed, k)
         found = torch.where(value == -torch.inf, NO_ID, row.gather(1, place.clamp_min(0)))
@@ -172,7 +229,7 @@ class DensePool:
 
     def negatives(self, anchor: Int64[Tensor, " m"] | None, k: int, window: Window | None) -> Ranked:
         """See `Pool`."""
-        score = self._screen()[0]
+        score = self.screen()[0]
         if anchor is not None:
             score = score[anchor]
         if window is not None:
@@ -182,27 +239,46 @@ class DensePool:
             value = torch.where(value > _float32(window[0], up=False)[:, None], value, -torch.inf)
         return torch.where(value == -torch.inf, NO_ID, place), value
 
+    def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
+        """See `Pool`. The weight is 1 / q(d), with q the density of distances on the sphere, for d below the cutoff."""
+        score = self.screen()[0]
+        weight = _sphere_weights(score, self.rows.embeddings.shape[1], *cutoffs)
+        row = torch.full(uniform.shape, NO_ID, device=score.device)
+        for draw in range(uniform.shape[1]):
+            mass = weight.cumsum(1)
+            total = mass[:, -1:]
+            target = torch.minimum(uniform[:, draw, None] * total, torch.nextafter(total, total.new_tensor(0)))
+            place = torch.searchsorted(mass, target, right=True).clamp_max(score.shape[1] - 1)
+            row[:, draw] = torch.where(total > 0, place, NO_ID)[:, 0]
+            weight.scatter_(1, place, 0)
+        return row, score.gather(1, row.clamp_min(0)).masked_fill(row == NO_ID, -torch.inf)
+
+    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+        """See `Pool`."""
+        found = self._table.neighbours(k, of_anchors=of_anchors)
+        return found[self._part] if of_anchors else found
+
     def stats(self) -> SearchStats:
         """See `Pool`."""
         return SearchStats(engine="dense")
 
-    def _screen(self) -> tuple[Float32[Tensor, "q n"], Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
-        """Similarities with the anchor's class at -inf, and the positives: rows (-1 past the last), similarities."""
+    def screen(self) -> tuple[Float32[Tensor, "q n"], Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
+        """Similarities, -inf but for the negatives; and the positives: rows (-1 past the last), similarities."""
         if self._screened is None:
-            score = similarity_matrix(self.anchors.embeddings.double(), self._wide, self.metric).float()
-            row, filled = self.classes.list_positives()
-            similarity = score.gather(1, row).masked_fill_(~filled, -torch.inf)
-            same, known = self.classes.list_class()
-            score.scatter_(1, same, torch.where(known[:, None], -torch.inf, score.gather(1, same)))
-            self._screened = score, row.masked_fill_(~filled, NO_ID), similarity
+            score = self._table.similarities(self.anchors)
+            row = self.relations.list_positives()
+            similarity = score.gather(1, row.clamp_min(0)).masked_fill_(row == NO_ID, -torch.inf)
+            self.relations.keep_negatives_(score)
+            self._screened = score, row, similarity
         return self._screened
 
 
-def dense_pools(anchors: Rows, rows: Rows, classes: Classes, metric: Metric) -> Iterator[tuple[slice, DensePool]]:
-    """Blocks of anchors whose matrices fit the processor's cache; with the part of the anchors that each covers."""
-    wide = rows.embeddings.double()
-    for part in chunks(len(anchors), max(_LEAST_BLOCK, _BLOCK_ELEMENTS // len(rows))):
-        yield part, DensePool(anchors[part], rows, wide, classes[part], metric)
+def _sphere_weights(score: Float32[Tensor, "q n"], d: int, least: float, largest: float) -> Float64[Tensor, "q n"]:
+    """1 / q of each distance, largest 1 in each row; q(x) ~ x^(d-2) (1 - x^2 / 4)^((d-3)/2) (Wu et al. 2017)."""
+    s = score.double().clamp(-1 + 1e-12, 1 - least**2 / 2)
+    weight = -((d - 2) / 2) * (2 - 2 * s).log() - ((d - 3) / 2) * ((1 + s) / 2).log()
+    weight.masked_fill_(score <= 1 - largest**2 / 2, -torch.inf)
+    return (weight - weight.amax(1, keepdim=True).clamp_min(-1e300)).exp_()
 
 
 def _best(score: Float32[Tensor, "m n"], k: int) -> Ranked:

@@ -1,7 +1,4 @@
-"""A miner's rules as a record, and the one way in which they choose triplets from a pool.
-
-Letters: q anchors, p pairs of anchor and positive, k negatives of a pair, t triplets.
-"""
+"""A miner's rules as a record, and the random numbers that a call draws for them."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,12 +8,13 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric, check_at_least, check_choice
-from legolas_metric.index.protocol import NO_ID
-from legolas_metric.miners.pool import Pool, Window, pair_similarities
+from legolas_metric.miners.guard import FalseNegativeGuard
+from legolas_metric.miners.pool import Window
 from legolas_metric.numerics import distance, similarity
 
 Positive = Literal["random", "nearest", "farthest", "all"]
-Negative = Literal["random", "nearest"]
+Negative = Literal["random", "nearest", "distance_weighted"]
+Reference = Literal["chosen", "nearest"]
 OnEmpty = Literal["skip", "hardest", "raise"]
 
 
@@ -28,24 +26,54 @@ class Strategy:
         positive: which positive of the anchor, or all of them, a triplet each.
         negative: which negative.
         semi_hard: whether the negative must lie in the window d_ap < d_an < d_ap + margin.
+        reference: the positive whose distance is d_ap: the chosen one, or the anchor's nearest.
         margin: in d; in s under "dot".
+        cutoffs: for "distance_weighted", the least d that weighs more, and the d from which negatives weigh nothing.
         per_anchor: negatives for each pair of anchor and positive.
+        ranks: (first, last), counted from 1: take the negatives at random from these ranks; None takes the nearest.
+        mix: share of the negatives that are drawn at random instead.
+        guard: rejects probable false negatives.
         on_empty: what to do where no negative lies in the window.
+        max_staleness: in steps; an older bank is refused.
     """
 
     positive: Positive
     negative: Negative
-    semi_hard: bool
-    margin: float
-    per_anchor: int
-    on_empty: OnEmpty
+    semi_hard: bool = False
+    reference: Reference = "chosen"
+    margin: float = 0.2
+    cutoffs: tuple[float, float] = (0.5, 1.4)
+    per_anchor: int = 1
+    ranks: tuple[int, int] | None = None
+    mix: float = 0.0
+    guard: FalseNegativeGuard | None = None
+    on_empty: OnEmpty = "skip"
+    max_staleness: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("positive", self.positive, get_args(Positive))
         check_choice("negative", self.negative, get_args(Negative))
+        check_choice("reference", self.reference, get_args(Reference))
         check_choice("on_empty", self.on_empty, get_args(OnEmpty))
         check_at_least("margin", self.margin, 0)
         check_at_least("per_anchor", self.per_anchor, 1)
+        check_at_least("max_staleness", self.max_staleness or 0, 0)
+        if not 0 <= self.mix <= 1:
+            raise ValueError(f"mix must lie between 0 and 1, got {self.mix}")
+        if self.ranks is not None and not (
+            self.ranks[0] >= 1 and self.last_rank - self.ranks[0] + 1 >= self.per_anchor
+        ):
+            raise ValueError(
+                f"ranks must be (first, last) with 1 <= first and at least per_anchor={self.per_anchor} ranks, "
+                f"got {self.ranks}"
+            )
+        if not 0 < self.cutoffs[0] < self.cutoffs[1]:
+            raise ValueError(f"cutoffs must be (least d, largest d) with 0 < least < largest, got {self.cutoffs}")
+
+    @property
+    def last_rank(self) -> int:
+        """The last rank that may be taken."""
+        return self.per_anchor if self.ranks is None else self.ranks[1]
 
     def window(self, s_ap: Float32[Tensor, " p"], metric: Metric) -> Window | None:
         """The similarities between which a pair's negative must lie, or None where any will do."""
@@ -57,76 +85,26 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Random numbers in [0, 1) for each anchor, drawn at once so that the choice depends on no tiling."""
+    """Random numbers in [0, 1) for each anchor, drawn at once so that the choice depends on no tiling.
+
+    Attributes:
+        positive: [q], of the positive.
+        negative: [q, k], of random negatives, or of the weighted ones.
+        rank: [q, k], of the ranks.
+        mixed: [q, k], of whether a negative is replaced by a random one.
+    """
 
     positive: Float64[Tensor, " q"]
     negative: Float64[Tensor, "q k"]
+    rank: Float64[Tensor, "q k"]
+    mixed: Float64[Tensor, "q k"]
 
     @classmethod
     def of(cls, q: int, k: int, generator: torch.Generator, device: torch.device) -> "Draws":
         """Draw for q anchors with k negatives each."""
-        numbers = torch.rand(q, 1 + k, generator=generator, dtype=torch.float64).to(device)
-        return cls(numbers[:, 0], numbers[:, 1:])
+        numbers = torch.rand(q, 1 + 3 * k, generator=generator, dtype=torch.float64).to(device)
+        return cls(numbers[:, 0], *numbers[:, 1:].split(k, 1))
 
     def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Draws":
         """The same for some of the anchors."""
-        return Draws(self.positive[part], self.negative[part])
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Chosen triplets: numbers of anchors and of rows in the pool; and how many pairs fell short."""
-
-    anchor: Int64[Tensor, " t"]
-    positive: Int64[Tensor, " t"]
-    negative: Int64[Tensor, " t"]
-    s_ap: Float32[Tensor, " t"]
-    s_an: Float32[Tensor, " t"]
-    outside_window: int
-    fallback: int
-
-
-def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
-    """Triplets of a pool's anchors, each of which has a positive and a negative."""
-    anchor, positive, s_ap = _pairs(pool, strategy.positive, draws)
-    negative, s_an = _negatives(pool, strategy, draws, anchor, s_ap)
-    empty = negative[:, 0] == NO_ID
-    outside = int(empty.sum())
-    fallback = outside if strategy.on_empty == "hardest" else 0
-    if fallback:
-        negative[empty], s_an[empty] = pool.negatives(anchor[empty], strategy.per_anchor, None)
-    pair, place = (negative != NO_ID).nonzero(as_tuple=True)
-    return Selection(
-        anchor[pair], positive[pair], negative[pair, place], s_ap[pair], s_an[pair, place], outside, fallback
-    )
-
-
-def _pairs(
-    pool: Pool, rule: Positive, draws: Draws
-) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Float32[Tensor, " p"]]:
-    """Anchors, their positives, and the similarities; every anchor once, in order, unless all positives are asked."""
-    anchor = torch.arange(len(pool.anchors), device=draws.positive.device)
-    if rule in ("nearest", "farthest"):
-        row, s_ap = pool.positives(1, farthest=rule == "farthest")
-        return anchor, row[:, 0], s_ap[:, 0]
-    if rule == "random":
-        row = pool.classes.draw_positive(draws.positive)
-    else:
-        rows, filled = pool.classes.list_positives()
-        anchor, row = filled.nonzero(as_tuple=True)[0], rows[filled]
-    return anchor, row, pair_similarities(pool, anchor, row[:, None])[:, 0]
-
-
-def _negatives(
-    pool: Pool, strategy: Strategy, draws: Draws, anchor: Int64[Tensor, " p"], s_ap: Float32[Tensor, " p"]
-) -> tuple[Int64[Tensor, "p k"], Float32[Tensor, "p k"]]:
-    """The negatives of each pair, -1 past the last."""
-    if strategy.negative == "random":
-        row = pool.classes.draw_negatives(draws.negative)[anchor]
-        return row, pair_similarities(pool, anchor, row)
-    window = strategy.window(s_ap, pool.metric)
-    each_once = strategy.positive != "all"
-    if window is None:
-        row, s_an = pool.negatives(None, strategy.per_anchor, None)
-        return (row, s_an) if each_once else (row[anchor], s_an[anchor])
-    return pool.negatives(None if each_once else anchor, strategy.per_anchor, window)
+        return Draws(self.positive[part], self.negative[part], self.rank[part], self.mixed[part])

@@ -1,7 +1,13 @@
 """The public miners of triplets: a positive rule and a negative rule each, and nothing else of their own."""
 
+import math
+from typing import Literal
+
+from legolas_metric.checks import check_choice
+from legolas_metric.miners.guard import FalseNegativeGuard
 from legolas_metric.miners.miner import Index, Miner
-from legolas_metric.miners.strategy import OnEmpty, Positive, Strategy
+from legolas_metric.miners.relation import LabelRelation
+from legolas_metric.miners.strategy import OnEmpty, Positive, Reference, Strategy
 
 
 class RandomMiner(Miner):
@@ -11,7 +17,9 @@ class RandomMiner(Miner):
         index: gives the metric of batches; nothing is searched.
         margin: in d; kept for the loss's use, it never filters here.
         per_anchor: triplets per anchor, with different negatives.
+        relation: what is positive and negative, see `LabelRelation` (default: the same label, another label).
         on_empty: "raise" refuses anchors without a positive or a negative; "skip" and "hardest" count them.
+        max_staleness: in steps; an older bank is refused.
         seed: of the choices; each call draws anew, and the sequence of calls repeats with the seed.
 
     Example:
@@ -28,18 +36,20 @@ class RandomMiner(Miner):
         index: Index = "auto",
         margin: float = 0.2,
         per_anchor: int = 1,
+        relation: LabelRelation | None = None,
         on_empty: OnEmpty = "skip",
+        max_staleness: int | None = None,
         seed: int = 0,
     ) -> None:
         strategy = Strategy(
             positive="random",
             negative="random",
-            semi_hard=False,
             margin=margin,
             per_anchor=per_anchor,
             on_empty=on_empty,
+            max_staleness=max_staleness,
         )
-        super().__init__(strategy, index=index, seed=seed)
+        super().__init__(strategy, index=index, relation=relation, seed=seed)
 
 
 class SemiHardMiner(Miner):
@@ -48,12 +58,18 @@ class SemiHardMiner(Miner):
     Over a bank the window is searched exactly, row by row: the answer is not the best of a few nearest neighbours.
 
     Args:
-        positive: "random", "nearest", "farthest" or "all" (a triplet for each positive); d_ap is that positive's.
+        positive: "random", "nearest", "farthest" or "all" (a triplet for each positive).
+        reference: d_ap is the "chosen" positive's, or the "nearest" one's.
         index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
         margin: width of the window in d (in s under "dot"); `math.inf` for none.
         per_anchor: triplets per anchor (and positive, for "all"), with different negatives.
+        ranks: (first, last) inside the window, counted from 1: negatives are drawn at random from these ranks.
+        mix: share of the negatives that are drawn at random from all; one of these may repeat a mined one.
+        guard: replaces probable false negatives by the next candidate, see `FalseNegativeGuard`.
+        relation: what is positive and negative, see `LabelRelation` (default: the same label, another label).
         on_empty: where no negative lies in the window: "skip" the pair, take the "hardest" negative, or "raise".
-        seed: of the choice of positives; each call draws anew, and the sequence of calls repeats with the seed.
+        max_staleness: in steps; an older bank is refused.
+        seed: of the choices; each call draws anew, and the sequence of calls repeats with the seed.
 
     Example:
         >>> import torch
@@ -69,21 +85,32 @@ class SemiHardMiner(Miner):
         self,
         *,
         positive: Positive = "random",
+        reference: Reference = "chosen",
         index: Index = "auto",
         margin: float = 0.2,
         per_anchor: int = 1,
+        ranks: tuple[int, int] | None = None,
+        mix: float = 0.0,
+        guard: FalseNegativeGuard | None = None,
+        relation: LabelRelation | None = None,
         on_empty: OnEmpty = "skip",
+        max_staleness: int | None = None,
         seed: int = 0,
     ) -> None:
         strategy = Strategy(
             positive=positive,
             negative="nearest",
             semi_hard=True,
+            reference=reference,
             margin=margin,
             per_anchor=per_anchor,
+            ranks=ranks,
+            mix=mix,
+            guard=guard,
             on_empty=on_empty,
+            max_staleness=max_staleness,
         )
-        super().__init__(strategy, index=index, seed=seed)
+        super().__init__(strategy, index=index, relation=relation, seed=seed)
 
 
 class HardMiner(Miner):
@@ -94,8 +121,14 @@ class HardMiner(Miner):
         index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
         margin: in d; kept for the loss's use, it never filters here.
         per_anchor: triplets per anchor (and positive, for "all"), with different negatives, nearest first.
-        on_empty: "raise" refuses anchors without a positive or a negative; "skip" and "hardest" count them.
-        seed: of the choice of positives; each call draws anew, and the sequence of calls repeats with the seed.
+        ranks: (first, last), counted from 1: negatives are drawn at random from these ranks, not the nearest only.
+        mix: share of the negatives that are drawn at random from all; one of these may repeat a mined one.
+        guard: replaces probable false negatives by the next candidate, see `FalseNegativeGuard`.
+        relation: what is positive and negative, see `LabelRelation` (default: the same label, another label).
+        on_empty: "raise" refuses anchors without a triplet; "skip" and "hardest" count them, and with "hardest" the
+            nearest negative serves an anchor that has too few for its `ranks`.
+        max_staleness: in steps; an older bank is refused.
+        seed: of the choices; each call draws anew, and the sequence of calls repeats with the seed.
 
     Example:
         >>> import torch
@@ -112,18 +145,26 @@ class HardMiner(Miner):
         index: Index = "auto",
         margin: float = 0.2,
         per_anchor: int = 1,
+        ranks: tuple[int, int] | None = None,
+        mix: float = 0.0,
+        guard: FalseNegativeGuard | None = None,
+        relation: LabelRelation | None = None,
         on_empty: OnEmpty = "skip",
+        max_staleness: int | None = None,
         seed: int = 0,
     ) -> None:
         strategy = Strategy(
             positive=positive,
             negative="nearest",
-            semi_hard=False,
             margin=margin,
             per_anchor=per_anchor,
+            ranks=ranks,
+            mix=mix,
+            guard=guard,
             on_empty=on_empty,
+            max_staleness=max_staleness,
         )
-        super().__init__(strategy, index=index, seed=seed)
+        super().__init__(strategy, index=index, relation=relation, seed=seed)
 
 
 class FullHardMiner(Miner):
@@ -133,8 +174,8 @@ class FullHardMiner(Miner):
         index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
         margin: in d; kept for the loss's use, it never filters here.
         per_anchor: triplets per anchor, with different negatives, nearest first.
-        on_empty: "raise" refuses anchors without a positive or a negative; "skip" and "hardest" count them.
-        seed: has no choices to decide here; every miner takes it.
+        ranks, mix, guard, relation, on_empty, max_staleness: see `HardMiner`.
+        seed: of the choices that `ranks` and `mix` leave open; without them there are none.
 
     Example:
         >>> import torch
@@ -153,15 +194,134 @@ class FullHardMiner(Miner):
         index: Index = "auto",
         margin: float = 0.2,
         per_anchor: int = 1,
+        ranks: tuple[int, int] | None = None,
+        mix: float = 0.0,
+        guard: FalseNegativeGuard | None = None,
+        relation: LabelRelation | None = None,
         on_empty: OnEmpty = "skip",
+        max_staleness: int | None = None,
         seed: int = 0,
     ) -> None:
         strategy = Strategy(
             positive="farthest",
             negative="nearest",
-            semi_hard=False,
             margin=margin,
             per_anchor=per_anchor,
+            ranks=ranks,
+            mix=mix,
+            guard=guard,
             on_empty=on_empty,
+            max_staleness=max_staleness,
         )
-        super().__init__(strategy, index=index, seed=seed)
+        super().__init__(strategy, index=index, relation=relation, seed=seed)
+
+
+class EasyPositiveMiner(Miner):
+    """The nearest positive, with a semi-hard or a hard negative (Xuan et al. 2020).
+
+    It leaves classes free to be spread out: only the nearest positive is drawn in.
+
+    Args:
+        negative: "semi_hard", the nearest negative beyond the positive, or "hard", the nearest of all.
+        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
+        margin: width of the semi-hard window in d (in s under "dot"); by default it has no far end.
+        per_anchor: triplets per anchor, with different negatives, nearest first.
+        ranks, mix, guard, relation, on_empty, max_staleness: see `SemiHardMiner`.
+        seed: of the choices that `ranks` and `mix` leave open; without them there are none.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import EasyPositiveMiner, EmbeddingBank
+        >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
+        >>> triplets = EasyPositiveMiner().mine(EmbeddingBank(rows, [0, 0, 0, 1]))
+        >>> triplets.anchor.tolist(), triplets.positive.tolist(), triplets.stats.outside_window
+        ([0], [1], 2)
+    """
+
+    def __init__(
+        self,
+        *,
+        negative: Literal["semi_hard", "hard"] = "semi_hard",
+        index: Index = "auto",
+        margin: float = math.inf,
+        per_anchor: int = 1,
+        ranks: tuple[int, int] | None = None,
+        mix: float = 0.0,
+        guard: FalseNegativeGuard | None = None,
+        relation: LabelRelation | None = None,
+        on_empty: OnEmpty = "skip",
+        max_staleness: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_choice("negative", negative, ("semi_hard", "hard"))
+        strategy = Strategy(
+            positive="nearest",
+            negative="nearest",
+            semi_hard=negative == "semi_hard",
+            margin=margin,
+            per_anchor=per_anchor,
+            ranks=ranks,
+            mix=mix,
+            guard=guard,
+            on_empty=on_empty,
+            max_staleness=max_staleness,
+        )
+        super().__init__(strategy, index=index, relation=relation, seed=seed)
+
+
+class DistanceWeightedMiner(Miner):
+    """Negatives drawn with weight 1 / q(d), so that all distances are seen alike (Wu et al. 2017).
+
+    q(d) ~ d^(D-2) (1 - d^2 / 4)^((D-3)/2) is the density of distances between random points of the sphere in D
+    dimensions. Under "cosine" only. Over a bank every similarity is computed, a block at a time: O(n^2 D) work.
+
+    Args:
+        positive: "random", "nearest", "farthest" or "all" (a triplet for each positive).
+        cutoff: smaller distances weigh as much as this one, or the nearest rows would be drawn always.
+        nonzero_loss_cutoff: farther negatives are never drawn; an anchor without a nearer one is counted as outside
+            the window.
+        index: gives the metric, which must be "cosine"; nothing is searched.
+        margin: in d; kept for the loss's use, it never filters here.
+        per_anchor: triplets per anchor (and positive, for "all"), with different negatives.
+        mix, relation, on_empty, max_staleness: see `HardMiner`.
+        seed: of the choices; each call draws anew, and the sequence of calls repeats with the seed.
+
+    Raises:
+        ValueError: another metric than "cosine".
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import DistanceWeightedMiner, EmbeddingBank
+        >>> bank = EmbeddingBank(torch.tensor([[3.0, 1.0], [3.0, 0.0], [1.0, 1.0], [-1.0, 0.0]]), [0, 0, 1, 1])
+        >>> DistanceWeightedMiner().mine(bank, anchors=[0, 1]).negative  # 3 is farther than 1.4
+        tensor([2, 2])
+    """
+
+    def __init__(
+        self,
+        *,
+        positive: Positive = "random",
+        cutoff: float = 0.5,
+        nonzero_loss_cutoff: float = 1.4,
+        index: Index = "auto",
+        margin: float = 0.2,
+        per_anchor: int = 1,
+        mix: float = 0.0,
+        relation: LabelRelation | None = None,
+        on_empty: OnEmpty = "skip",
+        max_staleness: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        strategy = Strategy(
+            positive=positive,
+            negative="distance_weighted",
+            cutoffs=(cutoff, nonzero_loss_cutoff),
+            margin=margin,
+            per_anchor=per_anchor,
+            mix=mix,
+            on_empty=on_empty,
+            max_staleness=max_staleness,
+        )
+        if not isinstance(index, str) and index.metric != "cosine":
+            raise ValueError(f"distances are weighted on the sphere: metric must be 'cosine', got {index.metric!r}")
+        super().__init__(strategy, index=index, relation=relation, seed=seed)

@@ -1,0 +1,234 @@
+"""Match rules beyond "the same label": groups, hierarchies, several labels at once, or any function of two labels.
+
+Letters: q anchors, n rows, c labels, l levels, t tags, k draws, m the most positives of any anchor.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int8, Int64
+from torch import Tensor
+
+from legolas_metric.checks import UNLABELLED, ArrayLike, check_choice
+from legolas_metric.index.protocol import NO_ID, Rows
+from legolas_metric.miners.classes import Classes, Part, draw_distinct
+
+PositiveGroup = Literal["any", "other"]
+NegativeGroup = Literal["any", "same"]
+Compare = Callable[[Int64[Tensor, " q"], Int64[Tensor, " n"]], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRelation:
+    """What a row is to an anchor: positive, negative, or neither.
+
+    A row is never its own positive. Label -1 is never an anchor and never a positive, and negative to every labelled
+    row, whatever `compare` says.
+
+    Args:
+        compare: maps labels [q] of anchors and [n] of rows to [q, n] of +1 (positive), -1 (negative) and 0 (ignore);
+            None compares for equality. It sees a block at a time, and never a label of -1.
+        positive_group: "other" takes positives from other groups only (another session, another camera).
+        negative_group: "same" takes negatives from the anchor's own group only (hard negatives of one session).
+
+    Raises:
+        ValueError: an unknown word.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import EmbeddingBank, HardMiner, LabelRelation
+        >>> bank = EmbeddingBank(torch.eye(4), [0, 0, 0, 1], groups=[1, 1, 2, 2])
+        >>> triplets = HardMiner(relation=LabelRelation(positive_group="other")).mine(bank, anchors=[0, 1])
+        >>> triplets.positive
+        tensor([2, 2])
+    """
+
+    compare: Compare | None = None
+    positive_group: PositiveGroup = "any"
+    negative_group: NegativeGroup = "any"
+
+    def __post_init__(self) -> None:
+        check_choice("positive_group", self.positive_group, get_args(PositiveGroup))
+        check_choice("negative_group", self.negative_group, get_args(NegativeGroup))
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether groups decide anything."""
+        return self.positive_group != "any" or self.negative_group != "any"
+
+    @property
+    def by_label(self) -> bool:
+        """Whether equality of labels decides what is negative, so that an index can find it."""
+        return self.compare is None and self.negative_group == "any"
+
+    @classmethod
+    def hierarchy(cls, paths: ArrayLike, *, positive: int = 0, negative: int = 1) -> "LabelRelation":
+        """Labels as leaves of a tree: positive where they share an ancestor near by, negative where they share none.
+
+        Args:
+            paths: [c, l], the ancestors of each label from itself (level 0) up; label i is row i.
+            positive: positives share the ancestor of this level; 0 is the label itself.
+            negative: negatives differ in the ancestor of this level. What is neither, is ignored: with 1, another
+                label of the same parent is no negative.
+
+        Example:
+            >>> from legolas_metric import LabelRelation
+            >>> import torch
+            >>> species_and_genus = [[0, 10], [1, 10], [2, 11]]
+            >>> relation = LabelRelation.hierarchy(species_and_genus)
+            >>> relation.compare(torch.tensor([0]), torch.tensor([0, 1, 2]))
+            tensor([[ 1,  0, -1]], dtype=torch.int8)
+        """
+        table = torch.as_tensor(paths)
+        if table.ndim != 2 or table.is_floating_point() or not 0 <= positive <= negative < table.shape[1]:
+            raise ValueError(
+                f"paths must be integers [labels, levels] with 0 <= positive <= negative < levels, got shape "
+                f"{tuple(table.shape)}, positive={positive}, negative={negative}"
+            )
+
+        def compare(a: Int64[Tensor, " q"], b: Int64[Tensor, " n"]) -> Int8[Tensor, "q n"]:
+            known = table.to(a.device)
+            _check_known(a, b, len(known))
+            near = known[a, positive][:, None] == known[b, positive]
+            far = known[a, negative][:, None] != known[b, negative]
+            return near.to(torch.int8) - far.to(torch.int8)
+
+        return cls(compare)
+
+    @classmethod
+    def multi_label(cls, tags: ArrayLike, *, positive: float = 0.5, negative: float = 0.0) -> "LabelRelation":
+        """Several labels at once: by the overlap of two sets of tags, |A and B| / |A or B|.
+
+        Args:
+            tags: [c, t] of 0 and 1, the set that each label stands for; label i is row i (one for each example, if
+                need be).
+            positive: overlap from which two sets are positives.
+            negative: overlap up to which they are negatives. What lies between is ignored.
+
+        Example:
+            >>> from legolas_metric import LabelRelation
+            >>> import torch
+            >>> relation = LabelRelation.multi_label([[1, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 1]])
+            >>> relation.compare(torch.tensor([0]), torch.tensor([1, 2, 3]))
+            tensor([[ 1,  0, -1]], dtype=torch.int8)
+        """
+        table = torch.as_tensor(tags).float()
+        if table.ndim != 2 or bool(((table != 0) & (table != 1)).any()) or not 0 <= negative < positive <= 1:
+            raise ValueError(
+                f"tags must be 0 or 1, [labels, tags], with 0 <= negative < positive <= 1, got shape "
+                f"{tuple(table.shape)}, positive={positive}, negative={negative}"
+            )
+
+        def compare(a: Int64[Tensor, " q"], b: Int64[Tensor, " n"]) -> Int8[Tensor, "q n"]:
+            known = table.to(a.device)
+            _check_known(a, b, len(known))
+            both = known[a] @ known[b].T
+            either = known[a].sum(1)[:, None] + known[b].sum(1) - both
+            overlap = torch.where(either > 0, both / either.clamp_min(1), 0.0)
+            return (overlap >= positive).to(torch.int8) - (overlap <= negative).to(torch.int8)
+
+        return cls(compare)
+
+
+@dataclass(slots=True)
+class Masks:
+    """What the rows are to each anchor by a `LabelRelation`, as dense masks, worked out when first asked for.
+
+    Row numbers that do not exist are -1.
+
+    Attributes:
+        anchors, rows: with labels, and groups where the relation needs them.
+        self_row: [q], the row that each anchor is (-1: none).
+        relation: the rule.
+    """
+
+    anchors: Rows
+    rows: Rows
+    self_row: Int64[Tensor, " q"]
+    relation: LabelRelation
+    _masks: tuple[Bool[Tensor, "q n"], Bool[Tensor, "q n"]] | None = field(default=None, repr=False)
+
+    def __getitem__(self, part: Part) -> "Masks":
+        """The same for some of the anchors."""
+        known = None if self._masks is None else (self._masks[0][part], self._masks[1][part])
+        return Masks(self.anchors[part], self.rows, self.self_row[part], self.relation, known)
+
+    @property
+    def positives(self) -> Int64[Tensor, " q"]:
+        """How many positives each anchor has."""
+        return self._both()[0].sum(1)
+
+    @property
+    def negatives(self) -> Int64[Tensor, " q"]:
+        """How many negatives each anchor has."""
+        return self._both()[1].sum(1)
+
+    def draw_positive(self, uniform: Float64[Tensor, " q"]) -> Int64[Tensor, " q"]:
+        """A positive of each anchor, by a draw in [0, 1)."""
+        mask = self._both()[0]
+        return _numbered(mask, draw_distinct(uniform[:, None], mask.sum(1)))[:, 0]
+
+    def draw_negatives(self, uniform: Float64[Tensor, "q k"]) -> Int64[Tensor, "q k"]:
+        """k different negatives of each anchor, by draws in [0, 1)."""
+        mask = self._both()[1]
+        return _numbered(mask, draw_distinct(uniform, mask.sum(1)))
+
+    def list_positives(self) -> Int64[Tensor, "q m"]:
+        """All positives of each anchor, ascending."""
+        mask = self._both()[0]
+        count = mask.sum(1)[:, None]
+        number = torch.arange(int(count.max()), device=count.device).expand(len(count), -1)
+        return _numbered(mask, torch.where(number < count, number, NO_ID))
+
+    def keep_negatives_(self, score: Float32[Tensor, "q n"]) -> None:
+        """Set the scores of all rows but the negatives to -inf, in place."""
+        score.masked_fill_(~self._both()[1], -torch.inf)
+
+    def _both(self) -> tuple[Bool[Tensor, "q n"], Bool[Tensor, "q n"]]:
+        if self._masks is None:
+            self._masks = self._compare()
+        return self._masks
+
+    def _compare(self) -> tuple[Bool[Tensor, "q n"], Bool[Tensor, "q n"]]:
+        anchors, rows, rule = self.anchors, self.rows, self.relation
+        assert anchors.labels is not None
+        assert rows.labels is not None
+        labelled = rows.labels != UNLABELLED
+        if rule.compare is None:
+            positive = anchors.labels[:, None] == rows.labels
+            negative = ~positive
+        else:
+            code = rule.compare(anchors.labels, rows.labels[labelled])
+            positive = torch.zeros(len(anchors), len(rows), dtype=torch.bool, device=code.device)
+            negative = positive.logical_not()
+            positive[:, labelled], negative[:, labelled] = code > 0, code < 0
+        own = self.self_row[:, None] == torch.arange(len(rows), device=self.self_row.device)
+        positive, negative = positive & ~own, negative & ~own
+        if not rule.needs_groups:
+            return positive, negative
+        assert anchors.groups is not None
+        assert rows.groups is not None
+        same_group = anchors.groups[:, None] == rows.groups
+        if rule.positive_group == "other":
+            positive &= ~same_group
+        if rule.negative_group == "same":
+            negative &= same_group
+        return positive, negative
+
+
+Relations = Classes | Masks
+"""What the rows are to each anchor: two ways of knowing it, with the same methods."""
+
+
+def _numbered(mask: Bool[Tensor, "q n"], number: Int64[Tensor, "q k"]) -> Int64[Tensor, "q k"]:
+    """The column of the number-th set entry of each row; -1 where the number is."""
+    place = torch.searchsorted(mask.long().cumsum(1), number + 1)
+    return torch.where(number < 0, NO_ID, place)
+
+
+def _check_known(a: Int64[Tensor, " q"], b: Int64[Tensor, " n"], labels: int) -> None:
+    largest = max(int(part.max()) for part in (a, b) if len(part))
+    if largest >= labels:
+        raise ValueError(f"label {largest} has no row in the relation's table of {labels} labels: label i is row i")

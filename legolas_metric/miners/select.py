@@ -1,0 +1,179 @@
+"""The one way in which every miner chooses triplets from a pool.
+
+Letters: q anchors, p pairs of anchor and positive, c candidates and k negatives of a pair, t triplets.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from legolas_metric.index.protocol import NO_ID
+from legolas_metric.miners.classes import draw_distinct
+from legolas_metric.miners.guard import FalseNegativeGuard
+from legolas_metric.miners.pool import Pool, Ranked, pair_similarities
+from legolas_metric.miners.strategy import Draws, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Chosen triplets, as numbers of anchors and of rows in the pool; and the pairs that fell short.
+
+    Attributes:
+        anchor, positive, negative, s_ap, s_an: [t].
+        pairs: pairs of anchor and positive.
+        outside_window: those without a negative in the window, or at the ranks.
+        fallback: those of them that were served by the hardest negative.
+        exhausted: pairs all of whose candidates the guard rejected.
+        contested: pairs whose first candidate it rejected.
+        filtered: candidates that it rejected before a choice was made, by reason.
+    """
+
+    anchor: Int64[Tensor, " t"]
+    positive: Int64[Tensor, " t"]
+    negative: Int64[Tensor, " t"]
+    s_ap: Float32[Tensor, " t"]
+    s_an: Float32[Tensor, " t"]
+    pairs: int
+    outside_window: int
+    fallback: int
+    exhausted: int = 0
+    contested: int = 0
+    filtered: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Negatives of each pair, -1 past the last; and which pairs have none, because of the guard or not."""
+
+    row: Int64[Tensor, "p k"]
+    s_an: Float32[Tensor, "p k"]
+    empty: Bool[Tensor, " p"]
+    exhausted: int = 0
+    contested: int = 0
+    filtered: Counter[str] = field(default_factory=Counter)
+
+
+def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
+    """Triplets of a pool's anchors, each of which has a positive and a negative."""
+    anchor, positive, s_ap = _pairs(pool, strategy, draws)
+    choices = [_negatives(pool, strategy, draws, anchor, s_ap)]
+    row, s_an = choices[0].row, choices[0].s_an
+    lone = choices[0].empty.nonzero()[:, 0]
+    if len(lone) and strategy.on_empty == "hardest":
+        ranked = pool.negatives(anchor[lone], _depth(strategy), None)
+        choices.append(_guarded(pool, strategy.guard, anchor[lone], ranked, strategy.per_anchor, None))
+        row = row.index_copy(0, lone, choices[1].row)
+        s_an = s_an.index_copy(0, lone, choices[1].s_an)
+    if strategy.mix:
+        drawn = pool.relations.draw_negatives(draws.negative)[anchor]
+        mixed = (draws.mixed[anchor] < strategy.mix) & (row != NO_ID) & (drawn != NO_ID)
+        row = torch.where(mixed, drawn, row)
+        s_an = torch.where(mixed, pair_similarities(pool, anchor, drawn), s_an)
+    pair, place = (row != NO_ID).nonzero(as_tuple=True)
+    return Selection(
+        anchor[pair],
+        positive[pair],
+        row[pair, place],
+        s_ap[pair],
+        s_an[pair, place],
+        pairs=len(anchor),
+        outside_window=len(lone),
+        fallback=sum(len(choice.row) - choice.exhausted for choice in choices[1:]),
+        exhausted=sum(choice.exhausted for choice in choices),
+        contested=choices[0].contested,
+        filtered=sum((choice.filtered for choice in choices), Counter()),
+    )
+
+
+def _pairs(
+    pool: Pool, strategy: Strategy, draws: Draws
+) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Float32[Tensor, " p"]]:
+    """Anchors, their positives, and the similarities; every anchor once, in order, unless all positives are asked."""
+    rule = strategy.positive
+    anchor = torch.arange(len(pool.anchors), device=draws.positive.device)
+    if rule in ("nearest", "farthest"):
+        row, s_ap = pool.positives(1, farthest=rule == "farthest")
+        return anchor, row[:, 0], s_ap[:, 0]
+    if rule == "random":
+        row = pool.relations.draw_positive(draws.positive)
+    else:
+        rows = pool.relations.list_positives()
+        anchor, row = (rows != NO_ID).nonzero(as_tuple=True)[0], rows[rows != NO_ID]
+    return anchor, row, pair_similarities(pool, anchor, row[:, None])[:, 0]
+
+
+def _negatives(
+    pool: Pool, strategy: Strategy, draws: Draws, anchor: Int64[Tensor, " p"], s_ap: Float32[Tensor, " p"]
+) -> _Choice:
+    """The negatives of each pair by the strategy's rule."""
+    if strategy.negative == "random":
+        row = pool.relations.draw_negatives(draws.negative)[anchor]
+        return _Choice(row, pair_similarities(pool, anchor, row), row[:, 0] == NO_ID)
+    if strategy.negative == "distance_weighted":
+        row, s_an = (part[anchor] for part in pool.weighted(draws.negative, strategy.cutoffs))
+        return _Choice(row, s_an, row[:, 0] == NO_ID)
+    depth, each_once = _depth(strategy), strategy.positive != "all"
+    if not strategy.semi_hard:
+        row, s_an = pool.negatives(None, depth, None)
+        ranked = (row, s_an) if each_once else (row[anchor], s_an[anchor])
+    else:
+        nearest = strategy.reference == "nearest"
+        s_ref = pool.positives(1, farthest=False)[1][anchor, 0] if nearest else s_ap
+        ranked = pool.negatives(None if each_once else anchor, depth, strategy.window(s_ref, pool.metric))
+    numbers = None if strategy.ranks is None else (strategy.ranks, draws.rank[anchor])
+    return _guarded(pool, strategy.guard, anchor, ranked, strategy.per_anchor, numbers)
+
+
+def _depth(strategy: Strategy) -> int:
+    """How many candidates a search must give."""
+    return max(strategy.last_rank, 0 if strategy.guard is None else strategy.guard.depth)
+
+
+def _guarded(
+    pool: Pool,
+    guard: FalseNegativeGuard | None,
+    anchor: Int64[Tensor, " p"],
+    ranked: Ranked,
+    k: int,
+    ranks: tuple[tuple[int, int], Tensor] | None,
+) -> _Choice:
+    """The first k candidates that pass the guard, or k at random of the ranks among those that pass."""
+    row, s_an = ranked
+    if guard is None and ranks is None:
+        row, s_an = row[:, :k], s_an[:, :k]
+        return _Choice(row, s_an, row[:, 0] == NO_ID)
+    there = row != NO_ID
+    rejected = {} if guard is None else guard.reject(pool, anchor, row, s_an)
+    passed = there
+    for mask in rejected.values():
+        passed = passed & ~mask
+    count = passed.sum(1)
+    number = _numbers(count, k, ranks)
+    place = torch.searchsorted(passed.long().cumsum(1), number + 1).clamp_max(row.shape[1] - 1)
+    chosen = torch.where(number == NO_ID, NO_ID, row.gather(1, place))
+    exhausted = there[:, 0] & (count == 0)
+    last = torch.where(number == NO_ID, -1, place).amax(1)
+    last = torch.where(chosen[:, 0] == NO_ID, row.shape[1], last)
+    seen = torch.arange(row.shape[1], device=row.device) < last[:, None]
+    contested = there[:, 0] & ~passed[:, 0]
+    return _Choice(
+        chosen,
+        s_an.gather(1, place).masked_fill(chosen == NO_ID, -torch.inf),
+        (chosen[:, 0] == NO_ID) & ~exhausted,
+        int(exhausted.sum()),
+        int(contested.sum()),
+        Counter({reason: int((mask & seen).sum()) for reason, mask in rejected.items()}),
+    )
+
+
+def _numbers(count: Int64[Tensor, " p"], k: int, ranks: tuple[tuple[int, int], Tensor] | None) -> Int64[Tensor, "p k"]:
+    """Which of the `count` candidates of each pair to take, counted from 0; -1 past the last."""
+    if ranks is None:
+        number = torch.arange(k, device=count.device).expand(len(count), k)
+        return torch.where(number < count[:, None], number, NO_ID)
+    (first, last), uniform = ranks
+    number = draw_distinct(uniform, (count.clamp_max(last) - (first - 1)).clamp_min(0))
+    return torch.where(number == NO_ID, NO_ID, number + first - 1)
