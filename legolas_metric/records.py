@@ -52,13 +52,16 @@ class MiningStats:
         anchors: anchors asked for (rows with a label).
         no_positive: without another row of their class.
         no_negative: without a row of another class.
-        outside_window: with negatives, but none inside the window (semi-hard).
+        outside_window: with negatives, but none inside the window (semi-hard) or at the ranks; counted for each
+            positive where `positive="all"`, and so are the next two.
         fallback: served by `on_empty="hardest"` instead of the rule.
+        exhausted: dropped, because a guard rejected all their candidates.
         filtered: candidates rejected by a guard, by reason.
         widened: searches that were widened until enough negatives were found.
         engine, precision, recall, certified: of the index, see `SearchStats`.
         seconds: wall time.
-        max_age: encoder steps between the oldest row of the bank and its newest.
+        max_age: encoder steps between the oldest row of the bank and its newest, or the step that the miner was told.
+        drift: mean cosine between the rows of the bank's last update and their rewrites; None before any.
     """
 
     anchors: int
@@ -66,6 +69,7 @@ class MiningStats:
     no_negative: int = 0
     outside_window: int = 0
     fallback: int = 0
+    exhausted: int = 0
     filtered: Mapping[str, int] = field(default_factory=dict)
     widened: int = 0
     engine: str
@@ -74,6 +78,7 @@ class MiningStats:
     certified: float | None = None
     seconds: float
     max_age: int = 0
+    drift: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +129,18 @@ class Triplets:
         inside = (ordered[place] == names).all(0)
         a, p, n = order[place[:, inside]].to(batch_ids.device).unbind(0)
         return a, p, n
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Mined pairs, by id: (anchor_p, positive) of one class and (anchor_n, negative) of two.
+
+    Attributes:
+        anchor_p, positive: int64 [s], ids.
+        anchor_n, negative: int64 [t], ids.
+    """
+
+    anchor_p: Int64[Tensor, " s"]
+    positive: Int64[Tensor, " s"]
+    anchor_n: Int64[Tensor, " t"]
+    negative: Int64[Tensor, " t"]
