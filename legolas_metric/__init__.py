@@ -13,10 +13,14 @@ from legolas_metric.evaluation.verification import evaluate_verification as eval
 from legolas_metric.index.auto import AutoIndex as AutoIndex
 from legolas_metric.index.exact import ExactIndex as ExactIndex
 from legolas_metric.index.faiss import FaissIndex as FaissIndex
+from legolas_metric.losses.bank import BankLoss as BankLoss
+from legolas_metric.losses.focal import FocalLoss as FocalLoss
 from legolas_metric.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
 from legolas_metric.losses.supcon import SupConLoss as SupConLoss
+from legolas_metric.losses.terms import LossDetail as LossDetail
 from legolas_metric.losses.triplet import TripletLoss as TripletLoss
 from legolas_metric.miners.guard import FalseNegativeGuard as FalseNegativeGuard
+from legolas_metric.miners.pairs import MultiSimilarityMiner as MultiSimilarityMiner
 from legolas_metric.miners.relation import LabelRelation as LabelRelation
 from legolas_metric.miners.schedule import MiningSchedule as MiningSchedule
 from legolas_metric.miners.triplets import DistanceWeightedMiner as DistanceWeightedMiner
@@ -33,6 +37,7 @@ from legolas_metric.probes.hubness import hubness_of as hubness_of
 from legolas_metric.probes.report import CollapseReport as CollapseReport
 from legolas_metric.records import MiningStats as MiningStats
 from legolas_metric.records import Neighbors as Neighbors
+from legolas_metric.records import Pairs as Pairs
 from legolas_metric.records import Triplets as Triplets
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler as NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler as PKSampler

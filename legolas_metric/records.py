@@ -37,6 +37,13 @@ class Neighbors:
         ids: int64 [n, k]; -1 where fewer than k admissible rows exist.
         similarities: float32 [n, k]; -inf there.
         stats: how they were found.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import ExactIndex
+        >>> found = ExactIndex().fit(torch.eye(3), [0, 0, 1]).self_join(2, want="positive")
+        >>> found.ids.tolist()
+        [[1, -1], [0, -1], [-1, -1]]
     """
 
     ids: Int64[Tensor, "n k"]
@@ -62,6 +69,13 @@ class MiningStats:
         seconds: wall time.
         max_age: encoder steps between the oldest row of the bank and its newest, or the step that the miner was told.
         drift: mean cosine between the rows of the bank's last update and their rewrites; None before any.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import EmbeddingBank, FullHardMiner
+        >>> stats = FullHardMiner().mine(EmbeddingBank(torch.eye(4), [0, 0, 1, 2])).stats
+        >>> stats.anchors, stats.no_positive, stats.recall
+        (4, 2, None)
     """
 
     anchors: int
@@ -133,14 +147,19 @@ class Triplets:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Mined pairs, by id: (anchor_p, positive) of one class and (anchor_n, negative) of two.
+    """Mined pairs, by id: (anchor_p, positive) and (anchor_n, negative), the four parts of a PML tuple.
 
     Attributes:
-        anchor_p, positive: int64 [s], ids.
+        anchor_p, positive: int64 [s], ids (not row numbers of a batch).
         anchor_n, negative: int64 [t], ids.
+        s_ap: float32 [s], s_an: float32 [t], similarities at mining time.
+        stats: what was asked and what was found.
     """
 
     anchor_p: Int64[Tensor, " s"]
     positive: Int64[Tensor, " s"]
     anchor_n: Int64[Tensor, " t"]
     negative: Int64[Tensor, " t"]
+    s_ap: Float32[Tensor, " s"]
+    s_an: Float32[Tensor, " t"]
+    stats: MiningStats

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from legolas_metric import FullHardMiner, HardMiner, MiningSchedule, RandomMiner, SemiHardMiner
-from legolas_metric.miners.schedule import StageChange
+from legolas_metric.miners.schedule import Plateau, StageChange
 
 STAGES = (RandomMiner, SemiHardMiner, HardMiner, FullHardMiner)
 
@@ -98,3 +98,41 @@ def test_bad_hold_and_state_are_refused():
         make(hold=0)
     with pytest.raises(ValueError, match="the state has 4 stages, this schedule 1"):
         MiningSchedule([(0, RandomMiner())]).load_state_dict(make().state_dict())
+
+
+def test_a_plateau_starts_the_next_stage():
+    schedule = MiningSchedule([(0, RandomMiner()), (Plateau(2, min_delta=0.01), SemiHardMiner()), (9, HardMiner())])
+    values = [0.1, 0.2, 0.205, 0.209, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
+    stages = []
+    for epoch, value in enumerate(values):
+        schedule.advance(epoch, value=value)
+        stages.append(schedule.stage)
+    assert stages == [0, 0, 0, 1, 1, 1, 1, 1, 1, 2]
+    assert schedule.changes[0] == StageChange(3, 0, 1, "no value above 0.2 for 2 epochs")
+    with pytest.raises(ValueError, match=r"stage 1 waits for a plateau: pass advance\(epoch, value=\.\.\.\)"):
+        MiningSchedule([(0, RandomMiner()), (Plateau(1), HardMiner())]).advance(0)
+
+
+def test_after_an_alarm_a_plateau_is_waited_for_anew():
+    schedule = MiningSchedule([(0, RandomMiner()), (Plateau(1), HardMiner())], hold=3)
+    for epoch in range(3):
+        schedule.advance(epoch, value=0.5)
+    assert schedule.stage == 1
+    assert isinstance(schedule.advance(3, alarm="collapse"), RandomMiner)
+    stages = []
+    for epoch in range(4, 9):
+        schedule.advance(epoch, value=0.4)
+        stages.append(schedule.stage)
+    assert stages == [0, 0, 0, 1, 1]
+
+
+def test_a_margin_is_scheduled_as_stages():
+    schedule = MiningSchedule([(0, SemiHardMiner(margin=0.4)), (2, SemiHardMiner(margin=0.2))])
+    assert [schedule.advance(epoch).strategy.margin for epoch in range(4)] == [0.4, 0.4, 0.2, 0.2]
+
+
+def test_bad_plateaus_are_refused():
+    with pytest.raises(ValueError, match="patience must be at least 1, got 0"):
+        Plateau(0)
+    with pytest.raises(ValueError, match="min_delta must be at least 0, got -1"):
+        Plateau(1, min_delta=-1.0)

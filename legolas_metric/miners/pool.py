@@ -233,10 +233,10 @@ class DensePool:
         if anchor is not None:
             score = score[anchor]
         if window is not None:
-            score = torch.where(score < _float32(window[1], up=True)[:, None], score, -torch.inf)
+            score = torch.where(score < float32_bound(window[1], up=True)[:, None], score, -torch.inf)
         place, value = _best(score, k)
         if window is not None:  # the best below `high` are sorted, so `low` can wait until they are chosen
-            value = torch.where(value > _float32(window[0], up=False)[:, None], value, -torch.inf)
+            value = torch.where(value > float32_bound(window[0], up=False)[:, None], value, -torch.inf)
         return torch.where(value == -torch.inf, NO_ID, place), value
 
     def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
@@ -294,7 +294,7 @@ def _best(score: Float32[Tensor, "m n"], k: int) -> Ranked:
     return best_of(query, place, score[query, place], q=q, k=k, farthest=False)
 
 
-def _float32(bound: Float64[Tensor, " m"], *, up: bool) -> Float32[Tensor, " m"]:
+def float32_bound(bound: Float64[Tensor, " m"], *, up: bool) -> Float32[Tensor, " m"]:
     """The nearest float32 not below (`up`) or not above: comparing float32 values with it is comparing in float64."""
     near = bound.float()
     off = near.double() < bound if up else near.double() > bound

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @runtime_checkable
 class TripletMiner(Protocol):
-    """What a stage of a schedule can do: the public miners, or anything with their two calls."""
+    """What a stage of a schedule can do: the public miners of triplets, or anything with their calls."""
 
     def mine(self, bank: EmbeddingBank, anchors: ArrayLike | None = None) -> Triplets:
         """Mine a whole bank."""
@@ -59,17 +59,35 @@ class StageChange:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Plateau:
+    """In place of a stage's first epoch: enter it when the value has not grown for some epochs.
+
+    Attributes:
+        patience: epochs without a new best value since the stage before was entered.
+        min_delta: by how much a value must exceed the best to be a new best.
+    """
+
+    patience: int
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_at_least("patience", self.patience, 1)
+        check_at_least("min_delta", self.min_delta, 0)
+
+
 class MiningSchedule:
-    """Miners by epoch, from easy to hard.
+    """Miners from easy to hard, by epoch or by plateau; a margin is scheduled as stages that differ in it.
 
     `advance(epoch)` gives the miner of an epoch. With an `alarm` (a collapse probe's verdict) it steps back to the
-    stage before, and enters the harder one again `hold` epochs later; all later stages are delayed by as much.
+    stage before, and enters the harder one again `hold` epochs later at the earliest; later stages that start at an
+    epoch are delayed by as much.
 
     Behaviour in corner cases: an alarm in the first stage is recorded and changes nothing; an epoch that skips several
-    stages enters the last of them; asking again for an epoch changes nothing unless there is an alarm.
+    stages enters the last of them, but never passes a stage that waits for a plateau; an epoch may be asked for again.
 
     Args:
-        stages: (first epoch, miner), epochs ascending from 0.
+        stages: (first epoch, miner), or (`Plateau`, miner); the first starts at epoch 0, epochs ascend.
         hold: epochs to stay in a stage after stepping back to it.
 
     Raises:
@@ -86,10 +104,10 @@ class MiningSchedule:
         StageChange(epoch=4, before=1, after=0, reason='collapse: effective rank 1.2')
     """
 
-    def __init__(self, stages: Sequence[tuple[int, TripletMiner]], *, hold: int = 1) -> None:
-        starts = [start for start, _ in stages]
-        if not starts or starts[0] != 0:
-            raise ValueError(f"the first stage must start at epoch 0, got stages at {starts}")
+    def __init__(self, stages: Sequence[tuple[int | Plateau, TripletMiner]], *, hold: int = 1) -> None:
+        starts = [start for start, _ in stages if isinstance(start, int)]
+        if not stages or stages[0][0] != 0:
+            raise ValueError(f"the first stage must start at epoch 0, got stages at {[start for start, _ in stages]}")
         if any(later <= earlier for earlier, later in pairwise(starts)):
             raise ValueError(f"stages must start at ascending epochs, got {starts}")
         check_at_least("hold", hold, 1)
@@ -97,6 +115,9 @@ class MiningSchedule:
         self.hold = hold
         self.stage = 0
         self.delay = 0
+        self.held_until = 0
+        self.best: float | None = None
+        self.best_epoch = 0
         self.changes: list[StageChange] = []
 
     @property
@@ -104,34 +125,44 @@ class MiningSchedule:
         """The miner of the current stage."""
         return self.stages[self.stage][1]
 
-    def advance(self, epoch: int, *, alarm: str | None = None) -> TripletMiner:
+    def advance(self, epoch: int, *, value: float | None = None, alarm: str | None = None) -> TripletMiner:
         """Enter the stage that is due in an epoch, or step back on an alarm.
 
         Args:
             epoch: counted from 0.
+            value: what a `Plateau` looks at, larger is better (for example, validation Rank@1).
             alarm: why the stage before should be taken up again, in words; None or empty if all is well.
 
         Returns:
             The miner to use from here on.
+
+        Raises:
+            ValueError: no value, where the next stage waits for a plateau of it.
         """
         if alarm:
-            before = max(0, self.stage - 1)
-            if before < self.stage:
-                self.delay = epoch + self.hold - self.stages[self.stage][0]
-            self._enter(before, epoch, alarm)
+            self._step_back(epoch, alarm)
             return self.miner
-        due = sum(start + self.delay <= epoch for start, _ in self.stages[1:])
-        if due > self.stage:
-            start = self.stages[due][0]
-            delayed = f", delayed by {self.delay}" if self.delay else ""
-            self._enter(due, epoch, f"epoch {start} reached{delayed}")
+        after, reason = self.stage, ""
+        while after + 1 < len(self.stages) and epoch >= self.held_until:
+            start = self.stages[after + 1][0]
+            due = (
+                self._plateau(start, epoch, value, after) if isinstance(start, Plateau) else self._reached(start, epoch)
+            )
+            if not due:
+                break
+            after, reason = after + 1, due
+        if after > self.stage:
+            self._enter(after, epoch, reason)
         return self.miner
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs: the stage, the delay, the changes so far, and the state of every miner."""
+        """What resuming needs: where the schedule stands, the changes so far, and the state of every miner."""
         return {
             "stage": self.stage,
             "delay": self.delay,
+            "held_until": self.held_until,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
             "changes": [asdict(change) for change in self.changes],
             "miners": [miner.state_dict() for _, miner in self.stages],
         }
@@ -144,13 +175,38 @@ class MiningSchedule:
         """
         if len(state["miners"]) != len(self.stages):
             raise ValueError(f"the state has {len(state['miners'])} stages, this schedule {len(self.stages)}")
-        self.stage, self.delay = state["stage"], state["delay"]
+        self.stage, self.delay, self.held_until = state["stage"], state["delay"], state["held_until"]
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.changes = [StageChange(**change) for change in state["changes"]]
         for (_, miner), saved in zip(self.stages, state["miners"]):
             miner.load_state_dict(saved)
+
+    def _reached(self, start: int, epoch: int) -> str:
+        """Why a stage that starts at an epoch is due; empty if it is not."""
+        if epoch < start + self.delay:
+            return ""
+        return f"epoch {start} reached" + (f", delayed by {self.delay}" if self.delay else "")
+
+    def _plateau(self, plateau: Plateau, epoch: int, value: float | None, after: int) -> str:
+        """Why a stage that waits for a plateau is due; empty if it is not, as in the epoch of the stage before."""
+        if after != self.stage:
+            return ""
+        if value is None:
+            raise ValueError(f"stage {after + 1} waits for a plateau: pass advance(epoch, value=...)")
+        if self.best is None or value > self.best + plateau.min_delta:
+            self.best, self.best_epoch = value, epoch
+        stale = epoch - self.best_epoch
+        return f"no value above {self.best:.4g} for {stale} epochs" if stale >= plateau.patience else ""
+
+    def _step_back(self, epoch: int, alarm: str) -> None:
+        start = self.stages[self.stage][0]
+        self.held_until = epoch + self.hold
+        if self.stage and isinstance(start, int):
+            self.delay = self.held_until - start
+        self._enter(max(0, self.stage - 1), epoch, alarm)
 
     def _enter(self, stage: int, epoch: int, reason: str) -> None:
         change = StageChange(epoch, self.stage, stage, reason)
         self.changes.append(change)
         _log.info("epoch %d: stage %d -> %d, %r: %s", epoch, change.before, stage, self.stages[stage][1], reason)
-        self.stage = stage
+        self.stage, self.best, self.best_epoch = stage, None, epoch
