@@ -287,7 +287,7 @@ def mine(
 def main() -> None:
     """Run the command line; bad input ends it with status 2 and one line on stderr."""
     try:
-        app()
+        app(prog_name="legolas-metric")
     except BAD_INPUT as error:
         complain(error)
         raise SystemExit(2) from None

@@ -24,6 +24,12 @@ class Omniglot(Dataset[tuple[Tensor, int]]):
         drawers: int64 [n], 0 to 19; the same number is the same person within one alphabet only.
         alphabet_names: by alphabet number.
 
+    Example:
+        >>> from legolas_metric.datasets import load_omniglot
+        >>> data = load_omniglot()
+        >>> len(data), data.alphabet_names[int(data.alphabets[0])]
+        (19280, 'Arcadian')
+
     Source: Lake, Salakhutdinov, Tenenbaum (2015), Human-level concept learning through probabilistic program
     induction, Science 350. MIT licence, Copyright (c) 2015 Brenden Lake (OMNIGLOT-LICENSE.txt beside this file).
     """

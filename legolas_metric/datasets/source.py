@@ -17,6 +17,11 @@ class Inputs(Dataset[Any]):
     Raises:
         TypeError: an iterable data set, which has no length and no rows to name.
         ValueError: nothing in it.
+
+    Example:
+        >>> from legolas_metric.datasets import Inputs
+        >>> len(Inputs([[1.0, 2.0], [3.0, 4.0]]))
+        2
     """
 
     def __init__(self, source: Dataset | ArrayLike) -> None:

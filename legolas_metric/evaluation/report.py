@@ -108,6 +108,13 @@ class RankingReport:
         per_query: what the means are taken of.
         worst: the queries that lost by the widest margin, with their wrong neighbours.
         baseline: the report of the untrained encoder, by which this one is to be read; None where none was given.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import evaluate_ranking
+        >>> report = evaluate_ranking(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), [0, 0, 1])
+        >>> report.rank[1], report.queries, report.unanswerable
+        (1.0, 2, 1)
     """
 
     rank: Mapping[int, float]

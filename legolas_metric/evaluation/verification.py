@@ -39,6 +39,13 @@ class VerificationReport:
         genuine_histogram: [b] genuine pairs in each bin.
         impostor_histogram: [b] impostor pairs in each bin.
         baseline: the report of the untrained encoder; None where none was given.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import evaluate_verification
+        >>> report = evaluate_verification(torch.eye(4), [0, 0, 1, 1])  # all pairs alike: chance
+        >>> report.auc, report.flagged
+        (0.5, (0.01, 0.001, 0.0001))
     """
 
     auc: float

@@ -44,6 +44,13 @@ class CollapseReport:
         verdict: "healthy", "point collapse", "class collapse", "dimensional collapse" or "over-clustered".
         evidence: the figures that the verdict rests on, a sentence each.
         remedy: what to do about it; empty when healthy.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import probe_embeddings
+        >>> report = probe_embeddings(torch.ones(9, 4))
+        >>> report.verdict, report.baseline.verdict
+        ('point collapse', 'healthy')
     """
 
     n: int

@@ -39,7 +39,7 @@ def curves(
         style = {"color": BASELINE, "width": 1.8, "dash": ("dash", "dot", "dashdot")[number % 3]}
         ends = [start, last] if last > start else [start - 0.5, start + 0.5]
         figure.add_scatter(x=ends, y=[level, level], name=name, mode="lines", line=style, hovertemplate="%{y:.4g}")
-    figure.update_layout(hovermode="x unified", xaxis_tickformat="d")
+    figure.update_layout(xaxis_tickformat="d")
     return figure
 
 
@@ -67,7 +67,6 @@ def spectra(runs: Runs, *, baseline: ArrayLike | None = None) -> go.Figure:
         directions = list(range(1, len(values) + 1))
         figure.add_scatter(x=directions, y=_positive(values), name=name, hovertemplate="%{y:.4g}", **style)
     decades(figure, [value for values, _ in drawn.values() for value in _positive(values)])
-    figure.update_layout(hovermode="x unified")
     return figure
 
 
@@ -103,9 +102,9 @@ def similarity_histogram(edges: ArrayLike, genuine: ArrayLike, impostor: ArrayLi
             width=widths,
             name=f"{name} ({int(sum(counts)):,})",
             marker={"color": colour(1 - number), "opacity": 0.6, "line": {"width": 0}},
-            hovertemplate="similarity %{x:.3f}: %{y:.3%}",
+            hovertemplate="%{y:.3%}",
         )
-    figure.update_layout(barmode="overlay", bargap=0)
+    figure.update_layout(barmode="overlay", bargap=0, xaxis_hoverformat=".3f")
     return figure
 
 
@@ -134,7 +133,7 @@ def bars(values: Mapping[str, float], *, x: str) -> go.Figure:
         cliponaxis=False,
         hovertemplate="%{y}: %{x:.4g}<extra></extra>",
     )
-    figure.update_layout(showlegend=False, yaxis_type="category", yaxis_autorange="reversed")
+    figure.update_layout(showlegend=False, hovermode="y", yaxis_type="category", yaxis_autorange="reversed")
     figure.update_xaxes(range=[0, 1.15 * max(amounts) or 1])
     return figure
 

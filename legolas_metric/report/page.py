@@ -30,6 +30,11 @@ class Section:
 
     Raises:
         ValueError: no title or no text.
+
+    Example:
+        >>> from legolas_metric.report import Section, Table
+        >>> Section("Result", "After 900 steps.", Table(["run", "Rank@1"], [("ours", 0.68)])).title
+        'Result'
     """
 
     title: str
@@ -65,7 +70,13 @@ def write_page(path: str | os.PathLike[str], title: str, lead: str, sections: Se
 
 
 def page_html(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The page that `write_page` writes, as text."""
+    """The page that `write_page` writes, as text.
+
+    Example:
+        >>> from legolas_metric.report import Section, page_html
+        >>> page_html("A run", "What happened.", [Section("Result", "It collapsed.")])[:15]
+        '<!doctype html>'
+    """
     if not sections:
         raise ValueError("a page needs at least one section")
     contents = "".join(f'<a href="#part-{n}">{escape(part.title)}</a>' for n, part in enumerate(sections))

@@ -37,7 +37,18 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Cards side by side."""
+    """Cards side by side.
+
+    Attributes:
+        cards: in reading order.
+
+    Example:
+        >>> import numpy as np
+        >>> from legolas_metric.report import Card, Gallery
+        >>> beat = np.sin(np.arange(250) / 20)
+        >>> len(Gallery([Card([("person 3", beat), ("person 5", beat)], "similarity 1.00")]).cards)
+        1
+    """
 
     cards: Sequence[Card]
 

@@ -36,6 +36,8 @@ def chart(*, x: str, y: str, height: int = 360, log_x: bool = False, log_y: bool
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         hoverlabel={"font_size": 13, "namelength": -1},
         dragmode=False,
+        hovermode="x unified",
+        hoverdistance=-1,
         xaxis={**axis, "title": {"text": x}, "type": "log" if log_x else "linear"},
         yaxis={**axis, "title": {"text": y}, "type": "log" if log_y else "linear"},
     )

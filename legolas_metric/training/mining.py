@@ -36,6 +36,15 @@ class MiningRound:
         triplets: what it found, with its `MiningStats`.
         encode_seconds, mine_seconds: wall time of the two parts.
         drift: mean cosine between the rows and their rewrites; None the first time.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import EmbeddingBank, HardMiner
+        >>> from legolas_metric.training import MiningRound
+        >>> mined = HardMiner().mine(EmbeddingBank(torch.eye(4), [0, 0, 1, 1]))
+        >>> seconds = {"encode_seconds": 0.1, "mine_seconds": 0.2}
+        >>> len(MiningRound(epoch=0, step=0, miner="hard", triplets=mined, drift=None, **seconds).triplets)
+        4
     """
 
     epoch: int

@@ -19,7 +19,17 @@ from legolas_metric.training.module import MetricLearner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
-    """Ranking and collapse probes of the validation set after an epoch; epoch 0 is the untrained encoder."""
+    """Ranking and collapse probes of the validation set after an epoch; epoch 0 is the untrained encoder.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import evaluate_ranking, probe_embeddings
+        >>> from legolas_metric.training import EpochRecord
+        >>> rows, labels = torch.eye(4), [0, 0, 1, 1]
+        >>> ranking, collapse = evaluate_ranking(rows, labels), probe_embeddings(rows)
+        >>> EpochRecord(epoch=0, ranking=ranking, collapse=collapse).ranking.queries
+        4
+    """
 
     epoch: int
     ranking: RankingReport

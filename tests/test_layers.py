@@ -1,0 +1,168 @@
+"""The direction of imports: a module knows lower layers only, and heavy or optional packages have one door each."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "legolas_metric"
+
+# From the bottom up. Packages are named by their folder; those of one line do not import each other.
+LAYERS = (
+    {"checks"},
+    {"records", "numerics", "tables", "distributed"},
+    {"files"},
+    {"datasets"},
+    {"encoders"},
+    {"bank"},
+    {"samplers"},
+    {"index"},
+    {"miners"},
+    {"losses"},
+    {"probes", "evaluation"},
+    {"training", "interop", "summaries"},
+    {"report", "doctor"},
+    {"terminal", "demo"},
+    {"cli"},
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+# What each of these must not know although it lies lower: measures and losses judge, whoever chose the examples.
+BLIND_TO_MINING = {"losses", "probes", "evaluation"}
+
+DOORS = {
+    "faiss": {"index/faiss.py"},
+    "pytorch_metric_learning": {"interop/pml.py"},
+    "plotly": {"report/theme.py", "report/page.py"},
+    "lightning": {"training"},
+    "torchmetrics": {"training"},
+    "sklearn": {"evaluation"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
+    """Absolute names of what a file imports, function bodies included unless `top_level`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if is_module(name) else node.module
+
+
+def is_module(name: str) -> bool:
+    place = ROOT.parent.joinpath(*name.split("."))
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+
+def part(path: Path) -> str:
+    """The layer's name that a file belongs to: its folder or, at the top, itself."""
+    relative = path.relative_to(ROOT)
+    return relative.parts[0].removesuffix(".py")
+
+
+def own(path: Path) -> list[str]:
+    return [name for name in imports(path) if name.split(".")[0] == "legolas_metric"]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_lower_layers_only(path):
+    if path == ROOT / "__init__.py":
+        return
+    here = part(path)
+    assert here in RANK, f"{here} is in no layer: give it its place in LAYERS"
+    for name in own(path):
+        assert name != "legolas_metric", f"{path}: import from the module that defines the name"
+        there = name.split(".")[1]
+        assert there == here or RANK[there] < RANK[here], f"{path}: {here} must not import {there}"
+        assert not (here in BLIND_TO_MINING and there in {"miners", "samplers"}), f"{here} must not know {there}"
+
+
+def test_modules_of_one_package_import_each_other_in_one_direction():
+    edges = {module_name(path): {name for name in own(path) if part_of(name) == part(path)} for path in modules()}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, f"a circle of imports: {' -> '.join([*above, name])}"
+        if name not in done:
+            for below in edges.get(name, ()):
+                visit(below, (*above, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(name: str) -> str:
+    return [*name.split("."), ""][1]
+
+
+def test_inside_the_indexes_implementations_know_the_protocol_and_auto_knows_them():
+    for path in (ROOT / "index").rglob("*.py"):
+        here = path.relative_to(ROOT / "index").parts[0].removesuffix(".py")
+        known = {name.split(".")[2] for name in own(path) if name.startswith("legolas_metric.index.")}
+        if here == "protocol":
+            assert not known
+        elif here not in {"auto", "sharded"}:
+            assert not known & ({"exact", "faiss", "auto", "sharded"} - {here}), f"{path} knows {known}"
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_heavy_packages_have_one_door(package):
+    users = {str(path.relative_to(ROOT)) for path in modules() if package in {n.split(".")[0] for n in imports(path)}}
+    strangers = {user for user in users if user not in DOORS[package] and user.split("/")[0] not in DOORS[package]}
+    assert not strangers, f"{package} is imported by {', '.join(sorted(strangers))}"
+
+
+def test_pytorch_metric_learning_is_imported_lazily():
+    for path in modules():
+        assert "pytorch_metric_learning" not in {name.split(".")[0] for name in imports(path, top_level=True)}
+
+
+def test_importing_the_library_stays_light():
+    heavy = ("pytorch_metric_learning", "lightning", "plotly", "torchmetrics", "typer")
+    script = f"import sys, legolas_metric; print([name for name in {heavy} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
+def test_the_root_holds_explicit_re_exports_and_nothing_else():
+    docstring, *body = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8")).body
+    assert isinstance(docstring, ast.Expr)
+    for node in body:
+        if isinstance(node, ast.ImportFrom):
+            assert all(alias.asname == alias.name for alias in node.names)
+        else:
+            assert isinstance(node, ast.Assign)
+            assert [target.id for target in node.targets] == ["__version__"]
+
+
+def test_no_module_is_named_for_what_it_is_not():
+    assert not [path for path in modules() if path.stem in {"utils", "helpers", "common", "misc"}]
+
+
+def test_files_and_functions_stay_short():
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 350, f"{path} has {len(text.splitlines())} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                assert lines <= 50, f"{path}: {node.name} has {lines} lines"
