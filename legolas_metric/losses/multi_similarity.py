@@ -1,5 +1,6 @@
 """Multi-similarity loss."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -8,9 +9,15 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from legolas_metric.checks import ArrayLike
-from legolas_metric.losses.batch import Indices, prepare
-from legolas_metric.losses.blockwise import Terms, mean_of, weighted_sums
+from legolas_metric.distributed import World
+from legolas_metric.losses.batch import Batch, Indices, prepare
+from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
 from legolas_metric.losses.relation import Block
+from legolas_metric.losses.symmetric import Finished, Positives
+from legolas_metric.losses.terms import LossDetail, Sums, Terms
+
+# exp(80) is still a float32: beyond that the maximum of each row has to come off first.
+_RANGE = 80.0
 
 
 def multi_similarity_loss(
@@ -25,32 +32,62 @@ def multi_similarity_loss(
     base: float = 0.5,
     mining: float | None = None,
     weights: ArrayLike | None = None,
-    workspace_mb: int | None = 16,
+    ids: ArrayLike | None = None,
+    ref_ids: ArrayLike | None = None,
+    gather: World | None = None,
+    workspace_mb: int | None = 64,
 ) -> Float[Tensor, ""]:
-    """Functional form of `MultiSimilarityLoss`."""
-    batch = prepare(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights=weights)
-    sums = weighted_sums(
-        batch.x,
-        batch.r,
-        batch.weights,
-        batch.relation,
-        kernel=partial(_kernel, alpha=alpha, beta=beta, base=base, mining=mining),
-        formula=partial(_formula, alpha=alpha, beta=beta, base=base, mining=mining),
-        workspace_mb=workspace_mb,
+    """`MultiSimilarityLoss` as a pure function.
+
+    Example:
+        >>> import torch
+        >>> round(multi_similarity_loss(torch.eye(4).repeat(2, 1), torch.arange(8) % 4).item(), 4)
+        0.1566
+    """
+    batch = prepare(
+        embeddings,
+        labels,
+        indices_tuple,
+        ref_emb,
+        ref_labels,
+        weights=weights,
+        ids=ids,
+        ref_ids=ref_ids,
+        gather=gather,
     )
-    return mean_of(sums)
+    return _mean(batch, _Shape(alpha, beta, base), mining, workspace_mb)[0]
 
 
 class MultiSimilarityLoss(nn.Module):
-    """Multi-similarity loss (Wang et al. 2019).
+    """Multi-similarity loss: positives and negatives weighted by how similar they are among their like.
 
-    mean over anchors of (1/alpha) log(1 + sum_P exp(-alpha (s - base))) + (1/beta) log(1 + sum_N exp(beta (s - base)))
+    L_i = 1/alpha log(1 + sum_{p in P(i)} exp(-alpha (s_ip - base)))
+          + 1/beta log(1 + sum_{n in N(i)} exp(beta (s_in - base)))
+
+    with s the cosine similarity; the loss is the mean of L_i over all labelled anchors. With `mining`, a negative
+    counts only where s_in + mining > min_P s_ip, and a positive only where s_ip - mining < max_N s_in.
+
+    Equal to PML's `MultiSimilarityLoss` (with `mining`, under its `MultiSimilarityMiner`) but for tuples of at most
+    one pair, for which PML gives 0 and this gives the formula's value, and for label -1, a class like any other to PML.
+    The authors' code drops positives of similarity above 1 - 1e-5, and so duplicates; this keeps them.
+
+    Args:
+        alpha, beta: > 0, sharpness of the weighting of positives and of negatives.
+        base: similarity at which pairs start to matter.
+        mining: None, or the authors' epsilon (0.1) for the rule above.
+        gather: processes whose rows are reference rows of every anchor, see `World`.
+        workspace_mb: memory for similarities; None holds all of them at once in plain torch, differentiable twice.
+
+    Raises:
+        ValueError: alpha or beta that is not positive.
 
     Example:
         >>> import torch
         >>> embeddings = torch.eye(4).repeat(2, 1).requires_grad_()
-        >>> round(MultiSimilarityLoss()(embeddings, torch.arange(8) % 4).item(), 4)
+        >>> round(MultiSimilarityLoss()(embeddings, torch.arange(8) % 4).item(), 4)  # ln(1 + 1/e) / 2 + tiny
         0.1566
+
+    Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019.
     """
 
     def __init__(
@@ -60,13 +97,19 @@ class MultiSimilarityLoss(nn.Module):
         base: float = 0.5,
         mining: float | None = None,
         *,
-        workspace_mb: int | None = 16,
+        gather: World | None = None,
+        workspace_mb: int | None = 64,
     ) -> None:
         super().__init__()
+        if not (alpha > 0 and beta > 0):
+            raise ValueError(f"alpha and beta must be positive, got {alpha} and {beta}")
+        if isinstance(mining, bool):
+            raise TypeError("mining is an epsilon such as 0.1, or None, not a switch")
         self.alpha = alpha
         self.beta = beta
         self.base = base
         self.mining = mining
+        self.gather = gather
         self.workspace_mb = workspace_mb
 
     def forward(
@@ -78,53 +121,85 @@ class MultiSimilarityLoss(nn.Module):
         ref_labels: ArrayLike | None = None,
         *,
         weights: ArrayLike | None = None,
-    ) -> Float[Tensor, ""]:
-        """The loss of a batch."""
-        return multi_similarity_loss(
+        ids: ArrayLike | None = None,
+        ref_ids: ArrayLike | None = None,
+        detail: bool = False,
+    ) -> Float[Tensor, ""] | tuple[Float[Tensor, ""], LossDetail]:
+        """The loss of a batch; arguments as those of `SupConLoss.forward`."""
+        batch = prepare(
             embeddings,
             labels,
             indices_tuple,
             ref_emb,
             ref_labels,
-            alpha=self.alpha,
-            beta=self.beta,
-            base=self.base,
-            mining=self.mining,
             weights=weights,
-            workspace_mb=self.workspace_mb,
+            ids=ids,
+            ref_ids=ref_ids,
+            gather=self.gather,
         )
+        mean, sums = _mean(batch, _Shape(self.alpha, self.beta, self.base), self.mining, self.workspace_mb)
+        return (mean, loss_detail(batch, sums)) if detail else mean
 
 
-def _formula(
-    s: Float[Tensor, "b m"], block: Block, *, alpha: float, beta: float, base: float, mining: float | None
-) -> Terms:
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The loss's constants; and the loss by sums: E = exp(beta (s - base)) of negatives, Q = exp(-alpha (s - base))."""
+
+    alpha: float
+    beta: float
+    base: float
+
+    def in_range(self) -> bool:
+        """Whether every exponential, and the sum of a batch of them, is a normal float32."""
+        return max(self.alpha, self.beta) * (1 + abs(self.base)) < _RANGE
+
+    def weigh(self, s: Float[Tensor, "b v"], positive: Float[Tensor, "b w"]) -> Positives:
+        """As `PairSums.weigh`."""
+        band = s[:, : positive.shape[1]]
+        q = (-self.alpha * (band - self.base)).exp_().mul_(positive)
+        s.sub_(self.base).mul_(self.beta).exp_()
+        band.mul_(1 - positive)
+        return Positives(q, q)
+
+    def finish(self, z: Float[Tensor, " n"], p: Float[Tensor, " n"], count: Float[Tensor, " n"]) -> Finished:
+        """As `PairSums.finish`."""
+        value = p.log1p() / self.alpha + z.log1p() / self.beta
+        return Finished(_terms(value), 1 / (1 + z), -1 / (1 + p))
+
+
+def _mean(
+    batch: Batch, shape: _Shape, mining: float | None, workspace_mb: int | None
+) -> tuple[Float[Tensor, ""], Sums]:
+    sums = shape if mining is None and shape.in_range() else None
+    ways = Ways(partial(_formula, shape=shape, mining=mining), partial(_kernel, shape=shape, mining=mining), sums)
+    return mean_and_sums(batch, ways, workspace_mb)
+
+
+def _formula(s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: float | None) -> Terms:
     positive, negative = block.positive, block.negative
     if mining is not None:
-        hardest_positive, hardest_negative = _extremes(s.detach(), s.detach().masked_fill(~negative, -torch.inf), block)
-        positive = positive & (s < hardest_negative[:, None] + mining)
-        negative = negative & (s > hardest_positive[:, None] - mining)
+        least, most = _extremes(s.detach(), s.detach().masked_fill(~negative, -torch.inf), block)
+        positive = positive & ~(s >= most[:, None] + mining)
+        negative = negative & ~(s <= least[:, None] - mining)
     # A column of zeros is the 1 inside the logarithm.
-    pull = pad((-alpha * (s - base)).masked_fill(~positive, -torch.inf), (0, 1)).logsumexp(1) / alpha
-    push = pad((beta * (s - base)).masked_fill(~negative, -torch.inf), (0, 1)).logsumexp(1) / beta
-    return _terms(pull + push)
+    pull = pad((-shape.alpha * (s - shape.base)).masked_fill(~positive, -torch.inf), (0, 1)).logsumexp(1)
+    push = pad((shape.beta * (s - shape.base)).masked_fill(~negative, -torch.inf), (0, 1)).logsumexp(1)
+    return _terms(pull / shape.alpha + push / shape.beta)
 
 
-def _kernel(
-    s: Float[Tensor, "b m"], block: Block, *, alpha: float, beta: float, base: float, mining: float | None
-) -> Terms:
-    band = s[:, block.band]
-    positive = block.positive
+def _kernel(s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: float | None) -> Terms:
+    band, positive = s[:, block.band], block.positive
     positives = band.clone()
-    band.masked_fill_(~block.negative, -torch.inf)
+    band.copy_(torch.where(block.negative, band, -torch.inf))
     if mining is not None:
-        hardest_positive, hardest_negative = _extremes(positives, s, block)
-        positive = positive & (positives < hardest_negative[:, None] + mining)
-        s.masked_fill_(s <= hardest_positive[:, None] - mining, -torch.inf)
-    pull = positives.sub_(base).mul_(-alpha).masked_fill_(~positive, -torch.inf)
+        least, most = _extremes(positives, s, block)
+        positive = positive & ~(positives >= most[:, None] + mining)
+        s.copy_(torch.where(s <= least[:, None] - mining, -torch.inf, s))  # NaN stays
+    pull = torch.where(positive, -shape.alpha * (positives - shape.base), -torch.inf)
     pull_value = _log_one_plus_sum(pull)
-    push_value = _log_one_plus_sum(s.sub_(base).mul_(beta))
+    push_value = _log_one_plus_sum(s.sub_(shape.base).mul_(shape.beta))
     band.sub_(pull)
-    return _terms(pull_value / alpha + push_value / beta)
+    return _terms(pull_value / shape.alpha + push_value / shape.beta)
 
 
 def _log_one_plus_sum(exponents: Float[Tensor, "b m"]) -> Float[Tensor, " b"]:
@@ -137,7 +212,7 @@ def _log_one_plus_sum(exponents: Float[Tensor, "b m"]) -> Float[Tensor, " b"]:
 
 def _extremes(s: Tensor, negatives: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """The least similar positive (inf where there is none) and the most similar negative (-inf) of each anchor."""
-    return s.masked_fill(~block.positive, torch.inf).amin(1), negatives.amax(1)
+    return torch.where(block.positive, s, torch.inf).amin(1), negatives.amax(1)
 
 
 def _terms(value: Float[Tensor, " b"]) -> Terms:

@@ -6,6 +6,7 @@ anchors are one band of columns, so masks are [B, W] and never [N, M].
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Int64
@@ -14,6 +15,9 @@ from torch import Tensor
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.numerics import chunks
 
+# Up to here the whole matrix is one block, and sorting it by label would cost more than it saves.
+_SORT_ABOVE = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -21,7 +25,7 @@ class Block:
 
     Attributes:
         rows: the anchors.
-        band: columns to which the masks belong.
+        band: columns to which the masks belong, at least one.
         positive, negative: [b, w]; a column of the band that is neither is ignored.
     """
 
@@ -46,40 +50,56 @@ class TripletBlock:
     anchor: Int64[Tensor, " t"]
     positive: Int64[Tensor, " t"]
     negative: Int64[Tensor, " t"]
-    counts: Bool[Tensor, " t"] | None
+    counts: Bool[Tensor, " t"]
 
 
 @dataclass(frozen=True, slots=True)
 class ByLabel:
     """Same label: positive; other label: negative; the same row or the same id: neither.
 
-    Label -1 is never an anchor (the caller gives it no weight) and never a positive.
+    Label -1 is never an anchor (the caller gives it no weight) and never a positive. Labels are kept so that an
+    unlabelled anchor equals nothing: -1 among the anchors is -2 among the reference rows.
+
+    Attributes:
+        order, ref_order: where the anchors and the reference rows come from; None where they stay as they came.
+        labels, ref_labels: in that order.
+        diagonal: row i of both sides is the same example.
+        ids, ref_ids: the same id is the same example, too.
+        ids_follow_labels: the same id bears the same label on both sides.
     """
 
     order: Int64[Tensor, " n"] | None
     ref_order: Int64[Tensor, " m"] | None
     labels: Int64[Tensor, " n"]
     ref_labels: Int64[Tensor, " m"]
-    same_rows: bool
+    diagonal: bool
     ids: Int64[Tensor, " n"] | None
     ref_ids: Int64[Tensor, " m"] | None
+    ids_follow_labels: bool
 
     @classmethod
     def of(
         cls,
         labels: Int64[Tensor, " n"],
         ref_labels: Int64[Tensor, " m"] | None,
+        *,
         ids: Int64[Tensor, " n"] | None = None,
         ref_ids: Int64[Tensor, " m"] | None = None,
+        ids_follow_labels: bool = False,
     ) -> "ByLabel":
-        """Sort both sides by label; without `ref_labels` the anchors are their own reference rows."""
-        sorted_labels, order = labels.sort(stable=True)
-        sorted_ids = None if ids is None else ids[order]
-        if ref_labels is None:
-            return cls(order, order, sorted_labels, sorted_labels, True, sorted_ids, sorted_ids)
-        sorted_refs, ref_order = ref_labels.sort(stable=True)
-        sorted_ref_ids = None if ref_ids is None else ref_ids[ref_order]
-        return cls(order, ref_order, sorted_labels, sorted_refs, False, sorted_ids, sorted_ref_ids)
+        """Sort both sides by label where that pays; without `ref_labels` the anchors are their own reference rows."""
+        diagonal = ref_labels is None
+        others = labels if ref_labels is None else ref_labels
+        if ids is None or ref_ids is None:
+            ids = ref_ids = None
+        order = ref_order = None
+        if not torch.compiler.is_compiling() and max(len(labels), len(others)) > _SORT_ABOVE:
+            labels, order = labels.sort(stable=True)
+            others, ref_order = (labels, order) if diagonal else others.sort(stable=True)
+            ids = None if ids is None else ids[order]
+            ref_ids = None if ref_ids is None else ref_ids[ref_order]
+        others = others.masked_fill(others == UNLABELLED, UNLABELLED - 1)
+        return cls(order, ref_order, labels, others, diagonal, ids, ref_ids, ids_follow_labels)
 
     def whole(self) -> Block:
         """All anchors as one block, without a data-dependent shape."""
@@ -87,40 +107,53 @@ class ByLabel:
 
     def blocks(self, size: int) -> Iterator[Block]:
         """All anchors in order, each block with the band of columns that bear its labels."""
-        if self.ids is not None:  # the same id may bear another label on the other side
-            everything = slice(0, len(self.ref_labels))
+        everything = slice(0, len(self.ref_labels))
+        if self.order is None or (self.ids is not None and not self.ids_follow_labels):
             yield from (self._block(rows, everything) for rows in chunks(len(self.labels), size))
             return
-        parts = list(chunks(len(self.labels), size))
-        if not parts:
-            return
-        first = self.labels[[part.start for part in parts]]
-        last = self.labels[[part.stop - 1 for part in parts]]
-        starts = torch.searchsorted(self.ref_labels, first).tolist()
-        stops = torch.searchsorted(self.ref_labels, last, right=True).tolist()
-        for rows, start, stop in zip(parts, starts, stops):
-            start = min(start, len(self.ref_labels) - 1)  # at least one column, so that every reduction has something
+        for rows, start, stop in self._bands(size):
+            start = min(start, everything.stop - 1)
             yield self._block(rows, slice(start, max(stop, start + 1)))
 
+    def strips(self, size: int) -> Iterator[tuple[slice, slice, Bool[Tensor, "b w"]]]:
+        """Of a batch against itself: rows, the columns from their first on that bear their labels, and positives."""
+        n = len(self.labels)
+        bands = ((slice(0, n), 0, n),) if self.order is None else self._bands(size)
+        for rows, _, stop in bands:
+            band = slice(rows.start, max(stop, rows.stop))
+            positive = self.labels[rows, None] == self.ref_labels[None, band]
+            positive.diagonal().fill_(False)
+            yield rows, band, positive
+
+    def _bands(self, size: int) -> Iterator[tuple[slice, int, int]]:
+        parts = list(chunks(len(self.labels), size))
+        first, last = (
+            self.labels[torch.tensor(places, device=self.labels.device)]
+            for places in ([part.start for part in parts], [part.stop - 1 for part in parts])
+        )
+        starts = torch.searchsorted(self.ref_labels, first).tolist()
+        stops = torch.searchsorted(self.ref_labels, last, right=True).tolist()
+        return zip(parts, starts, stops)
+
     def _block(self, rows: slice, band: slice) -> Block:
-        same = self.labels[rows, None] == self.ref_labels[None, band]
-        other = ~same
-        if self.same_rows:
-            device = same.device
-            own = torch.arange(rows.start, rows.stop, device=device)[:, None]
-            same = same & (own != torch.arange(band.start, band.stop, device=device)[None])
+        positive = self.labels[rows, None] == self.ref_labels[None, band]
+        negative = ~positive
+        if self.diagonal:
+            # Rows may start before their band: those of the first block that are labelled -1.
+            positive.diagonal(rows.start - band.start).fill_(False)
         if self.ids is not None and self.ref_ids is not None:
             distinct = self.ids[rows, None] != self.ref_ids[None, band]
-            same, other = same & distinct, other & distinct
-        return Block(rows, band, same & (self.labels[rows, None] != UNLABELLED), other)
+            positive, negative = positive & distinct, negative & distinct
+        return Block(rows, band, positive, negative)
 
 
 @dataclass(frozen=True, slots=True)
 class ByPairs:
-    """Exactly the pairs that are listed, each once: (anchor_p, positive) and (anchor_n, negative), sorted by anchor."""
+    """Exactly the pairs that are listed, each once: (anchor_p, positive) and (anchor_n, negative), sorted by anchor.
 
-    order: None
-    ref_order: None
+    A reference row labelled -1 is nobody's positive (`may_be_positive`, None: all may).
+    """
+
     anchor_p: Int64[Tensor, " s"]
     positive: Int64[Tensor, " s"]
     anchor_n: Int64[Tensor, " t"]
@@ -139,11 +172,11 @@ class ByPairs:
         shape: tuple[int, int],
         ref_labels: Int64[Tensor, " m"] | None,
     ) -> "ByPairs":
-        """Sort the pairs by anchor; a reference row labelled -1 is nobody's positive."""
+        """Sort the pairs by anchor."""
         anchor_p, p_order = anchor_p.sort()
         anchor_n, n_order = anchor_n.sort()
         may = None if ref_labels is None else ref_labels != UNLABELLED
-        return cls(None, None, anchor_p, positive[p_order], anchor_n, negative[n_order], shape, may)
+        return cls(anchor_p, positive[p_order], anchor_n, negative[n_order], shape, may)
 
     def whole(self) -> Block:
         """All anchors as one block, without a data-dependent shape."""
@@ -153,14 +186,12 @@ class ByPairs:
     def blocks(self, size: int) -> Iterator[Block]:
         """All anchors in order, every block with all columns as its band."""
         parts = list(chunks(self.shape[0], size))
-        bounds = torch.tensor([0] + [part.stop for part in parts], device=self.anchor_p.device)
-        of_p = torch.searchsorted(self.anchor_p, bounds).tolist()
-        of_n = torch.searchsorted(self.anchor_n, bounds).tolist()
-        for number, rows in enumerate(parts):
-            yield self._block(rows, slice(of_p[number], of_p[number + 1]), slice(of_n[number], of_n[number + 1]))
+        of_p, of_n = (_parts(anchors, parts) for anchors in (self.anchor_p, self.anchor_n))
+        return (self._block(*part) for part in zip(parts, of_p, of_n))
 
     def _block(self, rows: slice, of_p: slice, of_n: slice) -> Block:
-        positive, negative = self.positive.new_zeros(2, rows.stop - rows.start, self.shape[1], dtype=torch.bool)
+        positive = self.positive.new_zeros(rows.stop - rows.start, self.shape[1], dtype=torch.bool)
+        negative = torch.zeros_like(positive)
         positive[self.anchor_p[of_p] - rows.start, self.positive[of_p]] = True
         negative[self.anchor_n[of_n] - rows.start, self.negative[of_n]] = True
         if self.may_be_positive is not None:
@@ -172,13 +203,11 @@ class ByPairs:
 class ByTriplets:
     """Exactly the triplets that are listed, each as often as it is listed, sorted by anchor."""
 
-    order: None
-    ref_order: None
     anchor: Int64[Tensor, " t"]
     positive: Int64[Tensor, " t"]
     negative: Int64[Tensor, " t"]
     rows: int
-    counts: Bool[Tensor, " t"] | None
+    counts: Bool[Tensor, " t"]
 
     @classmethod
     def of(
@@ -193,8 +222,9 @@ class ByTriplets:
         """Sort the triplets by anchor; one whose positive is labelled -1 does not count."""
         anchor, order = anchor.sort()
         positive, negative = positive[order], negative[order]
-        counts = None if ref_labels is None else ref_labels[positive] != UNLABELLED
-        return cls(None, None, anchor, positive, negative, rows, counts)
+        all_count = torch.ones_like(anchor, dtype=torch.bool)
+        counts = all_count if ref_labels is None else ref_labels[positive] != UNLABELLED
+        return cls(anchor, positive, negative, rows, counts)
 
     def whole(self) -> TripletBlock:
         """All anchors as one block, without a data-dependent shape."""
@@ -203,13 +233,17 @@ class ByTriplets:
     def blocks(self, size: int) -> Iterator[TripletBlock]:
         """All anchors in order, each block with its triplets."""
         parts = list(chunks(self.rows, size))
-        bounds = torch.tensor([0] + [part.stop for part in parts], device=self.anchor.device)
-        places = torch.searchsorted(self.anchor, bounds).tolist()
-        for rows, start, stop in zip(parts, places, places[1:]):
-            part = slice(start, stop)
-            counts = None if self.counts is None else self.counts[part]
-            yield TripletBlock(rows, self.anchor[part] - rows.start, self.positive[part], self.negative[part], counts)
+        for rows, part in zip(parts, _parts(self.anchor, parts)):
+            anchor = self.anchor[part] - rows.start
+            yield TripletBlock(rows, anchor, self.positive[part], self.negative[part], self.counts[part])
 
 
 Relation = ByLabel | ByPairs | ByTriplets
-"""Who is whose positive and negative, with the anchors and the reference rows in an `order` (None: as they came)."""
+"""Who is whose positive and negative."""
+
+
+def _parts(anchors: Int64[Tensor, " t"], parts: list[slice]) -> list[slice]:
+    """Where each part's anchors lie in a sorted list of anchors."""
+    bounds = torch.tensor([0] + [part.stop for part in parts], device=anchors.device)
+    places = torch.searchsorted(anchors, bounds).tolist()
+    return [slice(start, stop) for start, stop in pairwise(places)]

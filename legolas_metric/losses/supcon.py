@@ -1,14 +1,26 @@
 """Supervised contrastive loss."""
 
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from legolas_metric.checks import ArrayLike
-from legolas_metric.losses.batch import Indices, prepare
-from legolas_metric.losses.blockwise import Terms, mean_of, weighted_sums
+from legolas_metric.checks import ArrayLike, check_choice
+from legolas_metric.distributed import World
+from legolas_metric.losses.batch import Batch, Indices, prepare
+from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
 from legolas_metric.losses.relation import Block
+from legolas_metric.losses.symmetric import Finished, Positives
+from legolas_metric.losses.terms import LossDetail, Sums, Terms
 from legolas_metric.numerics import masked_logsumexp
+
+Form = Literal["out", "in"]
+
+# exp(-80) is still a normal float32: similarities that differ by more need the maximum of each row.
+_RANGE = 80.0
 
 
 def supcon_loss(
@@ -19,39 +31,91 @@ def supcon_loss(
     ref_labels: ArrayLike | None = None,
     *,
     temperature: float | Float[Tensor, ""] = 0.1,
+    form: Form = "out",
     weights: ArrayLike | None = None,
-    workspace_mb: int | None = 16,
+    ids: ArrayLike | None = None,
+    ref_ids: ArrayLike | None = None,
+    gather: World | None = None,
+    workspace_mb: int | None = 64,
 ) -> Float[Tensor, ""]:
-    """Functional form of `SupConLoss`."""
-    batch = prepare(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights=weights)
-    sums = weighted_sums(
-        batch.x / temperature,
-        batch.r,
-        batch.weights,
-        batch.relation,
-        kernel=_out_kernel,
-        formula=_out_formula,
-        workspace_mb=workspace_mb,
+    """`SupConLoss` as a pure function; a tensor as temperature gets a gradient.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.ones(8, 4)  # collapsed: log(8 - 1)
+        >>> round(supcon_loss(embeddings, torch.arange(8) // 2).item(), 4)
+        1.9459
+    """
+    batch = prepare(
+        embeddings,
+        labels,
+        indices_tuple,
+        ref_emb,
+        ref_labels,
+        weights=weights,
+        ids=ids,
+        ref_ids=ref_ids,
+        gather=gather,
     )
-    return mean_of(sums)
+    return _mean(batch, temperature, form, workspace_mb)[0]
 
 
 class SupConLoss(nn.Module):
-    """Supervised contrastive loss (Khosla et al. 2020, L_out): every positive against all other rows.
+    """Supervised contrastive loss: every positive against all the other rows of the batch.
 
-    mean over anchors i with a positive of -1/|P(i)| sum_{p in P(i)} log(exp(s_ip / T) / sum_{a != i} exp(s_ia / T))
+    out:  L_i = -1/|P(i)| sum_{p in P(i)} log(exp(s_ip / T) / sum_{a != i} exp(s_ia / T))
+    in:   L_i = -log(1/|P(i)| sum_{p in P(i)} exp(s_ip / T) / sum_{a != i} exp(s_ia / T))
+
+    with s the cosine similarity; the loss is the mean of L_i over the anchors that have a positive. Under an
+    `indices_tuple` the sums run over the listed pairs. Collapsed embeddings have the value ln(B - 1).
+
+    Equal to PML's `SupConLoss` (L_out) but for: a batch of one class, or a tuple of at most one pair, for which PML
+    gives 0 and this gives the formula's value; anchors whose L_i is exactly 0 (nothing to compare their positive with),
+    which PML leaves out of the mean; label -1, a class like any other to PML; and rows of zeros, without a gradient
+    here. A pair that is listed twice counts once in both.
+
+    Args:
+        temperature: T > 0.
+        form: "out" or "in", see above.
+        learnable: make ln T a parameter, `log_temperature`, that starts at `temperature`.
+        gather: processes whose rows are reference rows of every anchor, see `World`.
+        workspace_mb: memory for similarities; None holds all of them at once in plain torch, differentiable twice.
+
+    Raises:
+        ValueError: a temperature that is not positive, or another form.
 
     Example:
         >>> import torch
         >>> embeddings = torch.eye(4).repeat(2, 1).requires_grad_()
         >>> round(SupConLoss(temperature=0.5)(embeddings, torch.arange(8) % 4).item(), 4)  # ln(e^2 + 6) - 2
         0.5944
+
+    Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
     """
 
-    def __init__(self, temperature: float = 0.1, *, workspace_mb: int | None = 16) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        *,
+        form: Form = "out",
+        learnable: bool = False,
+        gather: World | None = None,
+        workspace_mb: int | None = 64,
+    ) -> None:
         super().__init__()
-        self.temperature = temperature
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        check_choice("form", form, get_args(Form))
+        self.form: Form = form
+        self.gather = gather
         self.workspace_mb = workspace_mb
+        self.log_temperature = nn.Parameter(torch.tensor(float(temperature)).log()) if learnable else None
+        self._fixed = float(temperature)
+
+    @property
+    def temperature(self) -> float | Float[Tensor, ""]:
+        """T: a number, or where it is learnable a tensor."""
+        return self._fixed if self.log_temperature is None else self.log_temperature.exp()
 
     def forward(
         self,
@@ -62,46 +126,111 @@ class SupConLoss(nn.Module):
         ref_labels: ArrayLike | None = None,
         *,
         weights: ArrayLike | None = None,
-    ) -> Float[Tensor, ""]:
-        """The loss of a batch."""
-        return supcon_loss(
+        ids: ArrayLike | None = None,
+        ref_ids: ArrayLike | None = None,
+        detail: bool = False,
+    ) -> Float[Tensor, ""] | tuple[Float[Tensor, ""], LossDetail]:
+        """The loss of a batch.
+
+        Args:
+            embeddings: [n, d], of any length: normalised here.
+            labels: [n] integers, -1 for unlabelled: negative to every labelled anchor, and nothing else.
+            indices_tuple: (a, p, n), (a1, p, a2, n) or a record of ids; default: all pairs.
+            ref_emb, ref_labels: [m, d] and [m], reference rows instead of the batch itself.
+            weights: [n], >= 0: the mean over anchors is weighted.
+            ids, ref_ids: [n] and [m]; the same id is the same example, and no pair.
+            detail: return (loss, LossDetail).
+        """
+        batch = prepare(
             embeddings,
             labels,
             indices_tuple,
             ref_emb,
             ref_labels,
-            temperature=self.temperature,
             weights=weights,
-            workspace_mb=self.workspace_mb,
+            ids=ids,
+            ref_ids=ref_ids,
+            gather=self.gather,
         )
+        mean, sums = _mean(batch, self.temperature, self.form, self.workspace_mb)
+        return (mean, loss_detail(batch, sums)) if detail else mean
 
 
-def _out_formula(logits: Float[Tensor, "b m"], block: Block) -> Terms:
-    share, some = _share(logits, block)
-    log_sum = masked_logsumexp(logits, block.positive | block.negative)
-    value = torch.where(some, log_sum - (logits * share).sum(1), 0.0)
-    return _terms(value, some)
+def _mean(
+    batch: Batch, temperature: float | Float[Tensor, ""], form: Form, workspace_mb: int | None
+) -> tuple[Float[Tensor, ""], Sums]:
+    inner = form == "in"
+    scale = 1 / temperature
+    sums = None
+    if batch.symmetric and not torch.compiler.is_compiling() and 2 * float(scale) < _RANGE:
+        sums = _PairSums(float(scale), inner)
+    ways = Ways(partial(_formula, inner=inner), partial(_kernel, inner=inner), sums, scale)
+    return mean_and_sums(batch, ways, workspace_mb)
 
 
-def _out_kernel(logits: Float[Tensor, "b m"], block: Block) -> Terms:
+def _formula(logits: Float[Tensor, "b m"], block: Block, *, inner: bool) -> Terms:
+    some = block.positive.any(1)
+    log_all = masked_logsumexp(logits, block.positive | block.negative)
+    if inner:
+        log_positive = masked_logsumexp(logits, block.positive) - block.positive.sum(1).to(logits.dtype).log()
+    else:
+        log_positive = (logits * _shares(block, logits.dtype)).sum(1)
+    return _terms(torch.where(some, log_all - log_positive, 0.0), some)
+
+
+def _kernel(logits: Float[Tensor, "b m"], block: Block, *, inner: bool) -> Terms:
     band = logits[:, block.band]
-    share, some = _share(logits, block)
-    mean_positive = (band * share).sum(1)
-    band.masked_fill_(~(block.positive | block.negative), -torch.inf)
+    some = block.positive.any(1)
+    if inner:
+        chosen = torch.where(block.positive, band, -torch.inf)
+        log_positive = (
+            torch.where(some, chosen.logsumexp(1), 0.0) - block.positive.sum(1).clamp_min(1).to(logits.dtype).log()
+        )
+        shares = torch.where(some[:, None], chosen.softmax(1), 0.0)
+    else:
+        shares = _shares(block, logits.dtype)
+        log_positive = (band * shares).sum(1)
+    band.copy_(torch.where(block.positive | block.negative, band, -torch.inf))
     top = logits.amax(1).masked_fill(~some, 0.0)
     total = logits.sub_(top[:, None]).exp_().sum(1)
-    value = torch.where(some, top + total.log() - mean_positive, 0.0)
+    value = torch.where(some, top + total.log() - log_positive, 0.0)
     logits.mul_(torch.where(some, 1 / total, 0.0)[:, None])
-    band.sub_(share)
+    band.sub_(shares)
     return _terms(value, some)
 
 
-def _share(logits: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-    count = block.positive.sum(1)
-    share = block.positive.to(logits.dtype) / count.clamp_min(1)[:, None]
-    return share, count > 0
+@dataclass(frozen=True, slots=True)
+class _PairSums:
+    """E = exp(s - shift), where no s is above shift; Q = s (out) or E (in)."""
+
+    shift: float
+    inner: bool
+
+    def weigh(self, s: Float[Tensor, "b v"], positive: Float[Tensor, "b w"]) -> Positives:
+        band = s[:, : positive.shape[1]]
+        linear = None if self.inner else band * positive
+        s.sub_(self.shift).exp_()
+        if linear is not None:
+            return Positives(linear, positive)
+        q = band * positive
+        return Positives(q, q)
+
+    def finish(self, z: Float[Tensor, " n"], p: Float[Tensor, " n"], count: Float[Tensor, " n"]) -> Finished:
+        some = count > 0
+        log_all = self.shift + z.log()
+        if self.inner:
+            log_positive, by_p = self.shift + (p / count).log(), -1 / p
+        else:
+            log_positive, by_p = p / count, -1 / count
+        value = torch.where(some, log_all - log_positive, 0.0)
+        return Finished(_terms(value, some), torch.where(some, 1 / z, 0.0), torch.where(some, by_p, 0.0))
 
 
-def _terms(value: Tensor, some: Tensor) -> Terms:
+def _shares(block: Block, dtype: torch.dtype) -> Float[Tensor, "b w"]:
+    """1/|P(i)| at the positives."""
+    return block.positive.to(dtype) / block.positive.sum(1, keepdim=True).clamp_min(1)
+
+
+def _terms(value: Float[Tensor, " b"], some: Bool[Tensor, " b"]) -> Terms:
     counted = some.to(value.dtype)
     return Terms(value, counted, (value.detach() > 0).to(value.dtype), torch.ones_like(counted))

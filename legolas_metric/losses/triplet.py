@@ -1,4 +1,4 @@
-"""Triplet margin loss."""
+"""Triplet loss."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from legolas_metric.checks import ArrayLike, check_choice
-from legolas_metric.losses.batch import Indices, prepare
-from legolas_metric.losses.blockwise import Terms, mean_of, weighted_sums
+from legolas_metric.distributed import World
+from legolas_metric.losses.batch import Batch, Indices, prepare
+from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
 from legolas_metric.losses.relation import Block, ByLabel, ByTriplets, TripletBlock
+from legolas_metric.losses.terms import LossDetail, Sums, Terms
 
 Selection = Literal["all", "hard", "semihard"]
 
@@ -29,41 +31,75 @@ def triplet_loss(
     soft: bool = False,
     squared: bool = False,
     weights: ArrayLike | None = None,
-    workspace_mb: int | None = 16,
+    ids: ArrayLike | None = None,
+    ref_ids: ArrayLike | None = None,
+    gather: World | None = None,
+    workspace_mb: int | None = 64,
 ) -> Float[Tensor, ""]:
-    """Functional form of `TripletLoss`."""
+    """`TripletLoss` as a pure function.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.ones(8, 4)  # collapsed: the margin
+        >>> round(triplet_loss(embeddings, torch.arange(8) // 2, margin=0.3).item(), 4)
+        0.3
+    """
     check_choice("selection", selection, get_args(Selection))
-    batch = prepare(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights=weights, as_triplets=True)
-    if isinstance(batch.relation, ByTriplets):
-        pick = _listed
-    else:
-        by_label = isinstance(batch.relation, ByLabel)
-        pick = {"hard": _hard, "semihard": partial(_semi_hard, margin=margin)}.get(selection) if by_label else None
-    terms = (
-        partial(_all, margin=margin, soft=soft) if pick is None else partial(_picked, pick, margin=margin, soft=soft)
+    batch = prepare(
+        embeddings,
+        labels,
+        indices_tuple,
+        ref_emb,
+        ref_labels,
+        weights=weights,
+        ids=ids,
+        ref_ids=ref_ids,
+        gather=gather,
+        keep_triplets=True,
     )
-    sums = weighted_sums(
-        batch.x,
-        batch.r,
-        batch.weights,
-        batch.relation,
-        kernel=partial(_kernel, terms, squared=squared),
-        formula=partial(_formula, terms, squared=squared),
-        workspace_mb=workspace_mb,
-    )
-    return mean_of(sums)
+    return _mean(batch, margin, selection, soft, squared, workspace_mb)[0]
 
 
 class TripletLoss(nn.Module):
-    """Triplet loss (Weinberger & Saul 2009, Schroff et al. 2015, Hermans et al. 2017) on distances of unit rows.
+    """Triplet loss on distances of unit rows, d = sqrt(2 - 2 s).
 
-    mean over triplets with a loss of max(0, d_ap - d_an + margin), or of log(1 + exp(d_ap - d_an)) where `soft`.
+    hinge: max(0, d_ap - d_an + margin);  soft: log(1 + exp(d_ap - d_an)), without a margin
+
+    The hinge's mean is taken over the triplets whose loss is not 0, as in PML: triplets that are won do not dilute
+    those that are not. Collapsed embeddings have the value `margin` (hinge) or ln 2 (soft).
+
+    `selection` says which triplets of a batch count:
+        "hard": each anchor's farthest positive with its nearest negative (batch-hard).
+        "semihard": each positive with the nearest negative of d_ap < d_an < d_ap + margin; a positive without one is
+            left out, and nothing is put in its place.
+        "all": every anchor, positive and negative, by counting and never by listing (hinge), or one positive of each
+            anchor at a time (soft).
+    An `indices_tuple` takes its place: a 3-tuple is taken as it is, each triplet as often as it is listed; of a
+    4-tuple, each anchor's positives with each of its negatives, a pair that is listed twice once.
+
+    Equal to PML's `TripletMarginLoss` ("all"; "hard" under its `BatchHardMiner`; `squared` with `LpDistance(power=2)`)
+    but for `soft`, where PML adds the margin inside the softplus (pass margin=0 there), the repeated pairs above, and
+    label -1, a class like any other to PML. Where d = 0 the derivative of d is taken as 0.
+
+    Args:
+        margin: in d (in d^2 where `squared`).
+        selection: see above.
+        soft: the soft margin instead of the hinge.
+        squared: d^2 instead of d.
+        gather: processes whose rows are reference rows of every anchor, see `World`.
+        workspace_mb: memory for similarities; None holds all of them at once in plain torch, differentiable twice.
+
+    Raises:
+        ValueError: another selection.
 
     Example:
         >>> import torch
         >>> embeddings = torch.eye(4).repeat(2, 1).requires_grad_()
         >>> round(TripletLoss(margin=1.5)(embeddings, torch.arange(8) % 4).item(), 4)  # 0 - sqrt(2) + 1.5
         0.0858
+
+    Weinberger & Saul, JMLR 2009; Schroff et al., FaceNet, CVPR 2015; Hermans et al., In Defense of the Triplet Loss for
+    Person Re-Identification, 2017.
     """
 
     def __init__(
@@ -73,7 +109,8 @@ class TripletLoss(nn.Module):
         soft: bool = False,
         *,
         squared: bool = False,
-        workspace_mb: int | None = 16,
+        gather: World | None = None,
+        workspace_mb: int | None = 64,
     ) -> None:
         super().__init__()
         check_choice("selection", selection, get_args(Selection))
@@ -81,6 +118,7 @@ class TripletLoss(nn.Module):
         self.selection: Selection = selection
         self.soft = soft
         self.squared = squared
+        self.gather = gather
         self.workspace_mb = workspace_mb
 
     def forward(
@@ -92,21 +130,39 @@ class TripletLoss(nn.Module):
         ref_labels: ArrayLike | None = None,
         *,
         weights: ArrayLike | None = None,
-    ) -> Float[Tensor, ""]:
-        """The loss of a batch."""
-        return triplet_loss(
+        ids: ArrayLike | None = None,
+        ref_ids: ArrayLike | None = None,
+        detail: bool = False,
+    ) -> Float[Tensor, ""] | tuple[Float[Tensor, ""], LossDetail]:
+        """The loss of a batch; arguments as those of `SupConLoss.forward`, `weights` being the anchors'."""
+        batch = prepare(
             embeddings,
             labels,
             indices_tuple,
             ref_emb,
             ref_labels,
-            margin=self.margin,
-            selection=self.selection,
-            soft=self.soft,
-            squared=self.squared,
             weights=weights,
-            workspace_mb=self.workspace_mb,
+            ids=ids,
+            ref_ids=ref_ids,
+            gather=self.gather,
+            keep_triplets=True,
         )
+        mean, sums = _mean(batch, self.margin, self.selection, self.soft, self.squared, self.workspace_mb)
+        return (mean, loss_detail(batch, sums)) if detail else mean
+
+
+def _mean(
+    batch: Batch, margin: float, selection: Selection, soft: bool, squared: bool, workspace_mb: int | None
+) -> tuple[Float[Tensor, ""], Sums]:
+    shape = {"margin": margin, "soft": soft}
+    if isinstance(batch.relation, ByTriplets):
+        terms = partial(_picked, _listed, **shape)
+    elif selection == "all" or not isinstance(batch.relation, ByLabel):
+        terms = partial(_all, **shape)
+    else:
+        terms = partial(_picked, _hard if selection == "hard" else partial(_semi_hard, margin=margin), **shape)
+    ways = Ways(partial(_formula, terms, squared=squared), partial(_kernel, terms, squared=squared))
+    return mean_and_sums(batch, ways, workspace_mb)
 
 
 class Picked(NamedTuple):
@@ -180,8 +236,7 @@ def _picked(
 
 
 def _listed(d: Float[Tensor, "b m"], block: TripletBlock) -> Picked:
-    counts = torch.ones_like(block.anchor, dtype=torch.bool) if block.counts is None else block.counts
-    return Picked(block.anchor, block.positive, block.negative, counts)
+    return Picked(block.anchor, block.positive, block.negative, block.counts)
 
 
 def _hard(d: Float[Tensor, "b m"], block: Block) -> Picked:

@@ -1,0 +1,126 @@
+"""A batch against itself: half of the similarity matrix gives the loss, and one product with it the gradient.
+
+For a loss whose anchors see their batch only through two sums,
+
+    value_i = f(z_i, p_i),  z_i = sum_{j != i} E(s_ij),  p_i = sum_{j in P(i)} Q(s_ij),
+
+E and Q are symmetric in i and j; only the weights of their derivatives are not. The derivative by the embeddings is H X
+with H_ij = E_ij (a_i + a_j) + Q'_ij (b_i + b_j). So every pair is exponentiated once, and three products of the whole
+matrix become one and a half. N rows, B rows of a strip, V columns from its first row on, W of them its band.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from legolas_metric.losses.relation import ByLabel
+from legolas_metric.losses.terms import Sums, Terms
+
+_ROWS = 256
+
+
+class Positives(NamedTuple):
+    """Q of the positives of a strip, 0 elsewhere, and its derivative."""
+
+    q: Float[Tensor, "b w"]
+    slope: Float[Tensor, "b w"]
+
+
+class Finished(NamedTuple):
+    """The terms of all anchors; a_i, with which E is the derivative of value_i; and b_i, the derivative by p_i."""
+
+    terms: Terms
+    a: Float[Tensor, " n"]
+    b: Float[Tensor, " n"]
+
+
+@runtime_checkable
+class PairSums(Protocol):
+    """A loss by its two sums."""
+
+    def weigh(self, s: Float[Tensor, "b v"], positive: Float[Tensor, "b w"]) -> Positives:
+        """Overwrite similarities by E, whatever it makes of a row with itself; positive is 1 or 0, in the first w."""
+        ...
+
+    def finish(self, z: Float[Tensor, " n"], p: Float[Tensor, " n"], count: Float[Tensor, " n"]) -> Finished:
+        """From each anchor's sums and its number of positives to its terms."""
+        ...
+
+
+class _Strip(NamedTuple):
+    rows: slice
+    band: slice
+    e: Float[Tensor, "b v"]
+    slope: Float[Tensor, "b w"]
+
+
+def symmetric_sums(
+    y: Float[Tensor, "n d"], weights: Float[Tensor, " n"], relation: ByLabel, loss: PairSums, *, workspace_mb: int
+) -> Sums:
+    """Sum the terms of all anchors, each times its anchor's weight; similarities are y y^T, in the relation's order."""
+    return Sums(*_Symmetric.apply(y, weights, relation, loss, workspace_mb << 20, torch.is_grad_enabled()))
+
+
+class _Symmetric(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, weights: Tensor, relation: ByLabel, loss: PairSums, workspace: int, recording: bool
+    ) -> tuple[Tensor, ...]:
+        n = len(y)
+        recording = recording and ctx.needs_input_grad[0]
+        keep = recording and n * (n + _ROWS) // 2 * y.element_size() <= workspace
+        z, p, count = y.new_zeros(3, n).unbind()
+        kept = []
+        for rows, band, same in relation.strips(_ROWS):
+            positive = same.to(y.dtype)
+            e = y[rows] @ y[rows.start :].T
+            q, slope = loss.weigh(e, positive)
+            e.diagonal().zero_()
+            _add(z, rows, slice(rows.start, n), e)
+            _add(p, rows, band, q)
+            _add(count, rows, band, positive)
+            if keep:
+                kept.append(_Strip(rows, band, e, slope))
+        terms, a, b = loss.finish(z, p, count)
+        if recording:
+            strips = kept if keep else _strips_again(y, relation, loss)
+            ctx.save_for_backward(_derivative(y, strips, a * weights, b * weights))
+        value, *counts = (torch.stack(terms) @ weights).unbind()
+        ctx.mark_non_differentiable(*counts)
+        return value, *counts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (derivative,) = ctx.saved_tensors
+        return derivative * grads[0], None, None, None, None, None
+
+
+def _strips_again(y: Tensor, relation: ByLabel, loss: PairSums) -> Iterator[_Strip]:
+    for rows, band, same in relation.strips(_ROWS):
+        e = y[rows] @ y[rows.start :].T
+        slope = loss.weigh(e, same.to(y.dtype)).slope
+        e.diagonal().zero_()
+        yield _Strip(rows, band, e, slope)
+
+
+def _add(total: Tensor, rows: slice, columns: slice, part: Tensor) -> None:
+    """Each pair of a strip belongs to the sum of its row and, beyond the strip's own square, of its column."""
+    total[rows] += part.sum(1)
+    if columns.stop > rows.stop:
+        total[rows.stop : columns.stop] += part[:, rows.stop - rows.start :].sum(0)
+
+
+def _derivative(y: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Tensor:
+    out = torch.zeros_like(y)
+    for rows, band, e, slope in strips:
+        e.mul_(a[rows, None] + a[rows.start :])
+        e[:, : slope.shape[1]].addcmul_(slope, b[rows, None] + b[band])
+        out[rows].addmm_(e, y[rows.start :])
+        if rows.stop < len(y):
+            out[rows.stop :].addmm_(e[:, rows.stop - rows.start :].T, y[rows])
+    return out
