@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from legolas_metric.report import bars, curves, similarity_histogram, spectra
+from legolas_metric import evaluate_ranking, evaluate_verification
+from legolas_metric.report import (
+    bars,
+    cmc,
+    curves,
+    det,
+    drift_and_age,
+    projection,
+    rank1_against_gallery,
+    roc,
+    similarity_histogram,
+    spectra,
+)
 
 
 def test_curves_number_their_epochs_and_span_the_references():
@@ -66,6 +78,50 @@ def test_bars_start_at_zero_and_leave_room_for_their_figure():
     assert tuple(bars({"a": 0.0}, x="s").layout.xaxis.range) == (0, 1)
 
 
+def table(generator) -> tuple[torch.Tensor, torch.Tensor]:
+    labels = torch.arange(8).repeat_interleave(3)
+    return torch.randn(8, 4, generator=generator)[labels] + torch.randn(24, 4, generator=generator), labels
+
+
+def test_ranking_charts_show_the_reports_values(generator):
+    report = evaluate_ranking(*table(generator), full=True)
+    (trace,) = cmc({"ours": report.cmc(12)}).data
+    assert list(trace.x) == list(range(1, 13))
+    assert list(trace.y) == report.cmc(12).tolist()
+    (trace,) = rank1_against_gallery({"ours": report.rank1_at([10, 2, 5])}).data
+    assert list(trace.x) == [2, 5, 10]
+    assert list(trace.y) == [report.rank1_at([size])[size] for size in (2, 5, 10)]
+
+
+def test_verification_charts_show_the_reports_values(generator):
+    report = evaluate_verification(*table(generator))
+    (trace,) = roc({"ours": (report.far, report.tar)}).data
+    assert list(trace.y) == report.tar.tolist()
+    assert [x or 0.0 for x in trace.x] == report.far.tolist()
+    (trace,) = det({"ours": (report.far, report.tar)}).data
+    assert [y or 0.0 for y in trace.y] == pytest.approx((1 - report.tar).tolist())
+
+
+def test_drift_and_age_have_an_axis_each():
+    figure = drift_and_age([math.nan, 0.5, 0.75], torch.tensor([0, 115, 230]), start=4)
+    drift, age = figure.data
+    assert (list(drift.x), list(age.x)) == ([4, 5, 6], [4, 5, 6])
+    assert (list(drift.y)[1:], list(age.y)) == ([0.5, 0.75], [0, 115, 230])
+    assert (drift.yaxis, age.yaxis) == (None, "y2")
+    assert figure.layout.yaxis2.domain[1] < figure.layout.yaxis.domain[0]
+
+
+def test_projection_tells_classes_apart_and_greys_the_unlabelled():
+    points = torch.arange(18.0).view(9, 2)
+    (trace,) = projection(points, [0, 1, 2, 3, 4, 5, 6, -1, 0]).data
+    looks = list(zip(trace.marker.color, trace.marker.symbol))
+    assert list(trace.x) == points[:, 0].tolist()
+    assert list(trace.y) == points[:, 1].tolist()
+    assert looks[0] == looks[8]
+    assert len(set(looks)) == 8
+    assert trace.text[6] == "class 6"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -75,6 +131,13 @@ def test_bars_start_at_zero_and_leave_room_for_their_figure():
         (lambda: curves({"a": []}, y="r"), r"a must be 1-D and not empty, got shape \(0,\)"),
         (lambda: spectra({"a": torch.zeros(2, 2)}), r"a must be 1-D and not empty, got shape \(2, 2\)"),
         (lambda: similarity_histogram([0.0, 1.0], [1, 2], [1]), "2 counts for 2 edges, expected 1"),
+        (lambda: roc({"a": ([0.1], [0.1, 0.2])}), "a: 1 false accept rates for 2 true accept rates"),
+        (lambda: det({}), "at least one run"),
+        (lambda: cmc({}), "at least one run"),
+        (lambda: rank1_against_gallery({}), "at least one run"),
+        (lambda: drift_and_age([0.1], [1, 2]), "drift has 1 entries, age 2: give one for each refresh"),
+        (lambda: projection(torch.zeros(3, 3), [0, 1, 2]), r"points must be \[n, 2\] with n >= 1, got shape \(3, 3\)"),
+        (lambda: projection(torch.zeros(3, 2), [0, 1]), "labels has 2 entries for 3 points"),
     ],
 )
 def test_bad_values_are_refused(call, message):

@@ -1,7 +1,13 @@
 """Charts and the self-contained HTML report, from records; needs the extra `report`."""
 
 from legolas_metric.report.figures import bars as bars
+from legolas_metric.report.figures import cmc as cmc
 from legolas_metric.report.figures import curves as curves
+from legolas_metric.report.figures import det as det
+from legolas_metric.report.figures import drift_and_age as drift_and_age
+from legolas_metric.report.figures import projection as projection
+from legolas_metric.report.figures import rank1_against_gallery as rank1_against_gallery
+from legolas_metric.report.figures import roc as roc
 from legolas_metric.report.figures import similarity_histogram as similarity_histogram
 from legolas_metric.report.figures import spectra as spectra
 from legolas_metric.report.page import Section as Section

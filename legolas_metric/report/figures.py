@@ -5,7 +5,19 @@ from itertools import pairwise
 from typing import TypeVar
 
 from legolas_metric.checks import ArrayLike
-from legolas_metric.report.theme import BASELINE, chart, colour, decades, go, line, numbers
+from legolas_metric.report.theme import (
+    AXIS,
+    BASELINE,
+    COLOURS,
+    MARKERS,
+    chart,
+    colour,
+    decades,
+    go,
+    line,
+    numbers,
+    numbers_of,
+)
 
 Runs = Mapping[str, ArrayLike]
 T = TypeVar("T")
@@ -136,6 +148,157 @@ def bars(values: Mapping[str, float], *, x: str) -> go.Figure:
     figure.update_layout(showlegend=False, hovermode="y", yaxis_type="category", yaxis_autorange="reversed")
     figure.update_xaxes(range=[0, 1.15 * max(amounts) or 1])
     return figure
+
+
+def cmc(runs: Runs) -> go.Figure:
+    """Cumulative match characteristic: the share of queries with a positive among the first k, against k.
+
+    Args:
+        runs: name -> Rank@1, Rank@2, ..., as `RankingReport.cmc` gives it.
+
+    Example:
+        >>> from legolas_metric.report import cmc
+        >>> list(cmc({"ours": [0.6, 0.8, 0.9]}).data[0].x)
+        [1, 2, 3]
+    """
+    figure = chart(x="k, places looked at", y="share of queries answered")
+    for number, (name, given) in enumerate(_some(runs).items()):
+        values = numbers(given, name=name)
+        places = list(range(1, len(values) + 1))
+        figure.add_scatter(x=places, y=values, name=name, hovertemplate="%{y:.3f}", **line(number))
+    return figure
+
+
+def rank1_against_gallery(runs: Mapping[str, Mapping[int, float]]) -> go.Figure:
+    """Rank@1 against the number of rows of other labels in the gallery, on a logarithmic axis.
+
+    Args:
+        runs: name -> (size -> Rank@1), as `RankingReport.rank1_at` gives it.
+
+    Example:
+        >>> from legolas_metric.report import rank1_against_gallery
+        >>> list(rank1_against_gallery({"ours": {100: 0.9, 10: 0.99}}).data[0].y)
+        [0.99, 0.9]
+    """
+    figure = chart(x="rows of other classes in the gallery (log scale)", y="Rank@1", log_x=True)
+    for number, (name, shares) in enumerate(_some(runs).items()):
+        sizes = sorted(shares)
+        values = [shares[size] for size in sizes]
+        figure.add_scatter(x=sizes, y=values, name=name, hovertemplate="%{y:.3f}", **line(number, markers=True))
+    decades(figure, [float(size) for shares in runs.values() for size in shares], axis="x")
+    return figure
+
+
+def roc(runs: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> go.Figure:
+    """Share of genuine pairs accepted against share of impostors accepted, on a logarithmic axis.
+
+    Args:
+        runs: name -> (false accept rates, true accept rates), as `VerificationReport` holds them.
+
+    Example:
+        >>> from legolas_metric.report import roc
+        >>> list(roc({"ours": ([0.0, 0.01, 1.0], [0.2, 0.7, 1.0])}).data[0].x)
+        [None, 0.01, 1.0]
+    """
+    figure = chart(x="false accept rate (log scale)", y="genuine pairs accepted", log_x=True)
+    drawn = {name: _rates(far, tar, name) for name, (far, tar) in _some(runs).items()}
+    for number, (name, (x, y)) in enumerate(drawn.items()):
+        figure.add_scatter(x=x, y=y, name=name, hovertemplate="%{y:.4f}", **line(number))
+    decades(figure, [rate for x, _ in drawn.values() for rate in x], axis="x")
+    return figure
+
+
+def det(runs: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> go.Figure:
+    """Detection error trade-off: genuine pairs rejected against impostors accepted, both on logarithmic axes.
+
+    Args:
+        runs: name -> (false accept rates, true accept rates), as `VerificationReport` holds them.
+
+    Example:
+        >>> from legolas_metric.report import det
+        >>> list(det({"ours": ([0.0, 0.01, 1.0], [0.25, 0.75, 1.0])}).data[0].y)
+        [0.75, 0.25, None]
+    """
+    figure = chart(x="false accept rate (log scale)", y="false reject rate (log scale)", log_x=True, log_y=True)
+    drawn = {name: _rates(far, tar, name) for name, (far, tar) in _some(runs).items()}
+    drawn = {name: (x, _positive([1 - rate for rate in y])) for name, (x, y) in drawn.items()}
+    for number, (name, (x, y)) in enumerate(drawn.items()):
+        figure.add_scatter(x=x, y=y, name=name, hovertemplate="%{y:.4f}", **line(number))
+    decades(figure, [rate for x, _ in drawn.values() for rate in x], axis="x")
+    decades(figure, [rate for _, y in drawn.values() for rate in y])
+    return figure
+
+
+def drift_and_age(drift: ArrayLike, age: ArrayLike, *, start: int = 0) -> go.Figure:
+    """How far the encoder moved between refreshes of the bank (above), and how old its oldest row was (below).
+
+    Args:
+        drift: mean cosine between rows and their rewrites, one for each refresh (NaN before the first).
+        age: encoder steps of the oldest row, one for each refresh.
+        start: number of the first refresh.
+
+    Example:
+        >>> from legolas_metric.report import drift_and_age
+        >>> figure = drift_and_age([float("nan"), 0.7, 0.9], [0, 115, 115])
+        >>> [trace.name for trace in figure.data]
+        ['drift', 'age']
+    """
+    cosines, steps = numbers(drift, name="drift"), numbers(age, name="age")
+    if len(cosines) != len(steps):
+        raise ValueError(f"drift has {len(cosines)} entries, age {len(steps)}: give one for each refresh")
+    figure = chart(x="refresh of the bank", y="drift (cosine)", height=420)
+    refreshes = list(range(start, start + len(steps)))
+    figure.add_scatter(x=refreshes, y=cosines, name="drift", hovertemplate="%{y:.3f}", **line(0, markers=True))
+    figure.add_bar(x=refreshes, y=steps, name="age", yaxis="y2", marker_color=colour(1), hovertemplate="%{y:,} steps")
+    below = {**AXIS, "title": {"text": "age (steps)"}, "domain": [0, 0.4], "rangemode": "tozero"}
+    figure.update_layout(yaxis_domain=[0.5, 1], yaxis2=below)
+    figure.update_layout(xaxis_tickformat="d", xaxis_anchor="y2", showlegend=False)
+    return figure
+
+
+def projection(points: ArrayLike, labels: ArrayLike, *, x: str = "first axis", y: str = "second axis") -> go.Figure:
+    """Rows as points in a plane, coloured by class; colours come round again after six classes.
+
+    Args:
+        points: [n, 2], coordinates, for example on the two main directions.
+        labels: [n], shown when a point is pointed at.
+        x, y: names of the axes, for example with the share of variance that each holds.
+
+    Example:
+        >>> from legolas_metric.report import projection
+        >>> len(projection([[0.0, 1.0], [1.0, 0.0]], [3, 4]).data[0].x)
+        2
+    """
+    coordinates = numbers_of(points, name="points", columns=2)
+    names = [int(label) for label in numbers(labels, name="labels")]
+    if len(names) != len(coordinates):
+        raise ValueError(f"labels has {len(names)} entries for {len(coordinates)} points: give one for each")
+    place = {label: number for number, label in enumerate(sorted(set(names)))}
+    figure = chart(x=x, y=y, height=460)
+    figure.add_scatter(
+        x=[point[0] for point in coordinates],
+        y=[point[1] for point in coordinates],
+        mode="markers",
+        text=[f"class {name}" for name in names],
+        marker={
+            "color": [BASELINE if name < 0 else colour(place[name]) for name in names],
+            "symbol": ["cross" if name < 0 else MARKERS[place[name] // len(COLOURS) % len(MARKERS)] for name in names],
+            "size": 6,
+            "opacity": 0.75,
+        },
+        hovertemplate="%{text}<extra></extra>",
+    )
+    figure.update_layout(hovermode="closest", hoverdistance=20, showlegend=False)
+    figure.update_yaxes(scaleanchor="x", scaleratio=1)
+    return figure
+
+
+def _rates(far: ArrayLike, tar: ArrayLike, name: str) -> tuple[list[float | None], list[float]]:
+    """Both rates; a false accept rate of zero has no place on a logarithmic axis and is left out."""
+    x, y = numbers(far, name=f"{name}: false accept rates"), numbers(tar, name=f"{name}: true accept rates")
+    if len(x) != len(y):
+        raise ValueError(f"{name}: {len(x)} false accept rates for {len(y)} true accept rates")
+    return _positive(x), y
 
 
 def _some(runs: Mapping[str, T]) -> Mapping[str, T]:
