@@ -251,21 +251,26 @@ class NeighborPKSampler(PlannedSampler):
 
 def class_centroids(bank: EmbeddingBank, members: Members) -> Float32[Tensor, "c d"]:
     """Mean row of each class, of unit length under "cosine" (zero where a class's rows cancel out)."""
-    device = bank.embeddings.device
-    sizes = torch.from_numpy(members.sizes).to(device)
-    owner = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
-    rows = bank.embeddings[torch.from_numpy(members.rows).to(device)]
-    sums = rows.new_zeros(len(sizes), rows.shape[1]).index_add_(0, owner, rows)
-    return torch.nn.functional.normalize(sums) if bank.metric == "cosine" else sums / sizes[:, None]
+    rows, sizes = bank.embeddings, torch.from_numpy(members.sizes)
+    owner = torch.full((len(bank),), len(sizes))  # rows of no class go to a last one, which is dropped
+    owner[torch.from_numpy(members.rows)] = torch.arange(len(sizes)).repeat_interleave(sizes)
+    sums = rows.new_zeros(len(sizes) + 1, rows.shape[1]).index_add_(0, owner.to(rows.device), rows)[:-1]
+    return torch.nn.functional.normalize(sums) if bank.metric == "cosine" else sums / sizes[:, None].to(rows.device)
 
 
 def _nearest(
     centroids: Float32[Tensor, "c d"], seeds: Int64[Tensor, " b"], pool: int, metric: Metric
 ) -> Int64[Tensor, "b pool"]:
     """The classes nearest to each seed, itself left out."""
+    size = max(1, _BLOCK_ELEMENTS // len(centroids))
+    table = centroids.new_empty(min(size, len(seeds)), len(centroids))  # written again for each block: cheaper than new
     found = []
-    for part in chunks(len(seeds), max(1, _BLOCK_ELEMENTS // len(centroids))):
-        block = similarity_matrix(centroids[seeds[part]], centroids, metric)
+    for part in chunks(len(seeds), size):
+        block = table[: len(seeds[part])]
+        if metric == "euclidean":
+            block.copy_(similarity_matrix(centroids[seeds[part]], centroids, metric))
+        else:
+            torch.mm(centroids[seeds[part]], centroids.T, out=block)
         block.scatter_(1, seeds[part][:, None], -torch.inf)
         found.append(block.topk(pool, dim=1).indices)
     return torch.cat(found)
