@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
-from legolas_metric import CollapseProbe, probe_embeddings
+from legolas_metric import CollapseProbe, CollapseReport, probe_embeddings
+from legolas_metric.distributed import World
 from legolas_metric.probes.collapse import iid_report
+from legolas_metric.probes.spectrum import decay
 
 
 def unit_rows(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -118,13 +121,102 @@ def test_rows_in_a_few_dimensions_are_a_dimensional_collapse(generator):
     assert report.remedy
 
 
+STREAMED = [
+    name
+    for name, value in probe_embeddings(torch.randn(9, 3), [0, 0, 0, 1, 1, 1, 2, 2, 2]).scalars().items()
+    if value is not None and name not in ("uniformity", "nc4", "class_effective_rank")
+]
+
+
+def labelled_rows(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Uneven classes, some rows unlabelled, a mean far from 0, axes of different length."""
+    y = torch.randint(-1, 12, (400,), generator=generator).square() % 37
+    y[::9] = -1
+    x = torch.randn(37, 24, generator=generator)[y] + torch.randn(400, 24, generator=generator)
+    return x * torch.linspace(0.1, 2, 24) + 0.3, y
+
+
+def assert_same(report: CollapseReport, other: CollapseReport) -> None:
+    for name in STREAMED:
+        value = getattr(other, name)
+        assert getattr(report, name) == pytest.approx(value, rel=1e-9, abs=1e-9), name
+    torch.testing.assert_close(report.spectrum, other.spectrum, rtol=1e-9, atol=1e-9)
+    assert (report.verdict, report.evidence) == (other.verdict, other.evidence)
+    for name in ("uniformity", "nc4", "class_effective_rank", "class_ranks", "hubness"):
+        assert getattr(report, name) is None
+
+
 def test_batches_give_what_the_table_gives(generator):
-    x = torch.randn(300, 24, generator=generator) * torch.linspace(0.1, 2, 24) + 0.3
-    whole, probe = probe_embeddings(x), CollapseProbe()
-    for part in x.split([1, 7, 200, 92]):
-        assert probe.update(part) is probe
-    for name, value in whole.scalars().items():
-        assert probe.compute().scalars()[name] == pytest.approx(value, rel=1e-9), name
+    x, y = labelled_rows(generator)
+    order = torch.randperm(len(x), generator=generator)
+    whole, probe = probe_embeddings(x, y), CollapseProbe()
+    for part in order.split([1, 7, 300, 92]):
+        assert probe.update(x[part], y[part]) is probe
+    assert len(STREAMED) >= 17
+    assert_same(probe.compute(), whole)
+    assert_same(probe.compute(), whole)  # compute() takes nothing away
+
+
+def test_probes_merge_by_addition(generator):
+    x, y = labelled_rows(generator)
+    parts = [CollapseProbe().update(x[rows], y[rows]) for rows in torch.arange(400).split([50, 150, 200])]
+    joint = CollapseProbe().merge(parts[0]).merge(CollapseProbe()).merge(parts[1]).merge(parts[2])
+    assert_same(joint.compute(), probe_embeddings(x, y))
+    assert parts[1].compute().n == 150
+
+
+def test_rows_without_labels_stay_out_of_the_classes_only(generator):
+    x, y = labelled_rows(generator)
+    y[200:] = -1
+    probe = CollapseProbe().update(x[:200], y[:200]).update(x[200:])
+    assert_same(probe.compute(), probe_embeddings(x, y))
+    plain = probe_embeddings(x)
+    assert probe.compute().effective_rank == pytest.approx(plain.effective_rank, rel=1e-9)
+    assert probe.compute().class_share == pytest.approx(probe_embeddings(x[:200], y[:200]).class_share, rel=1e-9)
+
+
+def _process(rank: int, size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    x, y = labelled_rows(torch.Generator().manual_seed(7))
+    own = CollapseProbe()
+    if rank < 2:  # the third process has no rows
+        own.update(x[rank::2], y[rank::2])
+    joint = own.reduced(World.current(averages_gradients=False))
+    assert_same(joint.compute(), probe_embeddings(x, y))
+    if rank < 2:
+        assert own.compute().n == 200
+    dist.destroy_process_group()
+
+
+def test_processes_reduce_to_one(tmp_path):
+    torch.multiprocessing.spawn(_process, (3, str(tmp_path)), nprocs=3)
+
+
+def test_a_single_process_reduces_to_itself(generator):
+    x, y = labelled_rows(generator)
+    assert_same(CollapseProbe().update(x, y).reduced(World()).compute(), probe_embeddings(x, y))
+    with pytest.raises(ValueError, match=r"rows of one d, got \[\]"):
+        CollapseProbe().reduced(World())
+
+
+def test_any_float_width_layout_and_scale(generator):
+    x = torch.randn(60, 8, generator=generator)
+    whole = probe_embeddings(x).effective_rank
+    assert probe_embeddings(x.numpy().astype(np.float64)).effective_rank == pytest.approx(whole, rel=1e-12)
+    assert probe_embeddings(x.T.contiguous().T).effective_rank == pytest.approx(whole, rel=1e-12)
+    assert probe_embeddings(x * 1e-20).effective_rank == pytest.approx(whole, rel=1e-6)
+    assert probe_embeddings(x * 1e18).effective_rank == pytest.approx(whole, rel=1e-6)
+    assert probe_embeddings(x.half()).effective_rank == pytest.approx(whole, rel=1e-3)
+    assert probe_embeddings(x.clone().requires_grad_()).effective_rank == whole
+
+
+def test_decay_of_a_power_law():
+    values = torch.arange(1, 101, dtype=torch.float64).pow(-1.7)
+    alpha, (first, last) = decay(values)
+    assert alpha == pytest.approx(1.7)
+    assert (first, last) == (6, 50)
+    assert decay(torch.tensor([3.0, 2.0, 0.0], dtype=torch.float64)) is None
 
 
 def test_bad_input_is_refused():
@@ -140,3 +232,5 @@ def test_bad_input_is_refused():
         CollapseProbe().compute()
     with pytest.raises(ValueError, match="embeddings has 3 dimensions, the rows before had 2"):
         CollapseProbe().update(torch.eye(2)).update(torch.eye(3))
+    with pytest.raises(ValueError, match="the other probe has 3 dimensions, this one 2"):
+        CollapseProbe().update(torch.eye(2)).merge(CollapseProbe().update(torch.eye(3)))

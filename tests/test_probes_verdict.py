@@ -189,15 +189,27 @@ def test_the_guard_steps_a_schedule_back_and_says_why(caplog):
 
 
 def test_hysteresis():
-    """Two faulty reports raise the alarm; two that pass the stricter limits, in a row, end it."""
+    """Two faulty reports in a row raise the alarm; two in a row that pass the stricter limits end it; none between."""
     guard = CollapseGuard("warn", patience=2, recovery=2)
     seen = []
-    for epoch, report in enumerate([BAD, GOOD, BAD, BAD, EDGE, GOOD, EDGE, GOOD, GOOD, EDGE, EDGE, BAD]):
+    for epoch, report in enumerate([BAD, GOOD, BAD, BAD, EDGE, GOOD, EDGE, EDGE, GOOD, GOOD, EDGE, EDGE, BAD]):
         seen.append((guard.check(report, epoch=epoch) is not None, guard.alarmed))
     acted = [epoch for epoch, (acts, _) in enumerate(seen) if acts]
     alarmed = [epoch for epoch, (_, alarm) in enumerate(seen) if alarm]
     assert acted == [3]
-    assert alarmed == [3, 4, 5, 6, 7]
+    assert alarmed == [3, 4, 5, 6, 7, 8]
+
+
+def test_an_alarm_ends_by_its_own_fault(generator):
+    """Out of the point, and by the stricter limits still short of dimensions: the point's alarm is over."""
+    flat = torch.randn(500, 5, generator=generator) @ torch.randn(5, 16, generator=generator)
+    report = probe_embeddings(flat)
+    assert report.verdict == "healthy"
+    assert judge(report, strictness=1.5).fault == "dimensional collapse"
+    guard = CollapseGuard("warn", recovery=1)
+    guard.check(BAD, epoch=0)
+    assert guard.check(report, epoch=1) is None
+    assert not guard.alarmed
 
 
 def test_an_alarm_that_lasts_acts_again_and_gives_up():

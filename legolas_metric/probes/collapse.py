@@ -3,10 +3,12 @@
 import math
 from dataclasses import fields, replace
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_embeddings, as_labels, check_at_least
+from legolas_metric.distributed import World
 from legolas_metric.index.protocol import NeighborIndex
 from legolas_metric.probes.classes import ClassMeasures, class_measures, iid_class_measures
 from legolas_metric.probes.hubness import Hubness, iid_rows, search_hubness
@@ -80,6 +82,31 @@ class CollapseProbe:
             raise ValueError(f"the other probe has {d} dimensions, this one {len(self._moments.first)}: cannot merge")
         self._moments.merge(theirs)
         return self
+
+    def reduced(self, world: World) -> "CollapseProbe":
+        """A probe that has taken the rows of all processes; this one stays as it is.
+
+        Every process of the world must call it, in the same order: it gathers the labels that were seen, and sums one
+        state over the processes. `compute()` on the result is then the same everywhere.
+
+        Raises:
+            ValueError: processes with rows of different d, or none with rows.
+        """
+        own = self._moments
+        device = torch.device("cpu") if own is None else own.first.device
+        seen = world.gather(torch.tensor([0 if own is None else len(own.first)], device=device)).unique()
+        sizes = seen[seen > 0].tolist()
+        if len(sizes) != 1:
+            raise ValueError(f"the processes must hold rows of one d, got {sizes}: update() every probe alike first")
+        joint = Moments(sizes[0], device)
+        if own is not None:
+            joint.merge(own)
+        joint.widen(world.gather(joint.classes))
+        for total in joint.tensors():
+            total.copy_(world.reduce(total))
+        probe = CollapseProbe()
+        probe._moments = joint
+        return probe
 
     def compute(self, *, reference: CollapseReport | None = None) -> CollapseReport:
         """The report on all rows so far; more may follow.

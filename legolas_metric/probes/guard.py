@@ -47,8 +47,9 @@ class CollapseGuard:
     """Acts when reports show a collapse, and keeps acting until it is over.
 
     Hysteresis: the alarm rises after `patience` faulty reports in a row, and is over after `recovery` reports in a row
-    that are healthy by limits `margin` times as strict. Between, every further `patience` faulty reports act again;
-    after `give_up` actions of one alarm the run is stopped. Each action is logged as a warning, and kept in `actions`.
+    that are free of its fault even by limits `margin` times as strict. Until then every further `patience` faulty
+    reports act again; after `give_up` actions of one alarm the run is stopped. Reports between the two limits neither
+    act nor end the alarm. Each action is logged as a warning, and kept in `actions`.
 
     Behaviour in corner cases: "over-clustered" is no alarm unless asked for, since SupCon ends there on training rows;
     a schedule in its first stage records the alarm and stays; reports after a "stop" act no more.
@@ -129,10 +130,7 @@ class CollapseGuard:
             return None
         fault, evidence, remedy = self._look(report, loss)
         if fault is None:
-            self._faulty, self._healthy = 0, self._healthy + 1
-            if self.alarmed and self._healthy >= self.recovery:
-                self.alarmed, self._taken = False, 0
-                _log.info("epoch %d: healthy again for %d reports", epoch, self._healthy)
+            self._recover(report, epoch)
             return None
         self._faulty, self._healthy = self._faulty + 1, 0
         if self._faulty < self.patience:
@@ -151,14 +149,25 @@ class CollapseGuard:
         return action
 
     def _look(self, report: CollapseReport, loss: float | int | None) -> tuple[str | None, tuple[str, ...], str]:
-        """The fault, if there is one, by the limits in force."""
-        verdict = judge(report, strictness=self.margin if self.alarmed else 1.0)
+        """The fault that a report or the loss shows, if it counts as one, with its evidence and remedy."""
+        verdict = judge(report)
         if verdict.fault in self.faults:
             return verdict.fault, verdict.evidence, verdict.remedy
         if loss is not None and self.plateau is not None and abs(loss - self.plateau) <= 0.01 * abs(self.plateau):
             sentence = f"loss {loss:.4f} is that of a model that maps everything to one point ({self.plateau:.4f})"
             return LOSS_PLATEAU, (sentence,), "mine easier negatives, or lower the learning rate"
         return None, (), ""
+
+    def _recover(self, report: CollapseReport, epoch: int) -> None:
+        """Count a report without a fault towards the end of the alarm, if it is clear of the fault that raised it."""
+        self._faulty = 0
+        if not self.alarmed:
+            return
+        edge = judge(report, strictness=self.margin).fault == self.actions[-1].fault
+        self._healthy = 0 if edge else self._healthy + 1
+        if self._healthy >= self.recovery:
+            self.alarmed, self._healthy, self._taken = False, 0, 0
+            _log.info("epoch %d: no %s for %d reports: the alarm is over", epoch, self.actions[-1].fault, self.recovery)
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs: the alarm, its counters, and the actions so far. The schedule keeps its own."""
