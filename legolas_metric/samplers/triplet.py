@@ -13,6 +13,7 @@ from legolas_metric.samplers.draws import TRIPLETS, random_bits, random_order
 from legolas_metric.samplers.epochs import PlannedSampler, check_rank, fingerprint
 
 _LEVELS = 3  # of families; each brings fewer triplets together than the one before
+_MOST_ROWS = 2**31
 
 
 def plan_epoch(
@@ -61,7 +62,8 @@ class TripletSampler(PlannedSampler):
           would add more than the rows that are left.
 
     Raises:
-        ValueError: batch_size below 3, no triplets, repeated ids, or none of the triplets in the data set.
+        ValueError: batch_size below 3, no triplets, repeated ids, none of the triplets in the data set, or ids that
+            cannot be row numbers where none are given.
 
     Example:
         >>> import torch
@@ -96,13 +98,14 @@ class TripletSampler(PlannedSampler):
             raise ValueError("none of the triplets lies in the data set: pass the ids under which the rows were mined")
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self._dropped = len(names) - len(rows)
-        # Numbered anew, since row numbers may be large where they are ids.
-        self._names, self._numbers = torch.from_numpy(rows).unique(return_inverse=True)
+        if rows.max() >= _MOST_ROWS:
+            raise ValueError(f"ids up to {rows.max()} were taken for row numbers: pass ids, the id of each row")
+        self._rows = rows
         self._fingerprint = fingerprint(rows.ravel())
         self._planned: tuple[int, Sequence[Tensor]] | None = None
 
     def __repr__(self) -> str:
-        return f"TripletSampler({len(self._numbers)} triplets, batch_size={self.batch_size}, {self.dropped} dropped)"
+        return f"TripletSampler({len(self._rows)} triplets, batch_size={self.batch_size}, {self.dropped} dropped)"
 
     def __len__(self) -> int:
         return len(self.plan())
@@ -115,9 +118,9 @@ class TripletSampler(PlannedSampler):
     def plan(self) -> Sequence[Int64[Tensor, " b"]]:
         """This rank's batches of the current epoch."""
         if self._planned is None or self._planned[0] != self.epoch:
-            batches = plan_epoch(self._numbers.numpy(), self.batch_size, epoch=self.epoch, seed=self.seed)
+            batches = plan_epoch(self._rows, self.batch_size, epoch=self.epoch, seed=self.seed)
             places = range(self.rank, -(-len(batches) // self.world_size) * self.world_size, self.world_size)
-            self._planned = (self.epoch, [self._names[batches[place % len(batches)]] for place in places])
+            self._planned = (self.epoch, [batches[place % len(batches)] for place in places])
         return self._planned[1]
 
     def settings(self) -> dict[str, int]:
