@@ -34,6 +34,13 @@ class GuardAction:
         fault: the verdict that raised the alarm, or "loss plateau".
         evidence: the figures behind it, a sentence each.
         remedy: what to do about it.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import CollapseGuard, probe_embeddings
+        >>> action = CollapseGuard("stop").check(probe_embeddings(torch.ones(50, 8)), epoch=3)
+        >>> action.epoch, action.act, action.fault
+        (3, 'stop', 'point collapse')
     """
 
     epoch: int
