@@ -321,3 +321,35 @@ def test_bad_input(arguments, error, message):
 def test_negative_epoch():
     with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
         PKSampler([0, 0, 1, 1], 2, 2).set_epoch(-1)
+
+
+# What users of other samplers reported
+
+
+def test_pml_684_no_class_is_missed_in_an_epoch():
+    # pytorch-metric-learning draws each batch's classes afresh: in an epoch of as many batches about a third never come.
+    from pytorch_metric_learning.samplers import MPerClassSampler
+
+    labels = labels_of([6] * 200)
+    ours = joined(batches(PKSampler(labels, 8, 4)))
+    theirs = list(MPerClassSampler(labels, m=4, batch_size=32, length_before_new_iter=len(ours)))
+    assert len(theirs) == len(ours)
+    assert len(set(labels[ours].tolist())) == 200
+    assert len(set(labels[theirs].tolist())) < 170
+
+
+@pytest.mark.parametrize("n", [31, 32, 33])
+def test_pml_28_725_the_length_of_an_epoch_is_its_own_and_follows_from_the_classes(n):
+    # Not from a number of rows that the user has to guess, and not from the length of the data set.
+    sampler = PKSampler(labels_of([5 + i % 9 for i in range(n)]), 8, 4)
+    for epoch in range(3):
+        assert len(batches(sampler, epoch)) == -(-n // 8)
+
+
+def test_torchreid_the_length_is_not_overstated():
+    # Its identity sampler counts floor(size / k) visits of each class, and stops when fewer than p classes have any left.
+    labels = labels_of([40, 4, 4, 5])
+    for weights in ("balanced", "sqrt", "proportional"):
+        sampler = PKSampler(labels, 2, 4, weights=weights)
+        assert len(sampler) == len(list(sampler)) > 0
+        assert {len(batch) for batch in sampler} == {8}
