@@ -194,7 +194,9 @@ class FaissIndex:
         rows = self._fitted()
         x = own.embeddings.neg() if farthest else own.embeddings
         parameters = _search_parameters(self._index, fetch, len(rows), self.effort)
-        raw, found = self._index.search(x.cpu().numpy(), fetch, params=parameters)
+        # Importing PML loads faiss.contrib.torch_utils, which puts a search without `params` in place of FAISS's own.
+        search = getattr(self._index, "search_numpy", self._index.search)
+        raw, found = search(x.cpu().numpy(), fetch, params=parameters)
         found = torch.from_numpy(found).to(own.ids.device)
         query, place = (found >= 0).nonzero(as_tuple=True)
         row = found[query, place]

@@ -183,12 +183,16 @@ class Slopes(NamedTuple):
     possible: Float[Tensor, " b"]
 
 
-def _formula(terms: Callable[..., Slopes], s: Float[Tensor, "b m"], block: Block, *, squared: bool) -> Terms:
+def _formula(
+    terms: Callable[..., Slopes], s: Float[Tensor, "b m"], block: Block | TripletBlock, *, squared: bool
+) -> Terms:
     value, _, active, possible = terms(_distances(s, squared), block, derive=False)
     return Terms(value, active, active, possible)
 
 
-def _kernel(terms: Callable[..., Slopes], s: Float[Tensor, "b m"], block: Block, *, squared: bool) -> Terms:
+def _kernel(
+    terms: Callable[..., Slopes], s: Float[Tensor, "b m"], block: Block | TripletBlock, *, squared: bool
+) -> Terms:
     d = _distances(s, squared)
     value, slope, active, possible = terms(d, block, derive=True)
     assert slope is not None

@@ -1,0 +1,120 @@
+"""Several processes equal one, in loss and gradient, with unequal batches."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from legolas_metric.distributed import World
+from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
+
+LOSSES = {
+    "supcon": lambda world: SupConLoss(gather=world),
+    "supcon, plain": lambda world: SupConLoss(gather=world, workspace_mb=None),
+    "multi-similarity": lambda world: MultiSimilarityLoss(mining=0.1, gather=world),
+    "hard": lambda world: TripletLoss(margin=0.5, gather=world),
+    "all": lambda world: TripletLoss(margin=0.5, selection="all", gather=world),
+}
+
+
+def joint_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(23, 5, dtype=torch.float64, generator=generator)
+    y = torch.randint(-1, 6, (23,), generator=generator)
+    return x, y, torch.rand(23, dtype=torch.float64, generator=generator)
+
+
+def share(rank: int, size: int) -> slice:
+    """Unequal: the first process has 2 rows, the last has most."""
+    starts = [2 * rank for rank in range(size)] + [23]
+    return slice(starts[rank], starts[rank + 1])
+
+
+def work(rank: int, size: int, port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=size)
+    try:
+        compare(rank, size)
+    finally:
+        dist.destroy_process_group()
+
+
+def compare(rank: int, size: int) -> None:
+    x, y, weights = joint_batch()
+    own = share(rank, size)
+    world = World(rank, size)
+    assert World.current(averages_gradients=False) == world
+    for name, loss in LOSSES.items():
+        alone = x.clone().requires_grad_()
+        expected, expected_detail = loss(None)(alone, y, weights=weights, detail=True)
+        expected.backward()
+        mine = x[own].clone().requires_grad_()
+        got, detail = loss(world)(mine, y[own], weights=weights[own], detail=True)
+        got.backward()
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            mine.grad, alone.grad[own], rtol=0, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}"
+        )
+        assert detail.no_positive == expected_detail.no_positive
+        assert detail.mean_negative == pytest.approx(expected_detail.mean_negative, abs=1e-12)
+        assert detail.active_share == pytest.approx(expected_detail.active_share, abs=1e-12)
+    under_ddp(rank, size)
+    listed_pairs(rank, size)
+    world.barrier()
+
+
+def under_ddp(rank: int, size: int) -> None:
+    """DDP averages gradients; the parameters' gradient is still that of the joint batch."""
+    x, y, _ = joint_batch()
+    alone, torn = (nn.Linear(5, 4, dtype=torch.float64) for _ in range(2))
+    torn.load_state_dict({name: value.clone().fill_(0.1).cumsum(0) for name, value in torn.state_dict().items()})
+    alone.load_state_dict(torn.state_dict())
+    parallel = DistributedDataParallel(torn)
+    SupConLoss()(alone(x), y).backward()
+    world = World.current(averages_gradients=True)
+    own = share(rank, size)
+    SupConLoss(gather=world)(parallel(x[own]), y[own]).backward()
+    torch.testing.assert_close(torn.weight.grad, alone.weight.grad, rtol=0, atol=1e-12)
+
+
+def listed_pairs(rank: int, size: int) -> None:
+    """A tuple is each process's own; the mean is over all of them."""
+    x, y, _ = joint_batch()
+    n = 23
+    triplets = (torch.arange(n), torch.arange(n), torch.arange(n).flip(0))
+    whole = TripletLoss(margin=1.0)(x, y, triplets)
+    own = share(rank, size)
+    part = (torch.arange(own.stop - own.start), triplets[1][own], triplets[2][own])
+    got = TripletLoss(margin=1.0, gather=World(rank, size))(x[own], y[own], part, x, y.clone())
+    torch.testing.assert_close(got, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_equal_one(size):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # One server imports torch once; the workers are clean forks of it.
+    mp.get_context("forkserver").set_forkserver_preload(["legolas_metric.losses", "pytest"])
+    mp.start_processes(work, args=(size, port), nprocs=size, start_method="forkserver")
+
+
+def test_alone_is_a_null_object():
+    world = World.current(averages_gradients=True)
+    rows = torch.randn(3, 2, requires_grad=True)
+    assert world == World(averages_gradients=True)
+    assert world.gather(rows) is rows
+    assert world.reduce(rows) is rows
+    assert world.offset(3, rows.device) == 0
+    world.barrier()
+
+
+def test_rank_outside():
+    with pytest.raises(ValueError, match=r"rank must lie in 0..1 \(size 2\), got 2"):
+        World(2, 2)
