@@ -327,7 +327,7 @@ def test_negative_epoch():
 
 
 def test_pml_684_no_class_is_missed_in_an_epoch():
-    # pytorch-metric-learning draws each batch's classes afresh: in an epoch of as many batches about a third never come.
+    # pytorch-metric-learning draws each batch's classes afresh: in as many batches, about a third never come.
     from pytorch_metric_learning.samplers import MPerClassSampler
 
     labels = labels_of([6] * 200)
@@ -347,7 +347,7 @@ def test_pml_28_725_the_length_of_an_epoch_is_its_own_and_follows_from_the_class
 
 
 def test_torchreid_the_length_is_not_overstated():
-    # Its identity sampler counts floor(size / k) visits of each class, and stops when fewer than p classes have any left.
+    # Its identity sampler counts the examples of all classes, but stops when fewer than p classes have any left.
     labels = labels_of([40, 4, 4, 5])
     for weights in ("balanced", "sqrt", "proportional"):
         sampler = PKSampler(labels, 2, 4, weights=weights)
