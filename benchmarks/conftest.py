@@ -18,5 +18,8 @@ def full(request) -> bool:
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info.update(
-        threads=torch.get_num_threads(), torch=torch.__version__, faiss=faiss.__version__, python=platform.python_version()
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        faiss=faiss.__version__,
+        python=platform.python_version(),
     )
