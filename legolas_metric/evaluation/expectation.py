@@ -93,7 +93,7 @@ def _inverse_of_last(start: int, size: int, tied: int) -> float:
     From the end, P(M=j) / P(M=j+1) = (j + 1 - tied) / j.
     """
     place = torch.arange(size, tied - 1, -1, dtype=torch.float64)
-    ratio = torch.cat([torch.tensor([tied / size]).double(), (place[1:] + 1 - tied) / place[1:]])
+    ratio = torch.cat([place.new_tensor([tied / size]), (place[1:] + 1 - tied) / place[1:]])
     return float((ratio.cumprod(0) / (start + place)).sum())
 
 

@@ -41,7 +41,7 @@ def trials(rows: Rows, protocol: RetrievalProtocol, metric: Metric) -> Iterator[
     """One trial, or one for each few-shot episode."""
     assert rows.labels is not None
     if protocol.episodes is None:
-        asker, found = _side(rows, protocol.queries, "queries"), _side(rows, protocol.gallery, "gallery")
+        asker, found = side(rows, protocol.queries, "queries"), side(rows, protocol.gallery, "gallery")
         asker = asker[rows.labels[asker] != UNLABELLED]
         if not protocol.distractors:
             found = found[rows.labels[found] != UNLABELLED]
@@ -55,7 +55,7 @@ def trials(rows: Rows, protocol: RetrievalProtocol, metric: Metric) -> Iterator[
             yield _trial(rows, rows[shots], asker, shots)
 
 
-def _side(rows: Rows, ids: object, name: str) -> Int64[Tensor, " m"]:
+def side(rows: Rows, ids: object, name: str) -> Int64[Tensor, " m"]:
     """Row numbers of a protocol's list of ids; all rows where there is none."""
     if ids is None:
         return torch.arange(len(rows), device=rows.ids.device)

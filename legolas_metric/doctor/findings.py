@@ -1,0 +1,180 @@
+"""Sentences that follow from a table's reports: each finding says how bad, why, and what to do."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from legolas_metric.doctor.noise import LabelNoise
+from legolas_metric.evaluation.distribution import ClassDistribution
+from legolas_metric.evaluation.report import RankingReport
+from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.probes.report import HEALTHY, CollapseReport
+
+Severity = Literal["fault", "warning", "note"]
+_ORDER: tuple[Severity, ...] = ("fault", "warning", "note")
+
+_CONFIDENT_AUC = 0.8
+_POOR_RANK = 0.5
+_CHANCE = 3.0
+_LEAK = 0.1
+_TRUSTED_RANK = 0.3
+_NOISY = 0.02
+_CONTRADICTED = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that the figures say.
+
+    Attributes:
+        severity: "fault" (do not use these embeddings as they are), "warning" (they are worse than they look, or than
+            they could be), "note" (mind it when you quote the figures).
+        sentence: what is the matter.
+        evidence: the figures that it follows from.
+        remedy: what to do.
+    """
+
+    severity: Severity
+    sentence: str
+    evidence: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the findings are drawn from; `ranking` carries the untrained encoder's report as its baseline.
+
+    Attributes:
+        collapse: of the embeddings.
+        ranking: with groups, across groups; else leave-one-out.
+        same_group: leave-one-out, where `ranking` is across groups; else None.
+        verification: over all pairs.
+        distribution: of the labels.
+        noise: of the labels, by neighbourhood.
+        untrained_collapse: of the untrained encoder's embeddings, or None.
+    """
+
+    collapse: CollapseReport
+    ranking: RankingReport
+    same_group: RankingReport | None
+    verification: VerificationReport
+    distribution: ClassDistribution
+    noise: LabelNoise
+    untrained_collapse: CollapseReport | None
+
+
+def findings(facts: Facts) -> tuple[Finding, ...]:
+    """All that the facts say, worst first."""
+    rules = (_collapse, _worse_than_untrained, _chance, _auc_hides_rank, _leak, _noise, _false_negatives, _weak_figures)
+    said = [finding for rule in rules for finding in rule(facts)]
+    return tuple(sorted(said, key=lambda finding: _ORDER.index(finding.severity)))
+
+
+def _collapse(facts: Facts) -> Iterator[Finding]:
+    report = facts.collapse
+    if report.verdict != HEALTHY:
+        yield Finding(
+            severity="fault",
+            sentence=f"the embeddings show {report.verdict}",
+            evidence="; ".join(report.evidence),
+            remedy=report.remedy,
+        )
+
+
+def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
+    before, after = facts.ranking.baseline, facts.ranking
+    if before is not None and after.rank[1] < before.rank[1]:
+        yield Finding(
+            severity="fault",
+            sentence=f"worse than untrained: Rank-1 {after.rank[1]:.2f}, untrained {before.rank[1]:.2f}",
+            evidence=f"MAP@R {after.map_at_r:.3f} against {before.map_at_r:.3f}, over {after.queries} queries",
+            remedy="check what the loss is fed (the miner's stats: fallback, filtered), lower the learning rate, and "
+            "start from random or semi-hard negatives (MiningSchedule)",
+        )
+
+
+def _chance(facts: Facts) -> Iterator[Finding]:
+    found = facts.ranking.per_query
+    chance = float((found.positives / (found.positives + found.negatives)).mean())
+    if facts.ranking.rank[1] < _CHANCE * chance:
+        yield Finding(
+            severity="fault",
+            sentence=f"Rank-1 {facts.ranking.rank[1]:.3f} is hardly better than guessing",
+            evidence=f"a random ranking finds its class first for {chance:.3f} of these queries",
+            remedy="check that embeddings and labels belong to the same rows, in the same order, before anything else",
+        )
+
+
+def _auc_hides_rank(facts: Facts) -> Iterator[Finding]:
+    auc, rank1, gallery = facts.verification.auc, facts.ranking.rank[1], facts.ranking.gallery
+    if auc >= _CONFIDENT_AUC and rank1 < _POOR_RANK:
+        mean = facts.verification.mean_rank(gallery)
+        yield Finding(
+            severity="fault" if rank1 < _POOR_RANK / 5 else "warning",
+            sentence=f"AUC {auc:.2f} but Rank-1 {rank1:.2f}: in a gallery of {gallery:,} that AUC means a mean rank of "
+            f"{mean:,.0f}",
+            evidence=f"E[rank] - 1 = (1 - AUC)(gallery - 1); measured over {facts.ranking.queries} queries and "
+            f"{facts.verification.impostor:,} impostor pairs",
+            remedy="judge and stop by Rank@1 or MAP@R; train on the nearest negatives of the whole set (HardMiner with "
+            "a FalseNegativeGuard)",
+        )
+
+
+def _leak(facts: Facts) -> Iterator[Finding]:
+    if facts.same_group is None:
+        return
+    inside, across = facts.same_group.rank[1], facts.ranking.rank[1]
+    if inside - across > _LEAK:
+        yield Finding(
+            severity="warning",
+            sentence=f"Rank-1 falls from {inside:.2f} to {across:.2f} once a query's own group is taken out",
+            evidence="the embeddings tell the session, camera or recording as well as the class",
+            remedy="quote the figure across groups; split by group, and use PKSampler(distinct_groups=True)",
+        )
+
+
+def _noise(facts: Facts) -> Iterator[Finding]:
+    suspects, rows = len(facts.noise.suspects), facts.distribution.rows
+    if suspects > _NOISY * rows and facts.ranking.rank[1] >= _TRUSTED_RANK:
+        yield Finding(
+            severity="warning",
+            sentence=f"{suspects} of {rows} rows look mislabelled",
+            evidence=f"at most a fifth of their {facts.noise.neighbours} nearest rows has their label, most one other; "
+            f"first ids: {', '.join(str(int(i)) for i in facts.noise.suspects[:5])}",
+            remedy="look at these rows (noise.suspects, noise.suggested) and mend or drop the labels",
+        )
+
+
+def _false_negatives(facts: Facts) -> Iterator[Finding]:
+    noise = facts.noise
+    if noise.contradicted_share > _CONTRADICTED and facts.ranking.rank[1] >= _TRUSTED_RANK:
+        yield Finding(
+            severity="warning",
+            sentence=f"{_fraction(noise.contradicted_share)} of the hardest negatives look mislabelled",
+            evidence=f"{noise.contradicted} of {noise.negatives} nearest negatives lie among the anchor's label",
+            remedy="mine with guard=FalseNegativeGuard(), or semi-hard instead of hard negatives",
+        )
+
+
+def _weak_figures(facts: Facts) -> Iterator[Finding]:
+    where = ((facts.distribution.warnings, "class sizes"), (facts.verification.warnings(), "pairs of the table"))
+    for sentences, evidence in where:
+        for sentence in sentences:
+            yield Finding(
+                severity="note", sentence=sentence, evidence=evidence, remedy="mind it when comparing these figures"
+            )
+    asked = facts.ranking.queries + facts.ranking.unanswerable
+    if facts.ranking.unanswerable:
+        yield Finding(
+            severity="note",
+            sentence=f"{facts.ranking.unanswerable} of {asked} queries have no positive to find and are left out",
+            evidence=f"under the protocol {facts.ranking.protocol.name!r}",
+            remedy="quote the count beside the means",
+        )
+
+
+def _fraction(share: float) -> str:
+    """A share in words, where it is close to a common fraction."""
+    words = {1 / 4: "a quarter", 1 / 3: "a third", 1 / 2: "half", 2 / 3: "two thirds", 3 / 4: "three quarters"}
+    nearest = min(words, key=lambda value: abs(value - share))
+    return words[nearest] if abs(nearest - share) < 0.04 else f"{share:.0%}"

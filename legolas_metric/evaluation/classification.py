@@ -1,0 +1,167 @@
+"""How well a simple classifier on the embeddings does, class by class, with empty classes left out and counted."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from legolas_metric.checks import ArrayLike, Metric, as_embeddings, as_integers, as_labels, check_at_least
+from legolas_metric.index.exact import ExactIndex
+from legolas_metric.numerics import prepare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClassificationReport:
+    """Predictions against labels. A class without rows has no accuracy: NaN, left out of the means, and counted.
+
+    Attributes:
+        accuracy: share of rows that are right.
+        balanced_accuracy: mean of `class_accuracy` over the classes that have rows (also called MPCA).
+        macro_f1: mean of `f1` over the classes that have rows.
+        class_accuracy: [C] recall; NaN for a class without rows.
+        f1: [C]; NaN for a class without rows.
+        support: [C] rows of each class.
+        confusion: [C, C] rows of label i that were called j.
+        empty: classes without rows.
+
+    Example:
+        >>> classification_report([0, 2, 2], [0, 0, 2], num_classes=3).class_accuracy.tolist()
+        [0.5, nan, 1.0]
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    class_accuracy: Float64[Tensor, " c"] = field(repr=False)
+    f1: Float64[Tensor, " c"] = field(repr=False)
+    support: Int64[Tensor, " c"] = field(repr=False)
+    confusion: Int64[Tensor, "c c"] = field(repr=False)
+    empty: int
+
+    @property
+    def mpca(self) -> float:
+        """Mean per-class accuracy: another name for `balanced_accuracy`."""
+        return self.balanced_accuracy
+
+
+def classification_report(predicted: ArrayLike, labels: ArrayLike, *, num_classes: int) -> ClassificationReport:
+    """Compare predictions with labels.
+
+    Args:
+        predicted: [n] in 0 .. num_classes - 1.
+        labels: [n] in 0 .. num_classes - 1.
+        num_classes: declared, as the highest label that happens to occur says little.
+
+    Raises:
+        TypeError: values that are not integers.
+        ValueError: lengths that differ, nothing to compare, or values outside 0 .. num_classes - 1.
+
+    Example:
+        >>> report = classification_report([0, 1, 1], [0, 0, 1], num_classes=3)
+        >>> report.balanced_accuracy, report.empty
+        (0.75, 1)
+    """
+    truth = as_integers(labels, None, name="labels")
+    called = as_integers(predicted, len(truth), name="predicted", of="labels").to(truth.device)
+    if len(truth) == 0:
+        raise ValueError("nothing to compare: labels are empty")
+    for name, values in (("labels", truth), ("predicted", called)):
+        if int(values.min()) < 0 or int(values.max()) >= num_classes:
+            raise ValueError(f"{name} must lie in 0 .. {num_classes - 1} (num_classes={num_classes})")
+    confusion = torch.bincount(truth * num_classes + called, minlength=num_classes**2).view(num_classes, num_classes)
+    support, hits = confusion.sum(1), confusion.diagonal()
+    there = support > 0
+    accuracy = torch.where(there, hits.double() / support, torch.nan)
+    f1 = torch.where(there, 2 * hits.double() / (support + confusion.sum(0)), torch.nan)
+    return ClassificationReport(
+        accuracy=float(hits.sum()) / len(truth),
+        balanced_accuracy=float(accuracy[there].mean()),
+        macro_f1=float(f1[there].mean()),
+        class_accuracy=accuracy,
+        f1=f1,
+        support=support,
+        confusion=confusion,
+        empty=int((~there).sum()),
+    )
+
+
+def knn_probe(
+    train: ArrayLike,
+    train_labels: ArrayLike,
+    test: ArrayLike,
+    test_labels: ArrayLike,
+    *,
+    num_classes: int,
+    k: int = 20,
+    metric: Metric = "cosine",
+) -> ClassificationReport:
+    """Classify test rows by the vote of their k nearest training rows; a tie goes to the nearest of the tied classes.
+
+    Args:
+        train, train_labels: [n, d] and [n].
+        test, test_labels: [m, d] and [m].
+        num_classes: labels lie in 0 .. num_classes - 1.
+        k: neighbours that vote.
+        metric: "cosine", "dot" or "euclidean".
+
+    Raises:
+        TypeError, ValueError: as `EmbeddingBank`; k beyond the training rows; labels outside 0 .. num_classes - 1.
+
+    Example:
+        >>> import torch
+        >>> knn_probe(torch.eye(2), [0, 1], torch.tensor([[2.0, 1.0]]), [0], num_classes=2, k=1).accuracy
+        1.0
+    """
+    known = as_labels(train_labels, len(train), name="train_labels", of="train")
+    check_at_least("k", k, 1)
+    if k > len(known):
+        raise ValueError(f"k={k} neighbours of {len(known)} training rows: choose a smaller k")
+    found = ExactIndex(metric=metric).fit(train).search(test, k).ids
+    votes = torch.nn.functional.one_hot(known.to(found.device)[found], num_classes).double()
+    # The nearest of the tied classes wins: earlier votes weigh more, by less than a vote in all.
+    weight = 1 + torch.arange(k, 0, -1, device=found.device).double() / (2 * k**2)
+    return classification_report((votes * weight[:, None]).sum(1).argmax(1), test_labels, num_classes=num_classes)
+
+
+def linear_probe(
+    train: ArrayLike,
+    train_labels: ArrayLike,
+    test: ArrayLike,
+    test_labels: ArrayLike,
+    *,
+    num_classes: int,
+    metric: Metric = "cosine",
+    strength: float = 1.0,
+    max_iter: int = 1000,
+) -> ClassificationReport:
+    """Classify test rows by multinomial logistic regression on the training rows (scikit-learn, L-BFGS).
+
+    Args:
+        train, train_labels: [n, d] and [n].
+        test, test_labels: [m, d] and [m].
+        num_classes: labels lie in 0 .. num_classes - 1.
+        metric: under "cosine" the rows are normalised first.
+        strength: scikit-learn's C, the inverse of the regularisation.
+        max_iter: steps of the solver.
+
+    Raises:
+        TypeError, ValueError: as `EmbeddingBank`; fewer than two training classes; labels outside their range.
+
+    Example:
+        >>> import torch
+        >>> linear_probe(torch.eye(2), [0, 1], torch.tensor([[2.0, 1.0]]), [0], num_classes=2).accuracy
+        1.0
+    """
+    from sklearn.linear_model import LogisticRegression  # half a second, that only those who ask for it should pay
+
+    known = as_labels(train_labels, len(train), name="train_labels", of="train").cpu().numpy()
+    if len(np.unique(known)) < 2:
+        raise ValueError("train_labels hold one class: a linear probe needs two or more")
+    x, z = (
+        prepare(as_embeddings(rows, name=name, metric=metric), metric).cpu().numpy()
+        for rows, name in ((train, "train"), (test, "test"))
+    )
+    model = LogisticRegression(C=strength, max_iter=max_iter).fit(x, known)
+    return classification_report(model.predict(z).astype(np.int64), test_labels, num_classes=num_classes)

@@ -1,0 +1,122 @@
+import pytest
+import torch
+
+from legolas_metric.doctor.diagnosis import diagnose
+from legolas_metric.doctor.noise import label_noise
+from legolas_metric.index.protocol import fitted_rows
+
+
+def clustered(n=400, per_class=10, noise=0.5, d=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) // per_class
+    x = torch.randn(n // per_class, d, generator=generator)[y] + noise * torch.randn(n, d, generator=generator)
+    return x, y
+
+
+def sentences(found):
+    return [finding.sentence for finding in found.findings]
+
+
+def test_a_good_table_has_no_fault():
+    x, y = clustered()
+    found = diagnose(x, y, untrained=torch.randn(400, 8))
+    assert found.healthy
+    assert found.verdict == "healthy"
+    assert found.ranking.rank[1] > 0.95
+    assert found.ranking.baseline is not None
+    assert "untrained" in found.text()
+
+
+def test_worse_than_untrained_comes_first():
+    x, y = clustered()
+    found = diagnose(x + 6 * torch.randn(400, 32), y, untrained=x)
+    assert found.findings[0].severity == "fault"
+    assert any(line.startswith("worse than untrained: Rank-1 0.") for line in sentences(found))
+
+
+def test_auc_hides_rank_one():
+    """A crowd of classes along a line: classes are told apart from most others, never from the next."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(1500) // 3
+    angle = y / 500 * 3 + 0.25 * torch.randn(1500, generator=generator)
+    found = diagnose(torch.stack([angle.cos(), angle.sin()], 1), y)
+    mean = found.verification.mean_rank(1500)
+    line = next(line for line in sentences(found) if line.startswith("AUC"))
+    assert line == (
+        f"AUC {found.verification.auc:.2f} but Rank-1 {found.ranking.rank[1]:.2f}: "
+        f"in a gallery of 1,500 that AUC means a mean rank of {mean:,.0f}"
+    )
+    assert found.verification.auc > 0.8
+    assert found.ranking.rank[1] < 0.1
+
+
+def test_a_collapsed_table_is_a_fault():
+    x, y = clustered()
+    found = diagnose(torch.ones(400, 32) + 1e-3 * x, y)
+    assert found.findings[0].severity == "fault"
+    assert any(line.startswith("the embeddings show") for line in sentences(found))
+    assert found.verdict == found.findings[0].sentence
+
+
+def test_labels_of_other_rows_are_guessing():
+    x, y = clustered()
+    found = diagnose(x, y[torch.randperm(400)])
+    assert any("hardly better than guessing" in line for line in sentences(found))
+
+
+def test_the_own_group_flatters():
+    generator = torch.Generator().manual_seed(0)
+    y, group = torch.arange(40).repeat_interleave(10), torch.arange(2).repeat_interleave(5).repeat(40)
+    x = torch.randn(40, 2, 32, generator=generator)[y, group] + 0.1 * torch.randn(400, 32, generator=generator)
+    found = diagnose(x, y, groups=group)
+    assert any(line.startswith("Rank-1 falls from 1.00 to 0.") for line in sentences(found))
+    assert found.ranking.protocol.exclude == "same_group"
+
+
+def test_wrong_labels_are_found():
+    x, y = clustered(per_class=20)
+    wrong = torch.arange(0, 400, 16)
+    right = y[wrong].clone()
+    y[wrong] = (y[wrong] + 7) % 20
+    noise = label_noise(fitted_rows(x, y, ids=torch.arange(400) + 1000, groups=None, metric="cosine"))
+    assert noise.suspects.tolist() == (wrong + 1000).tolist()
+    assert noise.suggested.tolist() == right.tolist()
+    found = diagnose(x, y)
+    assert f"{len(wrong)} of 400 rows look mislabelled" in sentences(found)
+    line = next(line for line in sentences(found) if "hardest negatives look mislabelled" in line)
+    assert found.facts.noise.contradicted_share > 0.9
+    assert line
+
+
+def test_distractors_neither_vote_nor_are_suspects():
+    x, y = clustered(per_class=20)
+    y[::10] = -1
+    noise = label_noise(fitted_rows(x, y, ids=None, groups=None, metric="cosine"))
+    assert len(noise.suspects) == 0
+    assert noise.contradicted == 0
+
+
+def test_notes_do_not_spoil_health():
+    x, y = clustered()
+    y = torch.cat([y, torch.arange(100, 106)])
+    found = diagnose(torch.cat([x, 5 * torch.randn(6, 32)]), y)
+    assert found.findings
+    assert {finding.severity for finding in found.findings} == {"note"}
+    assert found.healthy
+    assert any("6 of 406 queries have no positive" in line for line in sentences(found))
+
+
+def test_findings_are_worst_first_each_with_remedy():
+    x, y = clustered(n=60)
+    found = diagnose(x + 8 * torch.randn(60, 32), y, untrained=x)
+    order = ["fault", "warning", "note"]
+    places = [order.index(finding.severity) for finding in found.findings]
+    assert places == sorted(places)
+    assert all(finding.evidence and finding.remedy for finding in found.findings)
+    assert len(found.text().splitlines()) < 60
+
+
+def test_says_what_is_wrong():
+    x, y = clustered(n=60)
+    with pytest.raises(ValueError, match="labels has 60 entries for 50 rows of untrained"):
+        diagnose(x, y, untrained=x[:50])
