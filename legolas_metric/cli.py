@@ -1,6 +1,6 @@
 """The command line: parse, call, print."""
 
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +8,10 @@ import torch
 import typer
 
 from legolas_metric.bank import EmbeddingBank
+from legolas_metric.checkpoints import reader
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.ranking import RankingReport, evaluate_ranking
+from legolas_metric.evaluation.ranking import evaluate_ranking
+from legolas_metric.evaluation.report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
 from legolas_metric.files import EmbeddingFile, check_output, read_embeddings, write_named
 from legolas_metric.index.auto import AutoIndex
@@ -18,9 +20,22 @@ from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.protocol import NeighborIndex
 from legolas_metric.miners.miner import Miner
 from legolas_metric.miners.triplets import FullHardMiner, HardMiner, RandomMiner, SemiHardMiner
+from legolas_metric.options import (
+    AsMetric,
+    Data,
+    Encoder,
+    ExcludeName,
+    Files,
+    Format,
+    Html,
+    Json,
+    Labels,
+    MetricName,
+    MinerName,
+    Untrained,
+)
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.summaries import (
-    Figures,
     collapse_figures,
     compare_table,
     mining_figures,
@@ -33,13 +48,16 @@ from legolas_metric.terminal import (
     BAD_INPUT,
     Form,
     about,
+    check_page,
     complain,
     each,
+    examples_of,
+    labels_of,
     show,
     show_json,
-    show_kept,
+    show_measured,
     show_trends,
-    show_worse,
+    write_report,
 )
 
 FORMATS = """
@@ -63,40 +81,6 @@ Exit status: 0 all is well, 1 some of several files could not be used (the rest 
 )
 
 
-class MetricName(StrEnum):
-    """The similarities of the library."""
-
-    cosine = "cosine"
-    dot = "dot"
-    euclidean = "euclidean"
-
-
-class MinerName(StrEnum):
-    """The miners of triplets."""
-
-    random = "random"
-    semi_hard = "semi-hard"
-    hard = "hard"
-    full_hard = "full-hard"
-
-
-class Exclude(StrEnum):
-    """What a query must not find."""
-
-    self = "self"
-    same_group = "same_group"
-
-
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Embeddings; several files give a table.")]
-Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Labels, where FILE holds none (or others).")]
-AsMetric = Annotated[MetricName, typer.Option(help="Similarity; euclidean is minus the distance.")]
-Untrained = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The same rows by the untrained encoder, to compare with.")
-]
-Format = Annotated[Form, typer.Option("--format", help="How to print the table.")]
-Json = Annotated[bool, typer.Option("--json", help="Short for --format json: all figures, in full precision.")]
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the report goes.")] = Path("runs/demo"),
@@ -116,12 +100,26 @@ def demo(
 
 
 @app.command()
-def probe(files: Files, labels: Labels = None, form: Format = Form.table, as_json: Json = False) -> None:
+def probe(
+    files: Files,
+    labels: Labels = None,
+    encoder: Encoder = None,
+    data: Data = None,
+    html: Html = None,
+    form: Format = Form.table,
+    as_json: Json = False,
+) -> None:
     """Has the embedding collapsed? Effective rank, mean cosine and more, beside those of random (iid) rows.
 
     Rows are looked at as unit vectors. Several files, such as the checkpoints of a run, show its trend.
     """
-    reports, status = each(files, labels, lambda file: probe_embeddings(file.embeddings, file.labels))
+    check_page(html)
+    read = reader(encoder, data, labels)
+    reports, status = each(files, read, lambda file: probe_embeddings(file.embeddings, file.labels))
+    if html is not None:
+        from legolas_metric.report import collapse_sections
+
+        write_report(html, "Collapse", list(reports), collapse_sections(reports))
     if as_json or form is Form.json:
         show_json(reports)
         raise typer.Exit(status)
@@ -147,21 +145,28 @@ def rank(
     labels: Labels = None,
     metric: AsMetric = MetricName.cosine,
     exclude: Annotated[
-        Exclude, typer.Option(help="What a query must not find: itself, or its class in its own group too.")
-    ] = Exclude.self,
+        ExcludeName, typer.Option(help="What a query must not find: itself, or its class in its own group too.")
+    ] = ExcludeName.self,
     k: Annotated[list[int] | None, typer.Option("--k", min=1, help="Depth of Rank@k; repeatable.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Rank the whole gallery too, for mAP.")] = False,
     untrained: Untrained = None,
+    encoder: Encoder = None,
+    data: Data = None,
+    html: Html = None,
     form: Format = Form.table,
     as_json: Json = False,
 ) -> None:
     """Do examples find their own class? Rank@k, MAP@R and more: every labelled row asks all the others, exactly."""
+    check_page(html)
     ks = tuple(k or (1, 5, 10))
+    read = reader(encoder, data, labels)
+    held: list[EmbeddingFile] = []
 
     def work(file: EmbeddingFile, baseline: RankingReport | None = None) -> RankingReport:
+        held[:] = [file]
         return evaluate_ranking(
             file.embeddings,
-            _labels_of(file),
+            labels_of(file),
             ids=file.ids,
             groups=file.groups,
             metric=metric.value,
@@ -171,17 +176,15 @@ def rank(
             baseline=baseline,
         )
 
-    before = None if untrained is None else about(untrained, lambda: work(read_embeddings(untrained, labels=labels)))
-    reports, status = each(files, labels, lambda file: work(file, before))
-    if as_json or form is Form.json:
-        show_json(reports)
-        raise typer.Exit(status)
-    _show_measured(
-        {name: ranking_figures(report) for name, report in reports.items()},
-        None if before is None else ranking_figures(before),
-        form,
-        (f"Rank@{ks[0]}", "MAP@R"),
-    )
+    before = None if untrained is None else about(untrained, lambda: work(read(untrained)))
+    reports, status = each(files, read, partial(work, baseline=before))
+    if html is not None:
+        from legolas_metric.report import ranking_sections
+
+        write_report(html, "Ranking", list(reports), ranking_sections(reports, examples_of(held[-1])))
+    figures = {name: ranking_figures(report) for name, report in reports.items()}
+    beside = {} if before is None else {"untrained": ranking_figures(before)}
+    show_measured(reports, figures, beside, Form.json if as_json else form, (f"Rank@{ks[0]}", "MAP@R"))
     raise typer.Exit(status)
 
 
@@ -192,6 +195,9 @@ def verify(
     metric: AsMetric = MetricName.cosine,
     far: Annotated[list[float] | None, typer.Option("--far", help="False accept rate; repeatable.")] = None,
     untrained: Untrained = None,
+    encoder: Encoder = None,
+    data: Data = None,
+    html: Html = None,
     form: Format = Form.table,
     as_json: Json = False,
 ) -> None:
@@ -200,49 +206,77 @@ def verify(
     Where the file holds groups, pairs of one class and one group are left out. A false accept rate that stands for
     fewer than 30 impostor pairs carries a question mark.
     """
+    check_page(html)
+    read = reader(encoder, data, labels)
 
     def work(file: EmbeddingFile, baseline: VerificationReport | None = None) -> VerificationReport:
         return evaluate_verification(
             file.embeddings,
-            _labels_of(file),
+            labels_of(file),
             groups=file.groups,
             metric=metric.value,
             fars=tuple(far or (1e-2, 1e-3, 1e-4)),
             baseline=baseline,
         )
 
-    before = None if untrained is None else about(untrained, lambda: work(read_embeddings(untrained, labels=labels)))
-    reports, status = each(files, labels, lambda file: work(file, before))
-    if as_json or form is Form.json:
-        show_json(reports)
-        raise typer.Exit(status)
-    _show_measured(
-        {name: verification_figures(report) for name, report in reports.items()},
-        None if before is None else verification_figures(before),
-        form,
-        ("AUC", "EER"),
-    )
+    before = None if untrained is None else about(untrained, lambda: work(read(untrained)))
+    reports, status = each(files, read, partial(work, baseline=before))
+    if html is not None:
+        from legolas_metric.report import verification_sections
+
+        write_report(html, "Verification", list(reports), verification_sections(reports))
+    figures = {name: verification_figures(report) for name, report in reports.items()}
+    beside = {} if before is None else {"untrained": verification_figures(before)}
+    show_measured(reports, figures, beside, Form.json if as_json else form, ("AUC", "EER"))
     raise typer.Exit(status)
 
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Embeddings.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Embeddings of the same examples by another encoder.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Embeddings, or a checkpoint.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The same examples by another encoder.")],
     labels: Labels = None,
     metric: AsMetric = MetricName.cosine,
+    encoder: Encoder = None,
+    data: Data = None,
+    html: Html = None,
     form: Format = Form.table,
     as_json: Json = False,
 ) -> None:
     """Two embeddings side by side: ranking, verification and collapse, and which is better at what.
 
-    A small difference may be chance: train each encoder with several seeds before you believe it.
+    Intervals are 95 % by the bootstrap over classes. They tell chance in the examples, not in the training: for that,
+    train each encoder with several seeds.
     """
-    held = {str(path): about(path, lambda path=path: _all_figures(path, labels, metric)) for path in (a, b)}
+    check_page(html)
+    read = reader(encoder, data, labels)
+    files = {name: about(path, lambda path=path: read(path)) for name, path in (("A", a), ("B", b))}
+    ranks, pairs, probes = {}, {}, {}
+    for name, path in (("A", a), ("B", b)):
+        file, own = files[name], about(path, lambda name=name: labels_of(files[name]))
+        ranks[name] = about(path, partial(evaluate_ranking, file.embeddings, own, ids=file.ids, metric=metric.value))
+        pairs[name] = about(
+            path, partial(evaluate_verification, file.embeddings, own, groups=file.groups, metric=metric.value)
+        )
+        probes[name] = about(path, partial(probe_embeddings, file.embeddings, own))
+    if html is not None:
+        from legolas_metric.report import collapse_sections, ranking_sections, verification_sections
+
+        sections = ranking_sections(ranks) + verification_sections(pairs) + collapse_sections(probes)
+        write_report(html, "A and B", [f"A: {a}", f"B: {b}"], sections)
+    figures = {
+        name: {**ranking_figures(ranks[name]), **verification_figures(pairs[name]), **collapse_figures(probes[name])}
+        for name in files
+    }
     if as_json or form is Form.json:
-        show_json(held)
+        show_json({str(a): figures["A"], str(b): figures["B"]} if a != b else {str(a): figures["A"]})
         return
-    show(compare_table(held[str(a)], held[str(b)]), form)
+    show(compare_table(figures["A"], figures["B"]), form)
+    if form is Form.table:
+        intervals = {name: report.intervals() for name, report in ranks.items()}
+        for measure, key in (("Rank@1", "rank_at_1"), ("MAP@R", "map_at_r")):
+            said = [f"{name} [{low:.3f}, {high:.3f}]" for name, i in intervals.items() for low, high in [i[key]]]
+            print(f"{measure}, 95 % interval: {', '.join(said)}")
 
 
 @app.command()
@@ -293,26 +327,8 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-def _show_measured(figures: dict[str, Figures], untrained: Figures | None, form: Form, trends: tuple[str, str]) -> None:
-    """Print what was measured on one file or several, beside the untrained encoder, and what follows from it."""
-    beside = figures if untrained is None else {**figures, "untrained": untrained}
-    show(side_by_side(beside) if len(figures) == 1 else one_a_row(beside), form)
-    if form is not Form.table:
-        return
-    show_trends(figures, trends)
-    show_kept(figures, trends[0])
-    if untrained is not None:
-        show_worse(figures, untrained, trends[0])
-
-
-def _labels_of(file: EmbeddingFile) -> torch.Tensor:
-    if file.labels is None:
-        raise ValueError("no labels: save them beside the embeddings as `labels`, or pass --labels FILE")
-    return file.labels
-
-
 def _bank(held: EmbeddingFile, metric: MetricName) -> EmbeddingBank:
-    return EmbeddingBank(held.embeddings, _labels_of(held), ids=held.ids, groups=held.groups, metric=metric.value)
+    return EmbeddingBank(held.embeddings, labels_of(held), ids=held.ids, groups=held.groups, metric=metric.value)
 
 
 def _index(name: str, metric: MetricName) -> NeighborIndex:
@@ -329,17 +345,3 @@ def _miner(name: MinerName, index: NeighborIndex, margin: float, per_anchor: int
         MinerName.full_hard: FullHardMiner,
     }
     return kinds[name](index=index, margin=margin, per_anchor=per_anchor, seed=seed)
-
-
-def _all_figures(path: Path, labels: Path | None, metric: MetricName) -> Figures:
-    file = read_embeddings(path, labels=labels)
-    own = _labels_of(file)
-    ranking = evaluate_ranking(file.embeddings, own, ids=file.ids, metric=metric.value)
-    pairs = evaluate_verification(file.embeddings, own, groups=file.groups, metric=metric.value)
-    collapse = probe_embeddings(file.embeddings, own)
-    return {
-        **ranking_figures(ranking),
-        **verification_figures(pairs),
-        **collapse_figures(collapse),
-        "verdict": collapse.verdict,
-    }

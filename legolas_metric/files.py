@@ -107,7 +107,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         FileNotFoundError: no such file.
         ValueError: the file is corrupt or cut short.
     """
-    _check_exists(Path(path))
+    check_exists(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -140,15 +140,19 @@ def read_embeddings(path: str | os.PathLike[str], *, labels: str | os.PathLike[s
         TypeError: arrays that are not numbers.
         ValueError: unknown extension, corrupt or cut short, pickled objects, or no embeddings inside.
     """
-    arrays = _read_arrays(Path(path), FIELDS)
+    arrays = read_arrays(Path(path), FIELDS)
     if labels is not None:
-        arrays |= _read_arrays(Path(labels), ("labels",))
+        arrays |= read_arrays(Path(labels), ("labels",))
     return EmbeddingFile(*(arrays.get(name) for name in FIELDS))  # pyright: ignore[reportArgumentType]
 
 
-def _read_arrays(path: Path, wanted: Sequence[str]) -> dict[str, Tensor]:
-    """Those of the wanted arrays that the file holds; the first is required, and stands alone in .npy and .pt."""
-    _check_exists(path)
+def read_arrays(path: Path, wanted: Sequence[str]) -> dict[str, Tensor]:
+    """Those of the wanted arrays that a file holds; the first is required, and stands alone in .npy and .pt.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: see `read_embeddings`.
+    """
+    check_exists(path)
     if path.suffix == ".safetensors":
         arrays: Mapping[str, ArrayLike] = read_tensors(path)[0]
     elif path.suffix == ".pt":
@@ -162,7 +166,8 @@ def _read_arrays(path: Path, wanted: Sequence[str]) -> dict[str, Tensor]:
     return {name: as_tensor(arrays[name], name=f"{path}: {name}") for name in wanted if name in arrays}
 
 
-def _check_exists(path: Path) -> None:
+def check_exists(path: Path) -> None:
+    """Raise FileNotFoundError unless there is such a file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
 
@@ -183,17 +188,41 @@ def _read_numpy(path: Path, wanted: Sequence[str]) -> dict[str, ArrayLike]:
         raise ValueError(f"{path} is not a whole NumPy file ({type(error).__name__}): write it again") from error
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights of a checkpoint: a state dict in .safetensors or in torch's format, or Lightning's under `state_dict`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: corrupt, cut short, pickled objects, or no weights inside.
+    """
+    check_exists(path)
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    loaded = _load_pt(path, "save torch.save(encoder.state_dict(), path)")
+    inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    weights = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise ValueError(f"{path} holds no weights: save torch.save(encoder.state_dict(), path)")
+    return weights
+
+
 def _read_pt(path: Path, alone: str) -> dict[str, Tensor]:
     remedy = "save tensors only, for example torch.save({'embeddings': x, 'labels': y}, path), or use .safetensors"
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about pickle protocols, before the error that says it all
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zipfile, EOF, key and runtime errors, for a broken or unsafe file
-        if isinstance(error, UnpicklingError) and path.read_bytes().startswith((_PICKLE, _ZIP)):
-            raise ValueError(f"{path} holds pickled Python objects, which are never executed: {remedy}") from error
-        raise ValueError(f"{path} is not a whole .pt file ({type(error).__name__}): write it again") from error
+    loaded = _load_pt(path, remedy)
     if isinstance(loaded, Tensor):
         return {alone: loaded}
     if isinstance(loaded, dict):
         return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     raise ValueError(f"{path} holds a {type(loaded).__name__}, not a tensor or a dict of tensors: {remedy}")
+
+
+def _load_pt(path: Path, remedy: str) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols, before the error that says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zipfile, EOF, key and runtime errors, for a broken or unsafe file
+        if isinstance(error, UnpicklingError) and path.read_bytes().startswith((_PICKLE, _ZIP)):
+            raise ValueError(f"{path} holds pickled Python objects, which are never executed: {remedy}") from error
+        raise ValueError(
+            f"{path} is not a whole {path.suffix} file ({type(error).__name__}): write it again"
+        ) from error

@@ -142,20 +142,24 @@ def in_order(paths: Sequence[Path]) -> list[Path]:
 def plain(value: object) -> object:
     """A record as what JSON can hold: fields by name, tensors as lists, NaN and infinity as null.
 
+    Fields that a record leaves out of its repr, such as figures of every query, are left out here too.
+
     Example:
         >>> from legolas_metric.records import SearchStats
         >>> plain(SearchStats(engine="exact"))["engine"]
         'exact'
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr}
     if isinstance(value, Tensor):
         return plain(value.tolist())
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return (value if math.isfinite(value) else None) if isinstance(value, float) else str(value)
 
 
 def on_screen(table: Table) -> ScreenTable:

@@ -5,13 +5,19 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
+from torch import Tensor
 
-from legolas_metric.files import EmbeddingFile, read_embeddings
-from legolas_metric.summaries import Figures, in_order, on_screen, plain, sparkline
+from legolas_metric.evaluation.report import RankingReport
+from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.files import EmbeddingFile, check_writable
+from legolas_metric.summaries import Figures, in_order, on_screen, one_a_row, plain, side_by_side, sparkline
 from legolas_metric.tables import Table
+
+if TYPE_CHECKING:
+    from legolas_metric.report import Section
 
 T = TypeVar("T")
 BAD_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError)
@@ -26,15 +32,17 @@ class Form(StrEnum):
     json = "json"
 
 
-def each(files: Sequence[Path], labels: Path | None, work: Callable[[EmbeddingFile], T]) -> tuple[dict[str, T], int]:
+def each(
+    files: Sequence[Path], read: Callable[[Path], EmbeddingFile], work: Callable[[EmbeddingFile], T]
+) -> tuple[dict[str, T], int]:
     """The work done on every file that can be used, by its name, and the exit status.
 
-    One file alone that can't be used raises; of several, the bad ones are named on stderr and the rest goes on.
+    Bad files are named on stderr and the rest goes on; where none is left, that is the end.
     """
     results: dict[str, T] = {}
     for path in in_order(files):
         try:
-            results[str(path)] = about(path, lambda path=path: work(read_embeddings(path, labels=labels)))
+            results[str(path)] = about(path, lambda path=path: work(read(path)))
         except BAD_INPUT as error:
             complain(error)
     if not results:
@@ -91,13 +99,61 @@ def show_kept(figures: Mapping[str, Figures], measure: str) -> None:
         print(f"A stop on {measure} would have kept {best} ({values[best]:#.4g}).")
 
 
-def show_worse(figures: Mapping[str, Figures], untrained: Figures, measure: str) -> None:
-    """Say which files rank worse than the untrained encoder."""
-    floor = untrained[measure]
-    for name, held in figures.items():
-        value = held[measure]
-        if isinstance(value, int | float) and isinstance(floor, int | float) and value < floor:
-            print(f"{name}: training made it worse: {measure} {value:#.4g}, untrained {floor:#.4g}.")
+def show_warnings(warnings: Mapping[str, Sequence[str]]) -> None:
+    """What makes each file's figures weaker than they look."""
+    for name, said in warnings.items():
+        for sentence in said:
+            print(f"{name}: {sentence}.")
+
+
+def show_measured(
+    reports: Mapping[str, RankingReport] | Mapping[str, VerificationReport],
+    figures: Mapping[str, Figures],
+    untrained: Mapping[str, Figures],
+    form: Form,
+    trends: tuple[str, str],
+) -> None:
+    """Print what was measured on one file or several, beside the untrained encoder, and what follows from it."""
+    if form is Form.json:
+        show_json(reports)
+        return
+    beside = {**figures, **untrained}
+    show(side_by_side(beside) if len(figures) == 1 else one_a_row(beside), form)
+    if form is Form.table:
+        show_trends(figures, trends)
+        show_kept(figures, trends[0])
+        show_warnings({name: report.warnings() for name, report in reports.items()})
+
+
+def check_page(html: Path | None) -> None:
+    """Refuse a page that cannot be made or written, before any work is done."""
+    if html is not None:
+        import legolas_metric.report  # noqa: F401
+
+        check_writable(html.parent)
+
+
+def write_report(html: Path, title: str, files: Sequence[str], sections: "Sequence[Section]") -> None:
+    """Write the page of a command."""
+    from legolas_metric.report import write_page
+
+    write_page(html, title, f"Of {', '.join(files)}.", sections)
+
+
+def examples_of(file: EmbeddingFile) -> Callable[[int], Tensor] | None:
+    """Pictures by id, where the file holds any."""
+    if file.images is None:
+        return None
+    images, ids = file.images, range(len(file.images)) if file.ids is None else file.ids.tolist()
+    place = {id: row for row, id in enumerate(ids)}
+    return lambda id: images[place[id]]
+
+
+def labels_of(file: EmbeddingFile) -> Tensor:
+    """The labels, which most commands need."""
+    if file.labels is None:
+        raise ValueError("no labels: save them beside the embeddings as `labels`, or pass --labels FILE")
+    return file.labels
 
 
 def _fields(record: object) -> dict[str, object]:

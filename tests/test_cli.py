@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from legolas_metric import EmbeddingBank, FullHardMiner, evaluate_ranking, evaluate_verification, probe_embeddings
 from legolas_metric.cli import main
-from legolas_metric.files import read_tensors
+from legolas_metric.files import read_tensors, write_tensors
 
 
 def embeddings(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -70,12 +71,13 @@ def test_help_is_for_strangers(call):
         assert "Usage: legolas-metric" in out
 
 
+SHARED = {"--labels", "--encoder", "--data", "--html", "--format", "--json"}
 OPTIONS = {
     "demo": {"--out", "--epochs", "--seed", "--threads"},
-    "probe": {"--labels", "--format", "--json"},
-    "rank": {"--labels", "--metric", "--exclude", "--k", "--full", "--untrained", "--format", "--json"},
-    "verify": {"--labels", "--metric", "--far", "--untrained", "--format", "--json"},
-    "compare": {"--labels", "--metric", "--format", "--json"},
+    "probe": SHARED,
+    "rank": {"--metric", "--exclude", "--k", "--full", "--untrained", *SHARED},
+    "verify": {"--metric", "--far", "--untrained", *SHARED},
+    "compare": {"--metric", *SHARED},
     "mine": {"--labels", "--out", "--miner", "--index", "--metric", "--margin", "--per-anchor", "--seed", "--json"},
 }
 
@@ -137,8 +139,7 @@ def test_several_files_give_a_table_in_the_order_of_their_epochs(call):
     assert lines == ["epoch-1.npz", "epoch-2.npz", "epoch-10.npz", "untrained"]
     values = {epoch: evaluate_ranking(*embeddings(noise)).rank[1] for epoch, noise in ((1, 1.0), (2, 0.4), (0, 0.6))}
     assert f"A stop on Rank@1 would have kept epoch-2.npz ({values[2]:#.4g})." in out
-    worse = f"epoch-1.npz: training made it worse: Rank@1 {values[1]:#.4g}, untrained {values[0]:#.4g}."
-    assert worse in out
+    assert f"epoch-1.npz: training made rank_at_1 worse: {values[1]:.3f}, untrained {values[0]:.3f}." in out
     assert "epoch-2.npz: training" not in out
     assert "Rank@1           ▁█" in out
 
@@ -194,6 +195,9 @@ def test_compare_says_which_is_better(call):
     assert not [line for line in out.splitlines() if line.endswith((",A", ",B"))]  # the same rows
     x, y = embeddings(0.3)
     np.savez("good.npz", embeddings=x, labels=y)
+    low, high = evaluate_ranking(x, y).intervals()["map_at_r"]
+    _, out, _ = call("compare", "untrained.npz", "good.npz")
+    assert f"B [{low:.3f}, {high:.3f}]" in out
     _, out, _ = call("compare", "untrained.npz", "good.npz", "--format", "csv")
     verdicts = {line.split(",")[0]: line.split(",")[-1] for line in out.splitlines()}
     assert (verdicts["Rank@1"], verdicts["EER"], verdicts["queries"]) == ("B", "B", "")
@@ -266,6 +270,108 @@ def test_bad_usage_is_status_2_without_a_traceback(call, arguments):
     assert status == 2
     assert "Error" in err
     assert "Traceback" not in err
+
+
+def net() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4))
+
+
+def data() -> tuple[torch.Tensor, np.ndarray]:
+    x, y = embeddings(0.6)
+    return torch.from_numpy(x), y
+
+
+@pytest.fixture
+def checkpoints(folder, monkeypatch) -> torch.nn.Module:
+    """Three checkpoints of one encoder, plain, Lightning's, safetensors; and `mine.py`, which makes it and its data."""
+    module = net().train()
+    torch.save(module.state_dict(), "plain.pt")
+    held = {"state_dict": {f"encoder.{k}": v for k, v in module.state_dict().items()}, "epoch": 3, "callbacks": {}}
+    torch.save(held, "lightning.ckpt")
+    write_tensors("weights.safetensors", module.state_dict())
+    Path("own_code.py").write_text(
+        "import test_cli\nnet, data = test_cli.net, test_cli.data\nwrong = lambda: 3\n"
+        "from torch.nn import BatchNorm1d, Linear, PReLU, Sequential\nother = lambda: Linear(8, 4)\n"
+        "wide = lambda: Sequential(Linear(9, 4), BatchNorm1d(4))\nmore = lambda: net().append(PReLU())\n"
+    )
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.delitem(sys.modules, "own_code", raising=False)
+    return module.eval()
+
+
+CHECKPOINTS = ("plain.pt", "lightning.ckpt", "weights.safetensors")
+
+
+def test_checkpoints_are_encoded_and_ranked(call, checkpoints):
+    status, out, _ = call("rank", *CHECKPOINTS, "--encoder", "own_code:net", "--data", "own_code:data", "--json")
+    x, y = data()
+    with torch.no_grad():
+        expected = evaluate_ranking(checkpoints(x), y).map_at_r
+    assert status == 0
+    assert [held["map_at_r"] for held in json.loads(out)] == [pytest.approx(expected)] * 3
+    np.savez("images.npz", images=x.numpy(), labels=y)
+    status, out, _ = call("probe", "plain.pt", "--encoder", "own_code:net", "--data", "images.npz", "--json")
+    assert (status, json.loads(out)["d"]) == (0, 4)
+    _, out, _ = call("rank", "plain.pt", "--encoder", "own_code:net", "--data", "x.npy", "--labels", "y.npy", "--json")
+    assert json.loads(out)["map_at_r"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--encoder", "own_code:net"), "--encoder and --data go together: checkpoints need both"),
+        (("--encoder", "own_code", "--data", "x.npy"), "--encoder must be package.module:function, got 'own_code'"),
+        (("--encoder", "nowhere:net", "--data", "x.npy"), "No module named 'nowhere'"),
+        (("--encoder", "own_code:nothing", "--data", "x.npy"), "--encoder: module own_code has no function nothing"),
+        (("--encoder", "own_code:net", "--data", "x.npy"), "x.npy: no labels: save them beside the images"),
+        (("--encoder", "own_code:net", "--data", "own_code:net"), "must return (data set, labels) or"),
+        (("--encoder", "own_code:wrong", "--data", "own_code:data"), "--encoder must return an nn.Module, got int"),
+        (("--encoder", "own_code:other", "--data", "own_code:data"), "fit the encoder under several names (0., 1.)"),
+        (
+            ("--encoder", "own_code:more", "--data", "own_code:data"),
+            "does not fit the encoder: it lacks 1 of 8 weights",
+        ),
+        (("--encoder", "own_code:wide", "--data", "own_code:data"), "0.weight is (4, 8), the encoder's is (4, 9)"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_one_line(call, checkpoints, arguments, message):
+    status, out, err = call("rank", "plain.pt", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_checkpoint_without_weights_is_refused(call, checkpoints):
+    torch.save({"epoch": 3}, "none.pt")
+    own = ("--encoder", "own_code:net", "--data", "own_code:data")
+    status, _, err = call("rank", "plain.pt", "none.pt", "pickled.pt", "cut.npz", *own)
+    assert status == 1
+    assert "none.pt holds no weights: save torch.save(encoder.state_dict(), path)" in err
+    assert "pickled.pt holds pickled Python objects" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (("probe", "epoch-1.npz", "epoch-2.npz"), ["Collapse", "Singular spectrum"]),
+        (("rank", "pictures.npz", "--full"), ["Ranking", "Rank@k", "Rank@1 and the gallery", "Worst queries"]),
+        (("rank", "untrained.npz"), ["Ranking", "Rank@k"]),
+        (("verify", "untrained.npz"), ["Verification", "Similarity of pairs", "ROC", "DET"]),
+        (("compare", "untrained.npz", "pictures.npz"), ["Ranking", "Verification", "Collapse"]),
+    ],
+)
+def test_a_page_is_written_on_request(call, command, parts):
+    x, y = embeddings(1.2)
+    np.savez(
+        "pictures.npz", embeddings=x, labels=y, ids=y * 0 + np.arange(40) + 7, images=np.zeros((40, 5, 5), np.uint8)
+    )
+    status, _, _ = call(*command, "--html", "deep/page.html")
+    assert status == 0
+    page = Path("deep/page.html").read_text(encoding="utf-8")
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert [title for title in titles if title in parts] == parts
+    assert ('<img src="data:image/png' in page) == ("Worst queries" in parts)
+    assert call(*command, "--html", "x.csv/page.html")[0] == 2
 
 
 def test_demo_is_called_with_its_options(call, monkeypatch):

@@ -15,4 +15,9 @@ from legolas_metric.report.page import page_html as page_html
 from legolas_metric.report.page import write_page as write_page
 from legolas_metric.report.pictures import Card as Card
 from legolas_metric.report.pictures import Gallery as Gallery
+from legolas_metric.report.sections import collapse_sections as collapse_sections
+from legolas_metric.report.sections import plane_section as plane_section
+from legolas_metric.report.sections import ranking_sections as ranking_sections
+from legolas_metric.report.sections import verification_sections as verification_sections
+from legolas_metric.report.sections import worst_gallery as worst_gallery
 from legolas_metric.tables import Table as Table

@@ -1,0 +1,103 @@
+"""Embeddings from checkpoints: weights of an encoder, and the data to embed."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.files import EmbeddingFile, read_arrays, read_embeddings, read_weights
+
+
+def reader(encoder: str | None, data: str | None, labels: Path | None) -> Callable[[Path], EmbeddingFile]:
+    """How the files of a command are read: as embeddings, or as checkpoints where an encoder is named.
+
+    Args:
+        encoder: `package.module:function`; the function returns the encoder, an untrained `nn.Module`.
+        data: a file with the arrays `images` and `labels` (and `ids`, `groups`), handed to the encoder as they are, or
+            `package.module:function`, which returns (data set, labels) or (data set, labels, groups).
+        labels: a file of labels that overrides the others.
+
+    Raises:
+        ValueError: only one of encoder and data, or a name that isn't `package.module:function`.
+        ModuleNotFoundError: no such module.
+        TypeError: a function that returns something else.
+    """
+    if (encoder is None) != (data is None):
+        raise ValueError("--encoder and --data go together: checkpoints need both, embeddings neither")
+    if encoder is None or data is None:
+        return lambda path: read_embeddings(path, labels=labels)
+    make = _named(encoder, "--encoder")
+    held = _data(data, labels)
+    return lambda path: _embed(path, make, held)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a checkpoint into a module: a state dict, or Lightning's file, also where its names have one prefix.
+
+    Raises:
+        ValueError: names or shapes that don't fit, or a file that isn't a whole checkpoint.
+    """
+    weights, own = read_weights(path), module.state_dict()
+    first = next(iter(own))
+    prefixes = [name.removesuffix(first) for name in weights if name.endswith(first)]
+    fitting = [prefix for prefix in prefixes if all(prefix + name in weights for name in own)]
+    if not fitting:
+        missing = [name for name in own if name not in weights]
+        raise ValueError(
+            f"{path} does not fit the encoder: it lacks {len(missing)} of {len(own)} weights (first: {missing[0]}); "
+            f"it holds {', '.join(list(weights)[:3])}, ..."
+        )
+    if "" not in fitting and len(fitting) > 1:
+        raise ValueError(
+            f"{path} holds weights that fit the encoder under several names ({', '.join(fitting)}): "
+            "save torch.save(encoder.state_dict(), path)"
+        )
+    chosen = {name: weights[min(fitting, key=len) + name] for name in own}
+    for name, value in own.items():
+        if chosen[name].shape != value.shape:
+            raise ValueError(
+                f"{path} does not fit the encoder: {name} is {tuple(chosen[name].shape)}, "
+                f"the encoder's is {tuple(value.shape)}"
+            )
+    module.load_state_dict(chosen)
+
+
+def _embed(path: Path, make: Callable[[], Any], held: Mapping[str, Any]) -> EmbeddingFile:
+    module = make()
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"--encoder must return an nn.Module, got {type(module).__name__}")
+    load_weights(module, path)
+    labels, ids, groups = held["labels"], held.get("ids"), held.get("groups")
+    bank = EmbeddingBank.encode(module, held["images"], labels=labels, ids=ids, groups=groups, metric="dot")
+    images = held["images"] if isinstance(held["images"], Tensor) else None
+    return EmbeddingFile(bank.embeddings, bank.labels, bank.ids, bank.groups, images)
+
+
+def _data(name: str, labels: Path | None) -> dict[str, Any]:
+    given = {} if labels is None else read_arrays(labels, ("labels",))
+    if ":" not in name:
+        held: dict[str, Any] = {**read_arrays(Path(name), ("images", "labels", "ids", "groups")), **given}
+        if "labels" not in held:
+            raise ValueError(f"{name}: no labels: save them beside the images as `labels`, or pass --labels FILE")
+        return held
+    made = _named(name, "--data")()
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        raise TypeError(f"--data {name} must return (data set, labels) or (data set, labels, groups)")
+    return {**dict(zip(("images", "labels", "groups"), made)), **given}
+
+
+def _named(name: str, option: str) -> Callable[[], Any]:
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise ValueError(f"{option} must be package.module:function, got {name!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a command finds the modules of its folder, as `python -m` does
+    try:
+        return getattr(importlib.import_module(module), function)
+    except AttributeError as error:
+        raise ValueError(f"{option}: module {module} has no function {function}") from error

@@ -1,0 +1,59 @@
+"""The options that commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from legolas_metric.terminal import Form
+
+
+class MetricName(StrEnum):
+    """The similarities of the library."""
+
+    cosine = "cosine"
+    dot = "dot"
+    euclidean = "euclidean"
+
+
+class MinerName(StrEnum):
+    """The miners of triplets."""
+
+    random = "random"
+    semi_hard = "semi-hard"
+    hard = "hard"
+    full_hard = "full-hard"
+
+
+class ExcludeName(StrEnum):
+    """What a query must not find."""
+
+    self = "self"
+    same_group = "same_group"
+
+
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Embeddings, or checkpoints with --encoder and --data.")
+]
+Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Labels, where FILE holds none (or others).")]
+AsMetric = Annotated[MetricName, typer.Option(help="Similarity; euclidean is minus the distance.")]
+Untrained = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The same rows by the untrained encoder, to compare with.")
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option(metavar="PACKAGE.MODULE:FUNCTION", help="Read files as checkpoints of the module it returns."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|PACKAGE.MODULE:FUNCTION",
+        help="What to embed: a file with `images` and `labels`, or a function that returns (data set, labels).",
+    ),
+]
+Format = Annotated[Form, typer.Option("--format", help="How to print the table.")]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json: all figures, in full precision.")]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a report with charts, one page; extra `report`.")
+]
