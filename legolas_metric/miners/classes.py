@@ -108,7 +108,11 @@ class Classes:
         place = self.start[:, None] + torch.arange(max(1, int(size.max())), device=size.device)
         place = torch.minimum(place, torch.maximum(self.end - 1, self.start)[:, None])
         same = self.order[place.clamp_max(len(self.order) - 1)]  # some other row where there is no class
-        score.scatter_(1, same, torch.where((size > 0)[:, None], -torch.inf, score.gather(1, same)))
+        known = size > 0
+        if bool(known.all()):
+            score.scatter_(1, same, -torch.inf)
+        else:
+            score.scatter_(1, same, torch.where(known[:, None], -torch.inf, score.gather(1, same)))
 
     def _positive(self, number: Int64[Tensor, "q m"]) -> Int64[Tensor, "q m"]:
         """The row of an anchor's positive by its number; any row where there are not so many."""

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -103,7 +102,7 @@ class Miner:
         """
         metric = batch_metric(self.index)
         batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, metric)
-        found = self._mine(batch_source(batch, metric, self.relation), time.perf_counter(), 0, None)
+        found = self._mine(batch_source(batch, metric, self.relation, screened=True), time.perf_counter(), 0, None)
         return found.anchor, found.positive, found.negative
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,9 +158,11 @@ class Miner:
 
     def _draw(self, q: int, device: torch.device) -> Draws:
         """Random numbers for q anchors: the miner's seed and the number of the call decide them."""
-        (state,) = np.random.SeedSequence([self.seed, self.calls]).generate_state(1, np.uint64)
         self.calls += 1
-        return Draws.of(q, self.strategy.per_anchor, torch.Generator().manual_seed(int(state)), device)
+        k = self.strategy.per_anchor
+        if not self.strategy.is_random:
+            return Draws.none(q, k, device)
+        return Draws.of(q, k, (self.seed, self.calls - 1), device)
 
     def _complain(self, stats: MiningStats, contested: int, pairs: int) -> None:
         """Raise on a shortfall where that was asked for; warn where the guard rejects most of what is found."""

@@ -93,7 +93,9 @@ class MultiSimilarityMiner:
         """
         metric = batch_metric(self.index)
         batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, metric)
-        found = self._mine(batch_source(batch, metric, self.relation), time.perf_counter(), 0, None, None)
+        found = self._mine(
+            batch_source(batch, metric, self.relation, screened=False), time.perf_counter(), 0, None, None
+        )
         return found.anchor_p, found.positive, found.anchor_n, found.negative
 
     def state_dict(self) -> dict[str, Any]:

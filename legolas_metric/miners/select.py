@@ -59,7 +59,7 @@ class _Choice:
 def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
     """Triplets of a pool's anchors, each of which has a positive and a negative."""
     anchor, positive, s_ap = _pairs(pool, strategy, draws)
-    choices = [_negatives(pool, strategy, draws, anchor, s_ap)]
+    choices = [_negatives(pool, strategy, draws, anchor, positive, s_ap)]
     row, s_an = choices[0].row, choices[0].s_an
     lone = choices[0].empty.nonzero()[:, 0]
     if len(lone) and strategy.on_empty == "hardest":
@@ -106,7 +106,12 @@ def _pairs(
 
 
 def _negatives(
-    pool: Pool, strategy: Strategy, draws: Draws, anchor: Int64[Tensor, " p"], s_ap: Float32[Tensor, " p"]
+    pool: Pool,
+    strategy: Strategy,
+    draws: Draws,
+    anchor: Int64[Tensor, " p"],
+    positive: Int64[Tensor, " p"],
+    s_ap: Float32[Tensor, " p"],
 ) -> _Choice:
     """The negatives of each pair by the strategy's rule."""
     if strategy.negative == "random":
@@ -120,8 +125,12 @@ def _negatives(
         row, s_an = pool.negatives(None, depth, None)
         ranked = (row, s_an) if each_once else (row[anchor], s_an[anchor])
     else:
-        nearest = strategy.reference == "nearest"
-        s_ref = pool.positives(1, farthest=False)[1][anchor, 0] if nearest else s_ap
+        s_ref = s_ap
+        if strategy.reference == "nearest":
+            nearest, s_nearest = pool.positives(1, farthest=False)
+            positive, s_ref = nearest[anchor, 0], s_nearest[anchor, 0]
+        if pool.screened:
+            s_ref = pair_similarities(pool, anchor, positive[:, None])[:, 0]
         ranked = pool.negatives(None if each_once else anchor, depth, strategy.window(s_ref, pool.metric))
     numbers = None if strategy.ranks is None else (strategy.ranks, draws.rank[anchor])
     return _guarded(pool, strategy.guard, anchor, ranked, strategy.per_anchor, numbers)

@@ -28,7 +28,7 @@ from legolas_metric.miners.pool import DensePool, IndexPool, Pool, Table
 from legolas_metric.miners.relation import LabelRelation, Masks, Relations
 from legolas_metric.numerics import chunks, prepare
 
-_BLOCK_ELEMENTS = 1 << 18  # of a block's similarities: they stay in the processor's cache
+_BLOCK_ELEMENTS = 1 << 19  # of a block's similarities: they stay in the processor's cache
 _LEAST_BLOCK = 64
 
 
@@ -96,14 +96,15 @@ class Batch:
         return cls(anchors, rows)
 
 
-def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -> Source:
-    """The labelled anchors of a batch, as dense blocks."""
+def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None, *, screened: bool) -> Source:
+    """The labelled anchors of a batch, as dense blocks; `screened` if only the choice matters, see `Table`."""
     _check_groups(batch.anchors, relation, "the call, as groups and ref_groups")
     _check_groups(batch.rows, relation, "the call, as groups and ref_groups")
     assert batch.anchors.labels is not None
     labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
     anchors = batch.anchors if len(labelled) == len(batch.anchors) else batch.anchors[labelled]
-    return Source(labelled, batch.rows, _dense_blocks(anchors, anchors.ids, batch.rows, metric, relation))
+    table = Table(anchors, batch.rows, metric, screened=screened)
+    return Source(labelled, batch.rows, _dense_blocks(table, anchors.ids, relation))
 
 
 def bank_source(
@@ -132,8 +133,8 @@ def bank_source(
     order = bank.ids.argsort()  # in a dense block, ties go to the smaller row
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
-    blocks = _dense_blocks(rows[asked], place[asked], rows[order], bank.metric, relation)
-    return Source(bank.ids[asked], rows[order], blocks)
+    table = Table(rows[asked], rows[order], bank.metric)
+    return Source(bank.ids[asked], table.rows, _dense_blocks(table, place[asked], relation))
 
 
 def _index_blocks(
@@ -145,12 +146,10 @@ def _index_blocks(
     yield Block(kept, IndexPool(asked[kept], rows, index, classes[kept]), no_positive, no_negative)
 
 
-def _dense_blocks(
-    anchors: Rows, self_row: Int64[Tensor, " q"], rows: Rows, metric: Metric, relation: LabelRelation | None
-) -> Iterator[Block]:
+def _dense_blocks(table: Table, self_row: Int64[Tensor, " q"], relation: LabelRelation | None) -> Iterator[Block]:
+    anchors, rows = table.anchors, table.rows
     if len(anchors) == 0:
         return
-    table = Table(anchors, rows, metric)
     relations: Relations = (
         Classes.of(anchors, self_row, rows) if relation is None else Masks(anchors, rows, self_row, relation)
     )

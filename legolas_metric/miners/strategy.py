@@ -1,8 +1,10 @@
 """A miner's rules as a record, and the random numbers that a call draws for them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
@@ -75,6 +77,11 @@ class Strategy:
         """The last rank that may be taken."""
         return self.per_anchor if self.ranks is None else self.ranks[1]
 
+    @property
+    def is_random(self) -> bool:
+        """Whether any choice is left to chance."""
+        return self.positive == "random" or self.negative != "nearest" or self.ranks is not None or self.mix > 0
+
     def window(self, s_ap: Float32[Tensor, " p"], metric: Metric) -> Window | None:
         """The similarities between which a pair's negative must lie, or None where any will do."""
         if not self.semi_hard:
@@ -100,10 +107,18 @@ class Draws:
     mixed: Float64[Tensor, "q k"]
 
     @classmethod
-    def of(cls, q: int, k: int, generator: torch.Generator, device: torch.device) -> "Draws":
+    def of(cls, q: int, k: int, seed: Sequence[int], device: torch.device) -> "Draws":
         """Draw for q anchors with k negatives each."""
+        (state,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state))
         numbers = torch.rand(q, 1 + 3 * k, generator=generator, dtype=torch.float64).to(device)
         return cls(numbers[:, 0], *numbers[:, 1:].split(k, 1))
+
+    @classmethod
+    def none(cls, q: int, k: int, device: torch.device) -> "Draws":
+        """In place of draws that no rule will use."""
+        zeros = torch.zeros((), dtype=torch.float64, device=device)
+        return cls(zeros.expand(q), *(zeros.expand(q, k) for _ in range(3)))
 
     def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Draws":
         """The same for some of the anchors."""
