@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_embeddings, as_labels, check_at_least
+from legolas_metric.checks import ArrayLike, as_embeddings, as_labels, check_at_least, check_device
 from legolas_metric.distributed import World
 from legolas_metric.index.protocol import NeighborIndex
 from legolas_metric.probes.classes import ClassMeasures, class_measures, iid_class_measures
@@ -54,7 +54,7 @@ class CollapseProbe:
 
         Raises:
             TypeError: embeddings that are not floating point, labels that are not integers.
-            ValueError: NaN or inf, zero rows, lengths that differ, or another d than before.
+            ValueError: NaN or inf, zero rows, lengths that differ, or another d or device than before.
         """
         rows = as_embeddings(embeddings, metric="cosine")
         own = None if labels is None else as_labels(labels, len(rows)).to(rows.device)
@@ -63,6 +63,7 @@ class CollapseProbe:
         d = len(self._moments.first)
         if rows.shape[1] != d:
             raise ValueError(f"embeddings has {rows.shape[1]} dimensions, the rows before had {d}: they must be equal")
+        check_device(rows, self._moments.first, names=("embeddings", "the rows before"))
         self._moments.add(rows, own)
         return self
 
@@ -134,7 +135,7 @@ def probe_embeddings(
     index: NeighborIndex | None = None,
     hubness_k: int = 10,
     reference: CollapseReport | None = None,
-    sample: int | None = 2048,
+    sample: int | None = 1024,
     seed: int = 0,
 ) -> CollapseReport:
     """Collapse measures of a whole table of embeddings, beside those of iid rows, with a verdict.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from legolas_metric.numerics import chunks, normalise
 from legolas_metric.probes.iid import iid_eigenvalues
+from legolas_metric.probes.moments import Moments
 from legolas_metric.probes.spectrum import effective_rank, eigenvalues, noise_floor
 
 _BLOCK_ELEMENTS = 1 << 22
@@ -131,11 +132,22 @@ def _class_ranks(
 def _ranks_of(rows: Float32[Tensor, "c m d"]) -> list[float]:
     """Effective rank of the centred unit rows of classes of one size, from the smaller Gram matrix of each."""
     size, d = rows.shape[1:]
-    wide = rows.double()
-    wide = wide / torch.linalg.vector_norm(wide, dim=2, keepdim=True)
-    wide = wide - wide.mean(1, keepdim=True)
-    gram = (wide @ wide.mT if size <= d else wide.mT @ wide) / size
-    return [effective_rank(values) for values in eigenvalues(gram, min(size - 1, d), noise_floor(d)).cpu()]
+    if size > d:
+        grams = torch.stack([_covariance(own) for own in rows])
+    else:
+        wide = rows.double()
+        wide = wide / torch.linalg.vector_norm(wide, dim=2, keepdim=True)
+        wide = wide - wide.mean(1, keepdim=True)
+        grams = wide @ wide.mT / size
+    return [effective_rank(values) for values in eigenvalues(grams, min(size - 1, d), noise_floor(d)).cpu()]
+
+
+def _covariance(rows: Float32[Tensor, "m d"]) -> Float64[Tensor, "d d"]:
+    """Of the unit rows of one class, without a wide copy of them: a class may be most of the table."""
+    moments = Moments(rows.shape[1], rows.device)
+    moments.add(rows, None)
+    mean = moments.first / len(rows)
+    return (moments.second[0] / len(rows)).addr_(mean, mean, alpha=-1)
 
 
 def _draw(n: int, sample: int | None, generator: torch.Generator) -> Int64[Tensor, " m"]:
