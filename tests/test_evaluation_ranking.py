@@ -186,3 +186,36 @@ def test_says_what_is_wrong(change, error, text):
     given = {"embeddings": torch.eye(4), "labels": [0, 0, 1, 1], **change}
     with pytest.raises(error, match=text):
         evaluate_ranking(given.pop("embeddings"), given.pop("labels"), **given)
+
+
+def oml_metrics(x, y, k):
+    """Open Metric Learning's formulas (oml/functional/metrics.py), written out: CMC@k, precision@k, MAP@k, FNMR@FMR."""
+    distance = torch.cdist(x.double(), x.double())
+    distance.fill_diagonal_(torch.inf)
+    ranked = y[distance.argsort(1)[:, :-1]] == y[:, None]
+    hits = ranked[:, :k].double()
+    positives = ranked.sum(1)
+    place = torch.arange(1, hits.shape[1] + 1)
+    precisions = hits.cumsum(1) / place
+    found = hits.sum(1)
+    average = torch.where(found > 0, (precisions * hits).sum(1) / found.clamp_min(1), 0.0)
+    return (
+        float(hits.any(1).double().mean()),
+        float((found / positives.clamp_max(k)).mean()),
+        float(average.mean()),
+    )
+
+
+def test_equals_open_metric_learning_where_definitions_agree():
+    """CMC@k; precision@R for classes of one size; MAP@n, as all hits are found by then.
+
+    Where they differ: its MAP@k divides by the hits found among the first k, which rewards finding few; ours by R.
+    """
+    y = torch.arange(60) // 6
+    x = torch.nn.functional.normalize(torch.randn(10, 8)[y] + 0.7 * torch.randn(60, 8))
+    report = evaluate_ranking(x, y, full=True, ks=(1, 3, 10))
+    for k in (1, 3, 10):
+        assert report.rank[k] == pytest.approx(oml_metrics(x, y, k)[0])
+    assert report.r_precision == pytest.approx(oml_metrics(x, y, 5)[1])
+    assert report.mean_average_precision == pytest.approx(oml_metrics(x, y, 59)[2])
+    assert report.map_at_r < oml_metrics(x, y, 5)[2]

@@ -87,3 +87,66 @@ def test_says_what_is_wrong(change, text):
     given = {"labels": [0, 0, 1, 1], **change}
     with pytest.raises(ValueError, match=text):
         evaluate_verification(torch.eye(4), given.pop("labels"), **given)
+
+
+def test_the_grid_bounds_its_error(monkeypatch):
+    x, y, *_ = table(3, n=60, d=3, classes=6)
+    exact = evaluate_verification(x, y, fars=(0.05, 0.3))
+    assert exact.auc_error == 0
+    monkeypatch.setattr("legolas_metric.evaluation.verification._MOST_GENUINE", 0)
+    fine = evaluate_verification(x, y, fars=(0.05, 0.3))
+    assert (fine.genuine, fine.impostor) == (exact.genuine, exact.impostor)
+    monkeypatch.setattr("legolas_metric.evaluation.tally._GRID", 50)
+    coarse = evaluate_verification(x, y, fars=(0.05, 0.3))
+    for report, close in ((fine, 1e-5), (coarse, 0.03)):
+        assert abs(report.auc - exact.auc) <= report.auc_error < close
+        assert report.tar_at_far == pytest.approx(exact.tar_at_far, abs=close * 10)
+        assert report.eer == pytest.approx(exact.eer, abs=close * 10)
+    assert fine.genuine_histogram.tolist() == exact.genuine_histogram.tolist()
+
+
+def test_the_grid_knows_groups_and_collapse(monkeypatch):
+    monkeypatch.setattr("legolas_metric.evaluation.verification._MOST_GENUINE", 0)
+    report = evaluate_verification(torch.ones(30, 3), torch.arange(30) // 3)
+    assert report.auc == report.eer == report.auc_error == 0.5
+    x, y, _, groups = table(3, n=30, d=3, classes=3)
+    report = evaluate_verification(x, y, groups=groups)
+    genuine, impostor = pair_scores(as_rows(x, y, y, groups), "cosine", groups=True)
+    assert (report.genuine, report.impostor) == (len(genuine), len(impostor))
+
+
+def test_the_curve_is_a_choice_of_corners():
+    x, y, *_ = table(3, n=200, d=2, classes=40)
+    report = evaluate_verification(x, y)
+    genuine, impostor = pair_scores(as_rows(x, y, y, y), "cosine")
+    assert len(report.far) <= 512
+    assert (report.far[0], report.tar[0], report.far[-1], report.tar[-1]) == (0, 0, 1, 1)
+    assert (report.far.diff() >= 0).all()
+    assert (report.tar.diff() >= 0).all()
+    truth = np.repeat([1, 0], [len(genuine), len(impostor)])
+    far, tar, _ = roc_curve(truth, np.concatenate([genuine, impostor]), drop_intermediate=False)
+    corners = {(round(a, 12), round(b, 12)) for a, b in zip(far, tar)}
+    kept = {(round(a, 12), round(b, 12)) for a, b in zip(report.far.tolist(), report.tar.tolist())}
+    assert len(kept - corners) <= len(kept) // 2  # corners between a genuine score and the next impostor are extra
+    area = np.trapezoid(report.tar.numpy(), report.far.numpy())
+    assert area == pytest.approx(report.auc, abs=2e-3)
+
+
+def test_an_auc_means_a_mean_rank():
+    """AUC 0.89 in a gallery of 5,000 is a mean rank of 551; and it holds on data with one mate each."""
+    from dataclasses import replace
+
+    x, y, *_ = table(1, n=24, classes=5)
+    report = evaluate_verification(x, y)
+    assert replace(report, auc=0.89).mean_rank(5000) == pytest.approx(550.89)
+    assert evaluate_verification(torch.eye(4), [0, 0, 1, 1]).mean_rank(3) == 2.0
+
+
+def test_warnings_and_scalars():
+    x, y, *_ = table(1, n=24, classes=5, distractors=False)
+    report = evaluate_verification(x, y, baseline=np.eye(5)[y])
+    assert report.warnings()[0] == f"training made the AUC worse: {report.auc:.3f}, untrained 1.000"
+    assert report.warnings()[1].startswith("FAR 0.01, 0.001, 0.0001: fewer than 30 of")
+    assert list(report.scalars()) == [
+        "auc", "eer", "tar_at_far_0.01", "tar_at_far_0.001", "tar_at_far_0.0001", "genuine", "impostor",
+    ]  # fmt: skip

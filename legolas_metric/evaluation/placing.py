@@ -188,6 +188,8 @@ def _nearest_negatives(trial: Trial, metric: Metric, depth: int, queries: int) -
     own, gallery = trial.queries[slice(queries)], trial.gallery
     k = min(max(depth, int(trial.count[:queries].max())) + 1, len(gallery))
     index = ExactIndex(metric=metric).fit(gallery.embeddings, gallery.labels, ids=gallery.ids)
-    if queries == len(trial) and trial.asker.equal(trial.found):
-        return index.self_join(k, want="negative").similarities
+    ordered, order = trial.found.sort()
+    place = torch.searchsorted(ordered, trial.asker[:queries]).clamp_max(len(ordered) - 1)
+    if 2 * queries > len(gallery) and bool((ordered[place] == trial.asker[:queries]).all()):
+        return index.self_join(k, want="negative").similarities[order[place]]
     return index.search(own.embeddings, k, labels=own.labels, ids=own.ids, want="negative").similarities

@@ -1,0 +1,90 @@
+"""Ranking and verification, beside pytorch-metric-learning's AccuracyCalculator in the same run.
+
+Each row notes how far the shared measures lie apart. `--full` adds n = 20,000 and the memory at n = 50,000.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+from legolas_metric import evaluate_ranking, evaluate_verification
+
+D, PER_CLASS = 128, 20
+TOP = {"precision_at_1": "rank_at_1", "r_precision": "r_precision", "mean_average_precision_at_r": "map_at_r"}
+FULL = TOP | {"mean_average_precision": "mean_average_precision"}
+
+MEMORY = """
+import resource, torch
+from legolas_metric import evaluate_ranking, evaluate_verification
+generator = torch.Generator().manual_seed(0)
+labels = torch.arange({n}) // 20
+rows = torch.randn({n}, 128, generator=generator)
+evaluate_ranking(rows[:2000], labels[:2000], full={full})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+evaluate_ranking(rows, labels, full={full})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def table(n):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) // PER_CLASS
+    centres = torch.randn(n // PER_CLASS, D, generator=generator)
+    rows = 0.5 * centres[labels] + torch.randn(n, D, generator=generator)
+    return torch.nn.functional.normalize(rows), labels
+
+
+def skip_unless(wanted, full):
+    if wanted and not full:
+        pytest.skip("a long table: pass --full")
+
+
+@pytest.mark.parametrize(("n", "whole", "long"), [(5_000, True, False), (20_000, False, True)])
+def test_ranking(benchmark, full, n, whole, long):
+    skip_unless(long, full)
+    rows, labels = table(n)
+    benchmark.group = f"ranking, n={n}, {'whole' if whole else 'first R'}"
+    report = benchmark.pedantic(evaluate_ranking, (rows, labels), {"full": whole}, rounds=3, warmup_rounds=1)
+    theirs = calculator(whole).get_accuracy(rows, labels)
+    names = FULL if whole else TOP
+    benchmark.extra_info["difference"] = max(abs(report.shares()[own] - theirs[name]) for name, own in names.items())
+
+
+@pytest.mark.parametrize(("n", "whole", "long"), [(5_000, True, False), (20_000, False, True)])
+def test_accuracy_calculator(benchmark, full, n, whole, long):
+    skip_unless(long, full)
+    rows, labels = table(n)
+    benchmark.group = f"ranking, n={n}, {'whole' if whole else 'first R'}"
+    benchmark.pedantic(calculator(whole).get_accuracy, (rows, labels), rounds=2)
+
+
+def calculator(whole):
+    names = tuple(FULL if whole else TOP)
+    return AccuracyCalculator(include=names, k=None if whole else "max_bin_count", device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("n", "long"), [(5_000, False), (20_000, True)])
+@pytest.mark.parametrize("exact", [True, False])
+def test_verification(benchmark, full, monkeypatch, n, long, exact):
+    skip_unless(long, full)
+    rows, labels = table(n)
+    if not exact:
+        monkeypatch.setattr("legolas_metric.evaluation.verification._MOST_GENUINE", 0)
+    benchmark.group = f"verification, n={n}"
+    report = benchmark.pedantic(evaluate_verification, (rows, labels), rounds=3, warmup_rounds=1)
+    benchmark.extra_info["pairs_per_second"] = (report.genuine + report.impostor) / benchmark.stats["median"]
+    benchmark.extra_info["auc_error"] = report.auc_error
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_memory_above_the_input(benchmark, full, whole):
+    """In a process of its own; the figure is the peak's growth over a small run."""
+    skip_unless(True, full)
+    script = MEMORY.format(n=50_000, full=whole)
+    done = benchmark.pedantic(
+        subprocess.run, ([sys.executable, "-c", script],), {"capture_output": True, "check": True}, rounds=1
+    )
+    benchmark.extra_info["peak_mb_above_input"] = int(done.stdout) / 1024
