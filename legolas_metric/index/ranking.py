@@ -14,7 +14,7 @@ from legolas_metric.numerics import chunks, pair_similarity
 Bounds = tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]
 """A window: the bounds low < s < high of each query, infinite where there is none."""
 
-_PAIR_ELEMENTS = 1 << 20
+_PAIR_ELEMENTS = 1 << 17  # so that a chunk stays in cache
 
 
 def similarities_of(
@@ -27,7 +27,7 @@ def similarities_of(
     """The reported similarity of each pair (query, row)."""
     out = x.new_empty(len(query))
     for part in chunks(len(query), max(1, _PAIR_ELEMENTS // x.shape[1])):
-        out[part] = pair_similarity(x[query[part]], y[row[part]], metric)
+        out[part] = pair_similarity(x.index_select(0, query[part]), y.index_select(0, row[part]), metric)
     return out
 
 
@@ -51,9 +51,7 @@ def best_of(
     farthest: bool,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """The k best pairs of each query: largest similarity first (smallest if `farthest`), ties to the smaller id."""
-    order = ids.argsort(stable=True)
-    order = order[similarity[order].argsort(stable=True, descending=not farthest)]
-    order = order[query[order].argsort(stable=True)]
+    order = _best_first(query, ids, similarity if farthest else -similarity)
     query = query[order]
     place = torch.arange(len(query), device=query.device) - torch.searchsorted(query, query)
     kept = place < k
@@ -63,3 +61,16 @@ def best_of(
     out_ids[at] = ids[order[kept]]
     out_similarities[at] = similarity[order[kept]]
     return out_ids, out_similarities
+
+
+def _best_first(
+    query: Int64[Tensor, " t"], ids: Int64[Tensor, " t"], cost: Float32[Tensor, " t"]
+) -> Int64[Tensor, " t"]:
+    """The order by query, then cost, then id: one sort of both as one integer, and more only where there are ties."""
+    bits = (cost + 0.0).view(torch.int32)  # + 0.0: -0 and 0 are a tie
+    key = (query << 32) + (bits ^ ((bits >> 31) & 0x7FFFFFFF))
+    ordered, order = key.sort()
+    if bool((ordered[1:] == ordered[:-1]).any()):
+        order = ids.argsort()
+        order = order[key[order].argsort(stable=True)]
+    return order

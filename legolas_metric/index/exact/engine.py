@@ -1,13 +1,14 @@
 """`ExactIndex`: exact neighbours under a label filter, a window, and any metric."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 from legolas_metric.checks import ArrayLike, Metric, check_at_least, check_choice, check_metric
+from legolas_metric.index.arithmetic import exact_arithmetic
+from legolas_metric.index.exact.answer import answer
+from legolas_metric.index.exact.precision import Precision
+from legolas_metric.index.exact.relations import Request
 from legolas_metric.index.protocol import Rows, Want, Window, check_request, fitted_rows, query_rows, window_bounds
-from legolas_metric.index.scan import scan, scan_classes
-from legolas_metric.records import Neighbors, SearchStats
-
-Precision = Literal["auto", "bfloat16", "float32"]
+from legolas_metric.records import Neighbors
 
 
 class ExactIndex:
@@ -117,15 +118,6 @@ class ExactIndex:
         rows = self.rows
         check_request(own, rows, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)
-        answer = scan_classes if want in ("positive", "cross_group_positive") else scan
-        ids, similarities = answer(
-            own,
-            rows,
-            k,
-            want=want,
-            metric=self.metric,
-            farthest=farthest,
-            bounds=bounds,
-            workspace_mb=self.workspace_mb,
-        )
-        return Neighbors(ids, similarities, SearchStats(engine="exact"))
+        request = Request(own, rows, k, want, self.metric, farthest, bounds)
+        with exact_arithmetic(own.ids.device):
+            return answer(request, self.precision, self.workspace_mb)

@@ -1,0 +1,112 @@
+"""Which way a request is answered: a plain scan while it is small, class by class for positives, else by the engine.
+
+Letters: q queries, k neighbours.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from legolas_metric.checks import UNLABELLED
+from legolas_metric.index.exact.duplicates import needed_rows
+from legolas_metric.index.exact.precision import Precision, screening_dtype
+from legolas_metric.index.exact.relations import Request, arrange
+from legolas_metric.index.exact.solve import Solution, solve
+from legolas_metric.index.protocol import NO_ID
+from legolas_metric.index.scan import part_of, scan, scan_classes
+from legolas_metric.records import Neighbors, SearchStats
+
+_SMALL = 1 << 18  # pairs; below, the plain scan is faster than setting the engine up
+_LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class
+
+
+def answer(request: Request, precision: Precision, workspace_mb: int, shrink: float = 1.0) -> Neighbors:
+    """The neighbours that a request asks for; `shrink` breaks the certificate, for tests."""
+    own, rows, k = request.own, request.rows, request.k
+    dtype = screening_dtype(precision, rows.embeddings.shape[1], rows.embeddings.device)
+    small = precision == "auto" and len(own) * len(rows) <= _SMALL
+    if request.want in ("positive", "cross_group_positive"):
+        return _positives(request, dtype, workspace_mb, shrink)
+    if small:
+        ids, similarities = _scan(request, workspace_mb)
+        return Neighbors(ids, similarities, SearchStats(engine="exact"))
+    kept = needed_rows(rows, k, request.want)
+    problem, query = arrange(request if kept is None else replace(request, rows=rows[kept]))
+    ids, similarities = _empty(request)
+    if len(query) == 0:
+        return Neighbors(ids, similarities, SearchStats(engine="exact"))
+    solution = solve(problem, dtype, workspace_mb, shrink)
+    ids[query], similarities[query] = solution.ids, solution.similarities
+    return Neighbors(ids, similarities, _stats(solution, len(query)))
+
+
+def _positives(request: Request, dtype: torch.dtype, workspace_mb: int, shrink: float) -> Neighbors:
+    """Small classes pair by pair, each large one as a search of its own."""
+    own, rows = request.own, request.rows
+    assert own.labels is not None
+    assert rows.labels is not None
+    classes, counts = rows.labels[rows.labels != UNLABELLED].unique(return_counts=True)
+    large = classes[counts > _LARGE_CLASS]
+    rest = (~torch.isin(own.labels, large)).nonzero().flatten()
+    ids, similarities = _empty(request)
+    ids[rest], similarities[rest] = scan_classes(
+        own[rest],
+        rows,
+        request.k,
+        want=request.want,
+        metric=request.metric,
+        farthest=request.farthest,
+        bounds=part_of(request.bounds, rest),
+        workspace_mb=workspace_mb,
+    )
+    solutions = []
+    for label in large.tolist():
+        members = (rows.labels == label).nonzero().flatten()
+        query = members if request.joined else (own.labels == label).nonzero().flatten()
+        if len(query) == 0:
+            continue
+        inside = rows[members]
+        part = replace(
+            request,
+            own=inside if request.joined else own[query],
+            rows=inside,
+            want="any" if request.want == "positive" else "cross_group_positive",
+            bounds=part_of(request.bounds, query),
+        )
+        problem, place = arrange(part)
+        solution = solve(problem, dtype, workspace_mb, shrink)
+        ids[query[place]], similarities[query[place]] = solution.ids, solution.similarities
+        solutions.append(solution)
+    if not solutions:
+        return Neighbors(ids, similarities, SearchStats(engine="exact"))
+    rescanned = sum(solution.rescanned for solution in solutions)
+    return Neighbors(ids, similarities, _stats(replace(solutions[0], rescanned=rescanned), len(own)))
+
+
+def _scan(request: Request, workspace_mb: int) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
+    return scan(
+        request.own,
+        request.rows,
+        request.k,
+        want=request.want,
+        metric=request.metric,
+        farthest=request.farthest,
+        bounds=request.bounds,
+        workspace_mb=workspace_mb,
+    )
+
+
+def _empty(request: Request) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
+    q, table = len(request.own), request.own.embeddings
+    return request.own.ids.new_full((q, request.k), NO_ID), table.new_full((q, request.k), -torch.inf)
+
+
+def _stats(solution: Solution, anchors: int) -> SearchStats:
+    return SearchStats(
+        engine="exact",
+        precision=solution.precision,
+        certified=1 - solution.rescanned / anchors,
+        details=solution.details,
+    )

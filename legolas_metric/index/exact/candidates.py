@@ -1,0 +1,93 @@
+"""The pairs that can still matter, as intervals: a small buffer for each anchor, and the floor below which nothing can.
+
+A candidate is a column with a lower and an upper bound of its true score. The floor of an anchor is a lower bound of
+its k-th best true score, so a candidate whose upper bound is below the floor is dropped for good.
+
+Letters: n anchors, c slots, t new candidates.
+"""
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+_SLOTS_PER_NEIGHBOUR = 4
+_FEWEST_SLOTS = 16
+
+
+class Candidates:
+    """Buffers of `slots` candidates for each of n anchors; written in place.
+
+    Attributes:
+        floor: [n], a lower bound of the k-th best true score; +inf for anchors that take no more candidates.
+        reached: [n], the floor of those before they were closed.
+        overflowed: [n], anchors for which more candidates than slots remained: their answer must be found otherwise.
+    """
+
+    def __init__(self, n: int, k: int, floor: Float32[Tensor, " n"]) -> None:
+        self.k = k
+        self.slots = max(_FEWEST_SLOTS, _SLOTS_PER_NEIGHBOUR * k)
+        device = floor.device
+        self.floor = floor
+        self.reached = floor.clone()
+        self.overflowed = torch.zeros(n, dtype=torch.bool, device=device)
+        self.fill = torch.zeros(n, dtype=torch.int64, device=device)
+        self.column = torch.zeros(n, self.slots, dtype=torch.int32, device=device)
+        self.low = torch.full((n, self.slots), -torch.inf, device=device)
+        self.high = torch.full((n, self.slots), -torch.inf, device=device)
+
+    def add(
+        self,
+        first: int,
+        last: int,
+        anchor: Int64[Tensor, " t"],
+        column: Int64[Tensor, " t"],
+        low: Float32[Tensor, " t"],
+        high: Float32[Tensor, " t"],
+    ) -> None:
+        """Candidates of the anchors first..last; `anchor` ascends and counts from `first`."""
+        count = torch.bincount(anchor, minlength=last - first)
+        fill = self.fill[first:last]
+        if int((fill + count).max()) > self.slots:
+            self.settle(first, last)
+            over = fill + count > self.slots
+            if bool(over.any()):
+                self._give_up(over.nonzero().flatten() + first)
+                kept = ~over[anchor]
+                anchor, column, low, high = anchor[kept], column[kept], low[kept], high[kept]
+                count = count.masked_fill_(over, 0)
+        place = fill[anchor] + torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]
+        at = (anchor + first) * self.slots + place
+        self.column.view(-1)[at] = column.to(torch.int32)
+        self.low.view(-1)[at] = low
+        self.high.view(-1)[at] = high
+        fill += count
+
+    def settle(self, first: int, last: int) -> None:
+        """Raise the floors of the anchors first..last to their k-th best lower bound, and drop what lies below."""
+        high, order = self.high[first:last].sort(dim=1, descending=True)
+        low = self.low[first:last].gather(1, order)
+        floor = self.floor[first:last]
+        torch.maximum(floor, self._guaranteed(low), out=floor)
+        dead = high < floor[:, None]
+        self.low[first:last] = low.masked_fill_(dead, -torch.inf)
+        self.high[first:last] = high.masked_fill_(dead, -torch.inf)
+        self.column[first:last] = self.column[first:last].gather(1, order)
+        self.fill[first:last] = (high > -torch.inf).sum(1)
+
+    def survivors(self) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
+        """What is left at the end: (anchor, column) pairs, anchors ascending, without those that overflowed."""
+        floor = torch.maximum(self.floor, self._guaranteed(self.low))
+        anchor, slot = ((self.high >= floor[:, None]) & (self.high > -torch.inf)).nonzero(as_tuple=True)
+        return anchor, self.column[anchor, slot].long()
+
+    def _guaranteed(self, low: Float32[Tensor, "m c"]) -> Float32[Tensor, " m"]:
+        """The k-th best lower bound of each anchor."""
+        return low.amax(1) if self.k == 1 else low.topk(self.k, 1).values[:, -1]
+
+    def _give_up(self, anchors: Int64[Tensor, " m"]) -> None:
+        self.overflowed[anchors] = True
+        self.reached[anchors] = self.floor[anchors]
+        self.floor[anchors] = torch.inf
+        self.fill[anchors] = 0
+        self.high[anchors] = -torch.inf
+        self.low[anchors] = -torch.inf

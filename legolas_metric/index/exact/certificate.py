@@ -1,0 +1,84 @@
+"""How far a screened score can lie from the true one: a bound from measured norms, never a guess.
+
+With x = x' + r (r the residual of rounding) and |.| norms,
+
+    |x.y - x'.y'| <= |r_x| (|y'| + |r_y|) + |x'| |r_y|,
+
+plus the rounding of the product (gamma_e |x'||y'| for e terms in float32, in any order), of its result (half a unit in
+the last place of the table's dtype), of the terms a, of the reported float32 similarity (so that a pair which is
+dropped cannot even tie after rounding), and what flushed denormals add up to.
+
+The bound of row i against the columns of block J is bilinear, E_iJ = weights_i . bounds_J, plus `relative` |score|.
+
+Letters: n rows, b blocks, w weights.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from legolas_metric.index.exact.table import Frame, Table
+
+_UNIT = 2.0**-24  # half a unit in the last place of float32
+_FLUSHED = 2.0**-110  # on scaled rows, whose norms are at most 1
+_SAFETY = 1 + 2.0**-8  # the bounds themselves are kept in float32
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The parts of the bound: E_iJ = weights[i] . bounds[J]."""
+
+    weights: Float32[Tensor, "n w"]
+    bounds: Float32[Tensor, "b w"]
+    relative: float
+
+    def errors(self, rows: slice | Tensor, block: int) -> Float32[Tensor, " m"]:
+        """The bound of these rows' scores against the columns of a block, less the relative part."""
+        return self.weights[rows] @ self.bounds[block]
+
+
+def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float = 1.0) -> Certificate:
+    """The certificate of every row against blocks of `block` columns.
+
+    Args:
+        rows, columns: the two sides of the product.
+        frame: their units.
+        block: columns in a block.
+        shrink: multiplies the whole bound. Anything but 1 breaks the guarantee: for tests that must go red.
+    """
+    gamma = 1.01 * (rows.left.shape[1] + 4) * _UNIT
+    norm, residual, term, lost, raw = (
+        _block_maxima(values, block)
+        for values in (columns.norm, columns.residual, columns.term, columns.term_residual, columns.raw)
+    )
+    euclidean = frame.metric == "euclidean"
+    tie = 4 * _UNIT  # of the reported similarity, on both sides of a comparison
+    underflow = 2.0**-148 * (frame.scale if euclidean else frame.scale**2)
+    own = torch.stack(
+        [
+            rows.residual,
+            rows.norm,
+            gamma * rows.term + rows.term_residual + (tie * rows.norm.square() if euclidean else 0),
+            torch.ones_like(rows.norm),
+            torch.zeros_like(rows.norm) if euclidean else rows.raw,
+        ],
+        1,
+    )
+    other = torch.stack(
+        [
+            norm + residual,
+            residual + gamma * norm,
+            torch.ones_like(norm),
+            gamma * term + lost + _FLUSHED + underflow + (tie * norm.square() if euclidean else 0),
+            tie * raw,
+        ],
+        1,
+    )
+    relative = 2.0**-8 * _SAFETY if rows.left.dtype == torch.bfloat16 else 0.0
+    return Certificate((own * _SAFETY * shrink).float(), other.float(), relative * shrink)
+
+
+def _block_maxima(values: Float32[Tensor, " p"], block: int) -> Float32[Tensor, " b"]:
+    return torch.stack([part.max() for part in values.split(block)])

@@ -1,0 +1,198 @@
+"""One search: screen, re-rank what survives, and find otherwise what did not fit.
+
+Letters: n anchors, m columns, k neighbours, t pairs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from legolas_metric.checks import Metric
+from legolas_metric.index.exact.candidates import Candidates
+from legolas_metric.index.exact.certificate import certify
+from legolas_metric.index.exact.side import Work
+from legolas_metric.index.exact.sweep import Job, sweep
+from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table
+from legolas_metric.index.exact.window import ceiling_of, floors_of
+from legolas_metric.index.protocol import Rows, Want
+from legolas_metric.index.ranking import Bounds, best_of, inside_window, similarities_of
+from legolas_metric.index.scan import part_of, scan
+
+_SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
+_CROWDED = 0.25  # share of them that may overflow
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A search with its rows in the order in which they are screened.
+
+    Attributes:
+        anchors, rows: the two sides, prepared; equal (the anchors first) in a self-join.
+        low, high: [n], the forbidden band of columns of each anchor.
+        self_column: [n], one more forbidden column, -1 for none.
+        bounds: [n], the window.
+        symmetric: whether the anchors are the first of the rows.
+    """
+
+    anchors: Rows
+    rows: Rows
+    low: Int64[Tensor, " n"]
+    high: Int64[Tensor, " n"]
+    self_column: Int64[Tensor, " n"] | None
+    k: int
+    want: Want
+    metric: Metric
+    farthest: bool
+    bounds: Bounds | None
+    symmetric: bool
+
+    def part(self, anchors: Int64[Tensor, " m"]) -> "Problem":
+        """The same search for some of the anchors."""
+        return replace(
+            self,
+            anchors=self.anchors[anchors],
+            low=self.low[anchors],
+            high=self.high[anchors],
+            self_column=None if self.self_column is None else self.self_column[anchors],
+            bounds=part_of(self.bounds, anchors),
+            symmetric=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Answers in the order of the problem's anchors, and what they took."""
+
+    ids: Int64[Tensor, "n k"]
+    similarities: Float32[Tensor, "n k"]
+    precision: str
+    rescanned: int
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, shrink: float = 1.0) -> Solution:
+    """The k best columns of each anchor, exactly.
+
+    Args:
+        problem: what to find.
+        dtype: of the screening; a window or a bank that it cannot separate is screened in float32 instead.
+        workspace_mb: for tiles, in MiB.
+        shrink: see `certify`; for tests.
+    """
+    frame = choose_frame(
+        [problem.anchors.embeddings, problem.rows.embeddings], problem.metric, farthest=problem.farthest
+    )
+    columns = make_table(problem.rows.embeddings, frame, dtype)
+    n = len(problem.anchors)
+    if dtype != torch.float32 and n > 8 * _SAMPLE:
+        some = torch.arange(0, n, n // _SAMPLE, device=problem.low.device)
+        tried, _ = _screen(problem.part(some), frame, columns, dtype, None, workspace_mb, shrink)
+        if float(tried.overflowed.float().mean()) > _CROWDED:
+            dtype = torch.float32
+            columns = make_table(problem.rows.embeddings, frame, dtype)
+    found, work = _screen(problem, frame, columns, dtype, None, workspace_mb, shrink)
+    anchor, column = found.survivors()
+    ids, similarities = _rerank(problem, anchor, column)
+    again = found.overflowed.nonzero().flatten()
+    if len(again):
+        ids[again], similarities[again] = _rescan(
+            problem.part(again), frame, dtype, found.reached[again], workspace_mb, shrink
+        )
+    details = {
+        "tiles": float(work.tiles),
+        "groups_per_row": work.groups / max(1, n),
+        "scores_per_row": work.scores / max(1, n),
+        "reranked_per_row": len(anchor) / max(1, n),
+        "rescanned": float(len(again)),
+    }
+    return Solution(ids, similarities, str(dtype).removeprefix("torch."), len(again), details)
+
+
+def _screen(
+    problem: Problem,
+    frame: Frame,
+    columns: Table,
+    dtype: torch.dtype,
+    floor: Float32[Tensor, " n"] | None,
+    workspace_mb: int,
+    shrink: float,
+) -> tuple[Candidates, Work]:
+    """Sweep, from the floors that are known (by default those of the window)."""
+    n = len(problem.anchors)
+    tile = _tile(dtype, workspace_mb)
+    anchors = columns if problem.symmetric else make_table(problem.anchors.embeddings, frame, dtype)
+    certificate = certify(anchors, columns, frame, tile, shrink)
+    floors = floors_of(problem.bounds, frame, anchors.norm[:n])
+    if floor is not None:
+        floors = torch.maximum(floors, floor)
+    job = Job(
+        anchors=anchors,
+        columns=columns,
+        n=n,
+        low=problem.low,
+        high=problem.high,
+        self_column=problem.self_column,
+        certificate=certificate,
+        ceiling=ceiling_of(problem.bounds, frame, anchors, columns, certificate),
+        k=problem.k,
+        tile=tile,
+        symmetric=problem.symmetric,
+    )
+    candidates = Candidates(n, problem.k, floors)
+    return candidates, sweep(job, candidates)
+
+
+def _rescan(
+    problem: Problem,
+    frame: Frame,
+    dtype: torch.dtype,
+    floor: Float32[Tensor, " n"],
+    workspace_mb: int,
+    shrink: float,
+) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
+    """Answers for anchors with more candidates than slots: screened in float32, and at last compared with every row."""
+    if dtype != torch.float32:
+        columns = make_table(problem.rows.embeddings, frame, torch.float32)
+        found, _ = _screen(problem, frame, columns, torch.float32, floor, workspace_mb, shrink)
+        ids, similarities = _rerank(problem, *found.survivors())
+        again = found.overflowed.nonzero().flatten()
+        if len(again):
+            ids[again], similarities[again] = _rescan(
+                problem.part(again), frame, torch.float32, found.reached[again], workspace_mb, shrink
+            )
+        return ids, similarities
+    return scan(
+        problem.anchors,
+        problem.rows,
+        problem.k,
+        want=problem.want,
+        metric=problem.metric,
+        farthest=problem.farthest,
+        bounds=problem.bounds,
+        workspace_mb=workspace_mb,
+    )
+
+
+def _rerank(
+    problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
+) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
+    """The k best of the surviving pairs, by the similarity that is reported."""
+    value = similarities_of(problem.anchors.embeddings, problem.rows.embeddings, anchor, column, problem.metric)
+    if problem.bounds is not None:
+        inside = inside_window(value, anchor, problem.bounds)
+        anchor, column, value = anchor[inside], column[inside], value[inside]
+    return best_of(
+        anchor, problem.rows.ids[column], value, q=len(problem.anchors), k=problem.k, farthest=problem.farthest
+    )
+
+
+def _tile(dtype: torch.dtype, workspace_mb: int) -> int:
+    """Rows of a tile: 2048, or as many as half the workspace holds."""
+    size = torch.empty(0, dtype=dtype).element_size()
+    tile = 2048
+    while tile > 128 and 2 * tile * tile * size > workspace_mb << 20:
+        tile //= 2
+    return tile

@@ -1,0 +1,160 @@
+"""Rows as they are screened: scaled, centred where that helps, in low precision, with what the rounding cost measured.
+
+A pair is screened by its score S = <x', y'> + a_x + a_y, which grows with the similarity (falls with it for the
+farthest). With X = scale (x - c) and c the centre,
+
+    cosine, dot:  s scale^2 = S + scale^2 |c|^2,  a_x = scale^2 (c.x - |c|^2)
+    euclidean:    -(s scale)^2 / 2 = S,           a_x = -|X|^2 / 2
+
+Centring does not change S but makes the parts small, so that a collapsed bank can be screened as sharply as any other.
+The terms a ride along as further columns of the product, each split into pieces that the dtype holds.
+
+Letters: n rows, d dimensions, e columns of the product.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from legolas_metric.checks import Metric
+from legolas_metric.numerics import chunks
+
+_CENTRED_FROM = 0.3  # |centre|^2 over the mean of |x|^2 from which centring pays for its extra columns
+_CHUNK_ELEMENTS = 1 << 20
+_PIECES = 2  # of the term a, in bfloat16: 16 bits of it
+_BLOCK = 16  # padded to a multiple of this, so that groups fit
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The units of the scores: a power of two, a centre (None: the origin), and the sign of the order."""
+
+    metric: Metric
+    scale: float
+    centre: Float64[Tensor, " d"] | None
+    sign: int
+
+    @property
+    def additive(self) -> bool:
+        """Whether scores have the terms a."""
+        return self.centre is not None
+
+    def score(self, similarity: Float64[Tensor, " q"]) -> Float64[Tensor, " q"]:
+        """The score of a similarity, in float64."""
+        if self.metric == "euclidean":
+            score = torch.where(similarity > 0, torch.inf, -(similarity.clamp_max(0) * self.scale).square() / 2)
+        else:
+            shift = 0.0 if self.centre is None else float(self.centre @ self.centre) * self.scale**2
+            score = similarity * self.scale**2 - shift
+        return score * self.sign
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Screened rows, padded with zero rows to a multiple of 16, and what is known of the rounding of each.
+
+    Attributes:
+        left, right: [p, e], the row as the left and as the right factor of a product.
+        norm: at least |x'| and |X|.
+        residual: |X - x'|, measured.
+        term: |a|.
+        term_residual: |a| less what its pieces hold.
+        raw: |x| scale, before centring.
+    """
+
+    rows: int
+    left: Float[Tensor, "p e"]
+    right: Float[Tensor, "p e"]
+    norm: Float32[Tensor, " p"]
+    residual: Float32[Tensor, " p"]
+    term: Float32[Tensor, " p"]
+    term_residual: Float32[Tensor, " p"]
+    raw: Float32[Tensor, " p"]
+
+
+def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthest: bool) -> Frame:
+    """The scale that brings every norm to at most 1, and a centre where it pays; the last table is the one searched."""
+    rows = tables[-1]
+    sign = -1 if farthest else 1
+    centre = rows.mean(0)
+    largest = 1.0 if metric == "cosine" else max(float(table.abs().max()) for table in tables)
+    if largest == 0:
+        return Frame(metric, 1.0, centre.double() if metric == "euclidean" else None, sign)
+    unit = 2.0 ** -math.ceil(math.log2(largest))  # so that squares neither overflow nor vanish
+    spread = 1.0 if metric == "cosine" else float((rows * unit).square().sum()) / len(rows)
+    offset = (centre * unit).double()
+    if metric != "euclidean" and float(offset @ offset) <= _CENTRED_FROM * spread:
+        if metric == "cosine":
+            return Frame(metric, 1.0, None, sign)
+        centre, offset = None, None
+    norm = max(_largest_norm(table, unit, offset) for table in tables)
+    scale = unit * 2.0 ** -math.ceil(math.log2(norm)) if norm > 0 else unit
+    return Frame(metric, scale, None if centre is None else centre.double(), sign)
+
+
+def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -> Table:
+    """Round rows to the dtype and measure what that cost."""
+    n, d = rows.shape
+    pieces = (_PIECES if dtype == torch.bfloat16 else 1) if frame.additive else 0
+    padded = -(-n // _BLOCK) * _BLOCK
+    left = torch.zeros(padded, d + 2 * pieces, dtype=dtype, device=rows.device)
+    right = torch.zeros_like(left) if frame.additive or frame.sign < 0 else left
+    measured = torch.zeros(5, padded, dtype=torch.float32, device=rows.device)
+    for part in chunks(n, _chunk(rows)):
+        exact = rows[part]
+        wide, term = _in_frame(exact, frame)
+        rounded = wide.to(dtype)
+        columns, held = _split_term(term, pieces, dtype)
+        ones = torch.ones_like(columns)
+        left[part] = torch.cat([rounded, ones, columns], 1) * frame.sign if right is not left else rounded
+        if right is not left:
+            right[part] = torch.cat([rounded, columns, ones], 1)
+        measured[0, part] = torch.linalg.vector_norm(wide, dim=1)
+        if dtype != torch.float32:
+            measured[1, part] = torch.linalg.vector_norm(wide - rounded, dim=1)
+        measured[2, part] = term.abs()
+        measured[3, part] = (term - held).abs()
+        measured[4, part] = measured[0, part] if frame.centre is None else _norm(exact * frame.scale)
+    norm, residual, term, lost, raw = measured
+    slack = 2.0**-23 * (d + 4)  # of these norms, in float32
+    residual = residual * (1 + slack) + (2.0**-22 * norm if frame.additive else 0)
+    return Table(n, left, right, norm * (1 + slack) + residual, residual, term, lost * (1 + slack), raw * (1 + slack))
+
+
+def _in_frame(exact: Float32[Tensor, "m d"], frame: Frame) -> tuple[Float32[Tensor, "m d"], Float64[Tensor, " m"]]:
+    """X = scale (x - c), rounded to float32, and the term a."""
+    if frame.centre is None:
+        return exact * frame.scale if frame.scale != 1 else exact, exact.new_zeros(len(exact), dtype=torch.float64)
+    wide = exact.double() - frame.centre
+    if frame.metric == "euclidean":
+        term = -(wide * frame.scale).square().sum(1) / 2
+    else:
+        term = (wide @ frame.centre) * frame.scale**2
+    return (wide * frame.scale).float(), term
+
+
+def _split_term(
+    term: Float64[Tensor, " m"], pieces: int, dtype: torch.dtype
+) -> tuple[Float[Tensor, "m pieces"], Float64[Tensor, " m"]]:
+    """The pieces that stand for the term a, and their sum."""
+    columns, held = torch.zeros(len(term), pieces, dtype=dtype, device=term.device), torch.zeros_like(term)
+    for piece in range(pieces):
+        columns[:, piece] = term - held
+        held = held + columns[:, piece].double()
+    return columns, held
+
+
+def _largest_norm(rows: Float32[Tensor, "n d"], unit: float, offset: Float64[Tensor, " d"] | None) -> float:
+    parts = (rows[part] * unit for part in chunks(len(rows), _chunk(rows)))
+    return max(float(_norm(part if offset is None else part - offset.float()).max()) for part in parts)
+
+
+def _norm(rows: Float32[Tensor, "m d"]) -> Float32[Tensor, " m"]:
+    return torch.linalg.vector_norm(rows, dim=1)
+
+
+def _chunk(rows: Tensor) -> int:
+    return max(1, _CHUNK_ELEMENTS // rows.shape[1])
