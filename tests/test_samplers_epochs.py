@@ -123,6 +123,12 @@ def test_a_state_serves_every_rank(make):
         (pk(), pk(batches_per_epoch=5), r"batches \(saved 4, here 5\)"),
         (pk(), pk(world_size=2), r"world_size \(saved 1, here 2\)"),
         (pk(), PKSampler(LABELS[::-1], 4, 3), "data"),
+        (
+            PKSampler(LABELS, 4, 3, groups=np.arange(91) % 2, distinct_groups=True),
+            PKSampler(LABELS, 4, 3, groups=np.arange(91) % 3, distinct_groups=True),
+            "data",
+        ),
+        (pk(), PKSampler(LABELS, 4, 3, weights="proportional"), "data"),
         (pk(), PKSampler(LABELS, 4, 2), r"k \(saved 3, here 2\)"),
         (triplet(), triplet(shift=1), "data"),
         (triplet(), pk(), "p .saved None"),

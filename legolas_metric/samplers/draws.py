@@ -61,3 +61,9 @@ def shuffled_members(
     keys = random_bits(seed, kind, member, cycle[first][shuffle]) >> _HALF
     order = np.argsort((shuffle.astype(np.uint64) << _HALF) | keys, kind="stable")
     return member[order[starts[shuffle_of[visit]] + position]]
+
+
+def fingerprint(*arrays: Int64[np.ndarray, "..."]) -> int:
+    """A number that changes when an entry of the arrays changes, or its place."""
+    parts = [random_bits(len(array), np.arange(len(array)), array).sum(dtype=np.uint64) for array in arrays]
+    return int(random_bits(0, *(int(part >> np.uint64(1)) for part in parts))[0] >> np.uint64(1))

@@ -4,13 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from legolas_metric.checks import check_at_least
-from legolas_metric.samplers.draws import random_bits
 
 
 class PlannedSampler(Sampler[list[int]], ABC):
@@ -98,9 +96,3 @@ def check_rank(rank: int, world_size: int) -> None:
     check_at_least("world_size", world_size, 1)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must lie in 0..{world_size - 1} for world_size={world_size}, got {rank}")
-
-
-def fingerprint(*arrays: Int64[np.ndarray, "..."]) -> int:
-    """A number that changes when an entry of the arrays changes, or its place."""
-    parts = [random_bits(len(array), np.arange(len(array)), array).sum(dtype=np.uint64) for array in arrays]
-    return int(random_bits(0, *(int(part >> np.uint64(1)) for part in parts))[0] >> np.uint64(1))

@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from legolas_metric.checks import ArrayLike, as_groups
 from legolas_metric.datasets.labels import LabelIndex
-from legolas_metric.samplers.draws import GROUPS, ROWS, shuffled_members
+from legolas_metric.samplers.draws import GROUPS, ROWS, fingerprint, shuffled_members
 
 Short = Literal["skip", "repeat"]
 """What becomes of a class of fewer than k examples: left out, or visited with its examples repeated."""
@@ -38,6 +38,12 @@ class Members:
     def sizes(self) -> Int64[np.ndarray, " c"]:
         """Rows of each class."""
         return np.diff(self.offsets)
+
+    @property
+    def fingerprint(self) -> int:
+        """Changes with the rows, their classes and, where they play a part, their groups."""
+        parts = (self.rows, self.offsets, *(() if self.block_offsets is None else (self.block_offsets,)))
+        return fingerprint(*parts)
 
     def few_groups(self, k: int) -> Int64[np.ndarray, " f"]:
         """Labels of the classes that have fewer than k groups; none where groups play no part."""
@@ -71,11 +77,9 @@ def check_enough_classes(members: Members, p: int, k: int, world_size: int) -> N
     found, needed = len(members.classes), p * world_size
     if found < needed:
         what = f"p={p}" if world_size == 1 else f"p={p} on each of {world_size} ranks"
-        small = f"; {len(members.left_out)} classes have fewer" if len(members.left_out) else ""
-        raise ValueError(
-            f"{what} needs {needed} classes of at least k={k} examples, got {found}{small}: lower p or k, "
-            "or pass short='repeat'"
-        )
+        left = len(members.left_out)
+        remedy = f"; {left} classes have fewer: lower p or k, or pass short='repeat'" if left else ": lower p"
+        raise ValueError(f"{what} needs {needed} classes of at least k={k} examples, got {found}{remedy}")
 
 
 def draw_rows(

@@ -12,7 +12,7 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import Metric, check_at_least, check_choice
 from legolas_metric.numerics import chunks, similarity_matrix
 from legolas_metric.samplers.draws import NEIGHBORS, random_bits
-from legolas_metric.samplers.epochs import PlannedSampler, check_rank, fingerprint
+from legolas_metric.samplers.epochs import PlannedSampler, check_rank
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.schedule import occurrence, planned_visits
 
@@ -164,7 +164,6 @@ class NeighborPKSampler(PlannedSampler):
         self.bank, self.p, self.k, self.seed, self.rank, self.world_size = bank, p, k, seed, rank, world_size
         self._batches = batches_per_epoch or -(-count // world_size)
         self._classes: tuple[int, Int64[Tensor, "b p"]] | None = None  # an epoch, and what was chosen for it
-        self._fingerprint = fingerprint(self._members.rows, self._members.offsets)
 
     def __repr__(self) -> str:
         return (
@@ -232,7 +231,7 @@ class NeighborPKSampler(PlannedSampler):
             "seed": self.seed,
             "world_size": self.world_size,
             "batches": self._batches,
-            "data": self._fingerprint,
+            "data": self._members.fingerprint,
         }
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:

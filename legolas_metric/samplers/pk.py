@@ -9,7 +9,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_groups, check_at_least, check_choice
-from legolas_metric.samplers.epochs import PlannedSampler, check_rank, fingerprint
+from legolas_metric.samplers.draws import fingerprint
+from legolas_metric.samplers.epochs import PlannedSampler, check_rank
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.schedule import Weights, class_visits, planned_visits, round_steps
 
@@ -130,7 +131,7 @@ class PKSampler(PlannedSampler):
         self._visits = _visits(self._members, k, weights)
         self.p, self.k, self.seed, self.rank, self.world_size = p, k, seed, rank, world_size
         self._batches = batches_per_epoch or round_steps(self._visits, p * world_size)
-        self._fingerprint = fingerprint(self._members.rows, self._members.offsets, self._visits)
+        self._fingerprint = fingerprint(np.array([self._members.fingerprint]), self._visits)
 
     def __repr__(self) -> str:
         return (

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_ids, check_at_least
 from legolas_metric.records import Triplets
-from legolas_metric.samplers.draws import TRIPLETS, random_bits, random_order
-from legolas_metric.samplers.epochs import PlannedSampler, check_rank, fingerprint
+from legolas_metric.samplers.draws import TRIPLETS, fingerprint, random_bits, random_order
+from legolas_metric.samplers.epochs import PlannedSampler, check_rank
 
 _LEVELS = 3  # of families; each brings fewer triplets together than the one before
 _MOST_ROWS = 2**31
