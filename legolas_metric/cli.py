@@ -50,13 +50,17 @@ from legolas_metric.terminal import (
     about,
     check_page,
     complain,
+    diagnose_embeddings,
+    diagnosis_sections,
     each,
     examples_of,
     labels_of,
     show,
+    show_intervals,
     show_json,
     show_measured,
     show_trends,
+    show_verdicts,
     write_report,
 )
 
@@ -131,10 +135,7 @@ def probe(
     else:
         show(one_a_row({name: {**figures[name], "verdict": reports[name].verdict} for name in reports}), form)
     if form is Form.table:
-        for name, report in reports.items():
-            if len(files) == 1 or report.remedy:
-                remedy = [f"Remedy: {report.remedy}."] if report.remedy else []
-                print("\n  ".join([f"{name}: {report.verdict}.", *report.evidence, *remedy]))
+        show_verdicts(reports)
         show_trends(figures, ("effective rank", "mean cosine"))
     raise typer.Exit(status)
 
@@ -273,10 +274,35 @@ def compare(
         return
     show(compare_table(figures["A"], figures["B"]), form)
     if form is Form.table:
-        intervals = {name: report.intervals() for name, report in ranks.items()}
-        for measure, key in (("Rank@1", "rank_at_1"), ("MAP@R", "map_at_r")):
-            said = [f"{name} [{low:.3f}, {high:.3f}]" for name, i in intervals.items() for low, high in [i[key]]]
-            print(f"{measure}, 95 % interval: {', '.join(said)}")
+        show_intervals(ranks)
+
+
+@app.command()
+def diagnose(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Embeddings, or a checkpoint.")],
+    labels: Labels = None,
+    untrained: Untrained = None,
+    encoder: Encoder = None,
+    data: Data = None,
+    html: Html = None,
+    as_json: Json = False,
+) -> None:
+    """Is this embedding any good, and if not, why not? What follows from all measures, worst first.
+
+    Where the file holds groups, an example must find its class in another group. Finding a fault is no error: the exit
+    status is 0.
+    """
+    check_page(html)
+    read = reader(encoder, data, labels)
+    held = about(file, lambda: read(file))
+    before = None if untrained is None else about(untrained, lambda: read(untrained)).embeddings
+    found = about(file, lambda: diagnose_embeddings(held, before))
+    if html is not None:
+        write_report(html, "Diagnosis", [str(file)], diagnosis_sections(held, found))
+    if as_json:
+        show_json({str(file): found})
+    else:
+        print(found.text())
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 from torch import Tensor
 
+from legolas_metric.doctor.diagnosis import Diagnosis, diagnose
 from legolas_metric.evaluation.report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport
 from legolas_metric.files import EmbeddingFile, check_writable
+from legolas_metric.probes.plane import principal_plane
+from legolas_metric.probes.report import CollapseReport
 from legolas_metric.summaries import Figures, in_order, on_screen, one_a_row, plain, side_by_side, sparkline
 from legolas_metric.tables import Table
 
@@ -138,6 +142,41 @@ def write_report(html: Path, title: str, files: Sequence[str], sections: "Sequen
     from legolas_metric.report import write_page
 
     write_page(html, title, f"Of {', '.join(files)}.", sections)
+
+
+def show_verdicts(reports: Mapping[str, CollapseReport]) -> None:
+    """Verdict and evidence of one report alone; of several, of those that are not healthy."""
+    for name, report in reports.items():
+        if len(reports) == 1 or report.remedy:
+            remedy = [f"Remedy: {report.remedy}."] if report.remedy else []
+            print("\n  ".join([f"{name}: {report.verdict}.", *report.evidence, *remedy]))
+
+
+def show_intervals(reports: Mapping[str, RankingReport]) -> None:
+    """How far the figures of rankings may be off by the choice of examples."""
+    intervals = {name: report.intervals() for name, report in reports.items()}
+    for measure, key in (("Rank@1", "rank_at_1"), ("MAP@R", "map_at_r")):
+        said = [f"{name} [{held[key][0]:.3f}, {held[key][1]:.3f}]" for name, held in intervals.items()]
+        print(f"{measure}, 95 % interval: {', '.join(said)}")
+
+
+def diagnose_embeddings(file: EmbeddingFile, untrained: Tensor | None) -> Diagnosis:
+    """The diagnosis of a file."""
+    return diagnose(file.embeddings, labels_of(file), groups=file.groups, untrained=untrained)
+
+
+def diagnosis_sections(file: EmbeddingFile, found: Diagnosis) -> "list[Section]":
+    """The page of a diagnosis: what follows, worst first, then everything that it follows from."""
+    from legolas_metric import report
+
+    said = [f"{f.severity.upper()}: {f.sentence}\n\nBecause {f.evidence}\n\nRemedy: {f.remedy}" for f in found.findings]
+    return [
+        report.Section("What follows", "\n\n".join(said) or "No fault found."),
+        *report.ranking_sections({"this": found.ranking}, examples_of(replace(file, ids=None))),
+        *report.verification_sections({"this": found.verification}),
+        *report.collapse_sections({"this": found.collapse}),
+        report.plane_section(principal_plane(file.embeddings), labels_of(file)),
+    ]
 
 
 def examples_of(file: EmbeddingFile) -> Callable[[int], Tensor] | None:

@@ -10,6 +10,7 @@ import torch
 
 from legolas_metric import EmbeddingBank, FullHardMiner, evaluate_ranking, evaluate_verification, probe_embeddings
 from legolas_metric.cli import main
+from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.files import read_tensors, write_tensors
 
 
@@ -63,9 +64,9 @@ def call(folder, monkeypatch, capsys):
 def test_help_is_for_strangers(call):
     status, out, _ = call("--help")
     assert status == 0
-    for word in ("demo", "probe", "rank", "verify", "compare", "mine", ".npz", "embeddings", "Exit status"):
+    for word in ("demo", "probe", "rank", "verify", "compare", "diagnose", "mine", ".npz", "embeddings", "Exit status"):
         assert word in out
-    for command in ("demo", "probe", "rank", "verify", "compare", "mine"):
+    for command in ("demo", "probe", "rank", "verify", "compare", "diagnose", "mine"):
         status, out, _ = call(command, "--help")
         assert status == 0
         assert "Usage: legolas-metric" in out
@@ -78,6 +79,7 @@ OPTIONS = {
     "rank": {"--metric", "--exclude", "--k", "--full", "--untrained", *SHARED},
     "verify": {"--metric", "--far", "--untrained", *SHARED},
     "compare": {"--metric", *SHARED},
+    "diagnose": {"--untrained", *SHARED} - {"--format"},
     "mine": {"--labels", "--out", "--miner", "--index", "--metric", "--margin", "--per-anchor", "--seed", "--json"},
 }
 
@@ -204,6 +206,20 @@ def test_compare_says_which_is_better(call):
     status, out, _ = call("compare", "untrained.npz", "good.npz", "--json")
     assert json.loads(out)[1]["Rank@1"] == evaluate_ranking(x, y).rank[1]
     assert call("compare", "untrained.npz", "cut.npz")[0] == 2
+
+
+def test_diagnose_says_what_follows(call):
+    status, out, err = call("diagnose", "epoch-1.npz", "--labels", "y.npy", "--untrained", "untrained.npz")
+    assert (status, err) == (2, "legolas-metric: epoch-1.npz: " + err.partition(".npz: ")[2])  # one group only
+    status, out, err = call("diagnose", "x.npy", "--labels", "y.npy", "--untrained", "x.npy")
+    x, y = embeddings(0.6)
+    found = diagnose(x, y, untrained=x)
+    assert (status, err) == (0, "")
+    assert out == found.text() + "\n"
+    _, out, _ = call("diagnose", "x.npy", "--labels", "y.npy", "--json")
+    held = json.loads(out)
+    assert [finding["sentence"] for finding in held["findings"]] == [f.sentence for f in diagnose(x, y).findings]
+    assert held["facts"]["ranking"]["map_at_r"] == found.ranking.map_at_r
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -357,6 +373,7 @@ def test_a_checkpoint_without_weights_is_refused(call, checkpoints):
         (("rank", "pictures.npz", "--full"), ["Ranking", "Rank@k", "Rank@1 and the gallery", "Worst queries"]),
         (("rank", "untrained.npz"), ["Ranking", "Rank@k"]),
         (("verify", "untrained.npz"), ["Verification", "Similarity of pairs", "ROC", "DET"]),
+        (("diagnose", "pictures.npz"), ["What follows", "Ranking", "Worst queries", "Verification", "The main plane"]),
         (("compare", "untrained.npz", "pictures.npz"), ["Ranking", "Verification", "Collapse"]),
     ],
 )

@@ -172,8 +172,8 @@ def worst_gallery(worst: Sequence[WrongNeighbours], example: Example, *, wrong: 
 
 
 def _with_warnings(text: str, reports: Mapping[str, RankingReport] | Mapping[str, VerificationReport]) -> str:
-    said = [f"{name}: {warning}." for name, report in reports.items() for warning in report.warnings()]
-    return "\n\n".join([text, *said])
+    said = {name: report.warnings() for name, report in reports.items()}
+    return "\n\n".join([text, *(f"{name}: {'; '.join(warnings)}." for name, warnings in said.items() if warnings)])
 
 
 _SPECTRUM = (
