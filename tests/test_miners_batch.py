@@ -41,6 +41,29 @@ def test_a_batch_is_a_small_bank(name, metric):
     assert torch.equal(n, triplets.negative)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+@pytest.mark.parametrize("name", CASES)
+def test_screening_in_float32_does_not_change_the_choice(name, metric, monkeypatch):
+    # Rows that are equal, or differ in the last places: float32 products leave most choices open.
+    base, labels = batch(n=200, d=24)
+    g = torch.Generator().manual_seed(5)
+    embeddings = base[torch.randint(0, 40, (200,), generator=g)]
+    embeddings = embeddings * (1 + 3e-7 * torch.randn(200, 24, generator=g)) * (3.0 if metric == "dot" else 1.0)
+    exact = CASES[name](index=ExactIndex(metric=metric))(embeddings, labels)
+    monkeypatch.setattr("legolas_metric.miners.pool._SCREENED_ROWS", (1, 10**6))
+    screened = CASES[name](index=ExactIndex(metric=metric))(embeddings, labels)
+    assert len(exact[0]) > 20
+    assert all(torch.equal(x, y) for x, y in zip(exact, screened))
+
+
+def test_a_large_batch_is_screened_and_still_a_small_bank():
+    embeddings, labels = batch(n=700, d=8, classes=60)
+    for name in CASES:
+        triplets = CASES[name](index=ExactIndex()).mine(EmbeddingBank(embeddings, labels))
+        found = CASES[name]()(embeddings, labels)
+        assert all(torch.equal(x, y) for x, y in zip(found, (triplets.anchor, triplets.positive, triplets.negative)))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_blocks_of_anchors_do_not_change_the_choice(name, monkeypatch):
     embeddings, labels = batch(n=300)
@@ -169,9 +192,7 @@ def test_bad_batches_are_refused(call, error, message):
 
 
 def test_raise_in_a_batch():
-    with pytest.raises(
-        ValueError, match="of 3 anchors, 0 are without a positive, 0 without a negative, 3 without"
-    ):
+    with pytest.raises(ValueError, match="of 3 anchors, 0 are without a positive, 0 without a negative, 3 without"):
         SemiHardMiner(positive="nearest", margin=0.01, on_empty="raise")(
             torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.95, 0.05]]), torch.tensor([0, 0, 0]),
             torch.tensor([[1.0, 0.02], [0.0, 1.0]]), torch.tensor([0, 1]),
