@@ -128,12 +128,13 @@ def test_a_dominating_class_lengthens_the_round_and_is_never_twice_in_a_batch():
 
 
 def test_weighted_batches_mix_classes():
-    # 12 classes with 3 visits each, 4 to a batch: no two classes always meet.
-    labels = labels_of([12] * 12)
+    # 12 classes with 2 to 7 visits each, 4 to a batch: no two classes always meet.
+    labels = labels_of([12, 20, 8, 28] * 3)
     sampler = PKSampler(labels, p=4, k=4, weights="proportional")
     partners = defaultdict(set)
     for epoch in range(6):
         for batch in batches(sampler, epoch):
+            check_batch(batch, labels, 4, 4)
             drawn = set(labels[torch.tensor(batch)].tolist())
             for label in drawn:
                 partners[label] |= drawn - {label}
