@@ -74,7 +74,7 @@ class MultiSimilarityMiner:
         started = time.perf_counter()
         age = check_age(bank, step, self.max_staleness)
         source = bank_source(bank, anchors, template(self.index, bank.metric), self.relation, dense=False)
-        return self._mine(source, started, age, bank.drift, self.max_negatives)
+        return self._mine(source, started, age, bank.drift)
 
     def __call__(
         self,
@@ -93,10 +93,17 @@ class MultiSimilarityMiner:
         """
         metric = batch_metric(self.index)
         batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, metric)
-        found = self._mine(
-            batch_source(batch, metric, self.relation, screened=False), time.perf_counter(), 0, None, None
+        source = batch_source(batch, metric, self.relation, screened=False)
+        parts = [
+            (source.names[b.number], _informative(b.pool, self.epsilon, None)) for b in source.blocks if len(b.number)
+        ]
+        none = source.names[:0]
+        return (
+            torch.cat([none, *(names[part.anchor_p] for names, part in parts)]),
+            torch.cat([none, *(part.positive for _, part in parts)]),
+            torch.cat([none, *(names[part.anchor_n] for names, part in parts)]),
+            torch.cat([none, *(part.negative for _, part in parts)]),
         )
-        return found.anchor_p, found.positive, found.anchor_n, found.negative
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: there are no random choices."""
@@ -105,25 +112,22 @@ class MultiSimilarityMiner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a saved state, which is empty."""
 
-    def _mine(self, source: Source, started: float, age: int, drift: float | None, limit: int | None) -> Pairs:
-        parts: list[_Informative] = []
-        numbers: list[tuple[Tensor, Tensor]] = []
+    def _mine(self, source: Source, started: float, age: int, drift: float | None) -> Pairs:
+        parts: list[tuple[Int64[Tensor, " q"], _Informative]] = []
         no_positive = no_negative = 0
         searched = SearchStats(engine="labels")
         for block in source.blocks:
             no_positive += block.no_positive
             no_negative += block.no_negative
             if len(block.number):
-                part = _informative(block.pool, self.epsilon, limit)
-                parts.append(part)
-                numbers.append((block.number[part.anchor_p], block.number[part.anchor_n]))
+                parts.append((source.names[block.number], _informative(block.pool, self.epsilon, self.max_negatives)))
                 searched = block.pool.stats()
-        capped = sum(part.capped for part in parts)
+        capped = sum(part.capped for _, part in parts)
         stats = MiningStats(
             anchors=len(source.names),
             no_positive=no_positive,
             no_negative=no_negative,
-            outside_window=sum(part.outside for part in parts),
+            outside_window=sum(part.outside for _, part in parts),
             filtered={"max_negatives": capped} if capped else {},
             widened=searched.widened,
             engine=searched.engine,
@@ -134,28 +138,30 @@ class MultiSimilarityMiner:
             max_age=age,
             drift=drift,
         )
-        none, rows = source.names[:0], source.rows
+        none, nothing, rows = source.names[:0], source.rows.embeddings[:0, 0], source.rows
         return Pairs(
-            torch.cat([none, *(source.names[number] for number, _ in numbers)]),
-            torch.cat([none, *(rows.ids[part.positive] for part in parts)]),
-            torch.cat([none, *(source.names[number] for _, number in numbers)]),
-            torch.cat([none, *(rows.ids[part.negative] for part in parts)]),
-            torch.cat([rows.embeddings[:0, 0], *(part.s_ap for part in parts)]),
-            torch.cat([rows.embeddings[:0, 0], *(part.s_an for part in parts)]),
+            torch.cat([none, *(names[part.anchor_p] for names, part in parts)]),
+            torch.cat([none, *(rows.ids[part.positive] for _, part in parts)]),
+            torch.cat([none, *(names[part.anchor_n] for names, part in parts)]),
+            torch.cat([none, *(rows.ids[part.negative] for _, part in parts)]),
+            torch.cat([nothing, *(part.s_ap[part.anchor_p, part.place_p] for _, part in parts)]),
+            torch.cat([nothing, *(part.s_an[part.anchor_n, part.place_n] for _, part in parts)]),
             stats,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Informative:
-    """The pairs of a pool that were kept: numbers of anchors and of rows."""
+    """The pairs of a pool that were kept: numbers of anchors and of rows, and where their similarities are found."""
 
     anchor_p: Int64[Tensor, " s"]
+    place_p: Int64[Tensor, " s"]
     positive: Int64[Tensor, " s"]
+    s_ap: Float32[Tensor, "q m"]
     anchor_n: Int64[Tensor, " t"]
+    place_n: Int64[Tensor, " t"]
     negative: Int64[Tensor, " t"]
-    s_ap: Float32[Tensor, " s"]
-    s_an: Float32[Tensor, " t"]
+    s_an: Float32[Tensor, "q k"]
     outside: int
     capped: int
 
@@ -165,8 +171,7 @@ def _informative(pool: Pool, epsilon: float, limit: int | None) -> _Informative:
     if limit is None:
         assert isinstance(pool, DensePool)
         s_an, positive, s_ap = pool.screen()
-        negative = None
-        nearest = s_an.amax(1)
+        negative, nearest = None, s_an.amax(1)
     else:
         negative, s_an = pool.negatives(None, limit + 1, None)
         nearest = s_an[:, 0]
@@ -180,12 +185,14 @@ def _informative(pool: Pool, epsilon: float, limit: int | None) -> _Informative:
     anchor_n, place_n = near.nonzero(as_tuple=True)
     return _Informative(
         anchor_p,
+        place_p,
         positive[anchor_p, place_p],
+        s_ap,
         anchor_n,
+        place_n,
         place_n if negative is None else negative[anchor_n, place_n],
-        s_ap[anchor_p, place_p],
-        s_an[anchor_n, place_n],
-        int((~near[:, 0]).sum()) if negative is not None else int((~near.any(1)).sum()),
+        s_an,
+        int((~near.any(1)).sum()),
         capped,
     )
 
