@@ -19,6 +19,7 @@ from legolas_metric.index.protocol import (
     Want,
     Window,
     admissible_pairs,
+    check_range,
     check_request,
     fitted_rows,
     query_rows,
@@ -149,6 +150,7 @@ class FaissIndex:
     def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
         rows = self._fitted()
         check_request(own, rows, k, want)
+        check_range(own, rows, self.metric)
         bounds = window_bounds(window, len(own), own.ids.device)
         stats = SearchStats(engine=f"faiss:{self._name}")
         if want in ("positive", "cross_group_positive"):

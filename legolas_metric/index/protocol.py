@@ -160,6 +160,20 @@ def check_request(queries: Rows, fitted: Rows, k: int, want: Want) -> None:
             raise ValueError(f"want={want!r} compares groups: pass groups to {side}()")
 
 
+def check_range(queries: Rows, fitted: Rows, metric: Metric) -> None:
+    """Refuse rows so long that a similarity would overflow float32, in which it is reported."""
+    if metric == "cosine":
+        return
+    longest = [
+        float(torch.linalg.vector_norm(rows.embeddings, dim=1, dtype=torch.float64).max()) for rows in (queries, fitted)
+    ]
+    if (longest[0] * longest[1] if metric == "dot" else sum(longest)) > torch.finfo(torch.float32).max:
+        raise ValueError(
+            f"similarities of rows of norm {longest[0]:.3g} and {longest[1]:.3g} would overflow float32 under "
+            f"metric={metric!r}: scale the embeddings down"
+        )
+
+
 def window_bounds(
     window: Window | None, q: int, device: torch.device
 ) -> tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]] | None:

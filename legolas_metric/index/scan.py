@@ -41,7 +41,7 @@ def scan(
     for part in chunks(len(queries), block):
         own = queries[part]
         x, a_x, norm_x = _screened(own.embeddings, scale, centre, metric)
-        error = _error(norm_x, norm_y.max(), x.shape[1], metric)
+        error = _error(norm_x, norm_y.max(), x.shape[1], scale, metric)
         score = x @ y.T
         if metric == "euclidean":
             score += a_x[:, None] + a_y
@@ -131,13 +131,14 @@ def _screened(
 
 
 def _error(
-    norm_x: Float64[Tensor, " q"], norm_y: Float64[Tensor, ""], d: int, metric: Metric
+    norm_x: Float64[Tensor, " q"], norm_y: Float64[Tensor, ""], d: int, scale: float, metric: Metric
 ) -> Float32[Tensor, "q 1"]:
     """How far a score can lie from one that would order and tie like the reported similarity."""
     product = 2 * (d + 8) * _UNIT * norm_x * norm_y
     if metric == "euclidean":
         product = product + 16 * _UNIT * (norm_x + norm_y).square()
-    return (product * (1 + 2.0**-10) + _TINY).float()[:, None]
+    underflow = 2.0**-148 * (scale if metric == "euclidean" else scale**2)  # of the reported similarity
+    return (product * (1 + 2.0**-10) + _TINY + underflow).float()[:, None]
 
 
 def _to_scores(bounds: Bounds, scale: float, metric: Metric) -> Bounds:

@@ -7,7 +7,16 @@ from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.exact.answer import answer
 from legolas_metric.index.exact.precision import Precision
 from legolas_metric.index.exact.relations import Request
-from legolas_metric.index.protocol import Rows, Want, Window, check_request, fitted_rows, query_rows, window_bounds
+from legolas_metric.index.protocol import (
+    Rows,
+    Want,
+    Window,
+    check_range,
+    check_request,
+    fitted_rows,
+    query_rows,
+    window_bounds,
+)
 from legolas_metric.records import Neighbors
 
 
@@ -117,6 +126,7 @@ class ExactIndex:
     def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
         rows = self.rows
         check_request(own, rows, k, want)
+        check_range(own, rows, self.metric)
         bounds = window_bounds(window, len(own), own.ids.device)
         request = Request(own, rows, k, want, self.metric, farthest, bounds)
         with exact_arithmetic(own.ids.device):

@@ -1,0 +1,129 @@
+"""FAISS behind the protocol: Flat equals the exact index, nothing is short without being counted."""
+
+import multiprocessing
+
+import faiss
+import pytest
+import torch
+
+from legolas_metric import ExactIndex, FaissIndex
+
+METRICS = ("cosine", "dot", "euclidean")
+
+
+@pytest.fixture
+def data(generator):
+    rows = torch.randn(240, 6, generator=generator)
+    rows[100:140] = rows[100:101]  # ties
+    labels = torch.randint(-1, 5, (240,), generator=generator)
+    groups = torch.randint(0, 3, (240,), generator=generator)
+    return rows, labels, torch.randperm(300, generator=generator)[:240], groups
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("farthest", [False, True])
+@pytest.mark.parametrize("want", ["any", "negative", "positive", "cross_group_positive"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_flat_equals_the_exact_index(metric, want, farthest, windowed, data, generator):
+    rows, labels, ids, groups = data
+    if metric == "euclidean" and farthest and want in ("any", "negative"):
+        with pytest.raises(ValueError, match="no farthest rows under metric='euclidean': use ExactIndex"):
+            FaissIndex(metric=metric).fit(rows, labels).self_join(1, farthest=True)
+        return
+    low = torch.randn(240, generator=generator) - 1
+    low[::5] = torch.nan
+    window = (low, low + 0.7) if windowed else None
+    found, exact = (
+        index.fit(rows, labels, ids=ids, groups=groups).self_join(3, want=want, farthest=farthest, window=window)
+        for index in (FaissIndex(metric=metric), ExactIndex(metric=metric))
+    )
+    assert torch.equal(found.ids, exact.ids)
+    assert torch.equal(found.similarities, exact.similarities)
+    asked, exactly = (
+        index.fit(rows, labels, ids=ids, groups=groups).search(
+            rows[:50] + 0.1, 2, labels=labels[50:100], ids=ids[:50], groups=groups[:50], want=want, farthest=farthest
+        )
+        for index in (FaissIndex(metric=metric), ExactIndex(metric=metric))
+    )
+    assert torch.equal(asked.ids, exactly.ids)
+
+
+@pytest.mark.parametrize("factory", ["IVF8,Flat", "HNSW16", "IVF8,PQ2x4", "PCA4,Flat", faiss.IndexFlatIP(6)])
+def test_any_factory_gives_admissible_rows(factory, data):
+    rows, labels, ids, _ = data
+    index = FaissIndex(factory)
+    found = index.fit(rows, labels, ids=ids).self_join(2)
+    known = dict(zip(ids.tolist(), labels.tolist()))
+    for label, own in zip(labels.tolist(), found.ids.tolist()):
+        assert own == [-1, -1] if label == -1 else all(known[other] != label for other in own)
+    assert found.stats.engine.startswith("faiss:")
+    assert index.clone().fit(rows, labels).self_join(1).ids.shape == (240, 1)
+
+
+def test_widens_past_a_large_class_and_says_so():
+    """By hand: 1,500 rows of the anchor's class lie nearer than the only negative."""
+    angles = torch.cat([torch.linspace(0, 0.5, 1500), torch.tensor([1.0])])
+    rows = torch.stack([angles.cos(), angles.sin()], 1)
+    labels = torch.tensor([0] * 1500 + [1])
+    found = FaissIndex("Flat").fit(rows, labels).self_join(1)
+    assert found.ids[:1500].eq(1500).all()
+    assert found.ids[1500].item() == 1499
+    assert found.stats.widened > 0
+
+
+def test_is_exhausted_rather_than_padded_with_rows_that_are_not():
+    found = FaissIndex("IVF2,Flat", effort=1).fit(torch.randn(100, 4), [0] * 99 + [1]).self_join(5)
+    assert found.ids[0].tolist() == [99, -1, -1, -1, -1]
+    assert found.similarities[0, 1:].eq(-torch.inf).all()
+
+
+def test_more_effort_finds_more(generator):
+    rows, labels = torch.randn(2000, 16, generator=generator), torch.arange(2000) // 2
+    exact = ExactIndex().fit(rows, labels).self_join(1).ids
+    agreement = [
+        (FaissIndex("IVF32,Flat", effort=effort).fit(rows, labels).self_join(1).ids == exact).float().mean()
+        for effort in (1, 8, 32)
+    ]
+    assert agreement[0] < agreement[1] < agreement[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: FaissIndex("Flatt").fit(torch.eye(3)), "FAISS does not know the factory 'Flatt' for d=3"),
+        (lambda: FaissIndex("IVF50,Flat").fit(torch.eye(3)), "FAISS refuses to build 'IVF50,Flat' from 3 rows"),
+        (lambda: FaissIndex(faiss.IndexFlatL2(3)), "metric='cosine' needs a faiss.Index of METRIC_INNER_PRODUCT"),
+        (lambda: FaissIndex(faiss.IndexFlatIP(4)).fit(torch.eye(3)), "the faiss.Index has 4 dimensions"),
+        (lambda: FaissIndex().self_join(1), "holds no rows: call fit"),
+        (lambda: FaissIndex(effort=0), "effort must be at least 1, got 0"),
+        (lambda: FaissIndex().fit(torch.eye(3)).self_join(1), "compares labels"),
+    ],
+)
+def test_refuses_with_a_reason(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_refuses_an_index_that_holds_rows():
+    filled = faiss.IndexFlatIP(3)
+    filled.add(torch.eye(3).numpy())
+    with pytest.raises(ValueError, match="already holds 3 rows"):
+        FaissIndex(filled)
+
+
+def _mine_in_child(index, queue):
+    try:
+        index.self_join(1, want="any")
+    except RuntimeError as error:
+        queue.put(str(error))
+
+
+def test_refuses_to_search_in_a_forked_process():
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_mine_in_child, args=(FaissIndex().fit(torch.eye(3)), queue))
+    child.start()
+    message = queue.get(timeout=60)
+    child.join()
+    assert "forked process" in message
+    assert "spawn" in message
