@@ -7,19 +7,12 @@ from typing import Annotated
 import torch
 import typer
 
-from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checkpoints import reader
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
 from legolas_metric.files import EmbeddingFile, check_output, read_embeddings, write_named
-from legolas_metric.index.auto import AutoIndex
-from legolas_metric.index.exact import ExactIndex
-from legolas_metric.index.faiss import FaissIndex
-from legolas_metric.index.protocol import NeighborIndex
-from legolas_metric.miners.miner import Miner
-from legolas_metric.miners.triplets import FullHardMiner, HardMiner, RandomMiner, SemiHardMiner
 from legolas_metric.options import (
     AsMetric,
     Data,
@@ -33,6 +26,9 @@ from legolas_metric.options import (
     MetricName,
     MinerName,
     Untrained,
+    bank_of,
+    index_of,
+    miner_of,
 )
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.summaries import (
@@ -48,6 +44,7 @@ from legolas_metric.terminal import (
     BAD_INPUT,
     Form,
     about,
+    all_reports,
     check_page,
     complain,
     diagnose_embeddings,
@@ -251,15 +248,10 @@ def compare(
     """
     check_page(html)
     read = reader(encoder, data, labels)
-    files = {name: about(path, lambda path=path: read(path)) for name, path in (("A", a), ("B", b))}
-    ranks, pairs, probes = {}, {}, {}
-    for name, path in (("A", a), ("B", b)):
-        file, own = files[name], about(path, lambda name=name: labels_of(files[name]))
-        ranks[name] = about(path, partial(evaluate_ranking, file.embeddings, own, ids=file.ids, metric=metric.value))
-        pairs[name] = about(
-            path, partial(evaluate_verification, file.embeddings, own, groups=file.groups, metric=metric.value)
-        )
-        probes[name] = about(path, partial(probe_embeddings, file.embeddings, own))
+    held = {n: about(p, lambda p=p: all_reports(read(p), metric.value)) for n, p in (("A", a), ("B", b))}
+    ranks = {name: ranking for name, (ranking, _, _) in held.items()}
+    pairs = {name: verification for name, (_, verification, _) in held.items()}
+    probes = {name: collapse for name, (_, _, collapse) in held.items()}
     if html is not None:
         from legolas_metric.report import collapse_sections, ranking_sections, verification_sections
 
@@ -267,10 +259,10 @@ def compare(
         write_report(html, "A and B", [f"A: {a}", f"B: {b}"], sections)
     figures = {
         name: {**ranking_figures(ranks[name]), **verification_figures(pairs[name]), **collapse_figures(probes[name])}
-        for name in files
+        for name in held
     }
     if as_json or form is Form.json:
-        show_json({str(a): figures["A"], str(b): figures["B"]} if a != b else {str(a): figures["A"]})
+        show_json({str(a): figures["A"], str(b): figures["B"]})
         return
     show(compare_table(figures["A"], figures["B"]), form)
     if form is Form.table:
@@ -331,8 +323,8 @@ def mine(
     if out is not None:
         check_output(out)
     held = read_embeddings(file, labels=labels)
-    chosen = _miner(miner, _index(index, metric), margin, per_anchor, seed)
-    triplets = about(file, lambda: chosen.mine(_bank(held, metric)))
+    chosen = miner_of(miner, index_of(index, metric), margin, per_anchor, seed)
+    triplets = about(file, lambda: chosen.mine(bank_of(held, metric)))
     if out is not None:
         names = ("anchor", "positive", "negative", "s_ap", "s_an")
         write_named(out, {name: getattr(triplets, name) for name in names})
@@ -351,23 +343,3 @@ def main() -> None:
     except BAD_INPUT as error:
         complain(error)
         raise SystemExit(2) from None
-
-
-def _bank(held: EmbeddingFile, metric: MetricName) -> EmbeddingBank:
-    return EmbeddingBank(held.embeddings, labels_of(held), ids=held.ids, groups=held.groups, metric=metric.value)
-
-
-def _index(name: str, metric: MetricName) -> NeighborIndex:
-    if name == "auto":
-        return AutoIndex(metric=metric.value)
-    return ExactIndex(metric=metric.value) if name == "exact" else FaissIndex(name, metric=metric.value)
-
-
-def _miner(name: MinerName, index: NeighborIndex, margin: float, per_anchor: int, seed: int) -> Miner:
-    kinds = {
-        MinerName.random: RandomMiner,
-        MinerName.semi_hard: SemiHardMiner,
-        MinerName.hard: HardMiner,
-        MinerName.full_hard: FullHardMiner,
-    }
-    return kinds[name](index=index, margin=margin, per_anchor=per_anchor, seed=seed)

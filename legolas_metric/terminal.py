@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 from torch import Tensor
 
+from legolas_metric.checks import Metric
 from legolas_metric.doctor.diagnosis import Diagnosis, diagnose
+from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.report import RankingReport
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
 from legolas_metric.files import EmbeddingFile, check_writable
+from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.probes.plane import principal_plane
 from legolas_metric.probes.report import CollapseReport
 from legolas_metric.summaries import Figures, in_order, on_screen, one_a_row, plain, side_by_side, sparkline
@@ -158,6 +161,16 @@ def show_intervals(reports: Mapping[str, RankingReport]) -> None:
     for measure, key in (("Rank@1", "rank_at_1"), ("MAP@R", "map_at_r")):
         said = [f"{name} [{held[key][0]:.3f}, {held[key][1]:.3f}]" for name, held in intervals.items()]
         print(f"{measure}, 95 % interval: {', '.join(said)}")
+
+
+def all_reports(file: EmbeddingFile, metric: Metric) -> tuple[RankingReport, VerificationReport, CollapseReport]:
+    """Ranking, verification and collapse of a file."""
+    labels = labels_of(file)
+    return (
+        evaluate_ranking(file.embeddings, labels, ids=file.ids, metric=metric),
+        evaluate_verification(file.embeddings, labels, groups=file.groups, metric=metric),
+        probe_embeddings(file.embeddings, labels),
+    )
 
 
 def diagnose_embeddings(file: EmbeddingFile, untrained: Tensor | None) -> Diagnosis:
