@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from legolas_metric.doctor.noise import LabelNoise
 from legolas_metric.evaluation.distribution import ClassDistribution
 from legolas_metric.evaluation.report import RankingReport
@@ -123,7 +125,9 @@ def _auc_hides_rank(facts: Facts) -> Iterator[Finding]:
 def _leak(facts: Facts) -> Iterator[Finding]:
     if facts.same_group is None:
         return
-    inside, across = facts.same_group.rank[1], facts.ranking.rank[1]
+    # The same queries, in both: those that have a positive in another group.
+    kept = torch.isin(facts.same_group.per_query.ids, facts.ranking.per_query.ids)
+    inside, across = float(facts.same_group.first()[kept].mean()), facts.ranking.rank[1]
     if inside - across > _LEAK:
         yield Finding(
             severity="warning",

@@ -21,6 +21,7 @@ from legolas_metric.numerics import chunks, pair_similarity, similarity_matrix
 _LEAST_GALLERY = 8192
 _LARGEST_CLASS = 64
 _BAND_ROWS = 256
+_INDEX_MB = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ def place_all(trial: Trial, protocol: RetrievalProtocol, metric: Metric, depth: 
         placed, more = _place_among_first(trial, protocol, metric, depth, shallow)
         yield from placed
         undecided = torch.cat([more, undecided])
+    if len(undecided) == 0:
+        return
     wide = trial.gallery.embeddings.double()
     for part in row_blocks(len(undecided), len(trial.gallery)):
         among_all = _place_among_all(trial, undecided[part], wide, protocol, metric)
@@ -130,20 +133,27 @@ def _settle(
 ) -> None:
     """Make rows that are equal tie exactly, wherever they stand in the block.
 
-    A product errs by up to d 2^-53 |x| |y|, by its place in the block. That changes its rounding to float32 only within
-    this distance of the middle of two float32 numbers: queries with such a positive (one in a million) get their whole
-    row again, pair by pair.
+    A product errs by up to d 2^-53 sum |x_i y_i|, by its place in the block. That changes its rounding to float32 only
+    within this distance of the middle of two float32 numbers: where a positive lies there (one in a million), it and
+    all that is as near as two float32 numbers are computed again, pair by pair.
     """
     if metric == "euclidean":
         return  # computed pair by pair already
     x, y = trial.queries.embeddings, trial.gallery.embeddings
+    error = x.shape[1] * 2.0**-52
     longest = 1.0 if metric == "cosine" else float(x.norm(dim=1).max() * y.norm(dim=1).max())
-    error = x.shape[1] * 2.0**-52 * longest
     value = wide.gather(1, own.column)
-    loose = (((value - error).float() != (value + error).float()) & own.honest).any(1)
-    for row in loose.nonzero().flatten().tolist():
-        exact = pair_similarity(x[query[row]].expand_as(y), y, metric).double()
-        wide[row] = torch.where(wide[row] > -torch.inf, exact, -torch.inf)
+    row, place = (_between_floats(value, error * longest) & own.honest).nonzero().unbind(1)
+    pairs = (x[query[row]].double() * y[own.column[row, place]].double()).abs().sum(1)
+    loose = _between_floats(value[row, place], error * pairs)
+    for one, middle in zip(row[loose].tolist(), value[row, place][loose].tolist()):
+        near = ((wide[one] - middle).abs() <= 2.0**-22 * abs(middle)).nonzero().flatten()
+        wide[one, near] = pair_similarity(x[query[one]].expand(len(near), -1), y[near], metric).double()
+
+
+def _between_floats(value: Float64[Tensor, "*b"], error: float | Float64[Tensor, "*b"]) -> Bool[Tensor, "*b"]:
+    """Whether an error of this size can change the rounding to float32."""
+    return (value - error).float() != (value + error).float()
 
 
 def _places(best: Float32[Tensor, "q w"], negatives: Counts) -> Places:
@@ -187,7 +197,7 @@ def _nearest_negatives(trial: Trial, metric: Metric, depth: int, queries: int) -
     """Similarities of the first queries' nearest negatives, one more than any measure looks at; -inf where none is."""
     own, gallery = trial.queries[slice(queries)], trial.gallery
     k = min(max(depth, int(trial.count[:queries].max())) + 1, len(gallery))
-    index = ExactIndex(metric=metric).fit(gallery.embeddings, gallery.labels, ids=gallery.ids)
+    index = ExactIndex(metric=metric, workspace_mb=_INDEX_MB).fit(gallery.embeddings, gallery.labels, ids=gallery.ids)
     ordered, order = trial.found.sort()
     place = torch.searchsorted(ordered, trial.asker[:queries]).clamp_max(len(ordered) - 1)
     if 2 * queries > len(gallery) and bool((ordered[place] == trial.asker[:queries]).all()):

@@ -181,6 +181,10 @@ class RankingReport:
         unique, count = cases.unique(dim=0, return_counts=True)
         return {size: float(_rank1_among(unique, size) @ count.double()) / len(found) for size in sizes}
 
+    def first(self) -> Float64[Tensor, " q"]:
+        """Probability of each query to find a positive first, in the order of `per_query`; Rank@1 is its mean."""
+        return expectation.rank_at(self.per_query.start, self.per_query.size, self.per_query.tied, 1)
+
     def by_class(self) -> Breakdown:
         """Means of each class."""
         return _breakdown(self.per_query, self.per_query.labels)
