@@ -154,6 +154,13 @@ class Pairs:
         anchor_n, negative: int64 [t], ids.
         s_ap: float32 [s], s_an: float32 [t], similarities at mining time.
         stats: what was asked and what was found.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import EmbeddingBank, MultiSimilarityMiner
+        >>> pairs = MultiSimilarityMiner().mine(EmbeddingBank(torch.eye(4), [0, 0, 1, 1]))
+        >>> len(pairs.anchor_p) == len(pairs.positive) == len(pairs.s_ap)
+        True
     """
 
     anchor_p: Int64[Tensor, " s"]

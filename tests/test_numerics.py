@@ -37,6 +37,11 @@ def test_normalise_equals_float64_and_changes_nothing_twice(seed, d, scale):
     assert torch.equal(numerics.normalise(once), once)
 
 
+def test_rows_that_are_unit_but_for_rounding_keep_their_bits():
+    x = torch.tensor([[1 + 2.0**-23, 0.0], [1 - 2.0**-23, 0.0], [1 + 2.0**-21, 0.0]])
+    assert numerics.normalise(x)[:, 0].tolist() == [1 + 2.0**-23, 1 - 2.0**-23, 1.0]
+
+
 def test_normalise_in_chunks_is_normalise(monkeypatch):
     x = rows(50, 7)
     whole = numerics.normalise(x)

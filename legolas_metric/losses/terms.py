@@ -42,6 +42,13 @@ class LossDetail:
         no_positive: labelled anchors without a positive.
         mean_positive, mean_negative: mean similarity over all pairs of an anchor with its positives, and with its
             negatives; under an `indices_tuple`, over those that it lists. NaN where there are none.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import SupConLoss
+        >>> _, detail = SupConLoss()(torch.eye(3), torch.tensor([0, 0, 1]), detail=True)
+        >>> detail.no_positive, detail.mean_positive
+        (1, 0.0)
     """
 
     active_share: float
