@@ -1,7 +1,7 @@
 """Adapters between this library and pytorch-metric-learning, both ways; the only module that imports the latter.
 
 It is imported on the first call, since that takes a second. What differs is settled here: PML knows positions, this
-library ids; PML excludes self by the identity of objects; its losses are checked by class name, its miners by base class.
+library ids; PML excludes self by the identity of objects, knows losses by their class name, and miners by their base.
 """
 
 import os

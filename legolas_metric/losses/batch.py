@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -131,7 +132,7 @@ def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 def as_rows(rows: ArrayLike, name: str) -> Float[Tensor, "n d"]:
     """Floating-point rows with their gradient; NaN and inf pass, since a gradient scaler has to see them."""
-    tensor = rows if isinstance(rows, Tensor) else torch.as_tensor(rows)
+    tensor = _tensor(rows)
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}: convert with .float()")
     if tensor.ndim != 2 or tensor.shape[1] == 0:
@@ -139,11 +140,16 @@ def as_rows(rows: ArrayLike, name: str) -> Float[Tensor, "n d"]:
     return tensor
 
 
+def _tensor(values: ArrayLike) -> Tensor:
+    """The tensor itself, or a copy of an array, whatever its strides."""
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, order="C"))
+
+
 def as_weights(weights: ArrayLike | None, like: Tensor, n: int, name: str, of: str) -> Float[Tensor, " n"]:
     """[n] weights that are finite and >= 0, of the dtype and device of `like`; 1 where none are given."""
     if weights is None:
         return like.new_ones(n)
-    weight = torch.as_tensor(weights).detach().to(like)
+    weight = _tensor(weights).detach().to(like)
     if weight.shape != (n,):
         raise ValueError(f"{name} must be [{n}], one for each of the {of}, got shape {tuple(weight.shape)}")
     if not torch.compiler.is_compiling() and not bool((weight >= 0).all() & weight.isfinite().all()):

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from legolas_metric.losses.relation import Relation
-from legolas_metric.losses.terms import Sums, Terms
+from legolas_metric.losses.terms import Sums, Terms, refuse_second_derivative
 
 # More rows at once widen the band of same-label columns and fall out of the cache.
 _ROWS = 256
@@ -87,7 +86,7 @@ class _Blockwise(torch.autograd.Function):
         return value, *counts
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_second_derivative()
         back = (None if grad is None else grad * grads[0] for grad in ctx.saved_tensors)
         return *back, None, None, None, None, None

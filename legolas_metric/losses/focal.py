@@ -13,7 +13,7 @@ def focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    gamma: float = 2.0,
+    gamma: int | float = 2.0,
     class_weights: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> Float[Tensor, ""]:
@@ -52,7 +52,7 @@ class FocalLoss(nn.Module):
 
     class_weights: Tensor | None
 
-    def __init__(self, gamma: float = 2.0, *, class_weights: ArrayLike | None = None) -> None:
+    def __init__(self, gamma: int | float = 2.0, *, class_weights: ArrayLike | None = None) -> None:
         super().__init__()
         check_at_least("gamma", gamma, 0)
         self.gamma = gamma
@@ -88,7 +88,7 @@ class FocalLoss(nn.Module):
 
 
 def _weighted(
-    logits: ArrayLike, labels: ArrayLike, gamma: float, class_weights: ArrayLike | None, weights: ArrayLike | None
+    logits: ArrayLike, labels: ArrayLike, gamma: int | float, class_weights: ArrayLike | None, weights: ArrayLike | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Mean; and of each row the probability of its class, its weight, and its value."""
     rows = as_rows(logits, "logits")

@@ -27,10 +27,10 @@ def multi_similarity_loss(
     ref_emb: ArrayLike | None = None,
     ref_labels: ArrayLike | None = None,
     *,
-    alpha: float = 2.0,
-    beta: float = 50.0,
-    base: float = 0.5,
-    mining: float | None = None,
+    alpha: int | float = 2.0,
+    beta: int | float = 50.0,
+    base: int | float = 0.5,
+    mining: int | float | None = None,
     weights: ArrayLike | None = None,
     ids: ArrayLike | None = None,
     ref_ids: ArrayLike | None = None,
@@ -92,10 +92,10 @@ class MultiSimilarityLoss(nn.Module):
 
     def __init__(
         self,
-        alpha: float = 2.0,
-        beta: float = 50.0,
-        base: float = 0.5,
-        mining: float | None = None,
+        alpha: int | float = 2.0,
+        beta: int | float = 50.0,
+        base: int | float = 0.5,
+        mining: int | float | None = None,
         *,
         gather: World | None = None,
         workspace_mb: int | None = 64,
@@ -145,9 +145,9 @@ class MultiSimilarityLoss(nn.Module):
 class _Shape:
     """The loss's constants; and the loss by sums: E = exp(beta (s - base)) of negatives, Q = exp(-alpha (s - base))."""
 
-    alpha: float
-    beta: float
-    base: float
+    alpha: int | float
+    beta: int | float
+    base: int | float
 
     def in_range(self) -> bool:
         """Whether every exponential, and the sum of a batch of them, is a normal float32."""
@@ -168,14 +168,14 @@ class _Shape:
 
 
 def _mean(
-    batch: Batch, shape: _Shape, mining: float | None, workspace_mb: int | None
+    batch: Batch, shape: _Shape, mining: int | float | None, workspace_mb: int | None
 ) -> tuple[Float[Tensor, ""], Sums]:
     sums = shape if mining is None and shape.in_range() else None
     ways = Ways(partial(_formula, shape=shape, mining=mining), partial(_kernel, shape=shape, mining=mining), sums)
     return mean_and_sums(batch, ways, workspace_mb)
 
 
-def _formula(s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: float | None) -> Terms:
+def _formula(s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: int | float | None) -> Terms:
     positive, negative = block.positive, block.negative
     if mining is not None:
         least, most = _extremes(s.detach(), s.detach().masked_fill(~negative, -torch.inf), block)
@@ -187,7 +187,7 @@ def _formula(s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: fl
     return _terms(pull / shape.alpha + push / shape.beta)
 
 
-def _kernel(s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: float | None) -> Terms:
+def _kernel(s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: int | float | None) -> Terms:
     band, positive = s[:, block.band], block.positive
     positives = band.clone()
     band.copy_(torch.where(block.negative, band, -torch.inf))

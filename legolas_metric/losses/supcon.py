@@ -30,7 +30,7 @@ def supcon_loss(
     ref_emb: ArrayLike | None = None,
     ref_labels: ArrayLike | None = None,
     *,
-    temperature: float | Float[Tensor, ""] = 0.1,
+    temperature: int | float | Float[Tensor, ""] = 0.1,
     form: Form = "out",
     weights: ArrayLike | None = None,
     ids: ArrayLike | None = None,
@@ -70,9 +70,9 @@ class SupConLoss(nn.Module):
     `indices_tuple` the sums run over the listed pairs. Collapsed embeddings have the value ln(B - 1).
 
     Equal to PML's `SupConLoss` (L_out) but for: a batch of one class, or a tuple of at most one pair, for which PML
-    gives 0 and this gives the formula's value; anchors whose L_i is exactly 0 (nothing to compare their positive with),
-    which PML leaves out of the mean; label -1, a class like any other to PML; and rows of zeros, without a gradient
-    here. A pair that is listed twice counts once in both.
+    gives 0 and this gives the formula's value; anchors whose L_i is 0, or rounds to it (nothing to compare their
+    positive with, or a small T), which PML leaves out of the mean; label -1, a class like any other to PML; and rows of
+    zeros, without a gradient here. A pair that is listed twice counts once in both.
 
     Args:
         temperature: T > 0.
@@ -95,7 +95,7 @@ class SupConLoss(nn.Module):
 
     def __init__(
         self,
-        temperature: float = 0.1,
+        temperature: int | float = 0.1,
         *,
         form: Form = "out",
         learnable: bool = False,
@@ -157,13 +157,14 @@ class SupConLoss(nn.Module):
 
 
 def _mean(
-    batch: Batch, temperature: float | Float[Tensor, ""], form: Form, workspace_mb: int | None
+    batch: Batch, temperature: int | float | Float[Tensor, ""], form: Form, workspace_mb: int | None
 ) -> tuple[Float[Tensor, ""], Sums]:
     inner = form == "in"
     scale = 1 / temperature
     sums = None
-    if batch.symmetric and not torch.compiler.is_compiling() and 2 * float(scale) < _RANGE:
-        sums = _PairSums(float(scale), inner)
+    if batch.symmetric and not torch.compiler.is_compiling():
+        highest = float(scale.detach() if isinstance(scale, Tensor) else scale)
+        sums = _PairSums(highest, inner) if 2 * highest < _RANGE else None
     ways = Ways(partial(_formula, inner=inner), partial(_kernel, inner=inner), sums, scale)
     return mean_and_sums(batch, ways, workspace_mb)
 

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from legolas_metric.losses.relation import ByLabel
-from legolas_metric.losses.terms import Sums, Terms
+from legolas_metric.losses.terms import Sums, Terms, refuse_second_derivative
 
 _ROWS = 256
 
@@ -94,8 +93,8 @@ class _Symmetric(torch.autograd.Function):
         return value, *counts
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_second_derivative()
         (derivative,) = ctx.saved_tensors
         return derivative * grads[0], None, None, None, None, None
 

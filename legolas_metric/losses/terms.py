@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -42,16 +43,17 @@ class LossDetail:
         no_positive: labelled anchors without a positive.
         mean_positive, mean_negative: mean similarity over all pairs of an anchor with its positives, and with its
             negatives; under an `indices_tuple`, over those that it lists. NaN where there are none.
-
-    Example:
-        >>> import torch
-        >>> from legolas_metric import SupConLoss
-        >>> _, detail = SupConLoss()(torch.eye(3), torch.tensor([0, 0, 1]), detail=True)
-        >>> detail.no_positive, detail.mean_positive
-        (1, 0.0)
     """
 
     active_share: float
     no_positive: int
     mean_positive: float
     mean_negative: float
+
+
+def refuse_second_derivative() -> None:
+    """For the backward pass of what is differentiable once: the second derivative would be wrong without a word."""
+    if torch.is_grad_enabled():  # as create_graph=True makes it
+        raise RuntimeError(
+            "this loss was computed in blocks, differentiable once: pass workspace_mb=None to go further"
+        )

@@ -26,7 +26,7 @@ def triplet_loss(
     ref_emb: ArrayLike | None = None,
     ref_labels: ArrayLike | None = None,
     *,
-    margin: float = 0.2,
+    margin: int | float = 0.2,
     selection: Selection = "hard",
     soft: bool = False,
     squared: bool = False,
@@ -104,7 +104,7 @@ class TripletLoss(nn.Module):
 
     def __init__(
         self,
-        margin: float = 0.2,
+        margin: int | float = 0.2,
         selection: Selection = "hard",
         soft: bool = False,
         *,
@@ -152,7 +152,7 @@ class TripletLoss(nn.Module):
 
 
 def _mean(
-    batch: Batch, margin: float, selection: Selection, soft: bool, squared: bool, workspace_mb: int | None
+    batch: Batch, margin: int | float, selection: Selection, soft: bool, squared: bool, workspace_mb: int | None
 ) -> tuple[Float[Tensor, ""], Sums]:
     shape = {"margin": margin, "soft": soft}
     if isinstance(batch.relation, ByTriplets):
@@ -217,7 +217,7 @@ def _picked(
     d: Float[Tensor, "b m"],
     block: Block | TripletBlock,
     *,
-    margin: float,
+    margin: int | float,
     soft: bool,
     derive: bool,
 ) -> Slopes:
@@ -248,16 +248,16 @@ def _hard(d: Float[Tensor, "b m"], block: Block) -> Picked:
     apart, positive = d[:, block.band].masked_fill(~block.positive, -torch.inf).max(1)
     near, negative = _negatives(d, block).min(1)
     row = torch.arange(len(d), device=d.device)
-    return Picked(row, positive + block.band.start, negative, apart.isfinite() & near.isfinite())
+    return Picked(row, positive + block.band.start, negative, (apart != -torch.inf) & (near != torch.inf))
 
 
-def _semi_hard(d: Float[Tensor, "b m"], block: Block, *, margin: float) -> Picked:
+def _semi_hard(d: Float[Tensor, "b m"], block: Block, *, margin: int | float) -> Picked:
     """For every positive the nearest negative with d_ap < d_an < d_ap + margin."""
     ordered, columns = _negatives(d, block).sort(1)
     d_ap = d[:, block.band].contiguous()
     place = torch.searchsorted(ordered, d_ap, right=True).clamp_max(d.shape[1] - 1)
     d_an = ordered.gather(1, place)
-    counts = block.positive & (d_an > d_ap) & (d_an < d_ap + margin)
+    counts = block.positive & ~((d_an <= d_ap) | (d_an >= d_ap + margin))  # NaN counts, and shows
     row = torch.arange(len(d), device=d.device)[:, None].expand_as(place)
     positive = torch.arange(block.band.start, block.band.stop, device=d.device).expand_as(place)
     return Picked(*(part.reshape(-1) for part in (row, positive, columns.gather(1, place), counts)))
@@ -270,7 +270,7 @@ def _negatives(d: Float[Tensor, "b m"], block: Block) -> Float[Tensor, "b m"]:
     return out
 
 
-def _all(d: Float[Tensor, "b m"], block: Block, *, margin: float, soft: bool, derive: bool) -> Slopes:
+def _all(d: Float[Tensor, "b m"], block: Block, *, margin: int | float, soft: bool, derive: bool) -> Slopes:
     negatives = d.shape[1] - block.negative.shape[1] + block.negative.sum(1)
     possible = (block.positive.sum(1) * negatives).to(d.dtype)
     if soft:
@@ -279,7 +279,7 @@ def _all(d: Float[Tensor, "b m"], block: Block, *, margin: float, soft: bool, de
     return Slopes((slope * d).sum(1) + margin * active, slope, active, possible)
 
 
-def _all_hinge(d: Float[Tensor, "b m"], block: Block, margin: float) -> tuple[Tensor, Tensor]:
+def _all_hinge(d: Float[Tensor, "b m"], block: Block, margin: int | float) -> tuple[Tensor, Tensor]:
     """The hinge is linear between its kinks: in how many active triplets is each row the positive or the negative?
 
     A triplet is active where d_an < d_ap + margin = t. With each anchor's t sorted, the rank of d_an among them counts

@@ -1,0 +1,199 @@
+"""No NaN and no inf, whatever the batch, the precision and the temperature; and every way of computing agrees."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from legolas_metric.losses import (
+    FocalLoss,
+    MultiSimilarityLoss,
+    SupConLoss,
+    TripletLoss,
+    supcon_loss,
+)
+
+LOSSES = {
+    "supcon": lambda **ways: SupConLoss(**ways),
+    "supcon, in": lambda **ways: SupConLoss(form="in", **ways),
+    "supcon, T = 0.01": lambda **ways: SupConLoss(0.01, **ways),
+    "supcon, in, T = 0.01": lambda **ways: SupConLoss(0.01, form="in", **ways),
+    "supcon, T = 1": lambda **ways: SupConLoss(1.0, **ways),
+    "multi-similarity": lambda **ways: MultiSimilarityLoss(**ways),
+    "multi-similarity, steep": lambda **ways: MultiSimilarityLoss(200.0, 1000.0, **ways),
+    "multi-similarity, mining": lambda **ways: MultiSimilarityLoss(mining=0.1, **ways),
+    "hard": lambda **ways: TripletLoss(**ways),
+    "hard, squared": lambda **ways: TripletLoss(squared=True, **ways),
+    "all": lambda **ways: TripletLoss(selection="all", **ways),
+    "all, soft": lambda **ways: TripletLoss(selection="all", soft=True, **ways),
+    "semihard": lambda **ways: TripletLoss(selection="semihard", **ways),
+}
+LABELS = {
+    "pairs": lambda n: torch.arange(n) // 2,
+    "one class": lambda n: torch.zeros(n, dtype=torch.int64),
+    "no positives": lambda n: torch.arange(n),
+    "unlabelled": lambda n: torch.full((n,), -1),
+    "one labelled": lambda n: torch.where(torch.arange(n) == 0, 3, -1),
+    "unlabelled among pairs": lambda n: torch.where(torch.arange(n) % 3 == 0, -1, torch.arange(n) // 2),
+}
+ROWS = {
+    "random": lambda n: torch.randn(n, 4),
+    "long and short": lambda n: torch.randn(n, 4) * torch.logspace(-2, 3, n)[:, None],
+    "equal": lambda n: torch.ones(n, 4),
+    "zero": lambda n: torch.zeros(n, 4),
+    "two points": lambda n: torch.eye(4)[torch.arange(n) % 2],
+    "opposite": lambda n: torch.where(torch.arange(n)[:, None] % 2 == 0, 1.0, -1.0).expand(n, 4),
+    "one zero row": lambda n: torch.randn(n, 4).index_fill(0, torch.tensor([0]), 0.0),
+}
+
+
+@pytest.mark.parametrize("workspace", [None, 64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_finite(name, workspace):
+    loss = LOSSES[name](workspace_mb=workspace)
+    wide = [(dtype, 9, LABELS["pairs"], rows) for dtype in (torch.bfloat16, torch.float32) for rows in ROWS.values()]
+    half = [(torch.float16, n, labels, rows) for n in (1, 8) for labels in LABELS.values() for rows in ROWS.values()]
+    for dtype, n, labels, rows in wide + half:
+        x = rows(n).to(dtype).requires_grad_()
+        value = loss(x, labels(n))
+        value.backward()
+        case = (name, dtype, n, labels(n), x)
+        assert value.dtype == torch.float32, case
+        assert value.isfinite(), case
+        assert x.grad.isfinite().all(), case
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_autocast_changes_nothing(name):
+    x, y = torch.randn(12, 4), torch.arange(12) // 3
+    plain = LOSSES[name]()(x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(LOSSES[name]()(x, y), plain)
+        torch.testing.assert_close(LOSSES[name](workspace_mb=None)(x, y), plain)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_nan_is_not_hidden(name):
+    """A gradient scaler has to see it."""
+    x = torch.randn(6, 4)
+    x[2, 1] = torch.nan
+    for workspace in (None, 64):
+        assert LOSSES[name](workspace_mb=workspace)(x, torch.arange(6) // 3).isnan()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_rows(name):
+    x = torch.randn(0, 4, requires_grad=True)
+    value = LOSSES[name]()(x, torch.empty(0, dtype=torch.int64))
+    value.backward()
+    assert value == 0
+    assert x.grad.shape == (0, 4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ways_agree(name):
+    """In float64: the plain formula, one row at a time, strips, and strips that are computed again."""
+    n = 530
+    y = torch.cat([torch.arange(n - 280) // 3, torch.full((270,), 500), torch.full((10,), -1)])
+    y = y[torch.randperm(n)]
+    if "all" in name:
+        y = y[:64]
+    x = torch.randn(len(y), 5, dtype=torch.float64)
+    results = []
+    for workspace in (None, 0, 1, 64):
+        rows = x.clone().requires_grad_()
+        value = LOSSES[name](workspace_mb=workspace)(rows, y)
+        value.backward()
+        results.append((value.detach(), rows.grad))
+    for value, grad in results[1:]:
+        torch.testing.assert_close(value, results[0][0], rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(grad, results[0][1], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients(name):
+    x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([0, 1, 0, 1, -1, 2, 0])
+    if "0.01" in name or "steep" in name:
+        x = x.detach().mul(0.05).add(1.0).requires_grad_()  # spread out, all but one term would vanish
+    assert gradcheck(lambda rows: LOSSES[name]()(rows, y), x)
+    assert gradcheck(lambda rows: LOSSES[name](workspace_mb=None)(rows, y), x)
+    assert gradgradcheck(lambda rows: LOSSES[name](workspace_mb=None)(rows, y), x)
+
+
+@pytest.mark.parametrize("workspace", [None, 64])
+@pytest.mark.parametrize("kind", [SupConLoss, MultiSimilarityLoss, TripletLoss])
+def test_gradient_of_reference_rows(kind, workspace):
+    x, r = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 8))
+    y, z = torch.arange(5) % 3, torch.arange(8) % 4
+    loss = kind(workspace_mb=workspace)
+    assert gradcheck(lambda rows, refs: loss(rows, y, None, refs, z), (x, r))
+
+
+def test_second_derivative_of_blocks_is_refused():
+    x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    for loss in (SupConLoss(), TripletLoss(1.0)):
+        with pytest.raises(RuntimeError, match="differentiable once: pass workspace_mb=None"):
+            torch.autograd.grad(loss(x, torch.arange(6) // 2), x, create_graph=True)
+
+
+@pytest.mark.parametrize("workspace", [None, 64])
+def test_learnable_temperature(workspace):
+    loss = SupConLoss(0.2, learnable=True, workspace_mb=workspace)
+    assert loss.temperature.item() == pytest.approx(0.2)
+    x, y = torch.randn(10, 4, dtype=torch.float64), torch.arange(10) // 2
+    loss(x, y).backward()
+    step = 1e-6
+    above, below = (SupConLoss(0.2 * math.exp(sign * step))(x, y).item() for sign in (1, -1))
+    assert loss.log_temperature.grad.item() == pytest.approx((above - below) / (2 * step), rel=1e-5)
+    assert [name for name, _ in loss.named_parameters()] == ["log_temperature"]
+    t = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda t: supcon_loss(x, y, temperature=t, workspace_mb=workspace), t)
+
+
+COMPILED = """
+import warnings
+
+import torch
+
+from legolas_metric.losses import focal_loss, multi_similarity_loss, supcon_loss, triplet_loss
+
+x, y = torch.randn(9, 4), torch.arange(9) % 3
+listed = (torch.tensor([0, 1]), torch.tensor([3, 4]), torch.tensor([2, 0]))
+for loss, arguments, settings in [
+    (supcon_loss, (y,), {}),
+    (multi_similarity_loss, (y,), {"mining": 0.1}),
+    (triplet_loss, (y,), {"selection": "all"}),
+    (triplet_loss, (y,), {"selection": "semihard", "soft": True}),
+    (triplet_loss, (y, listed), {}),
+    (focal_loss, (y,), {}),
+]:
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    rows = [x.clone().requires_grad_() for _ in range(2)]
+    values = [function(row, *arguments, **settings) for function, row in zip((loss, compiled), rows)]
+    for value in values:
+        value.backward()
+    torch.testing.assert_close(values[0], values[1])
+    torch.testing.assert_close(rows[0].grad, rows[1].grad, rtol=1e-4, atol=1e-6)
+    print(loss.__name__)
+"""
+
+
+def test_compiles_without_graph_breaks():
+    """In a process of its own: the type checks of the tests are not for the compiler."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 6
+
+
+def test_focal_is_finite():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for gamma in (0.0, 0.5, 2.0):
+            x = torch.tensor([[60.0, -60.0], [-60.0, 60.0], [0.0, 0.0]], dtype=dtype, requires_grad=True)
+            value = FocalLoss(gamma)(x, [0, 0, -1])
+            value.backward()
+            assert value.isfinite()
+            assert x.grad.isfinite().all()
