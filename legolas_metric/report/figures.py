@@ -68,7 +68,7 @@ def spectra(runs: Runs, *, baseline: ArrayLike | None = None) -> go.Figure:
         >>> [trace.name for trace in figure.data]
         ['collapsed', 'iid rows']
     """
-    figure = chart(x="direction, strongest first", y="singular value (log scale)", log_y=True)
+    figure = chart(x="direction, strongest first", y="singular value (log)", log_y=True)
     drawn = {
         name: (numbers(given, name=name), line(number)) for number, (name, given) in enumerate(_some(runs).items())
     }
@@ -180,7 +180,7 @@ def rank1_against_gallery(runs: Mapping[str, Mapping[int, float]]) -> go.Figure:
         >>> list(rank1_against_gallery({"ours": {100: 0.9, 10: 0.99}}).data[0].y)
         [0.99, 0.9]
     """
-    figure = chart(x="rows of other classes in the gallery (log scale)", y="Rank@1", log_x=True)
+    figure = chart(x="gallery size (log scale)", y="Rank@1", log_x=True)
     for number, (name, shares) in enumerate(_some(runs).items()):
         sizes = sorted(shares)
         values = [shares[size] for size in sizes]
@@ -219,7 +219,7 @@ def det(runs: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> go.Figure:
         >>> list(det({"ours": ([0.0, 0.01, 1.0], [0.25, 0.75, 1.0])}).data[0].y)
         [0.75, 0.25, None]
     """
-    figure = chart(x="false accept rate (log scale)", y="false reject rate (log scale)", log_x=True, log_y=True)
+    figure = chart(x="false accept rate (log scale)", y="false reject rate (log)", log_x=True, log_y=True)
     drawn = {name: _rates(far, tar, name) for name, (far, tar) in _some(runs).items()}
     drawn = {name: (x, _positive([1 - rate for rate in y])) for name, (x, y) in drawn.items()}
     for number, (name, (x, y)) in enumerate(drawn.items()):
