@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric
+from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.protocol import (
     NO_ID,
     Rows,
@@ -154,7 +155,10 @@ class FaissIndex:
         bounds = window_bounds(window, len(own), own.ids.device)
         stats = SearchStats(engine=f"faiss:{self._name}")
         if want in ("positive", "cross_group_positive"):
-            ids, values = scan_classes(own, rows, k, want=want, metric=self.metric, farthest=farthest, bounds=bounds)
+            with exact_arithmetic(own.ids.device):
+                ids, values = scan_classes(
+                    own, rows, k, want=want, metric=self.metric, farthest=farthest, bounds=bounds
+                )
             return Neighbors(ids, values, stats)
         if farthest and self.metric == "euclidean":
             raise ValueError("FAISS finds no farthest rows under metric='euclidean': use ExactIndex")
