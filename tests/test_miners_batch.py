@@ -50,7 +50,7 @@ def test_screening_in_float32_does_not_change_the_choice(name, metric, monkeypat
     embeddings = base[torch.randint(0, 40, (200,), generator=g)]
     embeddings = embeddings * (1 + 3e-7 * torch.randn(200, 24, generator=g)) * (3.0 if metric == "dot" else 1.0)
     exact = CASES[name](index=ExactIndex(metric=metric))(embeddings, labels)
-    monkeypatch.setattr("legolas_metric.miners.pool._SCREENED_ROWS", (1, 10**6))
+    monkeypatch.setattr("legolas_metric.miners.dense._SCREENED_ROWS", (1, 10**6))
     screened = CASES[name](index=ExactIndex(metric=metric))(embeddings, labels)
     assert len(exact[0]) > 20
     assert all(torch.equal(x, y) for x, y in zip(exact, screened))

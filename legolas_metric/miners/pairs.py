@@ -15,8 +15,9 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_at_least
 from legolas_metric.index.protocol import NO_ID
+from legolas_metric.miners.dense import DensePool, float32_bound
 from legolas_metric.miners.miner import Index, batch_metric, check_age, check_index, template
-from legolas_metric.miners.pool import DensePool, Pool, float32_bound, pair_similarities
+from legolas_metric.miners.pool import Pool, pair_similarities
 from legolas_metric.miners.relation import LabelRelation
 from legolas_metric.miners.sources import Batch, Source, bank_source, batch_source
 from legolas_metric.records import MiningStats, Pairs, SearchStats

@@ -24,7 +24,8 @@ from legolas_metric.checks import (
 )
 from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows
 from legolas_metric.miners.classes import Classes
-from legolas_metric.miners.pool import DensePool, IndexPool, Pool, Table
+from legolas_metric.miners.dense import DensePool, Table
+from legolas_metric.miners.pool import IndexPool, Pool
 from legolas_metric.miners.relation import LabelRelation, Masks, Relations
 from legolas_metric.numerics import chunks, prepare
 
