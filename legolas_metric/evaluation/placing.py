@@ -21,7 +21,7 @@ from legolas_metric.numerics import chunks, pair_similarity, similarity_matrix
 _LEAST_GALLERY = 8192
 _LARGEST_CLASS = 64
 _BAND_ROWS = 256
-_INDEX_MB = 96
+_INDEX_MB = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,11 @@ def _trial(rows: Rows, gallery: Rows, asker: Int64[Tensor, " q"], found: Int64[T
     position = torch.where(known, rank[c], -1)
     turn = position.argsort(stable=True)
     asker, c, known = asker[turn], c[turn], known[turn]
+    searched = gallery[order]
     return Trial(
-        rows[asker],
-        gallery[order],
+        # Under leave-one-out both sides are the same rows: one copy will do.
+        searched if asker.equal(found[order]) else rows[asker],
+        searched,
         asker,
         found[order],
         torch.where(known, starts[c], 0),
