@@ -18,6 +18,7 @@ from legolas_metric.checks import (
     as_ids,
     as_integers,
     as_labels,
+    as_tensor,
     check_at_least,
     check_dimension,
     check_metric,
@@ -66,17 +67,18 @@ class EmbeddingBank:
         step: int = 0,
     ) -> None:
         check_metric(metric)
-        n = len(embeddings)
-        own_ids = as_ids(ids, n)
-        rows = as_embeddings(embeddings, metric=metric, ids=None if ids is None else own_ids)
+        given = as_tensor(embeddings, name="embeddings")
+        n = len(given) if given.ndim else 0
+        own_ids = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
+        rows = as_embeddings(given, metric=metric, ids=None if ids is None else own_ids)
         own_labels, own_groups = as_labels(labels, n), as_groups(groups, n)
         self.metric: Metric = metric
         self.embeddings: Float32[Tensor, "n d"] = prepare(rows, metric)
         if self.embeddings.data_ptr() == rows.data_ptr():
             self.embeddings = rows.clone()  # the bank is written in place; the caller's tensor must not be
-        self.labels: Int64[Tensor, " n"] = own_labels.to(rows.device)
-        self.ids: Int64[Tensor, " n"] = own_ids.to(rows.device)
-        self.groups: Int64[Tensor, " n"] | None = None if own_groups is None else own_groups.to(rows.device)
+        self.labels: Int64[Tensor, " n"] = own_labels.to(rows.device, copy=True)
+        self.ids: Int64[Tensor, " n"] = own_ids.to(rows.device, copy=True)
+        self.groups: Int64[Tensor, " n"] | None = None if own_groups is None else own_groups.to(rows.device, copy=True)
         self.steps: Int64[Tensor, " n"] = torch.full_like(self.ids, step)
         self.drift: float | None = None  # of the last update
         self._sorted_ids, self._row_of_sorted = self.ids.sort()

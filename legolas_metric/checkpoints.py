@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from legolas_metric.bank import EmbeddingBank
+from legolas_metric.checks import as_groups, as_ids
 from legolas_metric.files import EmbeddingFile, read_arrays, read_embeddings, read_weights
 
 
@@ -30,7 +31,7 @@ def reader(encoder: str | None, data: str | None, labels: Path | None) -> Callab
     if (encoder is None) != (data is None):
         raise ValueError("--encoder and --data go together: checkpoints need both, embeddings neither")
     if encoder is None or data is None:
-        return lambda path: read_embeddings(path, labels=labels)
+        return lambda path: _checked(read_embeddings(path, labels=labels))
     make = _named(encoder, "--encoder")
     held = _data(data, labels)
     return lambda path: _embed(path, make, held)
@@ -65,6 +66,14 @@ def load_weights(module: nn.Module, path: Path) -> None:
                 f"the encoder's is {tuple(value.shape)}"
             )
     module.load_state_dict(chosen)
+
+
+def _checked(held: EmbeddingFile) -> EmbeddingFile:
+    """Refuse ids and groups that don't fit the rows, also for commands that need neither."""
+    if held.embeddings.ndim and len(held.embeddings):  # the measures refuse what isn't a table
+        as_ids(held.ids, len(held.embeddings))
+        as_groups(held.groups, len(held.embeddings))
+    return held
 
 
 def _embed(path: Path, make: Callable[[], Any], held: Mapping[str, Any]) -> EmbeddingFile:

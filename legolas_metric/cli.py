@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +46,7 @@ from legolas_metric.terminal import (
     Form,
     about,
     all_reports,
+    check_file,
     check_page,
     complain,
     diagnose_embeddings,
@@ -58,6 +60,7 @@ from legolas_metric.terminal import (
     show_measured,
     show_trends,
     show_verdicts,
+    usage_of,
     write_report,
 )
 
@@ -69,7 +72,6 @@ alone, with --labels FILE. Pickled objects are never executed. Label -1 means un
 
 app = typer.Typer(
     name="legolas-metric",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -321,6 +323,7 @@ def mine(
     The file written holds anchor, positive and negative (ids), and their similarities s_ap and s_an.
     """
     if out is not None:
+        check_file(out)
         check_output(out)
     held = read_embeddings(file, labels=labels)
     chosen = miner_of(miner, index_of(index, metric), margin, per_anchor, seed)
@@ -337,9 +340,16 @@ def mine(
 
 
 def main() -> None:
-    """Run the command line; bad input ends it with status 2 and one line on stderr."""
+    """Run the command line; bad usage or input ends it with status 2 and one line on stderr."""
+    arguments = None if sys.argv[1:] else ["--help"]
     try:
-        app(prog_name="legolas-metric")
+        status = app(arguments, prog_name="legolas-metric", standalone_mode=False)
+    except typer.Abort:
+        raise SystemExit(130) from None
+    except BAD_USAGE as error:
+        complain(usage_of(error))
+        raise SystemExit(2) from None
     except BAD_INPUT as error:
         complain(error)
         raise SystemExit(2) from None
+    raise SystemExit(status or 0)

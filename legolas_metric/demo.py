@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table as ScreenTable
 
 from legolas_metric.datasets import Omniglot, split_omniglot
 from legolas_metric.files import check_writable, write_json
@@ -20,10 +19,11 @@ from legolas_metric.report import (
     spectra,
     write_page,
 )
+from legolas_metric.summaries import on_screen
 from legolas_metric.tables import Table
 from legolas_metric.training.omniglot import Comparison, Outcome, compare_on_omniglot
 
-_COLUMNS = ["encoder", "Rank@1", "MAP@R", "AUC", "eff. rank", "cosine", "top-1 var.", "mining, s"]
+_COLUMNS = ["encoder", "Rank@1", "MAP@R", "AUC", "eff. rank", "cosine", "top-1", "mining, s"]
 _SHOWN_PAIRS = 12
 
 
@@ -39,7 +39,7 @@ def run_demo(
 
     Args:
         out: the folder; refused before training starts where it can't be written.
-        epochs: of 115 steps of 128 drawings each, for each of the two trained encoders.
+        epochs: of 115 steps of at most 128 drawings each, for each of the two trained encoders.
         seed: of the split, the weights and the batches.
         data: train and validation set (default: the 24 and 6 alphabets of `split_omniglot`).
         console: where to print (default: the terminal).
@@ -60,7 +60,7 @@ def run_demo(
     page = out / "report.html"
     write_page(page, "Global mining on handwriting", _lead(result), report_sections(result, table))
     write_json(out / "summary.json", summary(result))
-    screen.print(_on_screen(table))
+    screen.print(on_screen(table))
     screen.print(_verdict(result))
     screen.print(_race_line(result))
     screen.print(f"Took {result.seconds:.0f} s. Report: {page.resolve().as_uri()}")
@@ -90,7 +90,7 @@ def summary(result: Comparison) -> dict[str, object]:
 
 def figures_table(result: Comparison) -> Table:
     """Untrained, batch-only and ours, side by side; "mining" is seconds of embedding the bank and mining it."""
-    names = ("untrained", "batch-only", "ours (global)")
+    names = ("untrained", "batch-only", "ours")
     rows = []
     for name, outcome in zip(names, _outcomes(result).values()):
         mining = outcome.mining_seconds if outcome.rounds else None
@@ -188,8 +188,8 @@ def _lead(result: Comparison) -> str:
     return (
         f"An encoder (conv4) was trained on {seen:,} drawings of {_alphabets(result.train)} alphabets and judged on "
         f"{unseen:,} drawings of {_alphabets(result.validation)} alphabets that it never saw. Both runs took "
-        f"{result.steps:,} steps of 128 drawings from the same weights (seed {result.seed}); they differ only in what "
-        f"a batch holds.\n\n{_verdict(result)}"
+        f"{result.steps:,} steps of at most 128 drawings from the same weights (seed {result.seed}); they differ only in "
+        f"what a batch holds.\n\n{_verdict(result)}"
     )
 
 
@@ -213,20 +213,11 @@ def _race_line(result: Comparison) -> str:
     )
 
 
-def _on_screen(table: Table) -> ScreenTable:
-    screen = ScreenTable()
-    for name, number in zip(table.columns, table.numeric()):
-        screen.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for texts, marks in zip(table.text(), table.best()):
-        screen.add_row(*(f"[bold]{text}[/bold]" if best else text for text, best in zip(texts, marks)))
-    return screen
-
-
 _FIGURES = (
     "Batch-only: PK sampling and the same loss, SupCon. Rank@1: share of the drawings whose nearest neighbour is the "
     "same character. MAP@R: how well the first R neighbours are ranked, R being the other drawings of the character. "
     "AUC: how often a random pair of one character lies closer than a random pair of two; it looks good long before "
-    "Rank@1 does.\n\nEffective rank, mean cosine and the variance along the strongest direction tell of collapse: how "
+    "Rank@1 does.\n\nEffective rank, mean cosine and the top-1 share of the variance tell of collapse: how "
     "many directions are in use, how alike all drawings look, how much one direction dominates."
 )
 _SPECTRUM = (

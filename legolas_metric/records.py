@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from legolas_metric.checks import ArrayLike, as_integers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchStats:
@@ -60,9 +62,10 @@ class MiningStats:
         no_positive: without another row of their class.
         no_negative: without a row of another class.
         outside_window: with negatives, but none inside the window (semi-hard) or at the ranks; counted for each
-            positive where `positive="all"`, and so are the next two.
+            positive where `positive="all"`, and so are the next three.
         fallback: served by `on_empty="hardest"` instead of the rule.
         exhausted: dropped, because a guard rejected all their candidates.
+        short: served with fewer negatives than `per_anchor`, because there are no more.
         filtered: candidates rejected by a guard, by reason.
         widened: searches that were widened until enough negatives were found.
         engine, precision, recall, certified: of the index, see `SearchStats`.
@@ -84,6 +87,7 @@ class MiningStats:
     outside_window: int = 0
     fallback: int = 0
     exhausted: int = 0
+    short: int = 0
     filtered: Mapping[str, int] = field(default_factory=dict)
     widened: int = 0
     engine: str
@@ -123,9 +127,7 @@ class Triplets:
     def __len__(self) -> int:
         return len(self.anchor)
 
-    def locate(
-        self, batch_ids: Int64[Tensor, " b"]
-    ) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"], Int64[Tensor, " m"]]:
+    def locate(self, batch_ids: ArrayLike) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"], Int64[Tensor, " m"]]:
         """Positions inside a batch, as pytorch-metric-learning's `indices_tuple`.
 
         Args:
@@ -134,14 +136,15 @@ class Triplets:
         Returns:
             (a, p, n): positions of the triplets that lie wholly inside the batch; empty tensors where none does.
         """
-        ordered, order = batch_ids.to(self.anchor.device).sort()
+        given = as_integers(batch_ids, None, name="batch_ids")
+        ordered, order = given.to(self.anchor.device).sort()
         names = torch.stack([self.anchor, self.positive, self.negative])
         if len(ordered) == 0 or len(self) == 0:
             empty = names.new_empty(0)
             return empty, empty.clone(), empty.clone()
         place = torch.searchsorted(ordered, names).clamp_max(len(ordered) - 1)
         inside = (ordered[place] == names).all(0)
-        a, p, n = order[place[:, inside]].to(batch_ids.device).unbind(0)
+        a, p, n = order[place[:, inside]].to(given.device).unbind(0)
         return a, p, n
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import typer
 from rich.console import Console
 from torch import Tensor
 
@@ -66,9 +67,15 @@ def about(path: Path, call: Callable[[], T]) -> T:
         raise type(error)(named) from error
 
 
-def complain(error: Exception) -> None:
+def complain(error: Exception | str) -> None:
     """One line on stderr."""
     print(f"legolas-metric: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def usage_of(error: typer.BadParameter) -> str:
+    """What is wrong with the arguments, and where to look them up."""
+    where = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+    return error.format_message().replace("Value error, ", "").rstrip(".") + where
 
 
 def show(table: Table, form: Form) -> None:
@@ -132,11 +139,18 @@ def show_measured(
         show_warnings({name: report.warnings() for name, report in reports.items()})
 
 
+def check_file(path: Path) -> None:
+    """Refuse an output file that is a folder."""
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder. Name a file, such as one in that folder.")
+
+
 def check_page(html: Path | None) -> None:
     """Refuse a page that cannot be made or written, before any work is done."""
     if html is not None:
         import legolas_metric.report  # noqa: F401
 
+        check_file(html)
         check_writable(html.parent)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from legolas_metric import EmbeddingBank
+from legolas_metric import EmbeddingBank, ExactIndex
 from legolas_metric.bank import evaluating
 from legolas_metric.files import write_tensors
 
@@ -251,3 +251,25 @@ def test_encode_shows_its_progress_on_request(capsys):
     assert "encode" in capsys.readouterr().err
     EmbeddingBank.encode(torch.sin, torch.ones(4, 2), labels=[0] * 4, batch_size=2, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_the_callers_arrays_stay_their_own():
+    x, y = np.eye(4, dtype=np.float32), np.arange(4) // 2
+    ids, groups = np.arange(4) + 10, np.arange(4)
+    bank = EmbeddingBank(x, y, ids=ids, groups=groups, metric="dot")
+    index = ExactIndex(metric="dot").fit(x, y, ids=ids, groups=groups)
+    for array in (x, y, ids, groups):
+        array[:] = 0
+    for rows in (bank, index.rows):
+        assert torch.equal(rows.embeddings, torch.eye(4))
+        assert rows.labels.tolist() == [0, 0, 1, 1]
+        assert rows.ids.tolist() == [10, 11, 12, 13]
+        assert rows.groups.tolist() == [0, 1, 2, 3]
+
+
+def test_a_bank_whose_arrays_are_one_and_the_same_is_saved(tmp_path):
+    y = torch.arange(8) // 2
+    bank = EmbeddingBank(torch.randn(8, 4), y, groups=y)
+    bank.groups = bank.labels
+    bank.save(tmp_path / "bank.safetensors")
+    assert EmbeddingBank.load(tmp_path / "bank.safetensors").groups.equal(y)

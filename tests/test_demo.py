@@ -1,5 +1,6 @@
 """The main job, on a corner of the bundled data."""
 
+import io
 import json
 import math
 
@@ -21,7 +22,7 @@ def some(data: Omniglot, classes: int) -> Omniglot:
 def run(tmp_path_factory):
     train, validation = split_omniglot(seed=0)
     out = tmp_path_factory.mktemp("runs") / "demo"
-    screen = Console(record=True, width=80, file=(out.parent / "screen.txt").open("w"))
+    screen = Console(record=True, width=80, file=io.StringIO())
     result = run_demo(out, epochs=4, data=(some(train, 40), some(validation, 15)), console=screen)
     return out, result, screen.export_text()
 
@@ -100,11 +101,13 @@ def test_an_unwritable_folder_is_refused_before_training(tmp_path):
         run_demo(tmp_path / "file" / "demo")
 
 
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", ["legolas_metric.demo.figures_table", "pathlib.Path.replace"])
+def test_a_run_interrupted_while_it_reports_leaves_nothing_half_written(run, tmp_path, monkeypatch, moment):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("legolas_metric.demo.compare_on_omniglot", stop)
+    monkeypatch.setattr("legolas_metric.demo.compare_on_omniglot", lambda *args, **kwargs: run[1])
+    monkeypatch.setattr(moment, stop)
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path / "demo")
     assert list((tmp_path / "demo").iterdir()) == []

@@ -62,3 +62,11 @@ def test_settings_are_checked_and_cloned():
     assert (copy.budget_s, copy.metric, copy.seed) == (5, "dot", 3)
     with pytest.raises(ValueError, match="holds no rows"):
         copy.self_join(1)
+
+
+def test_recall_is_measured_where_there_are_few_lists(generator):
+    rows, queries = torch.randn(100, 8, generator=generator), torch.randn(1000, 8, generator=generator)
+    found = AutoIndex(budget_s=0).fit(rows).search(queries, 3)
+    truth = ExactIndex().fit(rows).search(queries, 3)
+    recall = float((found.ids[:, :, None] == truth.ids[:, None, :]).any(2).float().mean())
+    assert found.stats.recall == pytest.approx(recall, abs=0.1)

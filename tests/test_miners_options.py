@@ -314,3 +314,11 @@ def test_staleness_is_measured_and_can_be_refused():
 def test_bad_options_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_fewer_negatives_than_asked_for_are_counted(generator):
+    bank = EmbeddingBank(torch.randn(12, 4, generator=generator), torch.arange(12) // 4)
+    asked = FullHardMiner(per_anchor=8).mine(bank)
+    assert (len(asked), asked.stats.short) == (96, 0)
+    more = FullHardMiner(per_anchor=9).mine(bank)
+    assert (len(more), more.stats.short) == (96, 12)

@@ -42,9 +42,7 @@ def test_the_installed_wheel_loads_its_data_outside_the_checkout(wheel, tmp_path
         f"import sys; sys.path.insert(0, {str(target)!r}); import legolas_metric;"
         "from legolas_metric.datasets import load_omniglot; print(legolas_metric.__file__, len(load_omniglot()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
     where, count = done.stdout.split()
     assert Path(where).is_relative_to(target)
     assert count == "19280"

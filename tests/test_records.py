@@ -1,9 +1,10 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
-from legolas_metric import MiningStats, Neighbors, Triplets
+from legolas_metric import EmbeddingBank, HardMiner, MiningStats, Neighbors, Triplets
 from legolas_metric.records import SearchStats
 
 
@@ -62,3 +63,11 @@ def test_neighbors_hold_what_was_found():
     found = Neighbors(torch.tensor([[3, -1]]), torch.tensor([[0.5, -torch.inf]]), SearchStats(engine="exact"))
     assert found.stats.precision == "float32"
     assert found.ids.shape == found.similarities.shape
+
+
+def test_a_batch_of_ids_may_be_an_array_or_a_list():
+    bank = EmbeddingBank(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+    triplets = HardMiner().mine(bank)
+    expected = [part.tolist() for part in triplets.locate(torch.tensor([3, 0, 1, 2]))]
+    for batch in ([3, 0, 1, 2], np.array([3, 0, 1, 2], dtype=np.int32)):
+        assert [part.tolist() for part in triplets.locate(batch)] == expected

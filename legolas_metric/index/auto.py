@@ -151,7 +151,7 @@ class AutoIndex:
             index.fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
             self._faiss = index
         effort, recall = 0, 0.0
-        for tried in (4 * 2**step for step in range(16)):
+        for tried in (min(4, lists) * 2**step for step in range(16)):
             if tried > lists:
                 break
             index.effort = tried

@@ -5,6 +5,7 @@ asks again for the queries that are short, until each has its k or the index has
 """
 
 import os
+import re
 from typing import Any
 
 import faiss
@@ -33,6 +34,7 @@ from legolas_metric.records import Neighbors, SearchStats
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
 _FETCHED_ELEMENTS = 1 << 24  # (query, row) pairs fetched at once
 _UNIT = 2.0**-24
+_WHERE = re.compile(r"^(Error in .* at \S+:\d+: (Error: '.*' failed(: )?)?|C\+\+ exception )", re.DOTALL)
 _parameters: Any = faiss  # its keyword arguments and newer classes are missing from its type stubs
 
 
@@ -256,8 +258,8 @@ def _empty_index(factory: "str | faiss.Index", d: int, metric: Metric) -> Any:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of a FAISS error, without its source location."""
-    return str(error).strip().splitlines()[-1].split("Error: ")[-1].strip()
+    """The sentence of a FAISS error, without the function, the source line and the condition that failed there."""
+    return _WHERE.sub("", str(error)).strip() or "it gives no reason"
 
 
 def _to_be_dropped(rows: Rows, want: Want) -> int:

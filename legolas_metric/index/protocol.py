@@ -111,15 +111,16 @@ def fitted_rows(
     groups: ArrayLike | None,
     metric: Metric,
 ) -> Rows:
-    """Check and prepare the arguments of `fit`."""
+    """Check and prepare the arguments of `fit`: copies, so that what the caller does to theirs changes no answer."""
     raw = as_embeddings(embeddings, metric=metric)
     n, device = len(raw), raw.device
     own_groups = as_groups(groups, n)
+    rows = prepare(raw, metric)
     return Rows(
-        prepare(raw, metric),
-        None if labels is None else as_labels(labels, n).to(device),
-        as_ids(ids, n).to(device),
-        None if own_groups is None else own_groups.to(device),
+        rows.clone() if rows is raw else rows,
+        None if labels is None else as_labels(labels, n).to(device, copy=True),
+        as_ids(ids, n).to(device, copy=True),
+        None if own_groups is None else own_groups.to(device, copy=True),
     )
 
 

@@ -43,6 +43,13 @@ class LossDetail:
         no_positive: labelled anchors without a positive.
         mean_positive, mean_negative: mean similarity over all pairs of an anchor with its positives, and with its
             negatives; under an `indices_tuple`, over those that it lists. NaN where there are none.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import TripletLoss
+        >>> loss, detail = TripletLoss(margin=0.2)(torch.eye(4), [0, 0, 1, 1], detail=True)
+        >>> detail.active_share, detail.no_positive
+        (1.0, 0)
     """
 
     active_share: float

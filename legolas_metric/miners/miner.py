@@ -133,6 +133,7 @@ class Miner:
             outside_window=sum(part.outside_window for part in chosen),
             fallback=sum(part.fallback for part in chosen),
             exhausted=sum(part.exhausted for part in chosen),
+            short=sum(part.short for part in chosen),
             filtered=dict(sum((part.filtered for part in chosen), Counter())),
             widened=searched.widened,
             engine=searched.engine,

@@ -27,6 +27,7 @@ class Selection:
         outside_window: those without a negative in the window, or at the ranks.
         fallback: those of them that were served by the hardest negative.
         exhausted: pairs all of whose candidates the guard rejected.
+        short: pairs with some negatives, but fewer than `per_anchor`.
         contested: pairs whose first candidate it rejected.
         filtered: candidates that it rejected before a choice was made, by reason.
     """
@@ -40,6 +41,7 @@ class Selection:
     outside_window: int
     fallback: int
     exhausted: int = 0
+    short: int = 0
     contested: int = 0
     filtered: Counter[str] = field(default_factory=Counter)
 
@@ -72,6 +74,7 @@ def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
         mixed = (draws.mixed[anchor] < strategy.mix) & (row != NO_ID) & (drawn != NO_ID)
         row = torch.where(mixed, drawn, row)
         s_an = torch.where(mixed, pair_similarities(pool, anchor, drawn), s_an)
+    found = (row != NO_ID).sum(1)
     pair, place = (row != NO_ID).nonzero(as_tuple=True)
     return Selection(
         anchor[pair],
@@ -83,6 +86,7 @@ def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
         outside_window=len(lone),
         fallback=sum(len(choice.row) - choice.exhausted for choice in choices[1:]),
         exhausted=sum(choice.exhausted for choice in choices),
+        short=int(((found > 0) & (found < strategy.per_anchor)).sum()),
         contested=choices[0].contested,
         filtered=sum((choice.filtered for choice in choices), Counter()),
     )
