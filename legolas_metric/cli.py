@@ -1,6 +1,5 @@
 """The command line: parse, call, print."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -42,25 +41,23 @@ from legolas_metric.summaries import (
     verification_figures,
 )
 from legolas_metric.terminal import (
-    BAD_INPUT,
     Form,
     about,
     all_reports,
     check_file,
     check_page,
-    complain,
     diagnose_embeddings,
     diagnosis_sections,
     each,
     examples_of,
     labels_of,
+    run,
     show,
     show_intervals,
     show_json,
     show_measured,
     show_trends,
     show_verdicts,
-    usage_of,
     write_report,
 )
 
@@ -341,15 +338,4 @@ def mine(
 
 def main() -> None:
     """Run the command line; bad usage or input ends it with status 2 and one line on stderr."""
-    arguments = None if sys.argv[1:] else ["--help"]
-    try:
-        status = app(arguments, prog_name="legolas-metric", standalone_mode=False)
-    except typer.Abort:
-        raise SystemExit(130) from None
-    except BAD_USAGE as error:
-        complain(usage_of(error))
-        raise SystemExit(2) from None
-    except BAD_INPUT as error:
-        complain(error)
-        raise SystemExit(2) from None
-    raise SystemExit(status or 0)
+    run(app)

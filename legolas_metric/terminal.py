@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 import typer
 from rich.console import Console
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BAD_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError)
+# Typer has Click's errors from Click or, in newer releases, within itself; this name leads to both.
+_BAD_USAGE = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 
 class Form(StrEnum):
@@ -38,6 +40,23 @@ class Form(StrEnum):
     csv = "csv"
     markdown = "markdown"
     json = "json"
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run the commands and exit: bad usage or input is one line on stderr, and no arguments at all ask for help."""
+    arguments = None if sys.argv[1:] else ["--help"]
+    try:
+        status = app(arguments, prog_name="legolas-metric", standalone_mode=False)
+    except typer.Abort:
+        raise SystemExit(130) from None
+    except _BAD_USAGE as error:
+        where = "" if error.ctx is None else f" (see {error.ctx.command_path} --help)"
+        complain(error.format_message().replace("Value error, ", "").removesuffix(".") + where)
+        raise SystemExit(2) from None
+    except BAD_INPUT as error:
+        complain(error)
+        raise SystemExit(2) from None
+    raise SystemExit(status or 0)
 
 
 def each(
@@ -70,12 +89,6 @@ def about(path: Path, call: Callable[[], T]) -> T:
 def complain(error: Exception | str) -> None:
     """One line on stderr."""
     print(f"legolas-metric: {' '.join(str(error).split())}", file=sys.stderr)
-
-
-def usage_of(error: typer.BadParameter) -> str:
-    """What is wrong with the arguments, and where to look them up."""
-    where = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
-    return error.format_message().replace("Value error, ", "").rstrip(".") + where
 
 
 def show(table: Table, form: Form) -> None:

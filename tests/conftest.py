@@ -1,5 +1,9 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from cli_files import write_files
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +14,26 @@ def _seed():
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working folder, with the files of `cli_files`."""
+    write_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(folder, monkeypatch, capsys):
+    """Run the command line: (exit status, stdout, stderr)."""
+    from legolas_metric.cli import main  # here, so that other tests need not import all of it
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["legolas-metric", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        shown = capsys.readouterr()
+        return end.value.code, shown.out, shown.err
+
+    return run

@@ -1,64 +1,12 @@
-import json
-import re
+"""What the command line tells strangers: help, and one line on whatever it refuses."""
+
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-
-from legolas_metric import EmbeddingBank, FullHardMiner, evaluate_ranking, evaluate_verification, probe_embeddings
-from legolas_metric.cli import main
-from legolas_metric.doctor.diagnosis import diagnose
-from legolas_metric.files import read_tensors, write_tensors
-
-
-def embeddings(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Ten classes of four rows around random centres."""
-    generator = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(10), 4)
-    centres = generator.normal(size=(10, 8))
-    return (centres[labels] + noise * generator.normal(size=(40, 8))).astype(np.float32), labels
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """Checkpoints epoch-1, 2 and 10 (best: 2), one untrained, and files of no use; it is the working folder."""
-    for epoch, noise in ((1, 1.0), (2, 0.4), (10, 0.8)):
-        x, y = embeddings(noise)
-        np.savez(tmp_path / f"epoch-{epoch}.npz", embeddings=x, labels=y, ids=np.arange(40) + 100, groups=y * 0)
-    x, y = embeddings(0.6)
-    np.savez(tmp_path / "untrained.npz", embeddings=x, labels=y)
-    np.save(tmp_path / "x.npy", x)
-    np.save(tmp_path / "y.npy", y)
-    np.save(tmp_path / "short.npy", y[:7])
-    np.save(tmp_path / "floats.npy", y / 2)
-    np.savez(tmp_path / "nan.npz", embeddings=np.where(x > 2, np.nan, x), labels=y)
-    np.savez(tmp_path / "zero.npz", embeddings=x * (y > 0)[:, None], labels=y)
-    np.savez(tmp_path / "one.npz", embeddings=x, labels=y * 0)
-    np.savez(tmp_path / "singles.npz", embeddings=x, labels=np.arange(40))
-    np.savez(tmp_path / "twice.npz", embeddings=x, labels=y, ids=y)
-    np.savez(tmp_path / "empty.npz", embeddings=x[:0], labels=y[:0])
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "epoch-1.npz").read_bytes()[:200])
-    torch.save({"embeddings": torch.nn.Linear(2, 2)}, tmp_path / "pickled.pt")
-    (tmp_path / "x.csv").write_text("1,2\n")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def call(folder, monkeypatch, capsys):
-    """Run the command line: (exit status, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["legolas-metric", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        shown = capsys.readouterr()
-        return end.value.code, shown.out, shown.err
-
-    return run
+import typer
 
 
 def test_help_is_for_strangers(call):
@@ -92,156 +40,6 @@ def test_options_are_pinned(command):
 
     held = get_command(app).commands[command].params
     assert {name for option in held for name in option.opts if name.startswith("--")} - {"--help"} == OPTIONS[command]
-
-
-def test_probe_shows_the_measures_beside_iid_rows_and_the_verdict(call):
-    status, out, err = call("probe", "epoch-2.npz")
-    report = probe_embeddings(embeddings(0.4)[0])
-    assert (status, err) == (0, "")
-    assert "iid rows" in out
-    assert f"{report.effective_rank:.4g}" in out
-    assert f"epoch-2.npz: {report.verdict}." in out
-    assert all(sentence in out for sentence in report.evidence)
-
-
-def test_probe_needs_no_labels_and_prints_json(call):
-    status, out, _ = call("probe", "x.npy", "--json")
-    held = json.loads(out)
-    report = probe_embeddings(embeddings(0.6)[0])
-    assert status == 0
-    assert held["file"] == "x.npy"
-    assert held["effective_rank"] == report.effective_rank
-    assert held["spectrum"] == report.spectrum.tolist()
-    assert held["baseline"]["effective_rank"] == report.baseline.effective_rank
-
-
-def test_rank_equals_the_library(call):
-    status, out, _ = call("rank", "x.npy", "--labels", "y.npy", "--json", "--full", "--k", "1", "--k", "3")
-    x, y = embeddings(0.6)
-    report = evaluate_ranking(x, y, ks=(1, 3), full=True)
-    held = json.loads(out)
-    assert status == 0
-    assert held["rank"] == {str(k): value for k, value in report.rank.items()}
-    assert (held["map_at_r"], held["mean_average_precision"]) == (report.map_at_r, report.mean_average_precision)
-
-
-def test_rank_passes_metric_and_protocol_on(call):
-    x, y = embeddings(1.0)
-    _, out, _ = call("rank", "epoch-1.npz", "--metric", "euclidean", "--format", "json")
-    assert json.loads(out)["map_at_r"] == evaluate_ranking(x, y, metric="euclidean").map_at_r
-    status, _, err = call("rank", "epoch-1.npz", "--exclude", "same_group")
-    assert status == 2
-    assert "epoch-1.npz: none of 40 queries has a positive" in err
-
-
-def test_several_files_give_a_table_in_the_order_of_their_epochs(call):
-    status, out, err = call("rank", "epoch-10.npz", "epoch-2.npz", "epoch-1.npz", "--untrained", "untrained.npz")
-    assert (status, err) == (0, "")
-    lines = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
-    assert lines == ["epoch-1.npz", "epoch-2.npz", "epoch-10.npz", "untrained"]
-    values = {epoch: evaluate_ranking(*embeddings(noise)).rank[1] for epoch, noise in ((1, 1.0), (2, 0.4), (0, 0.6))}
-    assert f"A stop on Rank@1 would have kept epoch-2.npz ({values[2]:#.4g})." in out
-    assert f"epoch-1.npz: training made rank_at_1 worse: {values[1]:.3f}, untrained {values[0]:.3f}." in out
-    assert "epoch-2.npz: training" not in out
-    assert "Rank@1           ▁█" in out
-
-
-def test_probe_and_verify_take_several_files_too(call):
-    status, out, _ = call("probe", "epoch-1.npz", "epoch-2.npz")
-    assert status == 0
-    assert "verdict" in out
-    assert "effective rank   █▁" in out
-    status, out, _ = call("verify", "epoch-1.npz", "epoch-2.npz", "--format", "csv", "--labels", "y.npy")
-    assert (status, out) == (2, "")  # one group only: no honest pair of one class
-    status, out, _ = call("rank", "epoch-2.npz", "epoch-1.npz", "--json")
-    assert [held["file"] for held in json.loads(out)] == ["epoch-1.npz", "epoch-2.npz"]
-
-
-def test_tables_as_csv_and_markdown(call):
-    _, out, _ = call("rank", "epoch-1.npz", "epoch-2.npz", "--format", "csv")
-    head, first, second = out.splitlines()
-    assert head.startswith("file,Rank@1,Rank@5,Rank@10,MAP@R,")
-    assert first.split(",")[1] == str(evaluate_ranking(*embeddings(1.0)).rank[1])
-    assert second.startswith("epoch-2.npz,")
-    _, out, _ = call("rank", "epoch-1.npz", "epoch-2.npz", "--format", "markdown")
-    assert out.startswith("| file | Rank@1 |")
-    assert "**" in out
-
-
-def test_bad_files_are_named_and_the_rest_goes_on(call):
-    status, out, err = call("rank", "epoch-1.npz", "cut.npz", "nan.npz", "nowhere.npz", "epoch-2.npz", "--json")
-    assert status == 1
-    assert [held["file"] for held in json.loads(out)] == ["epoch-1.npz", "epoch-2.npz"]
-    assert [line.split()[1].rstrip(":") for line in err.splitlines()] == ["cut.npz", "nan.npz", "nowhere.npz"]
-    status, out, err = call("probe", "cut.npz", "nowhere.npz")
-    assert (status, out, len(err.splitlines())) == (2, "", 2)
-
-
-def test_verify_equals_the_library_and_marks_what_cannot_be_believed(call):
-    x, y = embeddings(0.6)
-    report = evaluate_verification(x, y, fars=(0.1, 1e-3))
-    status, out, _ = call("verify", "untrained.npz", "--far", "0.1", "--far", "0.001", "--json")
-    held = json.loads(out)
-    assert (status, held["auc"], held["eer"]) == (0, report.auc, report.eer)
-    assert held["tar_at_far"] == {"0.1": report.tar_at_far[0.1], "0.001": report.tar_at_far[1e-3]}
-    _, out, _ = call("verify", "untrained.npz", "--far", "0.1", "--far", "0.001")
-    assert "TAR@FAR 0.1 " in out
-    assert "TAR@FAR 0.001?" in out
-    status, _, err = call("verify", "untrained.npz", "--far", "2")
-    assert (status, err) == (2, "legolas-metric: untrained.npz: fars must lie in (0, 1], got 2.0\n")
-
-
-def test_compare_says_which_is_better(call):
-    status, out, _ = call("compare", "x.npy", "untrained.npz", "--labels", "y.npy", "--format", "csv")
-    assert status == 0
-    assert not [line for line in out.splitlines() if line.endswith((",A", ",B"))]  # the same rows
-    x, y = embeddings(0.3)
-    np.savez("good.npz", embeddings=x, labels=y)
-    low, high = evaluate_ranking(x, y).intervals()["map_at_r"]
-    _, out, _ = call("compare", "untrained.npz", "good.npz")
-    assert f"B [{low:.3f}, {high:.3f}]" in out
-    _, out, _ = call("compare", "untrained.npz", "good.npz", "--format", "csv")
-    verdicts = {line.split(",")[0]: line.split(",")[-1] for line in out.splitlines()}
-    assert (verdicts["Rank@1"], verdicts["EER"], verdicts["queries"]) == ("B", "B", "")
-    status, out, _ = call("compare", "untrained.npz", "good.npz", "--json")
-    assert json.loads(out)[1]["Rank@1"] == evaluate_ranking(x, y).rank[1]
-    assert call("compare", "untrained.npz", "cut.npz")[0] == 2
-
-
-def test_diagnose_says_what_follows(call):
-    status, out, err = call("diagnose", "epoch-1.npz", "--labels", "y.npy", "--untrained", "untrained.npz")
-    assert (status, err) == (2, "legolas-metric: epoch-1.npz: " + err.partition(".npz: ")[2])  # one group only
-    status, out, err = call("diagnose", "x.npy", "--labels", "y.npy", "--untrained", "x.npy")
-    x, y = embeddings(0.6)
-    found = diagnose(x, y, untrained=x)
-    assert (status, err) == (0, "")
-    assert out == found.text() + "\n"
-    _, out, _ = call("diagnose", "x.npy", "--labels", "y.npy", "--json")
-    held = json.loads(out)
-    assert [finding["sentence"] for finding in held["findings"]] == [f.sentence for f in diagnose(x, y).findings]
-    assert held["facts"]["ranking"]["map_at_r"] == found.ranking.map_at_r
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_mine_writes_the_triplets_and_tells_what_fell_short(call, suffix):
-    status, out, err = call("mine", "epoch-1.npz", "--out", f"deep/t{suffix}", "--index", "exact")
-    x, y = embeddings(1.0)
-    triplets = FullHardMiner().mine(EmbeddingBank(x, y, ids=np.arange(40) + 100))
-    assert (status, err) == (0, "")
-    assert "without positive" in out
-    assert f"Wrote deep/t{suffix}." in out
-    held = dict(np.load("deep/t.npz")) if suffix == ".npz" else read_tensors("deep/t.safetensors")[0]
-    assert set(held) == {"anchor", "positive", "negative", "s_ap", "s_an"}
-    for name, values in held.items():
-        assert np.array_equal(np.asarray(values), getattr(triplets, name).numpy())
-
-
-@pytest.mark.parametrize("miner", ["random", "semi-hard", "hard", "full-hard"])
-@pytest.mark.parametrize("index", ["auto", "exact", "Flat"])
-def test_mine_takes_every_miner_and_index(call, miner, index):
-    status, out, _ = call("mine", "epoch-1.npz", "--miner", miner, "--index", index, "--per-anchor", "2", "--json")
-    held = json.loads(out)
-    assert (status, held["anchors"], held["no_positive"]) == (0, 40, 0)
 
 
 ONE_LINE = [
@@ -280,115 +78,82 @@ def test_bad_input_is_one_clear_line_and_status_2(call, arguments, message):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [("rank",), ("rank", "x.npy", "--metric", "l2"), ("nonsense",)])
-def test_bad_usage_is_status_2_without_a_traceback(call, arguments):
-    status, _, err = call(*arguments)
-    assert status == 2
-    assert "Error" in err
-    assert "Traceback" not in err
+USAGE = [
+    (("mine", "x.npy", "--miner", "foo"), "'--miner': 'foo' is not one of 'random', 'semi-hard', 'hard', 'full-hard'"),
+    (("rank", "x.npy", "--metric", "l2"), "'--metric': 'l2' is not one of 'cosine', 'dot', 'euclidean'"),
+    (("rank", "x.npy", "--k", "0"), "'--k': "),
+    (("mine", "x.npy", "--margin", "-1"), "'--margin': "),
+    (("demo", "--epochs", "1"), "'--epochs': "),
+    (("rank",), "Missing argument 'FILE...' (see legolas-metric rank --help)"),
+    (("mine",), "Missing argument 'FILE' (see legolas-metric mine --help)"),
+    (("rank", "x.npy", "--metric"), "'--metric' requires an argument"),
+    (("rank", "--nope"), "No such option: --nope"),
+    (("nonsense",), "No such command 'nonsense' (see legolas-metric --help)"),
+]
 
 
-def net() -> torch.nn.Module:
-    return torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4))
+@pytest.mark.parametrize(("arguments", "message"), USAGE)
+def test_bad_usage_is_one_clear_line_and_status_2(call, arguments, message):
+    test_bad_input_is_one_clear_line_and_status_2(call, arguments, message)
 
 
-def data() -> tuple[torch.Tensor, np.ndarray]:
-    x, y = embeddings(0.6)
-    return torch.from_numpy(x), y
+def test_no_arguments_ask_for_help(call):
+    assert call() == call("--help")
 
 
-@pytest.fixture
-def checkpoints(folder, monkeypatch) -> torch.nn.Module:
-    """Three checkpoints of one encoder, plain, Lightning's, safetensors; and `mine.py`, which makes it and its data."""
-    module = net().train()
-    torch.save(module.state_dict(), "plain.pt")
-    held = {"state_dict": {f"encoder.{k}": v for k, v in module.state_dict().items()}, "epoch": 3, "callbacks": {}}
-    torch.save(held, "lightning.ckpt")
-    write_tensors("weights.safetensors", module.state_dict())
-    Path("own_code.py").write_text(
-        "import test_cli\nnet, data = test_cli.net, test_cli.data\nwrong = lambda: 3\n"
-        "from torch.nn import BatchNorm1d, Linear, PReLU, Sequential\nother = lambda: Linear(8, 4)\n"
-        "wide = lambda: Sequential(Linear(9, 4), BatchNorm1d(4))\nmore = lambda: net().append(PReLU())\n"
-    )
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.delitem(sys.modules, "own_code", raising=False)
-    return module.eval()
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, typer.Abort])
+def test_an_interrupt_is_status_130(call, monkeypatch, kind):
+    def interrupted(*_, **__):
+        raise kind
 
-
-CHECKPOINTS = ("plain.pt", "lightning.ckpt", "weights.safetensors")
-
-
-def test_checkpoints_are_encoded_and_ranked(call, checkpoints):
-    status, out, _ = call("rank", *CHECKPOINTS, "--encoder", "own_code:net", "--data", "own_code:data", "--json")
-    x, y = data()
-    with torch.no_grad():
-        expected = evaluate_ranking(checkpoints(x), y).map_at_r
-    assert status == 0
-    assert [held["map_at_r"] for held in json.loads(out)] == [pytest.approx(expected)] * 3
-    np.savez("images.npz", images=x.numpy(), labels=y)
-    status, out, _ = call("probe", "plain.pt", "--encoder", "own_code:net", "--data", "images.npz", "--json")
-    assert (status, json.loads(out)["d"]) == (0, 4)
-    _, out, _ = call("rank", "plain.pt", "--encoder", "own_code:net", "--data", "x.npy", "--labels", "y.npy", "--json")
-    assert json.loads(out)["map_at_r"] == pytest.approx(expected)
+    monkeypatch.setattr("legolas_metric.cli.probe_embeddings", interrupted)
+    assert call("probe", "x.npy") == (130, "", "")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("index", "reason"),
     [
-        (("--encoder", "own_code:net"), "--encoder and --data go together: checkpoints need both"),
-        (("--encoder", "own_code", "--data", "x.npy"), "--encoder must be package.module:function, got 'own_code'"),
-        (("--encoder", "nowhere:net", "--data", "x.npy"), "No module named 'nowhere'"),
-        (("--encoder", "own_code:nothing", "--data", "x.npy"), "--encoder: module own_code has no function nothing"),
-        (("--encoder", "own_code:net", "--data", "x.npy"), "x.npy: no labels: save them beside the images"),
-        (("--encoder", "own_code:net", "--data", "own_code:net"), "must return (data set, labels) or"),
-        (("--encoder", "own_code:wrong", "--data", "own_code:data"), "--encoder must return an nn.Module, got int"),
-        (("--encoder", "own_code:other", "--data", "own_code:data"), "fit the encoder under several names (0., 1.)"),
+        ("Foo", "FAISS does not know the factory 'Foo' for d=8: could not parse index string Foo"),
         (
-            ("--encoder", "own_code:more", "--data", "own_code:data"),
-            "does not fit the encoder: it lacks 1 of 8 weights",
+            "PQ3",
+            "FAISS does not know the factory 'PQ3' for d=8: The dimension of the vector (d) should be a multiple of "
+            "the number of subquantizers (M)",
         ),
-        (("--encoder", "own_code:wide", "--data", "own_code:data"), "0.weight is (4, 8), the encoder's is (4, 9)"),
+        ("LSH", "FAISS does not know the factory 'LSH' for d=8: it gives no reason"),
+        (
+            "IVF50,Flat",
+            "FAISS refuses to build 'IVF50,Flat' from 40 rows: Number of training points (40) should be at least as "
+            "large as number of clusters (50); use fewer lists or codes, or factory='Flat'",
+        ),
     ],
 )
-def test_checkpoints_that_do_not_fit_are_one_line(call, checkpoints, arguments, message):
-    status, out, err = call("rank", "plain.pt", *arguments)
-    assert (status, out) == (2, "")
-    assert message in err
-    assert err.count("\n") == 1
+def test_mine_says_why_faiss_refuses_without_its_source(call, index, reason):
+    expected = f"legolas-metric: epoch-1.npz: {reason}\n"
+    assert call("mine", "epoch-1.npz", "--index", index) == (2, "", expected)
 
 
-def test_a_checkpoint_without_weights_is_refused(call, checkpoints):
-    torch.save({"epoch": 3}, "none.pt")
-    own = ("--encoder", "own_code:net", "--data", "own_code:data")
-    status, _, err = call("rank", "plain.pt", "none.pt", "pickled.pt", "cut.npz", *own)
-    assert status == 1
-    assert "none.pt holds no weights: save torch.save(encoder.state_dict(), path)" in err
-    assert "pickled.pt holds pickled Python objects" in err
+@pytest.mark.parametrize("name", ["there", "there.npz"])
+def test_an_output_that_is_a_folder_is_refused_before_any_work(call, monkeypatch, name):
+    Path(name).mkdir()
+    monkeypatch.setattr("legolas_metric.cli.read_embeddings", pytest.fail)
+    message = f"legolas-metric: cannot write {name}: it is a folder. Name a file, such as one in that folder.\n"
+    assert call("mine", "epoch-1.npz", "--out", name) == (2, "", message)
+    assert call("probe", "epoch-1.npz", "--html", name) == (2, "", message)
 
 
+@pytest.mark.parametrize("command", ["probe", "rank", "verify", "diagnose", "mine"])
 @pytest.mark.parametrize(
-    ("command", "parts"),
+    ("file", "message"),
     [
-        (("probe", "epoch-1.npz", "epoch-2.npz"), ["Collapse", "Singular spectrum"]),
-        (("rank", "pictures.npz", "--full"), ["Ranking", "Rank@k", "Rank@1 and the gallery", "Worst queries"]),
-        (("rank", "untrained.npz"), ["Ranking", "Rank@k"]),
-        (("verify", "untrained.npz"), ["Verification", "Similarity of pairs", "ROC", "DET"]),
-        (("diagnose", "pictures.npz"), ["What follows", "Ranking", "Worst queries", "Verification", "The main plane"]),
-        (("compare", "untrained.npz", "pictures.npz"), ["Ranking", "Verification", "Collapse"]),
+        ("twice.npz", "ids must be unique, got 10 that occur more than once (first: 0, 1, 2, 3, 4, ...)"),
+        ("negative.npz", "ids must be >= 0, got -1: -1 stands for 'no neighbour'"),
+        ("fewer.npz", "ids has 7 entries for 40 rows of embeddings: give one for each row"),
+        ("scalar.npz", "embeddings must be [n, d] with n >= 1 and d >= 1, got shape ()"),
+        ("scalar_ids.npz", "embeddings must be [n, d] with n >= 1 and d >= 1, got shape ()"),
     ],
 )
-def test_a_page_is_written_on_request(call, command, parts):
-    x, y = embeddings(1.2)
-    np.savez(
-        "pictures.npz", embeddings=x, labels=y, ids=y * 0 + np.arange(40) + 7, images=np.zeros((40, 5, 5), np.uint8)
-    )
-    status, _, _ = call(*command, "--html", "deep/page.html")
-    assert status == 0
-    page = Path("deep/page.html").read_text(encoding="utf-8")
-    titles = re.findall(r"<h2>(.*?)</h2>", page)
-    assert [title for title in titles if title in parts] == parts
-    assert ('<img src="data:image/png' in page) == ("Worst queries" in parts)
-    assert call(*command, "--html", "x.csv/page.html")[0] == 2
+def test_every_command_refuses_the_same_files(call, command, file, message):
+    assert call(command, file) == (2, "", f"legolas-metric: {file}: {message}\n")
 
 
 def test_demo_is_called_with_its_options(call, monkeypatch):
