@@ -84,7 +84,7 @@ Exit status: 0 all is well, 1 some of several files could not be used (the rest 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the report goes.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=4, help="Of 115 steps, for each of two trained encoders.")] = 8,
+    epochs: Annotated[int, typer.Option(min=4, help="Of 115 steps, for each of two trained encoders.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Of the split, the weights and the batches.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor (default: all cores).")] = None,
 ) -> None:

@@ -30,7 +30,7 @@ _SHOWN_PAIRS = 12
 def run_demo(
     out: Path,
     *,
-    epochs: int = 8,
+    epochs: int = 6,
     seed: int = 0,
     data: tuple[Omniglot, Omniglot] | None = None,
     console: Console | None = None,
@@ -188,7 +188,7 @@ def _lead(result: Comparison) -> str:
     return (
         f"An encoder (conv4) was trained on {seen:,} drawings of {_alphabets(result.train)} alphabets and judged on "
         f"{unseen:,} drawings of {_alphabets(result.validation)} alphabets that it never saw. Both runs took "
-        f"{result.steps:,} steps of at most 128 drawings from the same weights (seed {result.seed}); they differ only in "
+        f"{result.steps:,} steps of at most 128 drawings, from the same weights (seed {result.seed}); they differ in "
         f"what a batch holds.\n\n{_verdict(result)}"
     )
 

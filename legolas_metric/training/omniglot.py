@@ -96,7 +96,7 @@ def global_schedule(epochs: int) -> MiningSchedule:
     return MiningSchedule([(round(epochs * share / 4), miner) for share, miner in enumerate(stages)])
 
 
-def compare_on_omniglot(train: Omniglot, validation: Omniglot, *, epochs: int = 8, seed: int = 0) -> Comparison:
+def compare_on_omniglot(train: Omniglot, validation: Omniglot, *, epochs: int = 6, seed: int = 0) -> Comparison:
     """Train twice, with and without global mining, and judge on characters that neither run saw.
 
     Both runs have the same encoder, initial weights, loss, optimiser, batch size and number of steps; they differ in
