@@ -23,3 +23,17 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         faiss=faiss.__version__,
         python=platform.python_version(),
     )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """What pytest-benchmark's own table leaves out: ratio to the peer, peak memory, agreement with the oracle."""
+    session = getattr(config, "_benchmarksession", None)
+    measured = [bench for bench in session.benchmarks if bench.extra_info] if session else []
+    if measured:
+        terminalreporter.section("beside the peers, in the same run")
+    for bench in measured:
+        figures = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in bench.extra_info.items()
+        )
+        terminalreporter.line(f"{bench.name}: {figures}")
