@@ -3,8 +3,12 @@
 import platform
 
 import faiss
+import jaxtyping
 import pytest
 import torch
+
+# The tests' checks of shapes at run time would be timed too; users have none.
+jaxtyping.config.update("jaxtyping_disable", True)
 
 
 def pytest_addoption(parser):
