@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from memory import peak_mb
 from pytorch_metric_learning import losses, miners
 
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
@@ -23,7 +24,6 @@ PAIRS = {
     "triplet, hard": (TripletLoss(), lambda x, y: pml_triplet(x, y, hard(x, y)), 2048),
 }
 SIZES = (256, 512, 1024, 2048, 8192, 32768)
-LINUX_PEAK = "/proc/self/clear_refs"
 
 
 def step(loss, x, y):
@@ -31,20 +31,6 @@ def step(loss, x, y):
     start = time.perf_counter()
     loss(x, y).backward()
     return time.perf_counter() - start
-
-
-def peak_mb():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
-
-
-def step_peak_mb(loss, x, y):
-    """Peak above what the process held before."""
-    with open(LINUX_PEAK, "w") as refs:
-        refs.write("5")
-    before = peak_mb()
-    step(loss, x, y)
-    return peak_mb() - before
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -65,14 +51,14 @@ def test_loss(benchmark, name, n, full):
         if n <= largest:
             pml_seconds.append(step(theirs, x, y))
     benchmark.extra_info.update(
-        n=n, seed=0, ours_ms=1e3 * statistics.median(seconds), ours_peak_mb=step_peak_mb(ours, x, y)
+        n=n, seed=0, ours_ms=1e3 * statistics.median(seconds), ours_peak_mb=peak_mb(lambda: step(ours, x, y))
     )
     if pml_seconds:
         value, expected = ours(x, y).item(), theirs(x, y).item()
         benchmark.extra_info.update(
             pml_ms=1e3 * statistics.median(pml_seconds),
             ratio=statistics.median(pml_seconds) / statistics.median(seconds),
-            pml_peak_mb=step_peak_mb(theirs, x, y),
+            pml_peak_mb=peak_mb(lambda: step(theirs, x, y)),
             difference=abs(value - expected) / expected,
         )
     benchmark.pedantic(step, (ours, x, y), rounds=rounds, warmup_rounds=0)

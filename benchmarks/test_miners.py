@@ -7,13 +7,12 @@ depend on what else the machine does.
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
 import torch
+from memory import peak_mb
 from pytorch_metric_learning import miners
 
 from legolas_metric import (
@@ -53,21 +52,6 @@ def alternate(functions: Sequence[Callable[[], object]], rounds: int) -> list[fl
             function()
             spent.append(time.perf_counter() - start)
     return [1e3 * float(np.median(spent[1:])) for spent in times]
-
-
-def peak_mb(function: Callable[[], object]) -> float | None:
-    """By how many MB the process's peak rises above what it holds; None where the system does not tell."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-        function()
-        return (_status("VmHWM") - before) / 1024
-    return None
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
