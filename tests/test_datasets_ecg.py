@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from legolas_metric.datasets import load_ecg_id
+
+BUNDLED = Path(__file__).parents[1] / "examples/data/ecgid_dev.npz"
+
+
+def write(path: Path, **changes) -> Path:
+    """Three recordings of two persons, 100 samples a second, with a peak every second."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "x_filtered": rng.integers(-300, 300, (3, 500)).astype(np.int16),
+        "y": np.array([4, 4, 7], np.int16),
+        "day": np.array([0, 12, 0], np.int16),
+        "valid_from": np.array([0, 0, 0], np.int16),
+        "r_peaks": np.array([[100, 200, 300]] * 3, np.int16),
+        "fs": np.int16(100),
+    }
+    np.savez(path, **(columns | changes))
+    return path
+
+
+def test_beats_are_windows_around_the_peaks(tmp_path):
+    path = write(tmp_path / "ecg.npz")
+    beats = load_ecg_id(path, before=0.3, after=0.5, every=2)
+    assert beats.signals.shape == (9, 1, 40)
+    assert beats.labels.tolist() == [4] * 6 + [7] * 3
+    assert beats.days.tolist() == [0] * 3 + [12] * 3 + [0] * 3
+    assert beats.recordings.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    raw = np.load(path)["x_filtered"][1].astype(float)  # the second recording's third beat, worked by hand
+    means = [(raw[270 + 2 * i] + raw[271 + 2 * i]) / 2 for i in range(40)]
+    expected = (np.array(means) - np.mean(means)) / np.std(means)
+    np.testing.assert_allclose(beats.signals[5, 0].numpy(), expected, atol=1e-5)
+
+
+def test_windows_that_reach_out_or_hold_artefacts_are_left_out(tmp_path):
+    signal = np.zeros((3, 500), np.int16)
+    signal[:] = np.arange(500) % 50
+    signal[0, 349] = -2049  # in the third window of the first recording, its last sample
+    signal[1, 350] = 3000  # just behind the second's
+    path = write(
+        tmp_path / "ecg.npz",
+        x_filtered=signal,
+        valid_from=np.array([0, 71, 70]),
+        r_peaks=np.array([[29, 200, 300], [100, 200, 300], [100, 200, 451]]),
+    )
+    beats = load_ecg_id(path, before=0.3, after=0.5, every=1)
+    assert beats.recordings.tolist() == [0, 1, 1, 2, 2]
+
+
+def test_an_item_is_a_beat_and_its_person(tmp_path):
+    beats = load_ecg_id(write(tmp_path / "ecg.npz"))
+    signal, person = beats[7]
+    assert torch.equal(signal, beats.signals[7])
+    assert person == 7
+    part = beats.take(torch.tensor([8, 0]))
+    assert (part.labels.tolist(), part.recordings.tolist(), part.days.tolist()) == ([7, 4], [2, 0], [0, 0])
+
+
+def test_a_flat_line_has_no_nan(tmp_path):
+    beats = load_ecg_id(write(tmp_path / "ecg.npz", x_filtered=np.full((3, 500), 7, np.int16)))
+    assert torch.equal(beats.signals, torch.zeros(9, 1, 40))
+
+
+def test_what_cannot_be_cut_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"a window of -0.1 s before and 0.05 s after the R peak holds no sample"):
+        load_ecg_id(write(tmp_path / "ecg.npz"), before=-0.1, after=0.05)
+    with pytest.raises(ValueError, match="holds no sample"):
+        load_ecg_id(tmp_path / "ecg.npz", before=0.0, after=0.01, every=2)
+    np.savez(tmp_path / "other.npz", x=np.zeros(3), fs=100, y=[0])
+    with pytest.raises(ValueError, match="is no ECG-ID file: it lacks day, r_peaks, valid_from, x_filtered"):
+        load_ecg_id(tmp_path / "other.npz")
+
+
+def test_the_bundled_recordings():
+    beats = load_ecg_id(BUNDLED)
+    assert beats.signals.shape == (1510, 1, 200)
+    assert (len(beats.labels.unique()), len(beats.recordings.unique())) == (45, 155)
+    on_two_days = [int(p) for p in beats.labels.unique() if len(beats.days[beats.labels == p].unique()) > 1]
+    assert len(on_two_days) == 10
+    torch.testing.assert_close(beats.signals.mean(2), torch.zeros(1510, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(beats.signals.var(2, correction=0), torch.ones(1510, 1))
+    assert (beats.signals.mean(0)[0].argmax() - 75).abs() <= 2  # the R peak, 0.3 s in, at 250 Hz
