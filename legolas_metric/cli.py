@@ -8,7 +8,6 @@ import torch
 import typer
 
 from legolas_metric.checkpoints import reader
-from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
@@ -17,21 +16,30 @@ from legolas_metric.options import (
     AsMetric,
     Data,
     Encoder,
-    ExcludeName,
+    Episodes,
     Files,
     Format,
+    Gallery,
     Html,
     Json,
     Labels,
     MetricName,
     MinerName,
+    Out,
+    Protocol,
+    Prototypes,
+    Queries,
+    Seed,
     Untrained,
+    WithinGroup,
     bank_of,
     index_of,
     miner_of,
+    protocol_of,
 )
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.summaries import (
+    all_figures,
     collapse_figures,
     compare_table,
     mining_figures,
@@ -50,6 +58,7 @@ from legolas_metric.terminal import (
     diagnosis_sections,
     each,
     examples_of,
+    groups_of,
     labels_of,
     run,
     show,
@@ -141,9 +150,13 @@ def rank(
     files: Files,
     labels: Labels = None,
     metric: AsMetric = MetricName.cosine,
-    exclude: Annotated[
-        ExcludeName, typer.Option(help="What a query must not find: itself, or its class in its own group too.")
-    ] = ExcludeName.self,
+    protocol: Protocol = "leave-one-out",
+    queries: Queries = None,
+    gallery: Gallery = None,
+    episodes: Episodes = None,
+    within_group: WithinGroup = False,
+    prototypes: Prototypes = False,
+    seed: Seed = 0,
     k: Annotated[list[int] | None, typer.Option("--k", min=1, help="Depth of Rank@k; repeatable.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Rank the whole gallery too, for mAP.")] = False,
     untrained: Untrained = None,
@@ -153,9 +166,10 @@ def rank(
     form: Format = Form.table,
     as_json: Json = False,
 ) -> None:
-    """Do examples find their own class? Rank@k, MAP@R and more: every labelled row asks all the others, exactly."""
+    """Do examples find their own class? Rank@k, MAP@R and more, exactly; all ask all others unless --protocol says."""
     check_page(html)
     ks = tuple(k or (1, 5, 10))
+    asked = protocol_of(protocol, queries, gallery, episodes, within_group, prototypes, seed)
     read = reader(encoder, data, labels)
     held: list[EmbeddingFile] = []
 
@@ -165,9 +179,9 @@ def rank(
             file.embeddings,
             labels_of(file),
             ids=file.ids,
-            groups=file.groups,
+            groups=groups_of(file, asked),
             metric=metric.value,
-            protocol=RetrievalProtocol(exclude=exclude.value),
+            protocol=asked,
             ks=ks,
             full=full,
             baseline=baseline,
@@ -179,9 +193,7 @@ def rank(
         from legolas_metric.report import ranking_sections
 
         write_report(html, "Ranking", list(reports), ranking_sections(reports, examples_of(held[-1])))
-    figures = {name: ranking_figures(report) for name, report in reports.items()}
-    beside = {} if before is None else {"untrained": ranking_figures(before)}
-    show_measured(reports, figures, beside, Form.json if as_json else form, (f"Rank@{ks[0]}", "MAP@R"))
+    show_measured(reports, before, ranking_figures, Form.json if as_json else form, (f"Rank@{ks[0]}", "MAP@R"))
     raise typer.Exit(status)
 
 
@@ -222,9 +234,7 @@ def verify(
         from legolas_metric.report import verification_sections
 
         write_report(html, "Verification", list(reports), verification_sections(reports))
-    figures = {name: verification_figures(report) for name, report in reports.items()}
-    beside = {} if before is None else {"untrained": verification_figures(before)}
-    show_measured(reports, figures, beside, Form.json if as_json else form, ("AUC", "EER"))
+    show_measured(reports, before, verification_figures, Form.json if as_json else form, ("AUC", "EER"))
     raise typer.Exit(status)
 
 
@@ -234,6 +244,9 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="The same examples by another encoder.")],
     labels: Labels = None,
     metric: AsMetric = MetricName.cosine,
+    protocol: Protocol = "leave-one-out",
+    queries: Queries = None,
+    gallery: Gallery = None,
     encoder: Encoder = None,
     data: Data = None,
     html: Html = None,
@@ -246,8 +259,8 @@ def compare(
     train each encoder with several seeds.
     """
     check_page(html)
-    read = reader(encoder, data, labels)
-    held = {n: about(p, lambda p=p: all_reports(read(p), metric.value)) for n, p in (("A", a), ("B", b))}
+    asked, read = protocol_of(protocol, queries, gallery), reader(encoder, data, labels)
+    held = {n: about(p, lambda p=p: all_reports(read(p), metric.value, asked)) for n, p in (("A", a), ("B", b))}
     ranks = {name: ranking for name, (ranking, _, _) in held.items()}
     pairs = {name: verification for name, (_, verification, _) in held.items()}
     probes = {name: collapse for name, (_, _, collapse) in held.items()}
@@ -256,10 +269,7 @@ def compare(
 
         sections = ranking_sections(ranks) + verification_sections(pairs) + collapse_sections(probes)
         write_report(html, "A and B", [f"A: {a}", f"B: {b}"], sections)
-    figures = {
-        name: {**ranking_figures(ranks[name]), **verification_figures(pairs[name]), **collapse_figures(probes[name])}
-        for name in held
-    }
+    figures = {name: all_figures(*reports) for name, reports in held.items()}
     if as_json or form is Form.json:
         show_json({str(a): figures["A"], str(b): figures["B"]})
         return
@@ -300,9 +310,7 @@ def diagnose(
 def mine(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Embeddings.")],
     labels: Labels = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the triplets here, as .npz or .safetensors.")
-    ] = None,
+    out: Out = None,
     miner: Annotated[
         MinerName, typer.Option(help="Negatives: random, semi-hard or nearest; full-hard: farthest positives too.")
     ] = MinerName.full_hard,
@@ -312,7 +320,7 @@ def mine(
     metric: AsMetric = MetricName.cosine,
     margin: Annotated[float, typer.Option(min=0, help="Width of the semi-hard window, in distance.")] = 0.2,
     per_anchor: Annotated[int, typer.Option(min=1, help="Triplets for each anchor.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of random positives and negatives.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Find hard triplets in the whole set, and say what could not be found.

@@ -66,6 +66,11 @@ def verification_figures(report: VerificationReport) -> dict[str, Value]:
     }
 
 
+def all_figures(ranking: RankingReport, verification: VerificationReport, collapse: CollapseReport) -> dict[str, Value]:
+    """The measures of all three."""
+    return {**ranking_figures(ranking), **verification_figures(verification), **collapse_figures(collapse)}
+
+
 def mining_figures(stats: MiningStats) -> dict[str, Value]:
     """What a miner was asked, what it could not do, and how it went about it."""
     return {

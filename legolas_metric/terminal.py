@@ -14,6 +14,7 @@ from torch import Tensor
 
 from legolas_metric.checks import Metric
 from legolas_metric.doctor.diagnosis import Diagnosis, diagnose
+from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from legolas_metric.report import Section
 
 T = TypeVar("T")
+Report = TypeVar("Report", RankingReport, VerificationReport)
 BAD_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError)
 # Typer has Click's errors from Click or, in newer releases, within itself; this name leads to both.
 _BAD_USAGE = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
@@ -134,9 +136,9 @@ def show_warnings(warnings: Mapping[str, Sequence[str]]) -> None:
 
 
 def show_measured(
-    reports: Mapping[str, RankingReport] | Mapping[str, VerificationReport],
-    figures: Mapping[str, Figures],
-    untrained: Mapping[str, Figures],
+    reports: Mapping[str, Report],
+    before: Report | None,
+    figures_of: Callable[[Report], Figures],
     form: Form,
     trends: tuple[str, str],
 ) -> None:
@@ -144,7 +146,8 @@ def show_measured(
     if form is Form.json:
         show_json(reports)
         return
-    beside = {**figures, **untrained}
+    figures = {name: figures_of(report) for name, report in reports.items()}
+    beside = figures if before is None else {**figures, "untrained": figures_of(before)}
     show(side_by_side(beside) if len(figures) == 1 else one_a_row(beside), form)
     if form is Form.table:
         show_trends(figures, trends)
@@ -190,11 +193,13 @@ def show_intervals(reports: Mapping[str, RankingReport]) -> None:
         print(f"{measure}, 95 % interval: {', '.join(said)}")
 
 
-def all_reports(file: EmbeddingFile, metric: Metric) -> tuple[RankingReport, VerificationReport, CollapseReport]:
+def all_reports(
+    file: EmbeddingFile, metric: Metric, protocol: RetrievalProtocol
+) -> tuple[RankingReport, VerificationReport, CollapseReport]:
     """Ranking, verification and collapse of a file."""
-    labels = labels_of(file)
+    labels, groups = labels_of(file), groups_of(file, protocol)
     return (
-        evaluate_ranking(file.embeddings, labels, ids=file.ids, metric=metric),
+        evaluate_ranking(file.embeddings, labels, ids=file.ids, groups=groups, metric=metric, protocol=protocol),
         evaluate_verification(file.embeddings, labels, groups=file.groups, metric=metric),
         probe_embeddings(file.embeddings, labels),
     )
@@ -233,6 +238,18 @@ def labels_of(file: EmbeddingFile) -> Tensor:
     if file.labels is None:
         raise ValueError("no labels: save them beside the embeddings as `labels`, or pass --labels FILE")
     return file.labels
+
+
+def groups_of(file: EmbeddingFile, protocol: RetrievalProtocol) -> Tensor | None:
+    """The groups, which some protocols need."""
+    episodes = protocol.episodes
+    needed = protocol.exclude == "same_group" or (episodes is not None and episodes.within_group)
+    if needed and file.groups is None:
+        raise ValueError(
+            f"no groups, which the protocol {protocol.name!r} compares: save session, camera or recording beside the "
+            "embeddings as `groups`"
+        )
+    return file.groups
 
 
 def _fields(record: object) -> dict[str, object]:

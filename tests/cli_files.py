@@ -24,6 +24,8 @@ def write_files(folder: Path) -> None:
     np.save(folder / "x.npy", x)
     np.save(folder / "y.npy", y)
     np.save(folder / "short.npy", y[:7])
+    np.save(folder / "first.npy", np.arange(100, 108))
+    np.savez(folder / "even.npz", ids=np.arange(100, 140, 2))
     np.save(folder / "floats.npy", y / 2)
     np.savez(folder / "nan.npz", embeddings=np.where(x > 2, np.nan, x), labels=y)
     np.savez(folder / "zero.npz", embeddings=x * (y > 0)[:, None], labels=y)

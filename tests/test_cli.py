@@ -21,12 +21,14 @@ def test_help_is_for_strangers(call):
 
 
 SHARED = {"--labels", "--encoder", "--data", "--html", "--format", "--json"}
+PROTOCOL = {"--protocol", "--queries", "--gallery"}
+EPISODES = {"--episodes", "--within-group", "--prototypes", "--seed"}
 OPTIONS = {
     "demo": {"--out", "--epochs", "--seed", "--threads"},
     "probe": SHARED,
-    "rank": {"--metric", "--exclude", "--k", "--full", "--untrained", *SHARED},
+    "rank": {"--metric", "--k", "--full", "--untrained", *PROTOCOL, *EPISODES, *SHARED},
     "verify": {"--metric", "--far", "--untrained", *SHARED},
-    "compare": {"--metric", *SHARED},
+    "compare": {"--metric", *PROTOCOL, *SHARED},
     "diagnose": {"--untrained", *SHARED} - {"--format"},
     "mine": {"--labels", "--out", "--miner", "--index", "--metric", "--margin", "--per-anchor", "--seed", "--json"},
 }
@@ -56,6 +58,24 @@ ONE_LINE = [
     (("rank", "twice.npz"), "twice.npz: ids must be unique, got 10 that occur more than once"),
     (("rank", "one.npz"), "one.npz: all 40 rows have label 0: a ranking needs rows of another class"),
     (("verify", "one.npz"), "one.npz: no impostor pair"),
+    (("rank", "x.npy", "--protocol", "hard"), "--protocol must be one of leave-one-out, cross-session, cross-day, re-"),
+    (("rank", "x.npy", "--protocol", "fixed"), "--protocol fixed needs both lists: pass --queries FILE and --gallery"),
+    (("rank", "x.npy", "--queries", "y.npy"), "ids must be unique, got 10 that occur more than once"),
+    (
+        ("rank", "untrained.npz", "--queries", "first.npy"),
+        "--queries and --gallery belong to --protocol fixed or re-id",
+    ),
+    (
+        ("rank", "x.npy", "--episodes", "3"),
+        "--episodes, --within-group and --prototypes belong to episodes: pass --pro",
+    ),
+    (
+        ("compare", "x.npy", "x.npy", "--labels", "y.npy", "--protocol", "cross-day"),
+        "x.npy: no groups, which the proto",
+    ),
+    (("rank", "untrained.npz", "--protocol", "3-way-1-shot", "--within-group"), "untrained.npz: no groups, which the"),
+    (("rank", "untrained.npz", "--protocol", "11-way-1-shot"), "untrained.npz: no 11 classes with 2 rows each in the"),
+    (("rank", "untrained.npz", "--protocol", "1-way-1-shot"), "ways must be at least 2, got 1"),
     (("rank", "singles.npz"), "singles.npz: none of 40 queries has a positive"),
     (("mine", "one.npz"), "one.npz: no negatives: all 40 rows have the label 0"),
     (("mine", "singles.npz"), "singles.npz: no positives: each of 40 classes has one row"),
@@ -176,6 +196,13 @@ def test_a_missing_extra_is_named(call, monkeypatch):
     status, _, err = call("demo")
     assert status == 2
     assert "pip install 'legolas-metric[report]'" in err
+
+
+def test_the_package_runs_as_a_module(folder):
+    command = [sys.executable, "-m", "legolas_metric", "rank", "cut.npz"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "legolas-metric: cut.npz is not a whole NumPy file (BadZipFile): write it again\n"
 
 
 def test_the_installed_command_says_what_is_wrong(folder):

@@ -10,7 +10,14 @@ import pytest
 import torch
 from cli_files import embeddings
 
-from legolas_metric import EmbeddingBank, FullHardMiner, evaluate_ranking, evaluate_verification, probe_embeddings
+from legolas_metric import (
+    EmbeddingBank,
+    FullHardMiner,
+    RetrievalProtocol,
+    evaluate_ranking,
+    evaluate_verification,
+    probe_embeddings,
+)
 from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.files import read_tensors, write_tensors
 
@@ -50,9 +57,48 @@ def test_rank_passes_metric_and_protocol_on(call):
     x, y = embeddings(1.0)
     _, out, _ = call("rank", "epoch-1.npz", "--metric", "euclidean", "--format", "json")
     assert json.loads(out)["map_at_r"] == evaluate_ranking(x, y, metric="euclidean").map_at_r
-    status, _, err = call("rank", "epoch-1.npz", "--exclude", "same_group")
+    status, _, err = call("rank", "epoch-1.npz", "--protocol", "cross-session")
     assert status == 2
     assert "epoch-1.npz: none of 40 queries has a positive" in err
+
+
+PRESETS = {
+    "leave-one-out": RetrievalProtocol(),
+    "re-identification": RetrievalProtocol.re_identification(),
+    "cross-session": RetrievalProtocol.cross_session(),
+    "cross-day": RetrievalProtocol.cross_day(),
+    "re-identification --queries first.npy --gallery even.npz": RetrievalProtocol.re_identification(
+        queries=range(100, 108), gallery=range(100, 140, 2)
+    ),
+    "fixed --queries first.npy --gallery even.npz": RetrievalProtocol.fixed(range(100, 108), range(100, 140, 2)),
+    "3-way-2-shot --episodes 20 --seed 5": RetrievalProtocol.few_shot(ways=3, shots=2, episodes=20, seed=5),
+    "2-way-1-shot --within-group --prototypes": RetrievalProtocol.few_shot(
+        ways=2, shots=1, within_group=True, prototypes=True
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments", PRESETS)
+def test_rank_takes_every_protocol(call, arguments):
+    x, y = embeddings(1.0)
+    groups = y % 3 if "within" in arguments else np.arange(40) % 3
+    np.savez("grouped.npz", embeddings=x, labels=y, ids=np.arange(40) + 100, groups=groups)
+    status, out, err = call("rank", "grouped.npz", "--json", "--protocol", *arguments.split())
+    expected = evaluate_ranking(x, y, ids=np.arange(40) + 100, groups=groups, protocol=PRESETS[arguments])
+    held = json.loads(out)
+    assert (status, err) == (0, "")
+    assert held["rank"] == {str(k): value for k, value in expected.rank.items()}
+    assert (held["map_at_r"], held["queries"]) == (expected.map_at_r, expected.queries)
+    assert held["protocol"]["name"] == PRESETS[arguments].name
+
+
+def test_compare_ranks_by_the_protocol(call):
+    x, y = embeddings(1.0)
+    groups = np.arange(40) % 3
+    np.savez("grouped.npz", embeddings=x, labels=y, groups=groups)
+    _, out, _ = call("compare", "grouped.npz", "grouped.npz", "--format", "csv", "--protocol", "cross-session")
+    across = evaluate_ranking(x, y, groups=groups, protocol=RetrievalProtocol.cross_session()).map_at_r
+    assert f"MAP@R,{across},{across}," in out
 
 
 def test_several_files_give_a_table_in_the_order_of_their_epochs(call):

@@ -165,7 +165,7 @@ def test_prototypes_are_means_of_the_shots():
         ),
         (lambda: RetrievalProtocol.few_shot(ways=9, shots=1), "no 9 classes with 2 rows each in the table"),
         (lambda: RetrievalProtocol.few_shot(ways=2, shots=1, within_group=True), "episodes within a group need groups"),
-        (lambda: RetrievalProtocol.cross_day(), "exclude='same_group' compares groups: pass groups"),
+        (lambda: RetrievalProtocol.cross_day(), "the protocol 'cross-day' compares groups"),
         (
             lambda: RetrievalProtocol.fixed([0], [2]),
             "none of 1 queries has a positive in its gallery under 'fixed lists'",

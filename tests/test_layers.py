@@ -28,6 +28,7 @@ LAYERS = (
     {"terminal", "demo"},
     {"options"},
     {"cli"},
+    {"__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

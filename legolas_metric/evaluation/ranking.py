@@ -112,7 +112,7 @@ def _check_answerable(rows: Rows, protocol: RetrievalProtocol) -> None:
     """Refuse a table in which nothing can be asked, or nothing can be wrong."""
     assert rows.labels is not None
     if protocol.exclude == "same_group" and rows.groups is None:
-        raise ValueError("exclude='same_group' compares groups: pass groups")
+        raise ValueError(f"the protocol {protocol.name!r} compares groups (session, camera, recording): pass groups")
     distinct = rows.labels.unique()
     if not bool((distinct != UNLABELLED).any()):
         raise ValueError("all rows are unlabelled (-1): nothing can be asked")
