@@ -4,7 +4,7 @@ Letters: t pairs, q queries, n rows, d dimensions.
 """
 
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
@@ -15,6 +15,8 @@ Bounds = tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]
 """A window: the bounds low < s < high of each query, infinite where there is none."""
 
 _PAIR_ELEMENTS = 1 << 17  # so that a chunk stays in cache
+_SPARSE = 4  # cells of a table per pair up to which sorting its rows beats sorting all pairs
+_NO_KEY = torch.iinfo(torch.int64).max
 
 
 def similarities_of(
@@ -51,24 +53,66 @@ def best_of(
     farthest: bool,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """The k best pairs of each query: largest similarity first (smallest if `farthest`), ties to the smaller id."""
-    order = _best_first(query, ids, similarity if farthest else -similarity)
+    cost = similarity if farthest else -similarity
+    count = torch.bincount(query, minlength=q)
+    table = torch.full((q, k), NO_ID, dtype=torch.int64, device=query.device)
+    if len(query) and q * int(count.max()) <= _SPARSE * len(query):
+        tied = _order_rows(query, cost, count, table)
+        if not bool(tied.any()):
+            return _taken(table, ids, similarity)
+        pair = tied[query].nonzero().flatten()
+    else:
+        pair = torch.arange(len(query), device=query.device)
+    order = pair[_best_first(query[pair], ids[pair], cost[pair])]
     query = query[order]
     place = torch.arange(len(query), device=query.device) - torch.searchsorted(query, query)
     kept = place < k
-    out_ids = ids.new_full((q, k), NO_ID)
-    out_similarities = similarity.new_full((q, k), -torch.inf)
-    at = (query[kept], place[kept])
-    out_ids[at] = ids[order[kept]]
-    out_similarities[at] = similarity[order[kept]]
-    return out_ids, out_similarities
+    table[query[kept], place[kept]] = order[kept]
+    return _taken(table, ids, similarity)
+
+
+def _taken(
+    table: Int64[Tensor, "q k"], ids: Int64[Tensor, " t"], similarity: Float32[Tensor, " t"]
+) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
+    """Ids and similarities of the pairs that a table names; -1 and -inf where it names none."""
+    none = table == NO_ID
+    if bool(none.all()):
+        return table, similarity.new_full(table.shape, -torch.inf)
+    pair = table.masked_fill(none, 0)
+    return ids[pair].masked_fill_(none, NO_ID), similarity[pair].masked_fill_(none, -torch.inf)
+
+
+def _order_rows(
+    query: Int64[Tensor, " t"], cost: Float32[Tensor, " t"], count: Int64[Tensor, " q"], out: Int64[Tensor, "q k"]
+) -> Bool[Tensor, " q"]:
+    """Put the best pairs of each query into `out`, sorted query by query; returns where a tie is left to be broken."""
+    k = out.shape[1]
+    by_query = query.argsort(stable=True) if bool((query[1:] < query[:-1]).any()) else None
+    if by_query is not None:
+        query, cost = query[by_query], cost[by_query]
+    first = count.cumsum(0) - count
+    place = torch.arange(len(query), device=query.device) - first[query]
+    keys = torch.full((len(count), max(int(count.max()), k)), _NO_KEY, dtype=torch.int64, device=query.device)
+    keys[query, place] = (_order_bits(cost).long() << 32) + place
+    keys = keys.sort(1).values
+    held, bits = keys != _NO_KEY, keys >> 32
+    pair = ((keys[:, :k] & 0xFFFFFFFF) + first[:, None]).masked_fill_(~held[:, :k], 0)
+    pair = pair if by_query is None else by_query[pair]
+    out.copy_(pair.masked_fill_(~held[:, :k], NO_ID))
+    return ((bits[:, 1:] == bits[:, :-1]) & held[:, 1:])[:, :k].any(1)
+
+
+def _order_bits(cost: Float32[Tensor, " t"]) -> Int32[Tensor, " t"]:
+    """Integers in the order of the costs; -0 and 0 are a tie."""
+    bits = (cost + 0.0).view(torch.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _best_first(
     query: Int64[Tensor, " t"], ids: Int64[Tensor, " t"], cost: Float32[Tensor, " t"]
 ) -> Int64[Tensor, " t"]:
     """The order by query, then cost, then id: one sort of both as one integer, and more only where there are ties."""
-    bits = (cost + 0.0).view(torch.int32)  # + 0.0: -0 and 0 are a tie
-    key = (query << 32) + (bits ^ ((bits >> 31) & 0x7FFFFFFF))
+    key = (query << 32) + _order_bits(cost)
     ordered, order = key.sort()
     if bool((ordered[1:] == ordered[:-1]).any()):
         order = ids.argsort()

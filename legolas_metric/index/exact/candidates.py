@@ -12,13 +12,15 @@ from torch import Tensor
 
 _SLOTS_PER_NEIGHBOUR = 4
 _FEWEST_SLOTS = 16
+_SETTLED_NEIGHBOURS = 2  # candidates per neighbour from which sorting them costs less than looking at more
+_CLOSED = 2.0**100  # a floor that no score reaches, and that arithmetic leaves finite
 
 
 class Candidates:
     """Buffers of `slots` candidates for each of n anchors; written in place.
 
     Attributes:
-        floor: [n], a lower bound of the k-th best true score; +inf for anchors that take no more candidates.
+        floor: [n], a lower bound of the k-th best true score; out of reach for anchors that take no more candidates.
         reached: [n], the floor of those before they were closed.
         overflowed: [n], anchors for which more candidates than slots remained: their answer must be found otherwise.
     """
@@ -26,6 +28,7 @@ class Candidates:
     def __init__(self, n: int, k: int, floor: Float32[Tensor, " n"]) -> None:
         self.k = k
         self.slots = max(_FEWEST_SLOTS, _SLOTS_PER_NEIGHBOUR * k)
+        self.crowd = min(self.slots, _SETTLED_NEIGHBOURS * k + _FEWEST_SLOTS)
         device = floor.device
         self.floor = floor
         self.reached = floor.clone()
@@ -47,38 +50,43 @@ class Candidates:
         """Candidates of the anchors first..last; `anchor` ascends and counts from `first`."""
         count = torch.bincount(anchor, minlength=last - first)
         fill = self.fill[first:last]
-        if int((fill + count).max()) > self.slots:
-            self.settle(first, last)
-            over = fill + count > self.slots
-            if bool(over.any()):
-                self._give_up(over.nonzero().flatten() + first)
-                kept = ~over[anchor]
+        full = (fill + count > self.slots).nonzero().flatten()
+        if len(full):
+            self._settle(full + first)
+            over = full[(fill + count)[full] > self.slots]
+            if len(over):
+                self._give_up(over + first)
+                count[over] = 0
+                kept = count[anchor] > 0
                 anchor, column, low, high = anchor[kept], column[kept], low[kept], high[kept]
-                count = count.masked_fill_(over, 0)
         place = fill[anchor] + torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]
         at = (anchor + first) * self.slots + place
         self.column.view(-1)[at] = column.to(torch.int32)
         self.low.view(-1)[at] = low
         self.high.view(-1)[at] = high
         fill += count
-
-    def settle(self, first: int, last: int) -> None:
-        """Raise the floors of the anchors first..last to their k-th best lower bound, and drop what lies below."""
-        high, order = self.high[first:last].sort(dim=1, descending=True)
-        low = self.low[first:last].gather(1, order)
-        floor = self.floor[first:last]
-        torch.maximum(floor, self._guaranteed(low), out=floor)
-        dead = high < floor[:, None]
-        self.low[first:last] = low.masked_fill_(dead, -torch.inf)
-        self.high[first:last] = high.masked_fill_(dead, -torch.inf)
-        self.column[first:last] = self.column[first:last].gather(1, order)
-        self.fill[first:last] = (high > -torch.inf).sum(1)
+        crowded = (fill > self.crowd).nonzero().flatten()
+        if len(crowded):
+            self._settle(crowded + first)
 
     def survivors(self) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
         """What is left at the end: (anchor, column) pairs, anchors ascending, without those that overflowed."""
         floor = torch.maximum(self.floor, self._guaranteed(self.low))
         anchor, slot = ((self.high >= floor[:, None]) & (self.high > -torch.inf)).nonzero(as_tuple=True)
         return anchor, self.column[anchor, slot].long()
+
+    def _settle(self, anchors: Int64[Tensor, " m"]) -> None:
+        """Raise the floors of some anchors to their k-th best lower bound, and drop what lies below."""
+        width = max(self.k, int(self.fill[anchors].max()))
+        high, order = self.high[anchors, :width].sort(dim=1, descending=True)
+        low = self.low[anchors, :width].gather(1, order)
+        floor = torch.maximum(self.floor[anchors], self._guaranteed(low))
+        dead = high < floor[:, None]
+        self.floor[anchors] = floor
+        self.low[anchors, :width] = low.masked_fill_(dead, -torch.inf)
+        self.high[anchors, :width] = high.masked_fill_(dead, -torch.inf)
+        self.column[anchors, :width] = self.column[anchors, :width].gather(1, order)
+        self.fill[anchors] = (high > -torch.inf).sum(1)
 
     def _guaranteed(self, low: Float32[Tensor, "m c"]) -> Float32[Tensor, " m"]:
         """The k-th best lower bound of each anchor."""
@@ -87,7 +95,7 @@ class Candidates:
     def _give_up(self, anchors: Int64[Tensor, " m"]) -> None:
         self.overflowed[anchors] = True
         self.reached[anchors] = self.floor[anchors]
-        self.floor[anchors] = torch.inf
+        self.floor[anchors] = _CLOSED
         self.fill[anchors] = 0
         self.high[anchors] = -torch.inf
         self.low[anchors] = -torch.inf

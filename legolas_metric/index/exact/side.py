@@ -1,23 +1,26 @@
 """A tile seen from its rows, or from its columns: which of its scores are candidates of which anchor.
 
-The maxima over small groups say where a candidate can be; only there are single scores looked at, while the tile is in
-cache. In bfloat16 the maxima are taken of the bits read as integers, several times faster; their order is right where
-the greatest is positive, which is where it matters as long as no floor is below zero.
+The maxima over small groups say where a candidate can be; only there are single scores looked at. The maxima are taken
+of the bits read as integers, several times faster; their order is right where the greatest is positive, which is where
+it matters as long as no floor is below zero.
 
-Letters: a anchors, g groups, G members of a group, t candidates.
+Letters: a anchors, g groups, t candidates, h x w tile or piece.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from legolas_metric.index.exact.candidates import Candidates
 from legolas_metric.index.exact.window import Ceiling
+from legolas_metric.numerics import chunks
 
 GROUP = 16
+PIECE = 1024  # columns of a piece
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+_LOOK = 1 << 18  # groups whose scores are looked at together
 
 
 @dataclass(slots=True)
@@ -29,78 +32,143 @@ class Work:
     scores: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Side:
     """The scores of some anchors against a block of columns, and what is known of their error.
 
+    Seen from the rows, a group is 16 columns of a piece a fixed stride apart, which reduces fastest; seen from the
+    columns it is 16 adjacent rows.
+
     Attributes:
         first, last: the anchors.
-        grouped: a view of the tile with the members of a group along axis 1; in a window, less the ceiling's shift.
-        by_row: whether anchors are the first axis of `grouped` (else the last).
-        column, group_stride, member_stride: a score's column is column + group * group_stride + member * member_stride.
+        start: the first column.
+        by_row: whether the anchors are the rows of `tile`.
+        tile: the scores.
+        maxima: [a, g] by row, else [g, a]: the greatest score of each group; in a window, of those below the ceiling,
+            less its shift.
+        bits: whether the maxima are those of the bits. In a window they always are.
+        scratch: of the size of a piece, in a window.
         error, relative: the bound of a score is error + relative |score|.
         ceiling: of these anchors, in a window.
     """
 
     first: int
     last: int
-    grouped: Float[Tensor, "_ _ _"]
+    start: int
     by_row: bool
-    column: int
-    group_stride: int
-    member_stride: int
+    tile: Float[Tensor, "h w"]
+    maxima: Float[Tensor, "_ _"]
+    bits: bool
+    scratch: Float[Tensor, " s"] | None
     error: Float32[Tensor, " a"]
     relative: float
     ceiling: Ceiling | None
 
-    def scores(self, anchor: Int64[Tensor, " t"], group: Int64[Tensor, " t"]) -> Float32[Tensor, "t G"]:
-        """The members of some groups."""
-        found = self.grouped[anchor, :, group] if self.by_row else self.grouped[group, :, anchor]
-        return self._values(found, anchor[:, None])
+    @property
+    def groups(self) -> int:
+        """How many groups each anchor has."""
+        return self.maxima.shape[1 if self.by_row else 0]
 
-    def maxima(self, *, bits: bool) -> Float[Tensor, "a g"]:
-        """The greatest score of each group (below the ceiling), as the tile holds it."""
-        dtype = self.grouped.dtype
-        if self.ceiling is not None:
-            found = self.grouped.view(_BITS[dtype]).amin(1).view(dtype)
-        elif bits:
-            found = self.grouped.view(_BITS[dtype]).amax(1).view(dtype)
+    def reduce(self, piece: Float[Tensor, "h w"], top: int, edge: int) -> None:
+        """Take the group maxima of a piece, whose first score is at (top, edge) of the tile."""
+        a = self.last - self.first
+        piece = piece[: max(0, a - top)] if self.by_row else piece[:, : max(0, a - edge)]
+        h, w = piece.shape
+        if h == 0 or w == 0:
+            return
+        if self.by_row:
+            out = self.maxima[top : top + h, edge // GROUP : (edge + w) // GROUP]
+            shape, begin = (h, GROUP, w // GROUP), top
         else:
-            found = self.grouped.amax(1)
-        return found if self.by_row else found.T
-
-    def tops(self, maxima: Float[Tensor, "a g"], *, bits: bool) -> Float32[Tensor, " a"]:
-        """The greatest score of each anchor."""
-        dtype = maxima.dtype
+            out = self.maxima[top // GROUP : (top + h) // GROUP, edge : edge + w]
+            shape, begin = (h // GROUP, GROUP, w), edge
         if self.ceiling is not None:
-            return self._values(maxima.view(_BITS[dtype]).amin(1).view(dtype), slice(None))
-        return (maxima.view(_BITS[dtype]).amax(1).view(dtype) if bits else maxima.amax(1)).float()
+            assert self.scratch is not None
+            shift = self.ceiling.shift[begin : begin + (h if self.by_row else w)]
+            piece = torch.sub(
+                piece, shift[:, None] if self.by_row else shift, out=self.scratch[: piece.numel()].view(h, w)
+            )
+        if self.bits:
+            dtype = _BITS[piece.dtype]
+            reduced = torch.amax if self.ceiling is None else torch.amin
+            reduced(piece.view(dtype).view(shape), 1, out=out.view(dtype))
+        else:
+            torch.amax(piece.view(shape), 1, out=out)
 
-    def of_groups(self, maxima: Float[Tensor, "a g"], anchor: Int64[Tensor, " m"]) -> Float32[Tensor, "m g"]:
+    def reduce_exactly(self) -> None:
+        """Take the maxima again, of the scores themselves."""
+        self.bits = False
+        for edge in range(0, self.tile.shape[1], PIECE):
+            self.reduce(self.tile[:, edge : edge + PIECE], 0, edge)
+
+    def tops(self) -> Float32[Tensor, " a"]:
+        """The greatest score of each anchor."""
+        return self._unshifted(self._best().view(self.maxima.dtype), slice(None))
+
+    def of_groups(self, anchor: Int64[Tensor, " m"]) -> Float32[Tensor, "m g"]:
         """The maxima of some anchors as scores."""
-        return self._values(maxima[anchor], anchor[:, None])
+        held = self.maxima[anchor] if self.by_row else self.maxima[:, anchor].T
+        return self._unshifted(held, anchor[:, None])
 
-    def slack(self, scores: Float32[Tensor, "*s"], anchor: slice | Int64[Tensor, "*b"]) -> Float32[Tensor, "*s"]:
-        """The bound of the error of some scores."""
+    def reaching(self, needed: Float32[Tensor, " a"]) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
+        """(anchor, group) of the groups whose maximum is at least what its anchor needs; anchors ascend."""
+        dtype = self.maxima.dtype
+        if self.ceiling is not None:
+            needed = (needed - self.ceiling.shift.float()).clamp_max(-torch.finfo(dtype).tiny)
+        # rounding to the nearest cuts off no value of the dtype that is at least what is needed
+        gate = needed.clamp_min(torch.finfo(dtype).min).to(dtype)
+        maxima, reach = self.maxima, torch.ge
+        if self.bits:
+            maxima, gate = maxima.view(_BITS[dtype]), gate.view(_BITS[dtype])
+            reach = torch.ge if self.ceiling is None else torch.le
+        passing = reach(self._best(), gate).nonzero().flatten()
+        few = 2 * len(passing) < len(gate)
+        if few:
+            maxima, gate = maxima[passing] if self.by_row else maxima[:, passing], gate[passing]
+        held = reach(maxima, gate[:, None]) if self.by_row else reach(maxima, gate).T.contiguous()
+        anchor, group = held.nonzero(as_tuple=True)
+        return passing[anchor] if few else anchor, group
+
+    def members(self, group: Int64[Tensor, " t"]) -> Int64[Tensor, "t G"]:
+        """The columns of some groups, counted from the first of this side."""
+        member = torch.arange(GROUP, device=group.device)
+        if not self.by_row:
+            return group[:, None] * GROUP + member
+        piece = group * GROUP // PIECE * PIECE
+        stride = (self.tile.shape[1] - piece).clamp_max(PIECE) // GROUP
+        return (piece + group - piece // GROUP)[:, None] + member * stride[:, None]
+
+    def scores(self, anchor: Int64[Tensor, " t"], column: Int64[Tensor, "t G"]) -> Float32[Tensor, "t 16"]:
+        """Single scores."""
+        width = self.tile.shape[1]
+        at = anchor[:, None] * width + column if self.by_row else column * width + anchor[:, None]
+        return self.tile.view(-1)[at].float()
+
+    def slack(
+        self, scores: Float32[Tensor, "*s"], anchor: slice | Int64[Tensor, "*b"], *, shifted: bool = False
+    ) -> Float32[Tensor, "*s"]:
+        """The bound of the error of some scores; `shifted` for those that come from maxima in a window."""
         error = self.error[anchor]
         if self.relative:
             error = error + self.relative * scores.abs()
-        if self.ceiling is not None:
+        if shifted and self.ceiling is not None:
             error = error + self._shift_unit * (scores.abs() + (self.ceiling.shift[anchor].float() - scores).abs())
         return error.expand_as(scores)
 
-    def guaranteed(self, scores: Float32[Tensor, "*s"], anchor: slice | Int64[Tensor, "*b"]) -> Float32[Tensor, "*s"]:
+    def guaranteed(
+        self, scores: Float32[Tensor, "*s"], anchor: slice | Int64[Tensor, "*b"], *, shifted: bool = False
+    ) -> Float32[Tensor, "*s"]:
         """What a score guarantees its anchor: its lower bound, or -inf where it may lie outside the window."""
-        slack = self.slack(scores, anchor)
-        low = torch.where(scores > -torch.inf, scores - slack, -torch.inf)
+        slack = self.slack(scores, anchor, shifted=shifted)
+        low = scores - slack
         if self.ceiling is not None:
             low = torch.where(scores + slack < self.ceiling.sure[anchor], low, -torch.inf)
         return low
 
-    def needed(self, floor: Float32[Tensor, " a"]) -> Float32[Tensor, " a"]:
+    def needed(self, floor: Float32[Tensor, " a"], *, shifted: bool = False) -> Float32[Tensor, " a"]:
         """The least score whose true one can reach the floor."""
         unit = self.relative
-        if self.ceiling is None:
+        if self.ceiling is None or not shifted:
             least = floor - self.error
             return least - unit * (1 + 2 * unit) * least.abs() if unit else least
         shift = self.ceiling.shift.float()
@@ -108,13 +176,21 @@ class Side:
         depth = shift - floor + self.error + 2 * unit * (shift.abs() + floor.abs() + self.error)
         return shift - depth * (1 + 2 * self._shift_unit)
 
+    def _best(self) -> Shaped[Tensor, " a"]:
+        """The best maximum of each anchor, as it was reduced."""
+        axis = 1 if self.by_row else 0
+        if not self.bits:
+            return self.maxima.amax(axis)
+        bits = self.maxima.view(_BITS[self.maxima.dtype])
+        return bits.amax(axis) if self.ceiling is None else bits.amin(axis)
+
     @property
     def _shift_unit(self) -> float:
         """Relative error of a difference from the shift, and of adding it again."""
-        return 2.0**-8 * (1 + 2.0**-6) if self.grouped.dtype == torch.bfloat16 else 2.0**-22
+        return 2.0**-8 * (1 + 2.0**-6) if self.tile.dtype == torch.bfloat16 else 2.0**-22
 
-    def _values(self, held: Float[Tensor, "*s"], anchor: slice | Int64[Tensor, "*b"]) -> Float32[Tensor, "*s"]:
-        """Scores from what the tile holds; -inf for those above the ceiling."""
+    def _unshifted(self, held: Float[Tensor, "*s"], anchor: slice | Int64[Tensor, "*b"]) -> Float32[Tensor, "*s"]:
+        """Scores from maxima; -inf for those above the ceiling."""
         if self.ceiling is None:
             return held.float()
         return torch.where(torch.signbit(held), held.float() + self.ceiling.shift[anchor].float(), -torch.inf)
@@ -123,56 +199,70 @@ class Side:
 def collect(side: Side, k: int, candidates: Candidates, work: Work) -> None:
     """Raise the floors of the anchors as far as this tile allows, and add its candidates."""
     floor = candidates.floor[side.first : side.last]
-    bits = side.grouped.dtype == torch.bfloat16
-    maxima, tops, needed = _tops(side, floor, k, bits=bits)
-    if bits and side.ceiling is None and bool((needed <= 0).any()):
-        maxima, tops, needed = _tops(side, floor, k, bits=False)
-    passing = ((tops >= needed) & (tops > -torch.inf)).nonzero().flatten()
-    if len(passing) == 0:
+    needed = _needed(side, floor, k)
+    if side.bits and side.ceiling is None and bool((needed <= 0).any()):
+        side.reduce_exactly()
+        needed = _needed(side, floor, k)
+    anchor, group = side.reaching(needed)
+    if len(anchor) == 0:
         return
-    groups = side.of_groups(maxima, passing)
-    held = _reach(groups, needed[passing])
-    crowded = (held.sum(1) > min(2 * k + 6, groups.shape[1] // 2)).nonzero().flatten()
+    count = torch.bincount(anchor, minlength=len(floor))
+    crowded = (count > min(2 * k + 6, side.groups // 2)).nonzero().flatten()
     if len(crowded):
-        _raise_crowded(side, floor, k, passing[crowded], groups[crowded])
-        needed = side.needed(floor)
-        held = _reach(groups, needed[passing])
-    row, group = held.nonzero(as_tuple=True)
-    anchor = passing[row]
-    scores = side.scores(anchor, group)
-    pair, member = _reach(scores, needed[anchor]).nonzero(as_tuple=True)
-    anchor, group, scores = anchor[pair], group[pair], scores[pair, member]
-    work.groups += len(row)
-    work.scores += len(pair)
-    low, high = side.guaranteed(scores, anchor), scores + side.slack(scores, anchor)
-    column = side.column + group * side.group_stride + member * side.member_stride
-    candidates.add(side.first, side.last, anchor, column, low, high)
+        _raise_crowded(side, floor, k, crowded)
+        anchor, group = side.reaching(side.needed(floor, shifted=True))
+    work.groups += len(anchor)
+    needed = side.needed(floor).clamp_min(torch.finfo(torch.float32).min)
+    for part in chunks(len(anchor), _LOOK):
+        _look(side, anchor[part], group[part], needed, candidates, work)
 
 
-def _tops(
-    side: Side, floor: Float32[Tensor, " a"], k: int, *, bits: bool
-) -> tuple[Float[Tensor, "a g"], Float32[Tensor, " a"], Float32[Tensor, " a"]]:
-    """Group maxima, the best of each anchor, and what is needed; the best raises the floor where one is wanted."""
-    maxima = side.maxima(bits=bits)
-    tops = side.tops(maxima, bits=bits)
+def _needed(side: Side, floor: Float32[Tensor, " a"], k: int) -> Float32[Tensor, " a"]:
+    """What a group's maximum must reach; the best of each anchor raises the floor where one is wanted."""
     if k == 1:
-        torch.maximum(floor, side.guaranteed(tops, slice(None)), out=floor)
-    return maxima, tops, side.needed(floor)
+        torch.maximum(floor, side.guaranteed(side.tops(), slice(None), shifted=True), out=floor)
+    return side.needed(floor, shifted=True)
 
 
-def _reach(scores: Float32[Tensor, "t m"], needed: Float32[Tensor, " t"]) -> Bool[Tensor, "t m"]:
-    return (scores >= needed[:, None]) & (scores > -torch.inf)
-
-
-def _raise_crowded(
-    side: Side, floor: Float32[Tensor, " a"], k: int, anchor: Int64[Tensor, " m"], groups: Float32[Tensor, "m g"]
+def _look(
+    side: Side,
+    anchor: Int64[Tensor, " t"],
+    group: Int64[Tensor, " t"],
+    needed: Float32[Tensor, " a"],
+    candidates: Candidates,
+    work: Work,
 ) -> None:
+    """Look at the single scores of some groups."""
+    column = side.members(group)
+    scores = side.scores(anchor, column)
+    pair, member = _admitted(side, scores, anchor, needed).nonzero(as_tuple=True)
+    work.scores += len(pair)
+    anchor, column, scores = anchor[pair], column[pair, member], scores[pair, member]
+    low, high = side.guaranteed(scores, anchor), scores + side.slack(scores, anchor)
+    candidates.add(side.first, side.last, anchor, side.start + column, low, high)
+
+
+def _admitted(
+    side: Side, scores: Float32[Tensor, "t G"], anchor: Int64[Tensor, " t"], needed: Float32[Tensor, " a"]
+) -> Bool[Tensor, "t G"]:
+    """Which scores can reach the floor from below the ceiling."""
+    admitted = scores >= needed[anchor, None]
+    if side.ceiling is not None:
+        admitted &= scores - side.slack(scores, anchor[:, None]) < side.ceiling.possible[anchor, None]
+    return admitted
+
+
+def _raise_crowded(side: Side, floor: Float32[Tensor, " a"], k: int, anchor: Int64[Tensor, " m"]) -> None:
     """Raise floors to the k-th best that the groups of a tile guarantee; the best of a group is one of its members."""
-    if 2 * k > groups.shape[1]:
-        every = torch.arange(groups.shape[1], device=anchor.device)
-        groups = side.scores(anchor.repeat_interleave(len(every)), every.repeat(len(anchor))).view(len(anchor), -1)
-    if k > groups.shape[1]:
+    shifted = 2 * k <= side.groups
+    if shifted:
+        scores = side.of_groups(anchor)
+    else:
+        every = torch.arange(side.groups, device=anchor.device)
+        column = side.members(every.repeat(len(anchor)))
+        scores = side.scores(anchor.repeat_interleave(side.groups), column).view(len(anchor), -1)
+    if k > scores.shape[1]:
         return
-    low = side.guaranteed(groups, anchor[:, None])
+    low = side.guaranteed(scores, anchor[:, None], shifted=shifted)
     best = low.amax(1) if k == 1 else low.topk(k, 1).values[:, -1]
     floor[anchor] = torch.maximum(floor[anchor], best)

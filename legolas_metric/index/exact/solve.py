@@ -190,9 +190,9 @@ def _rerank(
 
 
 def _tile(dtype: torch.dtype, workspace_mb: int) -> int:
-    """Rows of a tile: 2048, or as many as half the workspace holds."""
+    """Rows of a tile: 8192, or as many as half the workspace holds; large tiles raise the floors in fewer steps."""
     size = torch.empty(0, dtype=dtype).element_size()
-    tile = 2048
+    tile = 8192
     while tile > 128 and 2 * tile * tile * size > workspace_mb << 20:
         tile //= 2
     return tile

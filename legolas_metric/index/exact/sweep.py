@@ -1,6 +1,9 @@
 """One pass over the tiles of the score matrix, each of which serves its rows and, in a self-join, its columns.
 
-Letters: n anchors, h x w tile.
+A tile is filled piece by piece, and each piece is reduced to group maxima while it is in cache; candidates are then
+looked for once in the whole tile, so that the cost of a look is spread over many scores.
+
+Letters: n anchors, h x w tile or piece.
 """
 
 from dataclasses import dataclass
@@ -11,11 +14,12 @@ from torch import Tensor
 
 from legolas_metric.index.exact.candidates import Candidates
 from legolas_metric.index.exact.certificate import Certificate
-from legolas_metric.index.exact.side import GROUP, Side, Work, collect
+from legolas_metric.index.exact.side import GROUP, PIECE, Side, Work, collect
 from legolas_metric.index.exact.table import Table
 from legolas_metric.index.exact.window import Ceiling
 
 _BAND_ROWS = 128  # rows whose forbidden columns are blanked at once
+_PIECE_BYTES = 2 << 20  # of a piece: it stays in cache while it is reduced
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,50 +54,73 @@ class Job:
 def sweep(job: Job, candidates: Candidates) -> Work:
     """Collect every candidate that the certificate cannot rule out."""
     work = Work()
-    n, m, tile = job.n, job.columns.rows, job.tile
-    left, right = job.anchors.left, job.columns.right
-    buffer = left.new_empty(min(tile, len(left)) * min(tile, len(right)))
-    shifted = buffer if job.ceiling is None else torch.empty_like(buffer)
+    n, tile = job.n, job.tile
+    height, width = min(tile, len(job.anchors.left)), min(tile, len(job.columns.right))
+    buffer = job.anchors.left.new_empty(height * width)
+    scratch = None if job.ceiling is None else buffer.new_empty(_piece_rows(buffer) * PIECE)
     bands = _Bands(job)
     for first in range(0, n, tile):
-        last = min(first + tile, len(left))
-        for start in range(first if job.symmetric else 0, m, tile):
-            stop = min(start + tile, len(right))
-            if bands.cover(first, min(last, n), start, min(stop, m)):
+        for start in range(first if job.symmetric else 0, job.columns.rows, tile):
+            if bands.cover(first, start):
                 continue
+            last, stop = min(first + tile, len(job.anchors.left)), min(start + tile, len(job.columns.right))
             scores = buffer[: (last - first) * (stop - start)].view(last - first, stop - start)
-            torch.mm(left[first:last], right[start:stop].T, out=scores)
-            bands.blank(scores, first, start)
-            work.tiles += 1
-            collect(_row_side(scores, shifted, job, first, start), job.k, candidates, work)
+            sides = [_side(scores, scratch, job, candidates, first, start, by_row=True)]
             if job.symmetric and first < start < n:
-                collect(_column_side(scores, shifted, job, start, first), job.k, candidates, work)
+                sides.append(_side(scores, scratch, job, candidates, start, first, by_row=False))
+            _fill(scores, sides, job, bands, first, start)
+            work.tiles += 1
+            for side in sides:
+                collect(side, job.k, candidates, work)
     return work
 
 
-def _row_side(scores: Float[Tensor, "h w"], shifted: Float[Tensor, " s"], job: Job, first: int, start: int) -> Side:
-    """The tile as its rows see it: groups of columns a fixed stride apart, which reduce fastest."""
-    last, groups = min(first + len(scores), job.n), scores.shape[1] // GROUP
-    scores = scores[: last - first]
-    ceiling = None if job.ceiling is None else job.ceiling.part(first, last)
-    if ceiling is not None:
-        scores = torch.sub(scores, ceiling.shift[:, None], out=shifted[: scores.numel()].view(scores.shape))
-    grouped = scores.view(last - first, GROUP, groups)
-    error = job.certificate.errors(slice(first, last), start // job.tile)
-    return Side(first, last, grouped, True, start, 1, groups, error, job.certificate.relative, ceiling)
-
-
-def _column_side(scores: Float[Tensor, "h w"], shifted: Float[Tensor, " s"], job: Job, first: int, start: int) -> Side:
-    """The tile as its columns see it: groups of adjacent rows."""
+def _fill(scores: Float[Tensor, "h w"], sides: list[Side], job: Job, bands: "_Bands", first: int, start: int) -> None:
+    """The scores of a tile, -inf where they are forbidden, and their group maxima."""
     h, w = scores.shape
-    last = min(first + w, job.n)
-    ceiling = None if job.ceiling is None else job.ceiling.part(first, last)
-    if ceiling is not None:
-        out = shifted[: h * (last - first)].view(h, last - first)
-        scores = torch.sub(scores[:, : last - first], ceiling.shift, out=out)
-    grouped = scores.view(h // GROUP, GROUP, -1)[:, :, : last - first]
+    left, right = job.anchors.left, job.columns.right
+    rows = _piece_rows(scores)
+    for top in range(0, h, rows):
+        for edge in range(0, w, PIECE):
+            piece = scores[top : top + rows, edge : edge + PIECE]
+            row, column = first + top, start + edge
+            torch.mm(left[row : row + len(piece)], right[column : column + piece.shape[1]].T, out=piece)
+            bands.blank(piece, row, column)
+            for side in sides:
+                side.reduce(piece, top, edge)
+
+
+def _piece_rows(scores: Tensor) -> int:
+    return _PIECE_BYTES // (PIECE * scores.element_size())
+
+
+def _side(
+    scores: Float[Tensor, "h w"],
+    scratch: Float[Tensor, " s"] | None,
+    job: Job,
+    candidates: Candidates,
+    first: int,
+    start: int,
+    *,
+    by_row: bool,
+) -> Side:
+    """The tile as its rows see it, or as its columns do."""
+    h, w = scores.shape
+    last = min(first + (h if by_row else w), job.n)
     error = job.certificate.errors(slice(first, last), start // job.tile)
-    return Side(first, last, grouped, False, start, GROUP, 1, error, job.certificate.relative, ceiling)
+    return Side(
+        first=first,
+        last=last,
+        start=start,
+        by_row=by_row,
+        tile=scores,
+        maxima=scores.new_empty((last - first, w // GROUP) if by_row else (h // GROUP, last - first)),
+        bits=job.ceiling is not None or job.k == 1 or bool((candidates.floor[first:last] > error).all()),
+        scratch=scratch,
+        error=error,
+        relative=job.certificate.relative,
+        ceiling=None if job.ceiling is None else job.ceiling.part(first, last),
+    )
 
 
 class _Bands:
@@ -105,8 +132,10 @@ class _Bands:
         self.low = [(int(job.low[rows].min()), int(job.low[rows].max())) for rows in self.parts]
         self.high = [(int(job.high[rows].min()), int(job.high[rows].max())) for rows in self.parts]
 
-    def cover(self, first: int, last: int, start: int, stop: int) -> bool:
-        """Whether a whole tile is forbidden."""
+    def cover(self, first: int, start: int) -> bool:
+        """Whether the whole tile of these first rows and columns is forbidden."""
+        job = self.job
+        last, stop = min(first + job.tile, job.n), min(start + job.tile, job.columns.rows)
         parts = range(first // _BAND_ROWS, -(-last // _BAND_ROWS))
         return all(self.low[part][1] <= start and self.high[part][0] >= stop for part in parts)
 
@@ -114,8 +143,10 @@ class _Bands:
         """-inf wherever a pair is forbidden, or padding."""
         h, w = scores.shape
         job = self.job
-        scores[max(0, job.n - first) :] = -torch.inf
-        scores[:, max(0, job.columns.rows - start) :] = -torch.inf
+        if first + h > job.n:
+            scores[max(0, job.n - first) :] = -torch.inf
+        if start + w > job.columns.rows:
+            scores[:, max(0, job.columns.rows - start) :] = -torch.inf
         for number in range(first // _BAND_ROWS, min(len(self.parts), -(-(first + h) // _BAND_ROWS))):
             low, high = max(self.low[number][0], start) - start, min(self.high[number][1], start + w) - start
             if low >= high:
