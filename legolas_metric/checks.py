@@ -5,6 +5,7 @@ and returns the tensor that the internals work on, or raises a `ValueError`/`Typ
 what came, and what to do.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -63,14 +64,16 @@ def as_embeddings(
     if rows.ndim != 2 or rows.shape[0] == 0 or rows.shape[1] == 0:
         raise ValueError(f"{name} must be [n, d] with n >= 1 and d >= 1, got shape {tuple(rows.shape)}")
     rows = rows.detach().to(torch.float32).contiguous()
-    largest = torch.maximum(rows.amax(1), -rows.amin(1))  # NaN and inf pass through, and no copy of the table is made
-    _refuse_rows(
-        ~torch.isfinite(largest),
-        ids,
-        f"{name}: NaN or inf (in float32)",
-        "find where the encoder overflowed, or drop these rows",
-    )
-    if metric == "cosine":
+    largest = torch.linalg.vector_norm(rows, torch.inf, dim=1)  # NaN and inf pass through; no copy of the table is made
+    least, most = map(float, largest.aminmax())
+    if not math.isfinite(most):
+        _refuse_rows(
+            ~torch.isfinite(largest),
+            ids,
+            f"{name}: NaN or inf (in float32)",
+            "find where the encoder overflowed, or drop these rows",
+        )
+    if metric == "cosine" and least == 0:
         _refuse_rows(
             largest == 0,
             ids,
@@ -159,8 +162,6 @@ def check_dimension(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"], *, names: 
 
 
 def _refuse_rows(bad: Bool[Tensor, " n"], ids: Tensor | None, what: str, remedy: str) -> None:
-    if not bool(bad.any()):
-        return
     rows = bad.nonzero().flatten()
     names = rows if ids is None else ids.to(rows.device)[rows]
     kind = "rows" if ids is None else "ids"

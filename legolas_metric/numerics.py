@@ -29,10 +29,10 @@ def normalise(rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
     """
     out = torch.empty_like(rows)
     for part in chunks(len(rows), max(1, _CHUNK_ELEMENTS // rows.shape[1])):
-        wide = rows[part].double()
-        norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-        norm = torch.where((norm - 1).abs() <= _UNIT_TOLERANCE, 1.0, norm)
-        out[part] = (wide / norm).float()
+        own = rows[part]
+        norm = torch.linalg.vector_norm(own, dim=1, keepdim=True, dtype=torch.float64)
+        norm.masked_fill_((norm - 1).abs_() <= _UNIT_TOLERANCE, 1.0)
+        torch.div(own, norm, out=out[part])
     return out
 
 

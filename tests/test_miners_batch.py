@@ -43,17 +43,29 @@ def test_a_batch_is_a_small_bank(name, metric):
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 @pytest.mark.parametrize("name", CASES)
-def test_screening_in_float32_does_not_change_the_choice(name, metric, monkeypatch):
-    # Rows that are equal, or differ in the last places: float32 products leave most choices open.
+def test_choices_that_float32_products_leave_open_are_exact(name, metric):
+    # Rows that are equal, or differ in the last places.
     base, labels = batch(n=200, d=24)
     g = torch.Generator().manual_seed(5)
     embeddings = base[torch.randint(0, 40, (200,), generator=g)]
     embeddings = embeddings * (1 + 3e-7 * torch.randn(200, 24, generator=g)) * (3.0 if metric == "dot" else 1.0)
-    exact = CASES[name](index=ExactIndex(metric=metric))(embeddings, labels)
-    monkeypatch.setattr("legolas_metric.miners.dense._SCREENED_ROWS", (1, 10**6))
-    screened = CASES[name](index=ExactIndex(metric=metric))(embeddings, labels)
-    assert len(exact[0]) > 20
-    assert all(torch.equal(x, y) for x, y in zip(exact, screened))
+    exact = CASES[name](index=ExactIndex(metric=metric)).mine(EmbeddingBank(embeddings, labels, metric=metric))
+    found = CASES[name](index=ExactIndex(metric=metric))(embeddings, labels)
+    assert len(exact) > 20
+    assert all(torch.equal(x, y) for x, y in zip(found, (exact.anchor, exact.positive, exact.negative)))
+
+
+@pytest.mark.parametrize("name", ["full-hard", "semi-hard all", "hard"])
+def test_reduced_precision_of_the_caller_changes_no_choice(name):
+    embeddings, labels = batch(n=300, d=64)
+    expected = CASES[name]()(embeddings, labels)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            found = CASES[name]()(embeddings, labels)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert all(torch.equal(x, y) for x, y in zip(expected, found))
 
 
 def test_a_large_batch_is_screened_and_still_a_small_bank():

@@ -8,7 +8,7 @@ Letters: q anchors, n rows, k draws, m the most positives of any anchor.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.index.protocol import NO_ID, Rows
@@ -22,17 +22,16 @@ class Classes:
 
     Attributes:
         order: [n], row numbers in that order.
-        start, end: [q], the anchor's class is order[start:end]; empty where no row has its label.
-        skip_start, skip_end: [q], the part of that run which is no positive: the anchor itself, or its whole group.
-        grouped: whether `order` minds groups.
+        start, size: [q], the anchor's class is order[start : start + size]; empty where no row has its label.
+        self_row: [q], the row that each anchor is; -1: none of them.
+        group: where in `order` the anchor's group begins, and how long it is, if positives must be of another group.
     """
 
     order: Int64[Tensor, " n"]
     start: Int64[Tensor, " q"]
-    end: Int64[Tensor, " q"]
-    skip_start: Int64[Tensor, " q"]
-    skip_end: Int64[Tensor, " q"]
-    grouped: bool = False
+    size: Int64[Tensor, " q"]
+    self_row: Int64[Tensor, " q"]
+    group: tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]] | None = None
 
     @classmethod
     def of(cls, anchors: Rows, self_row: Int64[Tensor, " q"], rows: Rows, *, other_group: bool = False) -> "Classes":
@@ -48,12 +47,7 @@ class Classes:
         assert rows.labels is not None
         if not other_group:
             labels, order = rows.labels.sort(stable=True)
-            start, end = _run(labels, anchors.labels)
-            place = torch.empty_like(order)
-            place[order] = torch.arange(len(order), device=order.device)
-            known = self_row >= 0
-            own = torch.where(known, place[self_row], start)
-            return cls(order, start, end, own, own + known)
+            return cls(order, *_run(labels, anchors.labels), self_row)
         assert anchors.groups is not None
         assert rows.groups is not None
         q = len(anchors)
@@ -62,64 +56,69 @@ class Classes:
         label = label.unique(return_inverse=True)[1]  # dense, so that the key below cannot overflow
         key = label * len(groups) + group
         keys, order = key[q:].sort(stable=True)
-        start, end = _run(label[q:][order], label[:q])
-        return cls(order, start, end, *_run(keys, key[:q]), grouped=True)
+        return cls(order, *_run(label[q:][order], label[:q]), self_row, _run(keys, key[:q]))
 
     def __getitem__(self, part: Part) -> "Classes":
         """The same for some of the anchors."""
-        runs = (run[part] for run in (self.start, self.end, self.skip_start, self.skip_end))
-        return Classes(self.order, *runs, grouped=self.grouped)
+        group = None if self.group is None else (self.group[0][part], self.group[1][part])
+        return Classes(self.order, self.start[part], self.size[part], self.self_row[part], group)
 
     @property
     def positives(self) -> Int64[Tensor, " q"]:
         """How many positives each anchor has."""
-        return (self.end - self.start) - (self.skip_end - self.skip_start)
+        return self.size - (self.group[1] if self.group is not None else (self.self_row >= 0).long())
 
     @property
     def negatives(self) -> Int64[Tensor, " q"]:
         """How many negatives each anchor has; rows without a label are negatives."""
-        return len(self.order) - (self.end - self.start)
+        return len(self.order) - self.size
 
     def draw_positive(self, uniform: Float64[Tensor, " q"]) -> Int64[Tensor, " q"]:
         """A positive of each anchor, by a draw in [0, 1)."""
         count = self.positives
-        row = self._positive((uniform * count).long()[:, None])[:, 0]
-        return torch.where(count > 0, row, NO_ID)
+        place = self.start + (uniform * count).long()
+        skip, skipped = self.group or self._own_place()
+        place = place + torch.where(place >= skip, skipped, 0)
+        return torch.where(count > 0, self.order[place.clamp_max(len(self.order) - 1)], NO_ID)
 
     def draw_negatives(self, uniform: Float64[Tensor, "q k"]) -> Int64[Tensor, "q k"]:
         """k different negatives of each anchor, by draws in [0, 1)."""
         place = draw_distinct(uniform, self.negatives)
-        start, size = self.start[:, None], (self.end - self.start)[:, None]
+        start, size = self.start[:, None], self.size[:, None]
         row = self.order[(place + torch.where(place >= start, size, 0)).clamp(0, len(self.order) - 1)]
         return torch.where(place >= 0, row, NO_ID)
 
     def list_positives(self) -> Int64[Tensor, "q m"]:
-        """All positives of each anchor, ascending."""
-        count = self.positives[:, None]
-        number = torch.arange(int(count.max()), device=count.device).expand(len(count), -1)
-        row, filled = self._positive(number), number < count
-        if self.grouped:
-            row = row.masked_fill(~filled, len(self.order)).sort(1).values
-        return row.masked_fill(~filled, NO_ID)
+        """All positives of each anchor, ascending; -1 in place of other rows of the class, and past the last."""
+        member, other = self._members()
+        if self.group is None:
+            return member.masked_fill(other, NO_ID)
+        row = member.masked_fill(other, len(self.order)).sort(1).values
+        return row.masked_fill(row == len(self.order), NO_ID)
 
-    def keep_negatives_(self, score: Float32[Tensor, "q n"]) -> None:
-        """Set the scores of all rows but the negatives to -inf, in place; touches the anchors' own classes only."""
-        size = self.end - self.start
-        place = self.start[:, None] + torch.arange(max(1, int(size.max())), device=size.device)
-        place = torch.minimum(place, torch.maximum(self.end - 1, self.start)[:, None])
-        same = self.order[place.clamp_max(len(self.order) - 1)]  # some other row where there is no class
-        known = size > 0
-        if bool(known.all()):
-            score.scatter_(1, same, -torch.inf)
-        else:
-            score.scatter_(1, same, torch.where(known[:, None], -torch.inf, score.gather(1, same)))
+    def split_(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
+        """The positives of anchors that have any, and their scores; sets all scores but the negatives' to -inf."""
+        member, other = self._members()
+        kept = score.gather(1, member).masked_fill_(other, -torch.inf)
+        score.scatter_(1, member, -torch.inf)  # the anchor's own class only: the rest is not touched
+        return member.masked_fill_(other, NO_ID), kept
 
-    def _positive(self, number: Int64[Tensor, "q m"]) -> Int64[Tensor, "q m"]:
-        """The row of an anchor's positive by its number; any row where there are not so many."""
-        place = self.start[:, None] + number
-        skipped = (self.skip_end - self.skip_start)[:, None]
-        place = place + torch.where(place >= self.skip_start[:, None], skipped, 0)
-        return self.order[place.clamp_max(len(self.order) - 1)]
+    def _members(self) -> tuple[Int64[Tensor, "q m"], Bool[Tensor, "q m"]]:
+        """Rows of each anchor's class, the last one repeated; and which of them are no positives, or repetitions."""
+        place = self.start[:, None] + torch.arange(int(self.size.max()), device=self.start.device)
+        end = (self.start + self.size)[:, None]
+        member = self.order[torch.minimum(place, end - 1)]
+        other = place >= end
+        if self.group is None:
+            return member, other.logical_or_(member == self.self_row[:, None])
+        beyond = place - self.group[0][:, None]
+        return member, other.logical_or_((beyond >= 0) & (beyond < self.group[1][:, None]))
+
+    def _own_place(self) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
+        """Where in `order` each anchor stands, and how many rows it is: one, or none."""
+        place = torch.empty_like(self.order)
+        place[self.order] = torch.arange(len(self.order), device=self.order.device)
+        return place[self.self_row], (self.self_row >= 0).long()
 
 
 def draw_distinct(uniform: Float64[Tensor, "q k"], count: Int64[Tensor, " q"]) -> Int64[Tensor, "q k"]:
@@ -136,5 +135,6 @@ def draw_distinct(uniform: Float64[Tensor, "q k"], count: Int64[Tensor, " q"]) -
 
 
 def _run(ordered: Int64[Tensor, " n"], values: Int64[Tensor, " q"]) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
-    """Where each value's run in an ascending array starts and ends."""
-    return torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
+    """Where each value's run in an ascending array starts, and how long it is."""
+    start = torch.searchsorted(ordered, values)
+    return start, torch.searchsorted(ordered, values, right=True) - start

@@ -120,7 +120,7 @@ class FalseNegativeGuard:
         q = len(pool.anchors)
         largest = max(1, int(pool.relations.positives.max()))
         for part in chunks(q, max(1, _CHUNK_ELEMENTS // largest)):
-            row = pool.relations[part].list_positives()
+            row = pool.relations[part].list_positives().sort(1, descending=True).values  # -1 last
             count = (row != NO_ID).sum(1)[:, None]
             kept = torch.arange(min(_REFERENCE_POSITIVES, row.shape[1]), device=row.device)
             place = torch.where(count > len(kept), kept * count // len(kept), kept)

@@ -17,7 +17,7 @@ from legolas_metric.index.protocol import NeighborIndex
 from legolas_metric.miners.relation import LabelRelation
 from legolas_metric.miners.select import Selection, select
 from legolas_metric.miners.sources import Batch, Source, bank_source, batch_source
-from legolas_metric.miners.strategy import Draws, Strategy
+from legolas_metric.miners.strategy import NO_DRAWS, Draws, Strategy
 from legolas_metric.records import MiningStats, SearchStats, Triplets
 
 Index = NeighborIndex | Literal["auto"]
@@ -123,7 +123,8 @@ class Miner:
             no_positive += block.no_positive
             no_negative += block.no_negative
             if len(block.number):
-                found.append((block.number, select(block.pool, self.strategy, draws[block.number])))
+                own = draws[block.number] if self.strategy.is_random else draws
+                found.append((block.number, select(block.pool, self.strategy, own)))
                 searched = block.pool.stats()
         chosen = [selection for _, selection in found]
         stats = MiningStats(
@@ -149,11 +150,11 @@ class Miner:
             none, no_similarity = torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, device=device)
             return Triplets(none, none.clone(), none.clone(), no_similarity, no_similarity.clone(), stats)
         return Triplets(
-            source.names[torch.cat([number[part.anchor] for number, part in found])],
-            source.rows.ids[torch.cat([part.positive for part in chosen])],
-            source.rows.ids[torch.cat([part.negative for part in chosen])],
-            torch.cat([part.s_ap for part in chosen]),
-            torch.cat([part.s_an for part in chosen]),
+            source.names[_joined([number[part.anchor] for number, part in found])],
+            source.rows.ids[_joined([part.positive for part in chosen])],
+            source.rows.ids[_joined([part.negative for part in chosen])],
+            _joined([part.s_ap for part in chosen]),
+            _joined([part.s_an for part in chosen]),
             stats,
         )
 
@@ -162,7 +163,7 @@ class Miner:
         self.calls += 1
         k = self.strategy.per_anchor
         if not self.strategy.is_random:
-            return Draws.none(q, k, device)
+            return NO_DRAWS
         return Draws.of(q, k, (self.seed, self.calls - 1), device)
 
     def _complain(self, stats: MiningStats, contested: int, pairs: int) -> None:
@@ -181,6 +182,10 @@ class Miner:
                 f"a negative, {stats.outside_window} without a negative inside the window, {stats.exhausted} without "
                 "one that the guard lets pass: use on_empty='skip' or 'hardest', a wider window, or other anchors"
             )
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def check_index(index: Index) -> None:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_at_least
-from legolas_metric.index.protocol import NO_ID
 from legolas_metric.miners.dense import DensePool, float32_bound
 from legolas_metric.miners.miner import Index, batch_metric, check_age, check_index, template
 from legolas_metric.miners.pool import Pool, pair_similarities
 from legolas_metric.miners.relation import LabelRelation
+from legolas_metric.miners.screened import ScreenedPool
 from legolas_metric.miners.sources import Batch, Source, bank_source, batch_source
 from legolas_metric.records import MiningStats, Pairs, SearchStats
 
@@ -94,17 +94,20 @@ class MultiSimilarityMiner:
         """
         metric = batch_metric(self.index)
         batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, metric)
-        source = batch_source(batch, metric, self.relation, screened=False)
-        parts = [
-            (source.names[b.number], _informative(b.pool, self.epsilon, None)) for b in source.blocks if len(b.number)
-        ]
-        none = source.names[:0]
-        return (
-            torch.cat([none, *(names[part.anchor_p] for names, part in parts)]),
-            torch.cat([none, *(part.positive for _, part in parts)]),
-            torch.cat([none, *(names[part.anchor_n] for names, part in parts)]),
-            torch.cat([none, *(part.negative for _, part in parts)]),
-        )
+        source = batch_source(batch, metric, self.relation, screened=True)
+        found: list[Tuple] = []
+        for block in source.blocks:
+            if len(block.number):
+                a1, p, a2, n = _informative_of_batch(block.pool, self.epsilon)
+                if len(block.number) < len(batch.anchors):
+                    names = source.names[block.number]
+                    a1, a2 = names[a1], names[a2]
+                found.append((a1, p, a2, n))
+        if len(found) == 1:  # millions of pairs: not copied
+            return found[0]
+        none = (source.names[:0],) * 4
+        a1, p, a2, n = (torch.cat(column) for column in zip(none, *found))
+        return a1, p, a2, n
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: there are no random choices."""
@@ -167,22 +170,16 @@ class _Informative:
     capped: int
 
 
-def _informative(pool: Pool, epsilon: float, limit: int | None) -> _Informative:
-    """The pairs to keep; all where `limit` is None, else the nearest negatives of each anchor, up to the limit."""
-    if limit is None:
-        assert isinstance(pool, DensePool)
-        s_an, positive, s_ap = pool.screen()
-        negative, nearest = None, s_an.amax(1)
-    else:
-        negative, s_an = pool.negatives(None, limit + 1, None)
-        nearest = s_an[:, 0]
-        positive = pool.relations.list_positives()
-        s_ap = pair_similarities(pool, torch.arange(len(positive), device=positive.device), positive)
-    farthest = torch.where(positive == NO_ID, torch.inf, s_ap).amin(1)
-    near = s_an > float32_bound(farthest.double() - epsilon, up=False)[:, None]
-    far = (positive != NO_ID) & (s_ap < float32_bound(nearest.double() + epsilon, up=True)[:, None])
-    capped = _capped(near, limit)
-    anchor_p, place_p = far.nonzero(as_tuple=True)
+def _informative(pool: Pool, epsilon: float, limit: int) -> _Informative:
+    """The pairs to keep, of the nearest negatives of each anchor, up to the limit."""
+    negative, s_an = pool.negatives(None, limit + 1, None)
+    positive = pool.relations.list_positives()
+    s_ap = pair_similarities(pool, torch.arange(len(positive), device=positive.device), positive)
+    under, over = _gaps(s_ap, s_an, epsilon)
+    near = over > 0
+    capped = int(near[:, limit].sum())
+    near[:, limit:] = False
+    anchor_p, place_p = (under > 0).nonzero(as_tuple=True)
     anchor_n, place_n = near.nonzero(as_tuple=True)
     return _Informative(
         anchor_p,
@@ -191,17 +188,31 @@ def _informative(pool: Pool, epsilon: float, limit: int | None) -> _Informative:
         s_ap,
         anchor_n,
         place_n,
-        place_n if negative is None else negative[anchor_n, place_n],
+        negative[anchor_n, place_n],
         s_an,
         int((~near.any(1)).sum()),
         capped,
     )
 
 
-def _capped(near: Bool[Tensor, "q k"], limit: int | None) -> int:
-    """Drop, in place, what an anchor has beyond the limit; how many anchors had more."""
-    if limit is None or near.shape[1] <= limit:
-        return 0
-    capped = int(near[:, limit].sum())
-    near[:, limit:] = False
-    return capped
+def _informative_of_batch(pool: Pool, epsilon: float) -> Tuple:
+    """All pairs to keep of a dense block."""
+    assert isinstance(pool, DensePool | ScreenedPool)
+    s_an, positive, s_ap = pool.split()
+    under, over = _gaps(s_ap, s_an, epsilon)
+    if isinstance(pool, ScreenedPool) and len(open_ := pool.unsure(under, over)):
+        s_an, listed, s_ap = pool.exact.some(open_).split()
+        under[open_, : listed.shape[1]], over[open_] = _gaps(s_ap, s_an, epsilon)
+    a1, place = (under > 0).nonzero(as_tuple=True)
+    a2, n = (over > 0).nonzero(as_tuple=True)
+    return a1, positive[a1, place], a2, n
+
+
+def _gaps(
+    s_ap: Float32[Tensor, "q m"], s_an: Float32[Tensor, "q k"], epsilon: float
+) -> tuple[Float32[Tensor, "q m"], Float32[Tensor, "q k"]]:
+    """How far positives lie under, and negatives over, the bound of each anchor; -inf where there are none."""
+    none = s_ap == -torch.inf
+    farthest, nearest = s_ap.masked_fill(none, torch.inf).amin(1), s_an.amax(1)
+    under = float32_bound(nearest.double() + epsilon, up=True)[:, None] - s_ap
+    return under.masked_fill_(none, -torch.inf), s_an - float32_bound(farthest.double() - epsilon, up=False)[:, None]

@@ -94,7 +94,7 @@ class IndexPool:
 
     def positives(self, k: int, *, farthest: bool) -> Ranked:
         """See `Pool`."""
-        want = "cross_group_positive" if self.relations.grouped else "positive"
+        want = "cross_group_positive" if self.relations.group is not None else "positive"
         return self._search(self._anchor_rows, k, want, farthest=farthest)
 
     def negatives(self, anchor: Int64[Tensor, " m"] | None, k: int, window: Window | None) -> Ranked:

@@ -176,15 +176,18 @@ class Masks:
         return _numbered(mask, draw_distinct(uniform, mask.sum(1)))
 
     def list_positives(self) -> Int64[Tensor, "q m"]:
-        """All positives of each anchor, ascending."""
+        """All positives of each anchor, ascending; -1 past the last."""
         mask = self._both()[0]
         count = mask.sum(1)[:, None]
         number = torch.arange(int(count.max()), device=count.device).expand(len(count), -1)
         return _numbered(mask, torch.where(number < count, number, NO_ID))
 
-    def keep_negatives_(self, score: Float32[Tensor, "q n"]) -> None:
-        """Set the scores of all rows but the negatives to -inf, in place."""
+    def split_(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
+        """The positives and their scores; sets all scores but the negatives' to -inf."""
+        row = self.list_positives()
+        kept = score.gather(1, row.clamp_min(0)).masked_fill_(row == NO_ID, -torch.inf)
         score.masked_fill_(~self._both()[1], -torch.inf)
+        return row, kept
 
     def _both(self) -> tuple[Bool[Tensor, "q n"], Bool[Tensor, "q n"]]:
         if self._masks is None:

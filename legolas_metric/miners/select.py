@@ -74,8 +74,9 @@ def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
         mixed = (draws.mixed[anchor] < strategy.mix) & (row != NO_ID) & (drawn != NO_ID)
         row = torch.where(mixed, drawn, row)
         s_an = torch.where(mixed, pair_similarities(pool, anchor, drawn), s_an)
-    found = (row != NO_ID).sum(1)
-    pair, place = (row != NO_ID).nonzero(as_tuple=True)
+    there = row != NO_ID
+    pair, place = there.nonzero(as_tuple=True)
+    found = there.sum(1) if strategy.per_anchor > 1 else None
     return Selection(
         anchor[pair],
         positive[pair],
@@ -86,7 +87,7 @@ def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
         outside_window=len(lone),
         fallback=sum(len(choice.row) - choice.exhausted for choice in choices[1:]),
         exhausted=sum(choice.exhausted for choice in choices),
-        short=int(((found > 0) & (found < strategy.per_anchor)).sum()),
+        short=0 if found is None else int(((found > 0) & (found < strategy.per_anchor)).sum()),
         contested=choices[0].contested,
         filtered=sum((choice.filtered for choice in choices), Counter()),
     )
@@ -97,7 +98,7 @@ def _pairs(
 ) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Float32[Tensor, " p"]]:
     """Anchors, their positives, and the similarities; every anchor once, in order, unless all positives are asked."""
     rule = strategy.positive
-    anchor = torch.arange(len(pool.anchors), device=draws.positive.device)
+    anchor = torch.arange(len(pool.anchors), device=pool.rows.ids.device)
     if rule in ("nearest", "farthest"):
         row, s_ap = pool.positives(1, farthest=rule == "farthest")
         return anchor, row[:, 0], s_ap[:, 0]

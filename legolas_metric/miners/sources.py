@@ -27,9 +27,10 @@ from legolas_metric.miners.classes import Classes
 from legolas_metric.miners.dense import DensePool, Table
 from legolas_metric.miners.pool import IndexPool, Pool
 from legolas_metric.miners.relation import LabelRelation, Masks, Relations
+from legolas_metric.miners.screened import ScreenedPool, screening_error
 from legolas_metric.numerics import chunks, prepare
 
-_BLOCK_ELEMENTS = 1 << 19  # of a block's similarities: they stay in the processor's cache
+_BLOCK_ELEMENTS = 1 << 20  # of a block's similarities: they stay in the processor's cache
 _LEAST_BLOCK = 64
 
 
@@ -98,14 +99,15 @@ class Batch:
 
 
 def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None, *, screened: bool) -> Source:
-    """The labelled anchors of a batch, as dense blocks; `screened` if only the choice matters, see `Table`."""
+    """The labelled anchors of a batch, as dense blocks; `screened` if only the choice matters, see `ScreenedPool`."""
     _check_groups(batch.anchors, relation, "the call, as groups and ref_groups")
     _check_groups(batch.rows, relation, "the call, as groups and ref_groups")
     assert batch.anchors.labels is not None
     labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
     anchors = batch.anchors if len(labelled) == len(batch.anchors) else batch.anchors[labelled]
-    table = Table(anchors, batch.rows, metric, screened=screened)
-    return Source(labelled, batch.rows, _dense_blocks(table, anchors.ids, relation))
+    table = Table(anchors, batch.rows, metric)
+    error = screening_error(anchors, batch.rows, metric) if screened and metric != "euclidean" else None
+    return Source(labelled, batch.rows, _dense_blocks(table, anchors.ids, relation, error))
 
 
 def bank_source(
@@ -135,7 +137,7 @@ def bank_source(
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     table = Table(rows[asked], rows[order], bank.metric)
-    return Source(bank.ids[asked], table.rows, _dense_blocks(table, place[asked], relation))
+    return Source(bank.ids[asked], table.rows, _dense_blocks(table, place[asked], relation, None))
 
 
 def _index_blocks(
@@ -147,7 +149,9 @@ def _index_blocks(
     yield Block(kept, IndexPool(asked[kept], rows, index, classes[kept]), no_positive, no_negative)
 
 
-def _dense_blocks(table: Table, self_row: Int64[Tensor, " q"], relation: LabelRelation | None) -> Iterator[Block]:
+def _dense_blocks(
+    table: Table, self_row: Int64[Tensor, " q"], relation: LabelRelation | None, error: float | None
+) -> Iterator[Block]:
     anchors, rows = table.anchors, table.rows
     if len(anchors) == 0:
         return
@@ -155,17 +159,20 @@ def _dense_blocks(table: Table, self_row: Int64[Tensor, " q"], relation: LabelRe
         Classes.of(anchors, self_row, rows) if relation is None else Masks(anchors, rows, self_row, relation)
     )
     for part in chunks(len(anchors), max(_LEAST_BLOCK, _BLOCK_ELEMENTS // len(rows))):
-        own = relations[part]
+        own = relations if part.stop - part.start == len(anchors) else relations[part]
         kept, no_positive, no_negative = _usable(own)
-        number = kept + part.start
         whole = no_positive + no_negative == 0
-        pool = DensePool(table, part if whole else number, own if whole else own[kept])
-        yield Block(number, pool, no_positive, no_negative)
+        pool = DensePool(table, part if whole else kept + part.start, own if whole else own[kept])
+        number = kept + part.start if part.start else kept
+        yield Block(number, pool if error is None else ScreenedPool(pool, error), no_positive, no_negative)
 
 
 def _usable(relations: Relations) -> tuple[Int64[Tensor, " m"], int, int]:
     """Numbers of the anchors that have a positive and a negative; anchors without a positive, without a negative."""
-    positive, negative = relations.positives > 0, relations.negatives > 0
+    positives, negatives = relations.positives, relations.negatives
+    if int(torch.minimum(positives, negatives).min()) > 0:
+        return torch.arange(len(positives), device=positives.device), 0, 0
+    positive, negative = positives > 0, negatives > 0
     return (positive & negative).nonzero()[:, 0], int((~positive).sum()), int((positive & ~negative).sum())
 
 

@@ -114,12 +114,10 @@ class Draws:
         numbers = torch.rand(q, 1 + 3 * k, generator=generator, dtype=torch.float64).to(device)
         return cls(numbers[:, 0], *numbers[:, 1:].split(k, 1))
 
-    @classmethod
-    def none(cls, q: int, k: int, device: torch.device) -> "Draws":
-        """In place of draws that no rule will use."""
-        zeros = torch.zeros((), dtype=torch.float64, device=device)
-        return cls(zeros.expand(q), *(zeros.expand(q, k) for _ in range(3)))
-
     def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Draws":
         """The same for some of the anchors."""
         return Draws(self.positive[part], self.negative[part], self.rank[part], self.mixed[part])
+
+
+NO_DRAWS = Draws(torch.empty(0, dtype=torch.float64), *[torch.empty(0, 0, dtype=torch.float64)] * 3)
+"""In place of draws that no rule will use."""
