@@ -126,9 +126,19 @@ def test_after_an_alarm_a_plateau_is_waited_for_anew():
     assert stages == [0, 0, 0, 1, 1]
 
 
-def test_a_margin_is_scheduled_as_stages():
-    schedule = MiningSchedule([(0, SemiHardMiner(margin=0.4)), (2, SemiHardMiner(margin=0.2))])
-    assert [schedule.advance(epoch).strategy.margin for epoch in range(4)] == [0.4, 0.4, 0.2, 0.2]
+def test_a_margin_is_scheduled_as_stages_by_epoch_and_by_plateau(caplog):
+    caplog.set_level(logging.INFO, logger="legolas_metric")
+    margins = [(0, 0.4), (2, 0.3), (Plateau(1), 0.2)]
+    schedule = MiningSchedule([(start, SemiHardMiner(margin=margin)) for start, margin in margins])
+    values = [0.1, 0.1, 0.5, 0.6, 0.6, 0.6]
+    used = [schedule.advance(epoch, value=value).strategy.margin for epoch, value in enumerate(values)]
+    assert used == [0.4, 0.4, 0.3, 0.3, 0.2, 0.2]
+    assert schedule.advance(6, alarm="collapse").strategy.margin == 0.3
+    reasons = ["epoch 2 reached", "no value above 0.6 for 1 epochs", "collapse"]
+    assert [change.reason for change in schedule.changes] == reasons
+    for record, margin, reason in zip(caplog.records, (0.3, 0.2, 0.3), reasons, strict=True):
+        assert f"margin={margin}" in record.getMessage()
+        assert record.getMessage().endswith(reason)
 
 
 def test_bad_plateaus_are_refused():

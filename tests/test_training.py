@@ -17,7 +17,7 @@ from legolas_metric import (
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.losses import SupConLoss
 from legolas_metric.training import GlobalMining, MetricLearner, ValidationMonitor
-from legolas_metric.training.mining import FedBatches
+from legolas_metric.training.batches import FedBatches
 from legolas_metric.training.module import one_cycle
 
 CLASSES, EACH, D = 12, 6, 8
@@ -83,7 +83,7 @@ def test_the_bank_holds_the_encoder_in_evaluation_mode_as_it_was_when_mining(dat
     learner = MetricLearner(encoder(), SupConLoss(), lr=0.0, weight_decay=0.0)
     mining = GlobalMining(x, labels, schedule=MiningSchedule(STAGES[:1]), batch_size=24, progress=False)
     before = EmbeddingBank.encode(learner.encoder, x, labels=labels, progress=False)
-    mining._refresh(learner, epoch=0, step=0)
+    fit(learner, mining.loader(), mining, epochs=1)
     assert mining.bank is not None
     torch.testing.assert_close(mining.bank.embeddings, before.embeddings)
 
@@ -217,6 +217,9 @@ def test_unfed_batches_say_what_to_do():
     [
         ({"turns": ("random",)}, "must hold 'mined' at least once"),
         ({"every": 0}, "every must be at least 1, got 0"),
+        ({"every_steps": 0}, "every_steps must be at least 1, got 0"),
+        ({"rotate": 1.0}, "rotate must lie between 0 and 1, got 1.0"),
+        ({"ema": 0.0}, "ema must lie between 0 and 1, got 0.0"),
         ({"groups": [1, 2]}, "groups has 2 entries for 72 rows of the data set"),
     ],
 )

@@ -1,23 +1,27 @@
 """Global mining in the loop: refresh the bank, mine, and feed what was mined to the batches."""
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import lightning as L
-from torch.utils.data import DataLoader, Dataset, Sampler
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, as_groups, as_ids, as_labels, check_at_least, check_choice
-from legolas_metric.datasets.source import Inputs
+from legolas_metric.checks import ArrayLike, as_groups, check_at_least, check_choice
 from legolas_metric.miners.schedule import MiningSchedule
 from legolas_metric.records import Triplets
-from legolas_metric.samplers.epochs import PlannedSampler
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler
 from legolas_metric.samplers.triplet import TripletSampler
+from legolas_metric.training.batches import Examples, FedBatches
 from legolas_metric.training.module import MetricLearner
 
 log = logging.getLogger(__name__)
@@ -34,8 +38,8 @@ class MiningRound:
         epoch, step: when.
         miner: name of the strategy in charge.
         triplets: what it found, with its `MiningStats`.
-        encode_seconds, mine_seconds: wall time of the two parts.
-        drift: mean cosine between the rows and their rewrites; None the first time.
+        encode_seconds, mine_seconds: wall time of the two parts; the first is 0 where the bank is rewritten in turn.
+        drift: mean cosine between the rows that were last written and what they were before; None the first time.
 
     Example:
         >>> import torch
@@ -56,67 +60,14 @@ class MiningRound:
     drift: float | None
 
 
-class Examples(Dataset[tuple[Any, int, int]]):
-    """(input, label, id) of every row: what `MetricLearner` trains on."""
-
-    def __init__(self, dataset: Dataset | ArrayLike, labels: ArrayLike, *, ids: ArrayLike | None = None) -> None:
-        self.inputs = Inputs(dataset)
-        self.labels = as_labels(labels, len(self.inputs), of="the data set")
-        self.ids = as_ids(ids, len(self.inputs), of="the data set")
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, row: int) -> tuple[Any, int, int]:
-        return self.inputs[row], int(self.labels[row]), int(self.ids[row])
-
-
-class FedBatches(Sampler[list[int]]):
-    """A batch sampler of fixed length whose batches come, in turn, from the samplers that it was last fed.
-
-    A sampler that runs dry starts over, with its next epoch's order. So an epoch has the same number of steps however
-    many triplets were mined, and runs can be compared at equal steps.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self._sources: Sequence[PlannedSampler] = ()
-
-    def feed(self, sources: Sequence[PlannedSampler], epoch: int) -> None:
-        """Take the samplers of the coming epoch, one for each turn; the same object may stand in several."""
-        self._sources = sources
-        self.set_epoch(epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch: each sampler plans its batches for it."""
-        for source in self._sources:
-            source.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        if not self._sources:
-            raise RuntimeError(
-                "batches were drawn before anything was mined: pass this GlobalMining to the Trainer's callbacks, and "
-                "with num_workers > 0 don't read trainer.estimated_stepping_batches in configure_optimizers"
-            )
-        streams = {id(source): _endless(source) for source in self._sources}
-        for step in range(self.steps):
-            yield next(streams[id(self._sources[step % len(self._sources)])])
-
-
-def _endless(source: PlannedSampler) -> Iterator[list[int]]:
-    while True:
-        yield from source
-        source.set_epoch(source.epoch + 1)
-
-
 class GlobalMining(L.Callback):
     """Mine the whole training set at the start of every epoch, and build the epoch's batches from what was found.
 
-    Each refresh embeds the data set with the encoder as it is, asks the schedule for the epoch's miner, mines, and
+    Each round embeds the data set with the encoder as it is, asks the schedule for the epoch's miner, mines, and
     feeds the triplets to a `TripletSampler`; every round is kept in `rounds`, nothing is thrown away in silence.
+
+    Behaviour in corner cases: a round within an epoch replaces the mined batches of the steps that are left, but for
+    those that a loader has fetched ahead; none is mined after an epoch's last step, as the next epoch begins with one.
 
     Args:
         dataset: any map-style `Dataset` (items x or (x, ...)), or an array of inputs.
@@ -128,7 +79,13 @@ class GlobalMining(L.Callback):
         k: examples of a class in the latter two; P is batch_size // k.
         pairs: "batch" lets the loss see every pair of a batch, "mined" only the mined triplets in it.
         steps_per_epoch: default ceil(n / batch_size).
-        every: refresh the bank every so many epochs.
+        every: mine every so many epochs.
+        every_steps: mine also every so many steps within an epoch.
+        rotate: rewrite this share of the bank after each step, in turn, in place of embedding the whole set for each
+            round. Its rows are then up to 1 / rotate steps old: `triplets.stats` tells age and drift, and a miner's
+            `max_staleness` refuses an older bank.
+        ema: embed with an exponential moving average of the encoder with this decay, which moves more slowly.
+        monitor: the logged metric that a schedule's `Plateau` looks at, such as "rank_at_1" of `ValidationMonitor`.
         ids, groups: as `EmbeddingBank`.
         seed: of the batches.
         progress: show a bar while embedding.
@@ -156,6 +113,10 @@ class GlobalMining(L.Callback):
         pairs: Pairs = "batch",
         steps_per_epoch: int | None = None,
         every: int = 1,
+        every_steps: int | None = None,
+        rotate: float | None = None,
+        ema: float | None = None,
+        monitor: str | None = None,
         ids: ArrayLike | None = None,
         groups: ArrayLike | None = None,
         seed: int = 0,
@@ -163,6 +124,10 @@ class GlobalMining(L.Callback):
     ) -> None:
         super().__init__()
         check_at_least("every", every, 1)
+        check_at_least("every_steps", 1 if every_steps is None else every_steps, 1)
+        for name, share in (("rotate", rotate), ("ema", ema)):
+            if share is not None and not 0 < share < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {share}")
         check_choice("pairs", pairs, get_args(Pairs))
         for kind in turns:
             check_choice("turns", kind, get_args(Kind))
@@ -174,13 +139,17 @@ class GlobalMining(L.Callback):
         self.batch_size = batch_size
         self.turns = tuple(turns)
         self.pairs = pairs
-        self.every = every
+        self.every, self.every_steps = every, every_steps
+        self.rotate, self.ema = rotate, ema
+        self.monitor = monitor
         self.seed = seed
         self.progress = progress
         self.rounds: list[MiningRound] = []
         self.bank: EmbeddingBank | None = None
         self.batches = FedBatches(steps_per_epoch or -(-len(self.examples) // batch_size))
         self._k = k
+        self._averaged: AveragedModel | None = None
+        self._next = 0  # the row of the bank that is rewritten next
         self._pk: dict[Kind, PKSampler | NeighborPKSampler] = {}
         if "random" in self.turns:
             random = PKSampler(
@@ -195,7 +164,11 @@ class GlobalMining(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mine for the first epoch."""
         # Before the first epoch's loader is iterated: its workers may draw batches before on_train_epoch_start.
-        self._refresh(pl_module, epoch=trainer.current_epoch, step=trainer.global_step)
+        if self.ema is not None:
+            average = get_ema_multi_avg_fn(self.ema)
+            self._averaged = AveragedModel(_learner(pl_module).encoder, multi_avg_fn=average, use_buffers=True)
+            self._averaged.update_parameters(_learner(pl_module).encoder)  # the first one copies
+        self._round(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mine for this epoch, when its turn comes."""
@@ -203,17 +176,35 @@ class GlobalMining(L.Callback):
         if epoch == self.rounds[-1].epoch:
             return
         if epoch % self.every == 0:
-            self._refresh(pl_module, epoch=epoch, step=trainer.global_step)
-        else:
-            self.batches.set_epoch(epoch)
+            self._round(trainer, pl_module)
+        self.batches.set_epoch(epoch)
 
-    def _refresh(self, learner: L.LightningModule, *, epoch: int, step: int) -> None:
-        assert isinstance(learner, MetricLearner)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the average and the bank up, and mine anew within an epoch."""
+        learner, step = _learner(pl_module), trainer.global_step
+        if self._averaged is not None:
+            self._averaged.update_parameters(learner.encoder)
+        if self.rotate is not None:
+            n = len(self.examples)
+            rows = (self._next + torch.arange(math.ceil(self.rotate * n))) % n
+            self._next = int(rows[-1] + 1) % n
+            self._rewrite(learner, rows, step)
+        due = self.every_steps is not None and step % self.every_steps == 0 and step > self.rounds[-1].step
+        if due and not trainer.is_last_batch:
+            self._round(trainer, pl_module)
+
+    def _round(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        learner, epoch, step = _learner(pl_module), trainer.current_epoch, trainer.global_step
         started = time.perf_counter()
-        drift = self._embed(learner, step)
+        if self.bank is None:
+            self.bank = self._embed(learner, torch.arange(len(self.examples)), step)
+        elif self.rotate is None:
+            self._rewrite(learner, torch.arange(len(self.examples)), step)
         encoded = time.perf_counter()
-        assert self.bank is not None
-        miner = self.schedule.advance(epoch)
+        value = None if self.monitor is None else float(trainer.callback_metrics.get(self.monitor, -math.inf))
+        miner = self.schedule.advance(epoch, value=value)
         triplets = miner.mine(self.bank)
         mined = time.perf_counter()
         name = type(miner).__name__
@@ -227,29 +218,30 @@ class GlobalMining(L.Callback):
                 triplets=triplets,
                 encode_seconds=encoded - started,
                 mine_seconds=mined - encoded,
-                drift=drift,
+                drift=self.bank.drift,
             )
         )
         log.info("epoch %d: %s found %d triplets, %s", epoch, name, len(triplets), triplets.stats)
         learner.triplets = triplets if self.pairs == "mined" else None
         self._feed(triplets, epoch)
 
-    def _embed(self, learner: MetricLearner, step: int) -> float | None:
+    def _embed(self, learner: MetricLearner, rows: Int64[Tensor, " m"], step: int) -> EmbeddingBank:
         examples = self.examples
-        bank = EmbeddingBank.encode(
-            learner.encoder,
-            examples.inputs,
-            labels=examples.labels,
-            ids=examples.ids,
-            groups=self.groups,
+        return EmbeddingBank.encode(
+            learner.encoder if self._averaged is None else self._averaged,
+            Subset(examples.inputs.source, rows.tolist()),
+            labels=examples.labels[rows],
+            ids=examples.ids[rows],
+            groups=None if self.groups is None else self.groups[rows],
             device=learner.device,
             step=step,
-            progress=self.progress,
+            progress=self.progress and len(rows) == len(examples),
         )
-        if self.bank is None:
-            self.bank = bank
-            return None
-        return self.bank.update(bank.ids, bank.embeddings, step=step)
+
+    def _rewrite(self, learner: MetricLearner, rows: Int64[Tensor, " m"], step: int) -> None:
+        assert self.bank is not None
+        written = self._embed(learner, rows, step)
+        self.bank.update(written.ids, written.embeddings, step=step)
 
     def _share(self, kind: Kind) -> int:
         """Steps of an epoch that a kind of batch serves."""
@@ -267,3 +259,8 @@ class GlobalMining(L.Callback):
             )
         mined = TripletSampler(triplets, self.batch_size, ids=self.examples.ids, seed=self.seed)
         self.batches.feed([mined if kind == "mined" else self._pk[kind] for kind in self.turns], epoch)
+
+
+def _learner(pl_module: L.LightningModule) -> MetricLearner:
+    assert isinstance(pl_module, MetricLearner)
+    return pl_module

@@ -1,0 +1,70 @@
+"""What a training loop iterates: examples with their ids, in batches from samplers that may change while it runs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import Dataset, Sampler
+
+from legolas_metric.checks import ArrayLike, as_ids, as_labels
+from legolas_metric.datasets.source import Inputs
+from legolas_metric.samplers.epochs import PlannedSampler
+
+
+class Examples(Dataset[tuple[Any, int, int]]):
+    """(input, label, id) of every row: what `MetricLearner` trains on."""
+
+    def __init__(self, dataset: Dataset | ArrayLike, labels: ArrayLike, *, ids: ArrayLike | None = None) -> None:
+        self.inputs = Inputs(dataset)
+        self.labels = as_labels(labels, len(self.inputs), of="the data set")
+        self.ids = as_ids(ids, len(self.inputs), of="the data set")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, row: int) -> tuple[Any, int, int]:
+        return self.inputs[row], int(self.labels[row]), int(self.ids[row])
+
+
+class FedBatches(Sampler[list[int]]):
+    """A batch sampler of fixed length whose batches come, in turn, from the samplers that it was last fed.
+
+    A sampler that runs dry starts over, with its next epoch's order. So an epoch has the same number of steps however
+    many triplets were mined, and runs can be compared at equal steps. Samplers may be fed while an epoch runs: the next
+    batch comes from them, and those that were there before go on where they stand.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._sources: Sequence[PlannedSampler] = ()
+
+    def feed(self, sources: Sequence[PlannedSampler], epoch: int) -> None:
+        """Take the samplers of the coming steps, one for each turn; the same object may stand in several."""
+        new = [source for source in sources if source not in self._sources]
+        self._sources = sources
+        for source in new:
+            source.set_epoch(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch: each sampler plans its batches for it."""
+        for source in self._sources:
+            source.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if not self._sources:
+            raise RuntimeError(
+                "batches were drawn before anything was mined: pass this GlobalMining to the Trainer's callbacks, and "
+                "with num_workers > 0 don't read trainer.estimated_stepping_batches in configure_optimizers"
+            )
+        streams: dict[PlannedSampler, Iterator[list[int]]] = {}
+        for step in range(self.steps):
+            source = self._sources[step % len(self._sources)]
+            yield next(streams.setdefault(source, _endless(source)))
+
+
+def _endless(source: PlannedSampler) -> Iterator[list[int]]:
+    while True:
+        yield from source
+        source.set_epoch(source.epoch + 1)
