@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -18,16 +19,20 @@ import pytest
 import torch
 from memory import peak_mb
 
-from legolas_metric import ExactIndex, Neighbors
+from legolas_metric import EmbeddingBank, ExactIndex, Neighbors, PKSampler, SupConLoss
+from legolas_metric.datasets import split_omniglot
+from legolas_metric.encoders import Conv4
+from legolas_metric.training.mining import Examples
 
 RESULTS = Path(__file__).parent / "results"
 PER_CLASS = 20
 SEED = 0
 JOBS = {
-    "nearest": {"k": 1},
-    "32 nearest": {"k": 32},
-    "semi-hard": {"k": 1, "window": True},
+    "nearest": (1, False),
+    "32 nearest": (32, False),
+    "semi-hard": (1, True),
 }
+"""Neighbours, and whether inside a window."""
 
 
 def bank(kind: str, n: int, d: int) -> torch.Tensor:
@@ -61,36 +66,65 @@ def window(rows: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torc
     return 1 - d_an.square() / 2, s_ap
 
 
-def compare(kind: str, job: str, n: int, d: int, precision: str, repeats: int) -> dict[str, object]:
-    """FAISS and the engine in turn, in one process; medians."""
-    rows, labels = bank(kind, n, d), torch.arange(n) // PER_CLASS
-    k = JOBS[job]["k"]
-    bounds = window(rows, labels) if "window" in JOBS[job] else None
-    times: dict[str, list[float]] = {"faiss": [], "exact": []}
+def compare(
+    rows: torch.Tensor, labels: torch.Tensor, cases: list[tuple[str, str]], repeats: int
+) -> list[dict[str, object]]:
+    """FAISS, which finds one negative, and the engine at each (job, precision), in turn, in one process; medians."""
+    n = len(rows)
+    bounds = window(rows, labels)
+    times: dict[object, list[float]] = {case: [] for case in ["faiss", *cases]}
+    found: dict[tuple[str, str], Neighbors] = {}
     for _ in range(repeats):
         start = time.perf_counter()
-        baseline = flat_faiss(rows.numpy(), labels.numpy(), k)
+        baseline = flat_faiss(rows.numpy(), labels.numpy(), 1)
         times["faiss"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        found = ExactIndex(precision=precision).fit(rows, labels).self_join(k, window=bounds)
-        times["exact"].append(time.perf_counter() - start)
-    seconds = {name: statistics.median(values) for name, values in times.items()}
-    agreement = float((found.ids.numpy() == baseline).mean()) if bounds is None else None
-    return {
-        "data": kind,
-        "job": job,
-        "n": n,
-        "d": d,
-        "asked": precision,
-        "screened_in": found.stats.precision,
-        "seconds": round(seconds["exact"], 3),
-        "faiss_seconds": round(seconds["faiss"], 3),
-        "ratio": round(seconds["faiss"] / seconds["exact"], 2),
-        "ns_per_element": round(seconds["exact"] / n / n * 1e9, 3),
-        "agreement": agreement,
-        "certified": found.stats.certified,
-        **{name: round(value, 3) for name, value in found.stats.details.items()},
-    }
+        for job, precision in cases:
+            k, windowed = JOBS[job]
+            start = time.perf_counter()
+            index = ExactIndex(precision=precision).fit(rows, labels)
+            found[job, precision] = index.self_join(k, window=bounds if windowed else None)
+            times[job, precision].append(time.perf_counter() - start)
+    seconds = {case: statistics.median(values) for case, values in times.items()}
+    return [
+        {
+            "job": job,
+            "n": n,
+            "d": rows.shape[1],
+            "asked": precision,
+            "screened_in": answer.stats.precision,
+            "seconds": round(seconds[job, precision], 3),
+            "faiss_seconds": round(seconds["faiss"], 3),
+            "ratio": round(seconds["faiss"] / seconds[job, precision], 2),
+            "ns_per_element": round(seconds[job, precision] / n / n * 1e9, 3),
+            "agreement": None if JOBS[job][1] else float((answer.ids[:, 0].numpy() == baseline[:, 0]).mean()),
+            "certified": answer.stats.certified,
+            **{name: round(value, 3) for name, value in answer.stats.details.items()},
+        }
+        for (job, precision), answer in found.items()
+    ]
+
+
+def encoder_outputs(steps: tuple[int, ...]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Omniglot as a Conv4 embeds it after so many steps of SupCon on PK batches."""
+    train, _ = split_omniglot(seed=SEED)
+    torch.manual_seed(SEED)
+    encoder, loss = Conv4(), SupConLoss(0.1)
+    optimiser = torch.optim.Adam(encoder.parameters(), 2e-3)
+    examples = Examples(train, train.labels)
+    batches = iter(PKSampler(examples.labels, 32, 4, batches_per_epoch=max(steps) + 1, seed=SEED))
+    found = {}
+    for step in range(max(steps) + 1):
+        if step in steps:
+            encoder.eval()
+            made = EmbeddingBank.encode(encoder, examples.inputs, labels=examples.labels, progress=False)
+            found[step] = made.embeddings, made.labels
+            encoder.train()
+        batch = next(batches)
+        optimiser.zero_grad()
+        inputs = torch.stack([examples.inputs[row] for row in batch])
+        loss(encoder(inputs), examples.labels[batch]).backward()
+        optimiser.step()
+    return found
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
@@ -120,23 +154,47 @@ def test_a_batch_is_a_small_bank(benchmark, b):
     benchmark(lambda: ExactIndex().fit(rows, labels).self_join(1))
 
 
-def test_tables(full, capsys):
+def banks(table: str) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """The banks of a table: what they are, rows, labels."""
+    if table == "encoder":
+        for step, found in encoder_outputs((0, 50, 300)).items():
+            yield f"Omniglot, step {step}", *found
+    elif table == "structured":
+        for kind in ("clustered", "collapsed", "duplicates"):
+            yield kind, bank(kind, 20_000, 128), torch.arange(20_000) // PER_CLASS
+    elif table == "growth":
+        for n in (2_000, 5_000, 10_000, 20_000, 100_000):
+            yield "plain", bank("plain", n, 128), torch.arange(n) // PER_CLASS
+    else:
+        yield "plain", bank("plain", 50_000, int(table)), torch.arange(50_000) // PER_CLASS
+
+
+@pytest.mark.parametrize("table", ["64", "128", "512", "structured", "encoder", "growth"])
+def test_tables(table, full, capsys):
     """Every figure of docs/engine.md, each with FAISS in the same run."""
     if not full:
         pytest.skip("the long tables: --full")
-    cases = [("plain", job, 50_000, d, p) for job in JOBS for d in (64, 128, 512) for p in ("bfloat16", "float32")]
-    cases += [(kind, job, 50_000, 128, "auto") for kind in ("clustered", "collapsed", "duplicates") for job in JOBS]
-    cases += [("plain", "nearest", n, 128, "auto") for n in (2_000, 10_000, 100_000)]
-    rows = []
-    for case in cases:
-        rows.append(compare(*case, repeats=5 if case[2] <= 50_000 else 1))
-        with capsys.disabled():
-            print(json.dumps(rows[-1]), flush=True)
+    precisions = ("bfloat16", "float32") if table.isdecimal() else ("auto",)
+    cases = [(job, precision) for job in JOBS for precision in precisions]
+    rows: list[dict[str, object]] = []
+    for data, embeddings, labels in banks(table):
+        repeats = 1 if len(labels) > 50_000 else 3 if embeddings.shape[1] > 128 else 5
+        for row in compare(embeddings, labels, cases[:1] if table == "growth" else cases, repeats):
+            rows.append({"data": data} | row)
+            with capsys.disabled():
+                print(json.dumps(rows[-1]), flush=True)
+    write(table, rows)
+    assert all(row["agreement"] is None or row["agreement"] > 0.99 for row in rows if row["data"] != "duplicates")
+
+
+def test_memory_of_200k_rows(full, capsys):
+    if not full:
+        pytest.skip("the long tables: --full")
     memory = peak_of_200k()
     with capsys.disabled():
         print(json.dumps(memory))
-    write({"tables": rows, "memory": memory})
-    assert all(row["agreement"] is None or row["agreement"] > 0.99 for row in rows if row["data"] != "duplicates")
+    write("memory", memory)
+    assert memory["mb_above_input"] < 1024
 
 
 def peak_of_200k() -> dict[str, float]:
@@ -156,11 +214,10 @@ def peak_of_200k() -> dict[str, float]:
     return {"n": 200_000, "d": 128, "mb_above_input": round(above), "seconds": round(seconds, 1)}
 
 
-def write(results: dict[str, object]) -> None:
-    """A dated file with what was run, and on what."""
+def write(table: str, results: object) -> None:
+    """Put a table into today's file, with what it was run on."""
     RESULTS.mkdir(exist_ok=True)
     machine = {
-        "date": datetime.date.today().isoformat(),
         "processor": platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -169,5 +226,6 @@ def write(results: dict[str, object]) -> None:
         "python": platform.python_version(),
         "seed": SEED,
     }
-    path = RESULTS / f"{machine['date']}-index.json"
-    path.write_text(json.dumps(machine | results, indent=1) + "\n")
+    path = RESULTS / f"{datetime.date.today().isoformat()}-index.json"
+    tables = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(tables | {table: {"machine": machine, "results": results}}, indent=1) + "\n")

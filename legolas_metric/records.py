@@ -20,7 +20,8 @@ class SearchStats:
         recall: audited share of the true neighbours that were found; None where the search is exact.
         certified: share of the rows whose screening was certified without a rescan; None where nothing is screened.
         widened: queries for which the first search held too few admissible rows and was widened.
-        details: further figures of the engine, by name.
+        details: further figures by name; of the exact engine: tiles, groups_per_row (whose scores were looked at),
+            scores_per_row, reranked_per_row, and rescanned (rows).
     """
 
     engine: str
@@ -72,6 +73,7 @@ class MiningStats:
         seconds: wall time.
         max_age: encoder steps between the oldest row of the bank and its newest, or the step that the miner was told.
         drift: mean cosine between the rows of the bank's last update and their rewrites; None before any.
+        details: further figures of the index, by name, summed over its searches; see `SearchStats`.
 
     Example:
         >>> import torch
@@ -97,6 +99,7 @@ class MiningStats:
     seconds: float
     max_age: int = 0
     drift: float | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ from oracles import neighbors
 from legolas_metric import ExactIndex
 from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.exact import answer as routing
+from legolas_metric.index.exact import side as siding
 from legolas_metric.index.exact import solve as solving
+from legolas_metric.index.exact import sweep as sweeping
 from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.index.exact.relations import Request
@@ -23,9 +25,12 @@ METRICS = ("cosine", "dot", "euclidean")
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_pieces():
-    """Tiles and classes of a size that small data fills several of."""
+    """Tiles, pieces and classes of a size that small data fills several of."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solving, "_tile", lambda dtype, workspace_mb: 128)
+        patch.setattr(solving, "_tile", lambda dtype, workspace_mb, most: 128)
+        patch.setattr(siding, "PIECE", 32)
+        patch.setattr(sweeping, "PIECE", 32)
+        patch.setattr(sweeping, "_BAND_ROWS", 32)
         patch.setattr(routing, "_LARGE_CLASS", 8)
         yield
 

@@ -280,3 +280,13 @@ def test_stats_tell_engine_time_and_age():
     assert stats.seconds > 0
     assert stats.max_age == 40
     assert RandomMiner().mine(bank).stats.engine == "labels"
+
+
+def test_stats_tell_what_the_exact_engine_did():
+    bank = make_bank()
+    index = ExactIndex(precision="float32")
+    searched = index.fit(bank.embeddings, bank.labels).self_join(1).stats.details
+    stats = FullHardMiner(index=index).mine(bank).stats
+    assert stats.details == searched
+    assert stats.details["groups_per_row"] >= 1
+    assert stats.details["rescanned"] == 0

@@ -14,7 +14,7 @@ from legolas_metric.numerics import chunks, pair_similarity
 Bounds = tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]
 """A window: the bounds low < s < high of each query, infinite where there is none."""
 
-_PAIR_ELEMENTS = 1 << 17  # so that a chunk stays in cache
+_PAIR_ELEMENTS = 1 << 18  # so that a chunk stays in cache
 _SPARSE = 4  # cells of a table per pair up to which sorting its rows beats sorting all pairs
 _NO_KEY = torch.iinfo(torch.int64).max
 

@@ -115,8 +115,8 @@ def prepare(
     r = x if other is own else unit_rows(other.rows).to(x.dtype)
     symmetric = other is own and isinstance(relation, ByLabel) and relation.ids is None
     if isinstance(relation, ByLabel) and relation.order is not None:
-        sorted_x = x[relation.order]
-        r = sorted_x if r is x else r[relation.ref_order]
+        sorted_x = x.index_select(0, relation.order)  # its backward costs half of that of x[order]
+        r = sorted_x if r is x else r.index_select(0, relation.ref_order)
         x, weight = sorted_x, weight[relation.order]
     return Batch(x, r, weight, relation, symmetric, world)
 

@@ -144,6 +144,7 @@ class Miner:
             seconds=time.perf_counter() - started,
             max_age=age,
             drift=drift,
+            details=searched.details,
         )
         self._complain(stats, sum(part.contested for part in chosen), sum(part.pairs for part in chosen))
         if not found:

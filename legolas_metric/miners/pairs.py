@@ -141,6 +141,7 @@ class MultiSimilarityMiner:
             seconds=time.perf_counter() - started,
             max_age=age,
             drift=drift,
+            details=searched.details,
         )
         none, nothing, rows = source.names[:0], source.rows.embeddings[:0, 0], source.rows
         return Pairs(

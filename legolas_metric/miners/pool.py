@@ -169,4 +169,8 @@ def _merged(first: SearchStats, second: SearchStats) -> SearchStats:
         recall=min(recalls, default=None),
         certified=min(shares, default=None),
         widened=first.widened + second.widened,
+        details={
+            name: first.details.get(name, 0.0) + second.details.get(name, 0.0)
+            for name in {**first.details, **second.details}
+        },
     )

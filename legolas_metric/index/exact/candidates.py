@@ -7,11 +7,11 @@ Letters: n anchors, c slots, t new candidates.
 """
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 _SLOTS_PER_NEIGHBOUR = 4
-_FEWEST_SLOTS = 16
+_FEWEST_SLOTS = 32
 _SETTLED_NEIGHBOURS = 2  # candidates per neighbour from which sorting them costs less than looking at more
 _CLOSED = 2.0**100  # a floor that no score reaches, and that arithmetic leaves finite
 
@@ -28,7 +28,7 @@ class Candidates:
     def __init__(self, n: int, k: int, floor: Float32[Tensor, " n"]) -> None:
         self.k = k
         self.slots = max(_FEWEST_SLOTS, _SLOTS_PER_NEIGHBOUR * k)
-        self.crowd = min(self.slots, _SETTLED_NEIGHBOURS * k + _FEWEST_SLOTS)
+        self.crowd = min(self.slots, _SETTLED_NEIGHBOURS * k + _FEWEST_SLOTS // 2)
         device = floor.device
         self.floor = floor
         self.reached = floor.clone()
@@ -52,13 +52,9 @@ class Candidates:
         fill = self.fill[first:last]
         full = (fill + count > self.slots).nonzero().flatten()
         if len(full):
-            self._settle(full + first)
-            over = full[(fill + count)[full] > self.slots]
-            if len(over):
-                self._give_up(over + first)
-                count[over] = 0
-                kept = count[anchor] > 0
-                anchor, column, low, high = anchor[kept], column[kept], low[kept], high[kept]
+            kept = self._make_room(first, last, full, anchor, low, high)
+            anchor, column, low, high = anchor[kept], column[kept], low[kept], high[kept]
+            count = torch.bincount(anchor, minlength=last - first)
         place = fill[anchor] + torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]
         at = (anchor + first) * self.slots + place
         self.column.view(-1)[at] = column.to(torch.int32)
@@ -74,6 +70,32 @@ class Candidates:
         floor = torch.maximum(self.floor, self._guaranteed(self.low))
         anchor, slot = ((self.high >= floor[:, None]) & (self.high > -torch.inf)).nonzero(as_tuple=True)
         return anchor, self.column[anchor, slot].long()
+
+    def _make_room(
+        self,
+        first: int,
+        last: int,
+        full: Int64[Tensor, " m"],
+        anchor: Int64[Tensor, " t"],
+        low: Float32[Tensor, " t"],
+        high: Float32[Tensor, " t"],
+    ) -> Bool[Tensor, " t"]:
+        """Raise the floors of full anchors by what is new and what is there; returns which new candidates remain."""
+        count = torch.bincount(anchor, minlength=last - first)
+        new = torch.isin(anchor, full).nonzero().flatten()
+        row = torch.searchsorted(full, anchor[new])
+        place = new - (count.cumsum(0) - count)[anchor[new]]
+        table = low.new_full((len(full), max(self.k, int(count[full].max()))), -torch.inf)
+        table[row, place] = low[new]
+        floor, fill = self.floor[first:last], self.fill[first:last]
+        floor[full] = torch.maximum(floor[full], self._guaranteed(table))
+        self._settle(full + first)
+        kept = high >= floor[anchor]
+        over = (fill + torch.bincount(anchor[kept], minlength=last - first) > self.slots).nonzero().flatten()
+        if len(over):
+            self._give_up(over + first)
+            kept &= ~torch.isin(anchor, over)
+        return kept
 
     def _settle(self, anchors: Int64[Tensor, " m"]) -> None:
         """Raise the floors of some anchors to their k-th best lower bound, and drop what lies below."""

@@ -18,7 +18,7 @@ from legolas_metric.index.exact.window import Ceiling
 from legolas_metric.numerics import chunks
 
 GROUP = 16
-PIECE = 1024  # columns of a piece
+PIECE = 1024  # columns of a piece; the rows of one divide it
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 _LOOK = 1 << 18  # groups whose scores are looked at together
 
@@ -43,6 +43,8 @@ class Side:
         first, last: the anchors.
         start: the first column.
         by_row: whether the anchors are the rows of `tile`.
+        diagonal: whether the tile's rows are its columns, and only its cells (of PIECE x PIECE) on the diagonal and
+            above are filled; the rows take those, the columns those above.
         tile: the scores.
         maxima: [a, g] by row, else [g, a]: the greatest score of each group; in a window, of those below the ceiling,
             less its shift.
@@ -56,6 +58,7 @@ class Side:
     last: int
     start: int
     by_row: bool
+    diagonal: bool
     tile: Float[Tensor, "h w"]
     maxima: Float[Tensor, "_ _"]
     bits: bool
@@ -69,12 +72,16 @@ class Side:
         """How many groups each anchor has."""
         return self.maxima.shape[1 if self.by_row else 0]
 
+    def takes(self, top: int, edge: int) -> bool:
+        """Whether the piece at (top, edge) of the tile is for this side."""
+        return not self.diagonal or edge // PIECE >= top // PIECE + (not self.by_row)
+
     def reduce(self, piece: Float[Tensor, "h w"], top: int, edge: int) -> None:
         """Take the group maxima of a piece, whose first score is at (top, edge) of the tile."""
         a = self.last - self.first
         piece = piece[: max(0, a - top)] if self.by_row else piece[:, : max(0, a - edge)]
         h, w = piece.shape
-        if h == 0 or w == 0:
+        if h == 0 or w == 0 or not self.takes(top, edge):
             return
         if self.by_row:
             out = self.maxima[top : top + h, edge // GROUP : (edge + w) // GROUP]
@@ -98,8 +105,9 @@ class Side:
     def reduce_exactly(self) -> None:
         """Take the maxima again, of the scores themselves."""
         self.bits = False
-        for edge in range(0, self.tile.shape[1], PIECE):
-            self.reduce(self.tile[:, edge : edge + PIECE], 0, edge)
+        for top in range(0, self.tile.shape[0], PIECE):
+            for edge in range(0, self.tile.shape[1], PIECE):
+                self.reduce(self.tile[top : top + PIECE, edge : edge + PIECE], top, edge)
 
     def tops(self) -> Float32[Tensor, " a"]:
         """The greatest score of each anchor."""
@@ -111,7 +119,7 @@ class Side:
         return self._unshifted(held, anchor[:, None])
 
     def reaching(self, needed: Float32[Tensor, " a"]) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
-        """(anchor, group) of the groups whose maximum is at least what its anchor needs; anchors ascend."""
+        """(anchor, group) of the groups whose maximum is at least what its anchor needs, in the order of the tile."""
         dtype = self.maxima.dtype
         if self.ceiling is not None:
             needed = (needed - self.ceiling.shift.float()).clamp_max(-torch.finfo(dtype).tiny)
@@ -125,24 +133,26 @@ class Side:
         few = 2 * len(passing) < len(gate)
         if few:
             maxima, gate = maxima[passing] if self.by_row else maxima[:, passing], gate[passing]
-        held = reach(maxima, gate[:, None]) if self.by_row else reach(maxima, gate).T.contiguous()
-        anchor, group = held.nonzero(as_tuple=True)
+        if self.by_row:
+            anchor, group = reach(maxima, gate[:, None]).nonzero(as_tuple=True)
+        else:
+            group, anchor = reach(maxima, gate).nonzero(as_tuple=True)
         return passing[anchor] if few else anchor, group
 
-    def members(self, group: Int64[Tensor, " t"]) -> Int64[Tensor, "t G"]:
-        """The columns of some groups, counted from the first of this side."""
-        member = torch.arange(GROUP, device=group.device)
-        if not self.by_row:
-            return group[:, None] * GROUP + member
-        piece = group * GROUP // PIECE * PIECE
-        stride = (self.tile.shape[1] - piece).clamp_max(PIECE) // GROUP
-        return (piece + group - piece // GROUP)[:, None] + member * stride[:, None]
-
-    def scores(self, anchor: Int64[Tensor, " t"], column: Int64[Tensor, "t G"]) -> Float32[Tensor, "t 16"]:
-        """Single scores."""
+    def scores(self, anchor: Int64[Tensor, " t"], group: Int64[Tensor, " t"]) -> Float32[Tensor, "t G"]:
+        """The scores of some groups."""
         width = self.tile.shape[1]
-        at = anchor[:, None] * width + column if self.by_row else column * width + anchor[:, None]
-        return self.tile.view(-1)[at].float()
+        first, stride = self._members(group)
+        if self.by_row:
+            at = (anchor * width + first)[:, None] + stride[:, None] * torch.arange(GROUP, device=group.device)
+        else:
+            at = (anchor + first * width)[:, None] + width * torch.arange(GROUP, device=group.device)
+        return self.tile.take(at).float()
+
+    def column(self, group: Int64[Tensor, " t"], member: Int64[Tensor, " t"]) -> Int64[Tensor, " t"]:
+        """The column of a member of a group."""
+        first, stride = self._members(group)
+        return self.start + first + member * stride
 
     def slack(
         self, scores: Float32[Tensor, "*s"], anchor: slice | Int64[Tensor, "*b"], *, shifted: bool = False
@@ -175,6 +185,14 @@ class Side:
         unit = unit + self._shift_unit
         depth = shift - floor + self.error + 2 * unit * (shift.abs() + floor.abs() + self.error)
         return shift - depth * (1 + 2 * self._shift_unit)
+
+    def _members(self, group: Int64[Tensor, " t"]) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
+        """The first column of some groups, counted from the first of this side, and the stride to the next."""
+        if not self.by_row:
+            return group * GROUP, torch.ones_like(group)
+        piece = group // (PIECE // GROUP)
+        stride = (self.tile.shape[1] - piece * PIECE).clamp_max(PIECE) // GROUP
+        return piece * (PIECE - PIECE // GROUP) + group, stride
 
     def _best(self) -> Shaped[Tensor, " a"]:
         """The best maximum of each anchor, as it was reduced."""
@@ -233,13 +251,15 @@ def _look(
     work: Work,
 ) -> None:
     """Look at the single scores of some groups."""
-    column = side.members(group)
-    scores = side.scores(anchor, column)
+    scores = side.scores(anchor, group)
     pair, member = _admitted(side, scores, anchor, needed).nonzero(as_tuple=True)
     work.scores += len(pair)
-    anchor, column, scores = anchor[pair], column[pair, member], scores[pair, member]
+    if not side.by_row:  # candidates are kept anchor by anchor
+        order = anchor[pair].argsort()
+        pair, member = pair[order], member[order]
+    anchor, column, scores = anchor[pair], side.column(group[pair], member), scores[pair, member]
     low, high = side.guaranteed(scores, anchor), scores + side.slack(scores, anchor)
-    candidates.add(side.first, side.last, anchor, side.start + column, low, high)
+    candidates.add(side.first, side.last, anchor, column, low, high)
 
 
 def _admitted(
@@ -259,8 +279,7 @@ def _raise_crowded(side: Side, floor: Float32[Tensor, " a"], k: int, anchor: Int
         scores = side.of_groups(anchor)
     else:
         every = torch.arange(side.groups, device=anchor.device)
-        column = side.members(every.repeat(len(anchor)))
-        scores = side.scores(anchor.repeat_interleave(side.groups), column).view(len(anchor), -1)
+        scores = side.scores(anchor.repeat_interleave(side.groups), every.repeat(len(anchor))).view(len(anchor), -1)
     if k > scores.shape[1]:
         return
     low = side.guaranteed(scores, anchor[:, None], shifted=shifted)

@@ -22,6 +22,7 @@ from legolas_metric.index.ranking import Bounds, best_of, inside_window, similar
 from legolas_metric.index.scan import part_of, scan
 
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
+_HALVED = 16  # neighbours up to which half a tile on the diagonal says enough; many need whole tiles to raise a floor
 _CROWDED = 0.25  # share of them that may overflow
 
 
@@ -122,7 +123,8 @@ def _screen(
 ) -> tuple[Candidates, Work]:
     """Sweep, from the floors that are known (by default those of the window)."""
     n = len(problem.anchors)
-    tile = _tile(dtype, workspace_mb)
+    halved = problem.symmetric and problem.k <= _HALVED
+    tile = _tile(dtype, workspace_mb, len(problem.rows) if halved else len(problem.rows) // 4)
     anchors = columns if problem.symmetric else make_table(problem.anchors.embeddings, frame, dtype)
     certificate = certify(anchors, columns, frame, tile, shrink)
     floors = floors_of(problem.bounds, frame, anchors.norm[:n])
@@ -140,6 +142,7 @@ def _screen(
         k=problem.k,
         tile=tile,
         symmetric=problem.symmetric,
+        halved=halved,
     )
     candidates = Candidates(n, problem.k, floors)
     return candidates, sweep(job, candidates)
@@ -189,10 +192,12 @@ def _rerank(
     )
 
 
-def _tile(dtype: torch.dtype, workspace_mb: int) -> int:
-    """Rows of a tile: 8192, or as many as half the workspace holds; large tiles raise the floors in fewer steps."""
+def _tile(dtype: torch.dtype, workspace_mb: int, most: int) -> int:
+    """Rows of a tile: large ones raise the floors in fewer steps. At most 8192, and half the workspace."""
     size = torch.empty(0, dtype=dtype).element_size()
     tile = 8192
     while tile > 128 and 2 * tile * tile * size > workspace_mb << 20:
+        tile //= 2
+    while tile > 1024 and tile > most:
         tile //= 2
     return tile

@@ -36,6 +36,7 @@ class Job:
         k: neighbours.
         tile: rows and columns of a tile, a multiple of 128.
         symmetric: whether a tile also serves its columns.
+        halved: whether of the tiles on the diagonal only the upper half is filled.
     """
 
     anchors: Table
@@ -49,6 +50,7 @@ class Job:
     k: int
     tile: int
     symmetric: bool
+    halved: bool
 
 
 def sweep(job: Job, candidates: Candidates) -> Work:
@@ -63,10 +65,10 @@ def sweep(job: Job, candidates: Candidates) -> Work:
         for start in range(first if job.symmetric else 0, job.columns.rows, tile):
             if bands.cover(first, start):
                 continue
-            last, stop = min(first + tile, len(job.anchors.left)), min(start + tile, len(job.columns.right))
-            scores = buffer[: (last - first) * (stop - start)].view(last - first, stop - start)
+            h, w = min(tile, len(job.anchors.left) - first), min(tile, len(job.columns.right) - start)
+            scores = buffer[: h * w].view(h, w)
             sides = [_side(scores, scratch, job, candidates, first, start, by_row=True)]
-            if job.symmetric and first < start < n:
+            if job.symmetric and start < n and (first < start or job.halved):
                 sides.append(_side(scores, scratch, job, candidates, start, first, by_row=False))
             _fill(scores, sides, job, bands, first, start)
             work.tiles += 1
@@ -83,6 +85,9 @@ def _fill(scores: Float[Tensor, "h w"], sides: list[Side], job: Job, bands: "_Ba
     for top in range(0, h, rows):
         for edge in range(0, w, PIECE):
             piece = scores[top : top + rows, edge : edge + PIECE]
+            if not any(side.takes(top, edge) for side in sides):
+                piece.fill_(-torch.inf)
+                continue
             row, column = first + top, start + edge
             torch.mm(left[row : row + len(piece)], right[column : column + piece.shape[1]].T, out=piece)
             bands.blank(piece, row, column)
@@ -91,7 +96,7 @@ def _fill(scores: Float[Tensor, "h w"], sides: list[Side], job: Job, bands: "_Ba
 
 
 def _piece_rows(scores: Tensor) -> int:
-    return _PIECE_BYTES // (PIECE * scores.element_size())
+    return min(PIECE, _PIECE_BYTES // (PIECE * scores.element_size()))
 
 
 def _side(
@@ -108,13 +113,16 @@ def _side(
     h, w = scores.shape
     last = min(first + (h if by_row else w), job.n)
     error = job.certificate.errors(slice(first, last), start // job.tile)
+    diagonal = job.halved and first == start
+    shape = (last - first, w // GROUP) if by_row else (h // GROUP, last - first)
     return Side(
         first=first,
         last=last,
         start=start,
         by_row=by_row,
+        diagonal=diagonal,
         tile=scores,
-        maxima=scores.new_empty((last - first, w // GROUP) if by_row else (h // GROUP, last - first)),
+        maxima=scores.new_full(shape, -torch.inf) if diagonal else scores.new_empty(shape),
         bits=job.ceiling is not None or job.k == 1 or bool((candidates.floor[first:last] > error).all()),
         scratch=scratch,
         error=error,
