@@ -88,6 +88,25 @@ def test_wrong_labels_are_found():
     assert line
 
 
+def test_a_class_of_three_is_judged_by_the_two_places_that_it_can_fill():
+    """A row with both its mates beside it is no suspect, though eight of its ten neighbours have another label."""
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.randn(2, 16, generator=generator)
+    y = torch.tensor([0] * 20 + [1] * 3)
+    x = centre[y] + 0.1 * torch.randn(23, 16, generator=generator)
+    x[20:] = x[0] + 0.3 * centre[1] + 0.01 * torch.randn(3, 16, generator=generator)
+    assert len(label_noise(fitted_rows(x, y, ids=None, groups=None, metric="cosine")).suspects) == 0
+
+
+def test_a_weak_ranking_is_named_where_nothing_else_names_it():
+    x, y = clustered(noise=2.0)
+    found = diagnose(x, y, untrained=x + 5 * torch.randn(400, 32, generator=torch.Generator().manual_seed(1)))
+    assert 0.15 < found.ranking.rank[1] < 0.5
+    assert found.verification.auc < 0.8
+    assert found.verdict == f"a weak ranking: {1 - found.ranking.rank[1]:.0%} of the queries find another class first"
+    assert f"untrained Rank-1 {found.ranking.baseline.rank[1]:.2f}" in found.findings[0].evidence
+
+
 def test_distractors_neither_vote_nor_are_suspects():
     x, y = clustered(per_class=20)
     y[::10] = -1

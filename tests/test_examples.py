@@ -1,10 +1,14 @@
 """The example scripts run, each in its smallest form."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from legolas_metric.datasets import split_omniglot
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALLEST = {
@@ -22,6 +26,21 @@ def test_example(script, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
+
+
+def test_the_guard_saves_a_run_that_collapses_without_it(monkeypatch):
+    """The demonstration of docs/probes.md in its short form: same seed, same steps, same rate."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    run = importlib.import_module("collapse_guard").run
+    train = split_omniglot()[0].take(torch.arange(1000))
+    settings = {"rounds": 3, "steps": 16, "rate": 0.1, "seed": 0}
+    _, collapsed, loss = run(train, guarded=False, **settings)
+    assert collapsed.verdict == "point collapse"
+    assert loss == pytest.approx(1.0, abs=0.01)  # the margin
+    _, saved, loss = run(train, guarded=True, **settings)
+    assert saved.verdict == "healthy"
+    assert loss < 0.99
+    assert saved.class_share > collapsed.class_share
 
 
 def test_every_example_is_run():

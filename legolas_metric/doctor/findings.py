@@ -67,7 +67,10 @@ class Facts:
 
 def findings(facts: Facts) -> tuple[Finding, ...]:
     """All that the facts say, worst first."""
-    rules = (_collapse, _worse_than_untrained, _chance, _auc_hides_rank, _leak, _noise, _false_negatives, _weak_figures)
+    rules = (
+        *(_collapse, _worse_than_untrained, _chance, _auc_hides_rank, _weak),
+        *(_leak, _noise, _false_negatives, _weak_figures),
+    )
     said = [finding for rule in rules for finding in rule(facts)]
     return tuple(sorted(said, key=lambda finding: _ORDER.index(finding.severity)))
 
@@ -137,15 +140,31 @@ def _leak(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _weak(facts: Facts) -> Iterator[Finding]:
+    """A poor ranking that nothing else has named."""
+    rank1 = facts.ranking.rank[1]
+    if rank1 < _POOR_RANK and not any((*_chance(facts), *_auc_hides_rank(facts), *_worse_than_untrained(facts))):
+        before = facts.ranking.baseline
+        yield Finding(
+            severity="warning",
+            sentence=f"a weak ranking: {1 - rank1:.0%} of the queries find another class first",
+            evidence=f"Rank-1 {rank1:.2f}, MAP@R {facts.ranking.map_at_r:.3f}, AUC {facts.verification.auc:.2f}"
+            + ("" if before is None else f"; untrained Rank-1 {before.rank[1]:.2f}"),
+            remedy="train it (longer), on classes like these; if that does not help, look at the worst queries: is the "
+            "class to be seen in them at all?",
+        )
+
+
 def _noise(facts: Facts) -> Iterator[Finding]:
     suspects, rows = len(facts.noise.suspects), facts.distribution.rows
     if suspects > _NOISY * rows and facts.ranking.rank[1] >= _TRUSTED_RANK:
         yield Finding(
             severity="warning",
             sentence=f"{suspects} of {rows} rows look mislabelled",
-            evidence=f"at most a fifth of their {facts.noise.neighbours} nearest rows has their label, most one other; "
-            f"first ids: {', '.join(str(int(i)) for i in facts.noise.suspects[:5])}",
-            remedy="look at these rows (noise.suspects, noise.suggested) and mend or drop the labels",
+            evidence=f"of their {facts.noise.neighbours} nearest rows most have one other label, and at most a fifth of "
+            f"those that could have their own; first ids: {', '.join(str(int(i)) for i in facts.noise.suspects[:5])}",
+            remedy="look at these rows (noise.suspects, noise.suggested) and mend or drop wrong labels; where a label is "
+            "right, the row is one that the encoder cannot tell from another class yet",
         )
 
 

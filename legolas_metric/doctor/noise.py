@@ -19,7 +19,8 @@ class LabelNoise:
     """What neighbourhoods say about labels. Good evidence only where most queries find their own class.
 
     Attributes:
-        suspects: ids of rows of whose nearest rows at most a fifth have their label, and most one other.
+        suspects: ids of rows of whose nearest rows most have one other label, and at most a fifth their own (of those
+            that could: a class of three rows can fill two places).
         suggested: the label that those neighbours carry.
         negatives: anchors with a row of another label among their nearest.
         contradicted: of these, how many have a nearest negative that itself lies among rows of the anchor's label: a
@@ -56,7 +57,9 @@ def label_noise(rows: Rows) -> LabelNoise:
     most = votes.max(1)
     suggested = near.gather(1, most.indices[:, None])[:, 0]
     own = (near == labels[:, None]).sum(1)
-    suspect = asked & (own <= _FEW * k) & (most.values >= _MAJORITY * k) & (suggested != labels)
+    _, place, size = labels.unique(return_inverse=True, return_counts=True)
+    mates = (size[place] - 1).clamp_max(k)  # a class of three can fill two of the places
+    suspect = asked & (mates > 0) & (own <= _FEW * mates) & (most.values >= _MAJORITY * k) & (suggested != labels)
     other = (near != labels[:, None]) & (near != UNLABELLED)
     has = asked & other.any(1)
     negative = found.gather(1, other.int().argmax(1, keepdim=True))[:, 0]

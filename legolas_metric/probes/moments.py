@@ -60,8 +60,9 @@ class Moments:
         step = max(1, _CHUNK_ELEMENTS // rows.shape[1])
         buffer = self.first.new_empty(min(step, len(rows)), rows.shape[1])
         for part in chunks(len(rows), step):
-            norms = torch.linalg.vector_norm(rows[part], dim=1, keepdim=True, dtype=torch.float64)
-            unit = buffer[: len(norms)].copy_(rows[part]).div_(norms)
+            unit = buffer[: part.stop - part.start].copy_(rows[part])
+            norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+            unit /= norms
             self.second[int(slots is not None)].addmm_(unit.T, unit)
             if slots is None:
                 self.first += unit.sum(0)
