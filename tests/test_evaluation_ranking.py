@@ -176,7 +176,7 @@ def test_takes_any_width_and_layout(dtype):
         ({"labels": [0.0, 0.0, 1.0, 1.0]}, TypeError, "labels must be integers"),
         ({"ids": [1, 1, 2, 3]}, ValueError, "ids must be unique"),
         ({"ks": (0,)}, ValueError, "k must be at least 1"),
-        ({"protocol": RetrievalProtocol(exclude="same_group")}, ValueError, "exclude='same_group' .* pass groups"),
+        ({"protocol": RetrievalProtocol(exclude="same_group")}, ValueError, "compares groups .* pass groups"),
         ({"embeddings": torch.full((4, 2), torch.nan)}, ValueError, "NaN or inf"),
         ({"embeddings": torch.zeros(4, 2)}, ValueError, "all zero"),
         ({"embeddings": torch.zeros(0, 2), "labels": []}, ValueError, "n >= 1"),
