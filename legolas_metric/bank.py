@@ -169,8 +169,10 @@ class EmbeddingBank:
             ValueError: unknown or repeated ids, rows that the bank refuses, another dimension, or an earlier step
                 than the bank's.
         """
-        names = as_ids(ids, len(embeddings))
-        rows = as_embeddings(embeddings, metric=self.metric, ids=names).to(self.embeddings.device)
+        given = as_tensor(embeddings, name="embeddings")
+        n = len(given) if given.ndim else 0
+        names = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
+        rows = as_embeddings(given, metric=self.metric, ids=names).to(self.embeddings.device)
         check_dimension(rows, self.embeddings, names=("embeddings", "the bank"))
         where = self.rows(names)
         if step < int(self.steps[where].max()):

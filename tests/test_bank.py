@@ -96,6 +96,8 @@ def test_update_writes_rows_steps_and_tells_the_drift():
         ([10], [[0.0, 0.0]], 9, "all zero"),
         ([10], [[1.0, 0.0, 0.0]], 9, "embeddings has 3 dimensions, the bank has 2"),
         ([10, 20], [[1.0, 0.0]], 9, "ids has 2 entries for 1 rows"),
+        ([10], torch.tensor(1.0), 9, r"embeddings must be \[n, d\] with n >= 1 and d >= 1, got shape \(\)"),
+        ([], torch.empty(0, 2), 9, r"embeddings must be \[n, d\] with n >= 1 and d >= 1, got shape \(0, 2\)"),
         ([10], [[1.0, 0.0]], 4, "step 4 is before the step at which these rows were written"),
     ],
 )

@@ -1,6 +1,7 @@
 """What can be asked of every miner: rank windows, mixing, relations, groups, age; and the further strategies."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -160,6 +161,21 @@ def test_a_relation_that_is_label_equality_changes_nothing():
         assert related.stats.no_positive == plain.stats.no_positive
     every = [SemiHardMiner(positive="all", **kw).mine(bank) for kw in ({"index": ExactIndex()}, {"relation": equal})]
     assert sorted(rows_of(every[0])) == sorted(rows_of(every[1]))
+
+
+@pytest.mark.parametrize(
+    "relation",
+    [
+        LabelRelation.hierarchy([[0, 10], [1, 10], [2, 11]]),
+        LabelRelation.multi_label([[1, 1, 0], [1, 0, 0], [0, 0, 1]]),
+        LabelRelation(positive_group="other", negative_group="same"),
+    ],
+)
+def test_relations_can_be_sent_to_workers(relation):
+    bank = EmbeddingBank(torch.eye(6), [0, 1, 2, 0, 1, 2], groups=[0, 0, 0, 1, 1, 0])
+    sent = pickle.loads(pickle.dumps(relation))
+    expected = rows_of(FullHardMiner(relation=relation).mine(bank))
+    assert rows_of(FullHardMiner(relation=sent).mine(bank)) == expected != []
 
 
 def test_a_hierarchy_ignores_siblings():

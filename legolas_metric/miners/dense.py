@@ -98,7 +98,7 @@ class DensePool:
         weight = _sphere_weights(score, self.rows.embeddings.shape[1], *cutoffs)
         row = torch.full(uniform.shape, NO_ID, device=score.device)
         for draw in range(uniform.shape[1]):
-            mass = weight.cumsum(1)
+            mass = weight.cumsum(1, dtype=torch.float64)
             total = mass[:, -1:]
             target = torch.minimum(uniform[:, draw, None] * total, torch.nextafter(total, total.new_tensor(0)))
             place = torch.searchsorted(mass, target, right=True).clamp_max(score.shape[1] - 1)
@@ -130,12 +130,13 @@ class DensePool:
         return self._parts
 
 
-def _sphere_weights(score: Float32[Tensor, "q n"], d: int, least: float, largest: float) -> Float64[Tensor, "q n"]:
+def _sphere_weights(score: Float32[Tensor, "q n"], d: int, least: float, largest: float) -> Float32[Tensor, "q n"]:
     """1 / q of each distance, largest 1 in each row; q(x) ~ x^(d-2) (1 - x^2 / 4)^((d-3)/2) (Wu et al. 2017)."""
-    s = score.double().clamp(-1 + 1e-12, 1 - least**2 / 2)
-    weight = -((d - 2) / 2) * (2 - 2 * s).log() - ((d - 3) / 2) * ((1 + s) / 2).log()
+    s = score.clamp(-1 + 1e-6, 1 - least**2 / 2)
+    weight = (1 - s).log_().mul_(-(d - 2) / 2)  # constant factors cancel
+    weight -= s.add_(1).log_().mul_((d - 3) / 2)
     weight.masked_fill_(score <= 1 - largest**2 / 2, -torch.inf)
-    return (weight - weight.amax(1, keepdim=True).clamp_min(-1e300)).exp_()
+    return weight.sub_(weight.amax(1, keepdim=True).clamp_min_(torch.finfo(torch.float32).min)).exp_()
 
 
 def _best(score: Float32[Tensor, "m n"], k: int) -> Ranked:

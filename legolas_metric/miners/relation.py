@@ -88,14 +88,7 @@ class LabelRelation:
                 f"{tuple(table.shape)}, positive={positive}, negative={negative}"
             )
 
-        def compare(a: Int64[Tensor, " q"], b: Int64[Tensor, " n"]) -> Int8[Tensor, "q n"]:
-            known = table.to(a.device)
-            _check_known(a, b, len(known))
-            near = known[a, positive][:, None] == known[b, positive]
-            far = known[a, negative][:, None] != known[b, negative]
-            return near.to(torch.int8) - far.to(torch.int8)
-
-        return cls(compare)
+        return cls(_SharedAncestor(table.long(), positive, negative))
 
     @classmethod
     def multi_label(cls, tags: ArrayLike, *, positive: float = 0.5, negative: float = 0.0) -> "LabelRelation":
@@ -121,15 +114,40 @@ class LabelRelation:
                 f"{tuple(table.shape)}, positive={positive}, negative={negative}"
             )
 
-        def compare(a: Int64[Tensor, " q"], b: Int64[Tensor, " n"]) -> Int8[Tensor, "q n"]:
-            known = table.to(a.device)
-            _check_known(a, b, len(known))
-            both = known[a] @ known[b].T
-            either = known[a].sum(1)[:, None] + known[b].sum(1) - both
-            overlap = torch.where(either > 0, both / either.clamp_min(1), 0.0)
-            return (overlap >= positive).to(torch.int8) - (overlap <= negative).to(torch.int8)
+        return cls(_SharedTags(table, positive, negative))
 
-        return cls(compare)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SharedAncestor:
+    """Compares labels by their paths; a class, since a function made by a call could not be sent to a worker."""
+
+    table: Int64[Tensor, "c l"]
+    positive: int
+    negative: int
+
+    def __call__(self, a: Int64[Tensor, " q"], b: Int64[Tensor, " n"]) -> Int8[Tensor, "q n"]:
+        known = self.table.to(a.device)
+        _check_known(a, b, len(known))
+        near = known[a, self.positive][:, None] == known[b, self.positive]
+        far = known[a, self.negative][:, None] != known[b, self.negative]
+        return near.to(torch.int8) - far.to(torch.int8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SharedTags:
+    """Compares labels by the overlap of their tags."""
+
+    table: Float32[Tensor, "c t"]
+    positive: float
+    negative: float
+
+    def __call__(self, a: Int64[Tensor, " q"], b: Int64[Tensor, " n"]) -> Int8[Tensor, "q n"]:
+        known = self.table.to(a.device)
+        _check_known(a, b, len(known))
+        both = known[a] @ known[b].T
+        either = known[a].sum(1)[:, None] + known[b].sum(1) - both
+        overlap = torch.where(either > 0, both / either.clamp_min(1), 0.0)
+        return (overlap >= self.positive).to(torch.int8) - (overlap <= self.negative).to(torch.int8)
 
 
 @dataclass(slots=True)

@@ -13,6 +13,9 @@ from legolas_metric.miners.strategy import OnEmpty, Positive, Reference, Strateg
 class RandomMiner(Miner):
     """A random positive and random negatives of each anchor: the baseline, and the warm-up of a schedule.
 
+    There are no `ranks`, `mix` and `guard`: to draw from a window of ranks, with a guard, is `HardMiner(ranks=...)`,
+    and a negative drawn from all rows is seldom so near that a guard would doubt it.
+
     Args:
         index: gives the metric of batches; nothing is searched.
         margin: in d; kept for the loss's use, it never filters here.
@@ -274,6 +277,8 @@ class DistanceWeightedMiner(Miner):
 
     q(d) ~ d^(D-2) (1 - d^2 / 4)^((D-3)/2) is the density of distances between random points of the sphere in D
     dimensions. Under "cosine" only. Over a bank every similarity is computed, a block at a time: O(n^2 D) work.
+    There are no `ranks` and no `guard`: those choose among the nearest rows, and here the weights choose among all
+    distances; what keeps doubtful near rows from being drawn over and over is `cutoff`.
 
     Args:
         positive: "random", "nearest", "farthest" or "all" (a triplet for each positive).

@@ -17,6 +17,7 @@ from legolas_metric.samplers.members import Members, Short, check_enough_classes
 from legolas_metric.samplers.schedule import occurrence, planned_visits
 
 _BLOCK_ELEMENTS = 1 << 24
+_GROUP = 16  # classes
 
 
 def plan_classes(
@@ -260,16 +261,25 @@ def class_centroids(bank: EmbeddingBank, members: Members) -> Float32[Tensor, "c
 def _nearest(
     centroids: Float32[Tensor, "c d"], seeds: Int64[Tensor, " b"], pool: int, metric: Metric
 ) -> Int64[Tensor, "b pool"]:
-    """The classes nearest to each seed, itself left out."""
-    size = max(1, _BLOCK_ELEMENTS // len(centroids))
-    table = centroids.new_empty(min(size, len(seeds)), len(centroids))  # written again for each block: cheaper than new
+    """The classes nearest to each seed, itself left out.
+
+    They lie in those `pool` groups of classes whose maxima are largest, so that no more than these is sorted.
+    """
+    classes, size = len(centroids), max(1, _BLOCK_ELEMENTS // len(centroids))
+    groups = -(-classes // _GROUP)
+    # Written again for each block, which is cheaper than a new one; the last columns fill the groups up.
+    table = centroids.new_full((min(size, len(seeds)), _GROUP * groups), -torch.inf)
+    step = groups * torch.arange(_GROUP, device=centroids.device)[:, None]
     found = []
     for part in chunks(len(seeds), size):
         block = table[: len(seeds[part])]
+        scores = block[:, :classes]
         if metric == "euclidean":
-            block.copy_(similarity_matrix(centroids[seeds[part]], centroids, metric))
+            scores.copy_(similarity_matrix(centroids[seeds[part]], centroids, metric))
         else:
-            torch.mm(centroids[seeds[part]], centroids.T, out=block)
-        block.scatter_(1, seeds[part][:, None], -torch.inf)
-        found.append(block.topk(pool, dim=1).indices)
+            torch.mm(centroids[seeds[part]], centroids.T, out=scores)
+        scores.scatter_(1, seeds[part][:, None], -torch.inf)
+        group = block.view(-1, _GROUP, groups).amax(1).topk(min(pool, groups), 1).indices
+        near = (group[:, None] + step).flatten(1)
+        found.append(near.gather(1, block.gather(1, near).topk(pool, 1).indices))
     return torch.cat(found)
