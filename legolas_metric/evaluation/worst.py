@@ -1,7 +1,7 @@
 """The queries that went most wrong, with what was found instead."""
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
@@ -9,10 +9,11 @@ from legolas_metric.evaluation.placing import own_class
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.report import QueryMeasures, WrongNeighbours
 from legolas_metric.evaluation.trials import Trial
-from legolas_metric.numerics import similarity_matrix
+from legolas_metric.numerics import chunks, similarity_matrix
 
 _QUERIES = 20
 _WRONG = 5
+_CHUNK_ROWS = 1 << 13
 
 
 def worst_queries(
@@ -32,27 +33,31 @@ def worst_queries(
     ids, turn = trial.queries.ids.sort()
     query = turn[torch.searchsorted(ids, measured.ids[order])]
     place = measured.start + (measured.size + 1) / (measured.tied + 1)
+    x, y = trial.queries.embeddings[query].double(), trial.gallery.embeddings
+    wide = torch.cat([similarity_matrix(x, y[part].double(), metric) for part in chunks(len(y), _CHUNK_ROWS)], 1)
+    if callable(protocol.exclude) and len(query):
+        wide.masked_fill_(protocol.exclude(trial.asker[query], trial.found), -torch.inf)
     return tuple(
-        _wrong_neighbours(trial, query[i : i + 1], float(place[row]), protocol, metric)
-        for i, row in enumerate(order.tolist())
+        _wrong_neighbours(trial, query[i : i + 1], scores, float(place[row]), protocol)
+        for i, (row, scores) in enumerate(zip(order.tolist(), wide.float()))
     )
 
 
 def _wrong_neighbours(
-    trial: Trial, query: Int64[Tensor, " 1"], place: float, protocol: RetrievalProtocol, metric: Metric
+    trial: Trial, query: Int64[Tensor, " 1"], scores: Float32[Tensor, " g"], place: float, protocol: RetrievalProtocol
 ) -> WrongNeighbours:
     queries, gallery = trial.queries[query], trial.gallery
     assert queries.labels is not None
     assert gallery.labels is not None
-    wide = similarity_matrix(queries.embeddings.double(), gallery.embeddings.double(), metric)
-    if callable(protocol.exclude):
-        wide.masked_fill_(protocol.exclude(trial.asker[query], trial.found), -torch.inf)
-    scores, own = wide.float()[0], own_class(trial, query, protocol)
+    own = own_class(trial, query, protocol)
     column = own.column[0][own.honest[0]]
     positive = column[scores[column].argmax()]
     best = float(scores[positive])
     scores[own.column[0]] = -torch.inf
-    nearest = scores.argsort(descending=True, stable=True)[:_WRONG]
+    # Ties go to the first in the gallery, as everywhere: among all that reach the last of the nearest.
+    least = scores.topk(min(_WRONG, len(scores))).values[-1]
+    nearest = (scores >= least).nonzero().flatten()
+    nearest = nearest[scores[nearest].argsort(descending=True, stable=True)][:_WRONG]
     nearest = nearest[scores[nearest] > -torch.inf]
     return WrongNeighbours(
         id=int(queries.ids),
