@@ -161,8 +161,8 @@ def _noise(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             sentence=f"{suspects} of {rows} rows look mislabelled",
-            evidence=f"of their {facts.noise.neighbours} nearest rows most have one other label, and at most a fifth of "
-            f"those that could their own; first ids: {', '.join(str(int(i)) for i in facts.noise.suspects[:5])}",
+            evidence=f"of their {facts.noise.neighbours} nearest rows most have one other label, and at most a fifth "
+            f"of those that could their own; first ids: {', '.join(str(int(i)) for i in facts.noise.suspects[:5])}",
             remedy="look at these rows (noise.suspects, noise.suggested) and mend or drop wrong labels; where a label "
             "is right, the row is one that the encoder cannot tell from another class yet",
         )
