@@ -12,6 +12,7 @@ from torch import Tensor
 
 _SLOTS_PER_NEIGHBOUR = 4
 _FEWEST_SLOTS = 32
+_FEWEST_WINDOWED_SLOTS = 64  # whatever the bound puts on either side of the ceiling is a candidate
 _SETTLED_NEIGHBOURS = 2  # candidates per neighbour from which sorting them costs less than looking at more
 _CLOSED = 2.0**100  # a floor that no score reaches, and that arithmetic leaves finite
 
@@ -25,9 +26,9 @@ class Candidates:
         overflowed: [n], anchors for which more candidates than slots remained: their answer must be found otherwise.
     """
 
-    def __init__(self, n: int, k: int, floor: Float32[Tensor, " n"]) -> None:
+    def __init__(self, n: int, k: int, floor: Float32[Tensor, " n"], *, windowed: bool = False) -> None:
         self.k = k
-        self.slots = max(_FEWEST_SLOTS, _SLOTS_PER_NEIGHBOUR * k)
+        self.slots = max(_FEWEST_WINDOWED_SLOTS if windowed else _FEWEST_SLOTS, _SLOTS_PER_NEIGHBOUR * k)
         self.crowd = min(self.slots, _SETTLED_NEIGHBOURS * k + _FEWEST_SLOTS // 2)
         device = floor.device
         self.floor = floor

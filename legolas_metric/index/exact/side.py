@@ -227,7 +227,7 @@ def collect(side: Side, k: int, candidates: Candidates, work: Work) -> None:
     count = torch.bincount(anchor, minlength=len(floor))
     crowded = (count > min(2 * k + 6, side.groups // 2)).nonzero().flatten()
     if len(crowded):
-        _raise_crowded(side, floor, k, crowded)
+        _raise_floor(side, floor, k, crowded)
         anchor, group = side.reaching(side.needed(floor, shifted=True))
     work.groups += len(anchor)
     needed = side.needed(floor).clamp_min(torch.finfo(torch.float32).min)
@@ -236,9 +236,13 @@ def collect(side: Side, k: int, candidates: Candidates, work: Work) -> None:
 
 
 def _needed(side: Side, floor: Float32[Tensor, " a"], k: int) -> Float32[Tensor, " a"]:
-    """What a group's maximum must reach; the best of each anchor raises the floor where one is wanted."""
+    """What a group's maximum must reach; what the maxima guarantee raises the floor where that is cheap or needed."""
     if k == 1:
         torch.maximum(floor, side.guaranteed(side.tops(), slice(None), shifted=True), out=floor)
+    else:
+        without = (floor == -torch.inf).nonzero().flatten()
+        if len(without):
+            _raise_floor(side, floor, k, without)
     return side.needed(floor, shifted=True)
 
 
@@ -272,7 +276,7 @@ def _admitted(
     return admitted
 
 
-def _raise_crowded(side: Side, floor: Float32[Tensor, " a"], k: int, anchor: Int64[Tensor, " m"]) -> None:
+def _raise_floor(side: Side, floor: Float32[Tensor, " a"], k: int, anchor: Int64[Tensor, " m"]) -> None:
     """Raise floors to the k-th best that the groups of a tile guarantee; the best of a group is one of its members."""
     shifted = 2 * k <= side.groups
     if shifted:

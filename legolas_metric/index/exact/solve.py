@@ -144,7 +144,7 @@ def _screen(
         symmetric=problem.symmetric,
         halved=halved,
     )
-    candidates = Candidates(n, problem.k, floors)
+    candidates = Candidates(n, problem.k, floors, windowed=problem.bounds is not None)
     return candidates, sweep(job, candidates)
 
 

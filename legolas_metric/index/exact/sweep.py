@@ -112,6 +112,7 @@ def _side(
     """The tile as its rows see it, or as its columns do."""
     h, w = scores.shape
     last = min(first + (h if by_row else w), job.n)
+    floor = candidates.floor[first:last]
     error = job.certificate.errors(slice(first, last), start // job.tile)
     diagonal = job.halved and first == start
     shape = (last - first, w // GROUP) if by_row else (h // GROUP, last - first)
@@ -123,7 +124,7 @@ def _side(
         diagonal=diagonal,
         tile=scores,
         maxima=scores.new_full(shape, -torch.inf) if diagonal else scores.new_empty(shape),
-        bits=job.ceiling is not None or job.k == 1 or bool((candidates.floor[first:last] > error).all()),
+        bits=job.ceiling is not None or bool(((floor > error) | (floor == -torch.inf)).all()),
         scratch=scratch,
         error=error,
         relative=job.certificate.relative,
