@@ -86,6 +86,13 @@ OMNIGLOT = (
     ),
     NEAR_MULTI_SIMILARITY,
     Recipe(name="near classes + triplet, full-hard", loss=TRIPLET, miner=FULL_HARD, turns=("neighbors",)),
+    Recipe(
+        name="near classes (pool 200) + triplet, full-hard",
+        loss=TRIPLET,
+        miner=FULL_HARD,
+        turns=("neighbors",),
+        pool=200,
+    ),
 )
 
 ECG = (
