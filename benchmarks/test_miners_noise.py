@@ -83,4 +83,6 @@ def test_guard(benchmark, full, vectors, miner, share):
     )
     assert benchmark.extra_info["false_share_guarded"] <= 0.5 * benchmark.extra_info["false_share"]
     assert benchmark.extra_info["anchors_kept"] >= 0.6
-    benchmark.pedantic(lambda: miner(index=ExactIndex(), guard=FalseNegativeGuard()).mine(bank), rounds=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        benchmark.pedantic(lambda: miner(index=ExactIndex(), guard=FalseNegativeGuard()).mine(bank), rounds=1)

@@ -20,7 +20,9 @@ from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.protocol import Rows, Want
 from legolas_metric.index.ranking import Bounds, best_of, inside_window, similarities_of
 from legolas_metric.index.scan import part_of, scan
+from legolas_metric.numerics import chunks
 
+_RERANKED = 4096  # anchors whose pairs are sorted together, so that memory stays small
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
 _HALVED = 16  # neighbours up to which half a tile on the diagonal says enough; many need whole tiles to raise a floor
 _CROWDED = 0.25  # share of them that may overflow
@@ -182,14 +184,20 @@ def _rescan(
 def _rerank(
     problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
 ) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
-    """The k best of the surviving pairs, by the similarity that is reported."""
-    value = similarities_of(problem.anchors.embeddings, problem.rows.embeddings, anchor, column, problem.metric)
-    if problem.bounds is not None:
-        inside = inside_window(value, anchor, problem.bounds)
-        anchor, column, value = anchor[inside], column[inside], value[inside]
-    return best_of(
-        anchor, problem.rows.ids[column], value, q=len(problem.anchors), k=problem.k, farthest=problem.farthest
-    )
+    """The k best of the surviving pairs, by the similarity that is reported; anchors ascend."""
+    ids, similarities = [], []
+    for part in chunks(len(problem.anchors), _RERANKED):
+        own, bounds = problem.anchors[part], part_of(problem.bounds, part)
+        first, last = torch.searchsorted(anchor, torch.tensor([part.start, part.stop], device=anchor.device)).tolist()
+        query, row = anchor[first:last] - part.start, column[first:last]
+        value = similarities_of(own.embeddings, problem.rows.embeddings, query, row, problem.metric)
+        if bounds is not None:
+            inside = inside_window(value, query, bounds)
+            query, row, value = query[inside], row[inside], value[inside]
+        best = best_of(query, problem.rows.ids[row], value, q=len(own), k=problem.k, farthest=problem.farthest)
+        ids.append(best[0])
+        similarities.append(best[1])
+    return torch.cat(ids), torch.cat(similarities)
 
 
 def _tile(dtype: torch.dtype, workspace_mb: int, most: int) -> int:
