@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from legolas_metric.doctor.diagnosis import diagnose
+from legolas_metric.doctor.findings import findings
 from legolas_metric.doctor.noise import label_noise
 from legolas_metric.index.protocol import fitted_rows
 
@@ -34,6 +37,57 @@ def test_worse_than_untrained_comes_first():
     assert any(line.startswith("worse than untrained: Rank-1 0.") for line in sentences(found))
 
 
+def test_a_class_split_in_two_is_worse_than_untrained_though_rank_one_is_not():
+    x, y = clustered()
+    halves = torch.randn(200, 32, generator=torch.Generator().manual_seed(1))[torch.arange(400) // 2]
+    found = diagnose(halves + 0.01 * x, y, untrained=x)
+    assert found.ranking.rank[1] >= found.ranking.baseline.rank[1] == 1
+    assert not found.healthy
+    assert found.findings[0].severity == "fault"
+    assert found.verdict.startswith("worse than untrained: MAP@R 0.1")
+    assert found.findings[0].evidence.startswith("Rank-1 1.000 against 1.000, MAP@R 0.1")
+    assert not any(line.startswith("training made") for line in sentences(found))
+
+
+def test_pairs_alone_worse_than_untrained_is_a_warning():
+    x, y = clustered()
+    facts = diagnose(x, y, untrained=x).facts
+    pairs = facts.verification
+    for fall, severities in ((0.009, set()), (0.011, {"warning"})):
+        worse = replace(pairs, baseline=replace(pairs, auc=pairs.auc + fall))
+        said = findings(replace(facts, verification=worse))
+        assert {f.severity for f in said if f.sentence.startswith("worse than untrained: AUC")} == severities
+
+
+def test_one_error_in_a_thousand_is_no_fault():
+    x, y = clustered(noise=0.2)
+    one = x.clone()
+    one[5] = one[77] + 0.001
+    found = diagnose(one, y, untrained=x)
+    assert 0.99 < found.ranking.rank[1] < found.ranking.baseline.rank[1]
+    assert not any(line.startswith("worse than") for line in sentences(found))
+    assert found.healthy
+
+
+def test_classes_that_are_points_and_rank_well_are_a_note():
+    x, y = clustered(noise=0.01)
+    found = diagnose(x, y)
+    assert found.collapse.verdict == "over-clustered"
+    assert found.healthy
+    assert found.findings[0].severity == "note"
+    assert "no alarm" in found.findings[0].remedy
+    assert diagnose(x, y[torch.randperm(400)]).findings[0].severity == "fault"
+
+
+def test_an_offset_of_all_rows_is_a_warning_that_says_what_to_subtract():
+    x, y = clustered(noise=0.3)
+    found = diagnose(30 * torch.ones(32) + x, y)
+    assert found.collapse.verdict == "point collapse"
+    assert found.findings[0].severity == "warning"
+    assert "subtract the mean" in found.findings[0].remedy
+    assert diagnose(x - x.mean(0), y).healthy
+
+
 def test_auc_hides_rank_one():
     """A crowd of classes along a line: classes are told apart from most others, never from the next."""
     generator = torch.Generator().manual_seed(0)
@@ -51,7 +105,7 @@ def test_auc_hides_rank_one():
 
 
 def test_a_collapsed_table_is_a_fault():
-    x, y = clustered()
+    x, y = clustered(noise=2.0)
     found = diagnose(torch.ones(400, 32) + 1e-3 * x, y)
     assert found.findings[0].severity == "fault"
     assert any(line.startswith("the embeddings show") for line in sentences(found))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -126,6 +127,15 @@ def test_says_when_training_made_it_worse():
     assert any(line.startswith("training made rank_at_1 worse: 0.") for line in report.warnings())
     assert any(line.startswith("training made mean_average_precision worse") for line in report.warnings())
     assert evaluate_ranking(x, y, baseline=torch.randn(40, 16)).warnings() == ()
+
+
+def test_a_fall_within_a_hundredth_is_not_worth_a_word():
+    x, y = clustered(40, 4)
+    before = evaluate_ranking(x, y)
+    slight = replace(before, map_at_r=before.map_at_r + 0.009)
+    clear = replace(before, map_at_r=before.map_at_r + 0.011)
+    assert evaluate_ranking(x, y, baseline=slight).warnings() == ()
+    assert len(evaluate_ranking(x, y, baseline=clear).warnings()) == 1
 
 
 def test_says_when_many_queries_are_left_out():

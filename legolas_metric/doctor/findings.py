@@ -1,16 +1,16 @@
 """Sentences that follow from a table's reports: each finding says how bad, why, and what to do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from legolas_metric.doctor.noise import LabelNoise
 from legolas_metric.evaluation.distribution import ClassDistribution
-from legolas_metric.evaluation.report import RankingReport
+from legolas_metric.evaluation.report import WORSE, RankingReport
 from legolas_metric.evaluation.verification import VerificationReport
-from legolas_metric.probes.report import HEALTHY, CollapseReport
+from legolas_metric.probes.report import HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
 
 Severity = Literal["fault", "warning", "note"]
 _ORDER: tuple[Severity, ...] = ("fault", "warning", "note")
@@ -18,6 +18,7 @@ _ORDER: tuple[Severity, ...] = ("fault", "warning", "note")
 _CONFIDENT_AUC = 0.8
 _POOR_RANK = 0.5
 _CHANCE = 3.0
+_GOOD = 0.9
 _LEAK = 0.1
 _TRUSTED_RANK = 0.3
 _NOISY = 0.02
@@ -76,23 +77,40 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
 
 
 def _collapse(facts: Facts) -> Iterator[Finding]:
-    report = facts.collapse
-    if report.verdict != HEALTHY:
-        yield Finding(
-            severity="fault",
-            sentence=f"the embeddings show {report.verdict}",
-            evidence="; ".join(report.evidence),
-            remedy=report.remedy,
-        )
+    """A collapse, unless the ranking shows that little was lost by it."""
+    report, rank1, map_at_r = facts.collapse, facts.ranking.rank[1], facts.ranking.map_at_r
+    if report.verdict == HEALTHY:
+        return
+    severity: Severity = "fault"
+    sentence, evidence, remedy = f"the embeddings show {report.verdict}", "; ".join(report.evidence), report.remedy
+    if min(rank1, map_at_r) >= _GOOD and report.verdict in (OVER_CLUSTERED, POINT):
+        evidence += f"; Rank-1 {rank1:.3f}, MAP@R {map_at_r:.3f}"
+        if report.verdict == OVER_CLUSTERED:
+            severity, sentence = "note", "every class is nearly one point (over-clustered), and the classes rank well"
+        else:
+            severity, sentence = "warning", "all rows share a large offset, and rank well in spite of it"
+            remedy = "subtract the mean of the rows (of the training rows, for new ones) before you compare by cosine"
+    yield Finding(severity=severity, sentence=sentence, evidence=evidence, remedy=remedy)
 
 
 def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
-    before, after = facts.ranking.baseline, facts.ranking
-    if before is not None and after.rank[1] < before.rank[1]:
+    """A fault where the ranking fell, a warning where only the pairs did."""
+    ranking, pairs = facts.ranking, facts.verification
+    if ranking.baseline is None or pairs.baseline is None:
+        return
+    figures = {
+        "Rank-1": (ranking.rank[1], ranking.baseline.rank[1]),
+        "MAP@R": (ranking.map_at_r, ranking.baseline.map_at_r),
+        "AUC": (pairs.auc, pairs.baseline.auc),
+    }
+    fell = [name for name, (after, before) in figures.items() if after < before - WORSE]
+    if fell:
+        after, before = figures[fell[0]]
+        against = ", ".join(f"{name} {now:.3f} against {then:.3f}" for name, (now, then) in figures.items())
         yield Finding(
-            severity="fault",
-            sentence=f"worse than untrained: Rank-1 {after.rank[1]:.2f}, untrained {before.rank[1]:.2f}",
-            evidence=f"MAP@R {after.map_at_r:.3f} against {before.map_at_r:.3f}, over {after.queries} queries",
+            severity="warning" if fell == ["AUC"] else "fault",
+            sentence=f"worse than untrained: {fell[0]} {after:.2f}, untrained {before:.2f}",
+            evidence=f"{against}, over {ranking.queries} queries",
             remedy="check what the loss is fed (the miner's stats: fallback, filtered), lower the learning rate, and "
             "start from random or semi-hard negatives (MiningSchedule)",
         )
@@ -180,7 +198,8 @@ def _false_negatives(facts: Facts) -> Iterator[Finding]:
 
 
 def _weak_figures(facts: Facts) -> Iterator[Finding]:
-    where = ((facts.distribution.warnings, "class sizes"), (facts.verification.warnings(), "pairs of the table"))
+    alone = replace(facts.verification, baseline=None)  # what fell is a finding of its own
+    where = ((facts.distribution.warnings, "class sizes"), (alone.warnings(), "pairs of the table"))
     for sentences, evidence in where:
         for sentence in sentences:
             yield Finding(

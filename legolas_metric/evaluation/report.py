@@ -12,6 +12,9 @@ from legolas_metric.evaluation import expectation
 from legolas_metric.evaluation.bootstrap import intervals
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 
+# A fall from the untrained encoder's figure by no more than this is not worth a word.
+WORSE = 0.01
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QueryMeasures:
@@ -222,7 +225,7 @@ class RankingReport:
         said = []
         before = {} if self.baseline is None else self.baseline.shares()
         for name, value in self.shares().items():
-            if name in before and value < before[name]:
+            if name in before and value < before[name] - WORSE:
                 said.append(f"training made {name} worse: {value:.3f}, untrained {before[name]:.3f}")
         asked = self.queries + self.unanswerable
         if self.unanswerable > asked / 10:

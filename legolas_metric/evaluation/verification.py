@@ -10,6 +10,7 @@ from torch import Tensor
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_metric
 from legolas_metric.evaluation import roc
 from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores, score_range
+from legolas_metric.evaluation.report import WORSE
 from legolas_metric.evaluation.tally import ExactTally, GridTally
 from legolas_metric.index.protocol import Rows, fitted_rows
 from legolas_metric.numerics import similarity_matrix
@@ -81,7 +82,7 @@ class VerificationReport:
     def warnings(self) -> tuple[str, ...]:
         """What makes these figures weaker than they look, a sentence each."""
         said = []
-        if self.baseline is not None and self.auc < self.baseline.auc:
+        if self.baseline is not None and self.auc < self.baseline.auc - WORSE:
             said.append(f"training made the AUC worse: {self.auc:.3f}, untrained {self.baseline.auc:.3f}")
         if self.flagged:
             rates = ", ".join(f"{far:g}" for far in self.flagged)
