@@ -54,6 +54,7 @@ from legolas_metric.terminal import (
     all_reports,
     check_file,
     check_page,
+    comparison_sections,
     diagnose_embeddings,
     diagnosis_sections,
     each,
@@ -61,6 +62,7 @@ from legolas_metric.terminal import (
     groups_of,
     labels_of,
     run,
+    same_examples,
     show,
     show_intervals,
     show_json,
@@ -260,15 +262,12 @@ def compare(
     """
     check_page(html)
     asked, read = protocol_of(protocol, queries, gallery), reader(encoder, data, labels)
-    held = {n: about(p, lambda p=p: all_reports(read(p), metric.value, asked)) for n, p in (("A", a), ("B", b))}
+    files = {path: about(path, lambda path=path: read(path)) for path in (a, b)}
+    about(b, lambda: same_examples(files[a], files[b], a))
+    held = {n: about(p, lambda p=p: all_reports(files[p], metric.value, asked)) for n, p in (("A", a), ("B", b))}
     ranks = {name: ranking for name, (ranking, _, _) in held.items()}
-    pairs = {name: verification for name, (_, verification, _) in held.items()}
-    probes = {name: collapse for name, (_, _, collapse) in held.items()}
     if html is not None:
-        from legolas_metric.report import collapse_sections, ranking_sections, verification_sections
-
-        sections = ranking_sections(ranks) + verification_sections(pairs) + collapse_sections(probes)
-        write_report(html, "A and B", [f"A: {a}", f"B: {b}"], sections)
+        write_report(html, "A and B", [f"A: {a}", f"B: {b}"], comparison_sections(held))
     figures = {name: all_figures(*reports) for name, reports in held.items()}
     if as_json or form is Form.json:
         show_json({str(a): figures["A"], str(b): figures["B"]})
@@ -296,7 +295,7 @@ def diagnose(
     check_page(html)
     read = reader(encoder, data, labels)
     held = about(file, lambda: read(file))
-    before = None if untrained is None else about(untrained, lambda: read(untrained)).embeddings
+    before = None if untrained is None else about(untrained, lambda: same_examples(held, read(untrained), file))
     found = about(file, lambda: diagnose_embeddings(held, before))
     if html is not None:
         write_report(html, "Diagnosis", [str(file)], diagnosis_sections(held, found))

@@ -3,16 +3,16 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
+import torch
 import typer
 from rich.console import Console
 from torch import Tensor
 
-from legolas_metric.checks import Metric
+from legolas_metric.checks import Metric, as_ids, as_labels
 from legolas_metric.doctor.diagnosis import Diagnosis, diagnose
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
@@ -206,8 +206,45 @@ def all_reports(
 
 
 def diagnose_embeddings(file: EmbeddingFile, untrained: Tensor | None) -> Diagnosis:
-    """The diagnosis of a file."""
-    return diagnose(file.embeddings, labels_of(file), groups=file.groups, untrained=untrained)
+    """The diagnosis of a file; the untrained encoder's embeddings are of the same rows, in the same order."""
+    return diagnose(file.embeddings, labels_of(file), ids=file.ids, groups=file.groups, untrained=untrained)
+
+
+def same_examples(file: EmbeddingFile, other: EmbeddingFile, path: Path) -> Tensor:
+    """The embeddings of `other` in the order of the rows of `file`, read from `path`: by ids where both hold them.
+
+    Raises:
+        ValueError: the files hold other examples: their number, their ids or their labels differ.
+    """
+    rows = len(file.embeddings)
+    if len(other.embeddings) != rows:
+        raise ValueError(f"not the same examples as {path}: {len(other.embeddings)} rows, where that has {rows}")
+    place, remedy = torch.arange(rows), "save the same rows in the same order, or `ids` in both files"
+    if file.ids is not None and other.ids is not None:
+        own, ids = as_ids(file.ids, rows).sort(), as_ids(other.ids, rows).sort()
+        if not torch.equal(own.values, ids.values):
+            missing = rows - int(torch.isin(ids.values, own.values).sum())
+            raise ValueError(f"not the same examples as {path}: {missing} of {rows} ids are not in that file")
+        place[own.indices] = ids.indices
+        remedy = "one id must have one label"
+    if file.labels is not None and other.labels is not None:
+        differ = int((as_labels(file.labels, rows) != as_labels(other.labels, rows)[place]).sum())
+        if differ:
+            raise ValueError(f"not the same examples as {path}: {differ} of {rows} labels differ; {remedy}")
+    return other.embeddings[place]
+
+
+def comparison_sections(
+    held: Mapping[str, tuple[RankingReport, VerificationReport, CollapseReport]],
+) -> "list[Section]":
+    """The page of a comparison."""
+    from legolas_metric import report
+
+    return [
+        *report.ranking_sections({name: ranking for name, (ranking, _, _) in held.items()}),
+        *report.verification_sections({name: verification for name, (_, verification, _) in held.items()}),
+        *report.collapse_sections({name: collapse for name, (_, _, collapse) in held.items()}),
+    ]
 
 
 def diagnosis_sections(file: EmbeddingFile, found: Diagnosis) -> "list[Section]":
@@ -217,7 +254,7 @@ def diagnosis_sections(file: EmbeddingFile, found: Diagnosis) -> "list[Section]"
     said = [f"{f.severity.upper()}: {f.sentence}\n\nBecause {f.evidence}\n\nRemedy: {f.remedy}" for f in found.findings]
     return [
         report.Section("What follows", "\n\n".join(said) or "No fault found."),
-        *report.ranking_sections({"this": found.ranking}, examples_of(replace(file, ids=None))),
+        *report.ranking_sections({"this": found.ranking}, examples_of(file)),
         *report.verification_sections({"this": found.verification}),
         *report.collapse_sections({"this": found.collapse}),
         report.plane_section(principal_plane(file.embeddings), labels_of(file)),

@@ -189,6 +189,42 @@ def test_diagnose_says_what_follows(call):
     assert held["facts"]["ranking"]["map_at_r"] == found.ranking.map_at_r
 
 
+def test_diagnose_names_rows_by_their_ids_and_finds_the_untrained_ones_by_them(call):
+    x, y = embeddings(0.3)
+    wrong = y.copy()
+    wrong[[4, 9]] = wrong[[9, 4]]
+    ids, order = np.arange(40) + 100, np.random.default_rng(0).permutation(40)
+    np.savez("named.npz", embeddings=x, labels=wrong, ids=ids)
+    np.savez("shuffled.npz", embeddings=x[order], labels=wrong[order], ids=ids[order])
+    status, out, err = call("diagnose", "named.npz", "--untrained", "shuffled.npz")
+    assert (status, err) == (0, "")
+    assert out == diagnose(x, wrong, ids=ids, untrained=x).text() + "\n"
+    assert "training made" not in out
+    assert "worse than untrained" not in out
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            {"embeddings": lambda y: np.eye(8), "labels": lambda y: y[:8], "ids": lambda y: np.arange(8)},
+            "8 rows, where that has 40",
+        ),
+        ({"labels": lambda y: np.roll(y, 2)}, "20 of 40 labels differ; save the same rows in the same order, or"),
+        ({"ids": lambda y: np.arange(40) + 102}, "2 of 40 ids are not in that file"),
+        ({"ids": lambda y: (np.arange(40) + 4) % 40 + 100}, "40 of 40 labels differ; one id must have one label"),
+    ],
+)
+def test_other_examples_are_no_untrained_encoder_and_no_comparison(call, other, message):
+    x, y = embeddings(0.3)
+    np.savez("good.npz", embeddings=x, labels=y, ids=np.arange(40) + 100)
+    np.savez("other.npz", **{"embeddings": x, "labels": y, **{name: make(y) for name, make in other.items()}})
+    for arguments in (("diagnose", "good.npz", "--untrained", "other.npz"), ("compare", "good.npz", "other.npz")):
+        status, out, err = call(*arguments)
+        assert (status, out) == (2, "")
+        assert err.startswith(f"legolas-metric: other.npz: not the same examples as good.npz: {message}")
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_mine_writes_the_triplets_and_tells_what_fell_short(call, suffix):
     status, out, err = call("mine", "epoch-1.npz", "--out", f"deep/t{suffix}", "--index", "exact")

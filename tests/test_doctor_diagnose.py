@@ -137,6 +137,8 @@ def test_wrong_labels_are_found():
     assert noise.suggested.tolist() == right.tolist()
     found = diagnose(x, y)
     assert f"{len(wrong)} of 400 rows look mislabelled" in sentences(found)
+    named = diagnose(x, y, ids=torch.arange(400) + 1000)
+    assert any("first ids: 1000, 1016, 1032" in finding.evidence for finding in named.findings)
     line = next(line for line in sentences(found) if "hardest negatives look mislabelled" in line)
     assert found.facts.noise.contradicted_share > 0.9
     assert line

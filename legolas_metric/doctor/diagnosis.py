@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from legolas_metric.checks import ArrayLike, as_embeddings, as_groups, as_labels
+from legolas_metric.checks import ArrayLike, as_embeddings, as_groups, as_ids, as_labels
 from legolas_metric.doctor.findings import Facts, Finding, findings
 from legolas_metric.doctor.noise import label_noise
 from legolas_metric.evaluation.distribution import class_distribution
@@ -73,6 +73,7 @@ def diagnose(
     embeddings: ArrayLike,
     labels: ArrayLike,
     *,
+    ids: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     untrained: ArrayLike | None = None,
 ) -> Diagnosis:
@@ -83,6 +84,7 @@ def diagnose(
     Args:
         embeddings: [n, d], finite, no zero rows.
         labels: [n] integers; -1 is a distractor.
+        ids: [n] unique, names of the rows (default: row numbers), by which findings name them.
         groups: [n] session, camera or recording.
         untrained: [n, e], embeddings of the same rows by the untrained encoder.
 
@@ -98,7 +100,7 @@ def diagnose(
     """
     rows = as_embeddings(embeddings, metric="cosine")
     own = as_labels(labels, len(rows)).to(rows.device)
-    sessions = as_groups(groups, len(rows))
+    names, sessions = as_ids(ids, len(rows)), as_groups(groups, len(rows))
     before = None
     if untrained is not None:
         before = as_embeddings(untrained, name="untrained", metric="cosine")
@@ -106,11 +108,11 @@ def diagnose(
     protocol = RetrievalProtocol() if sessions is None else RetrievalProtocol.cross_session()
     facts = Facts(
         collapse=probe_embeddings(rows, own),
-        ranking=evaluate_ranking(rows, own, groups=sessions, protocol=protocol, baseline=before),
-        same_group=None if sessions is None else evaluate_ranking(rows, own),
+        ranking=evaluate_ranking(rows, own, ids=names, groups=sessions, protocol=protocol, baseline=before),
+        same_group=None if sessions is None else evaluate_ranking(rows, own, ids=names),
         verification=evaluate_verification(rows, own, groups=sessions, baseline=before),
         distribution=class_distribution(own),
-        noise=label_noise(fitted_rows(rows, own, ids=None, groups=None, metric="cosine")),
+        noise=label_noise(fitted_rows(rows, own, ids=names, groups=None, metric="cosine")),
         untrained_collapse=None if before is None else probe_embeddings(before, own),
     )
     return Diagnosis(findings=findings(facts), facts=facts)
