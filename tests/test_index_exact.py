@@ -1,5 +1,8 @@
 """The exact engine, held against brute force in float64, and its certificate, which must be what keeps it right."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -265,3 +268,45 @@ def test_clone_is_an_unfitted_copy():
     assert (copy.metric, copy.precision, copy.workspace_mb) == ("dot", "float32", 7)
     with pytest.raises(ValueError, match="holds no rows"):
         copy.self_join(1)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("metric", "scale"), [("euclidean", 1e-40), ("dot", 1e-40), ("euclidean", 1e36)])
+def test_rows_near_both_ends_of_float32(metric, scale, precision, generator):
+    rows, labels = (torch.randn(700, 20, generator=generator) + 3) * scale, torch.arange(700) // 2
+    found = ExactIndex(metric=metric, precision=precision).fit(rows, labels).self_join(1)
+    wide = rows.double()
+    expected = (-torch.cdist(wide, wide) if metric == "euclidean" else wide @ wide.T).float()
+    expected[labels[:, None] == labels] = -torch.inf
+    torch.testing.assert_close(found.similarities[:, 0], expected.amax(1), rtol=1e-5, atol=0)
+
+
+def test_tiles_and_pieces_of_their_real_size(generator, monkeypatch):
+    for module, name in ((siding, "PIECE"), (sweeping, "PIECE"), (sweeping, "_BAND_ROWS")):
+        monkeypatch.setattr(module, name, {"PIECE": 1024, "_BAND_ROWS": 128}[name])
+    monkeypatch.setattr(solving, "_tile", lambda dtype, workspace_mb, most: 2048)
+    rows, labels = torch.randn(4500, 8, generator=generator), torch.randint(0, 300, (4500,), generator=generator)
+    unit = torch.nn.functional.normalize(rows.double())
+    expected = (unit @ unit.T).float().masked_fill(labels[:, None] == labels, -torch.inf)
+    for precision, k in (("bfloat16", 1), ("float32", 3), ("float32", 20)):
+        found = ExactIndex(precision=precision).fit(rows, labels).self_join(k)
+        torch.testing.assert_close(found.similarities, expected.topk(k, 1).values, rtol=0, atol=2e-7)
+
+
+def test_figures_of_several_large_classes_are_joined(generator):
+    rows, labels = torch.randn(60, 4, generator=generator), torch.arange(60) // 20
+    stats = ExactIndex(precision="float32").fit(rows, labels).self_join(1, want="positive").stats
+    assert stats.details["tiles"] == 3
+    assert stats.details["reranked_per_row"] >= 1
+
+
+def test_the_newer_precision_switches_are_respected():
+    script = (
+        "import torch; from legolas_metric import *\n"
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "rows, labels = torch.randn(64, 16), torch.arange(64) // 4\n"
+        "HardMiner()(rows, labels); ExactIndex(precision='float32').fit(rows, labels).self_join(1)\n"
+        "assert torch.backends.cuda.matmul.fp32_precision == 'tf32'"
+    )
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        subprocess.run([sys.executable, "-c", script], check=True)

@@ -8,11 +8,15 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from legolas_metric import BankLoss, EmbeddingBank
+from legolas_metric.distributed import World
 from legolas_metric.losses import (
     FocalLoss,
     MultiSimilarityLoss,
     SupConLoss,
     TripletLoss,
+    focal_loss,
+    multi_similarity_loss,
     supcon_loss,
 )
 
@@ -197,3 +201,46 @@ def test_focal_is_finite():
             value.backward()
             assert value.isfinite()
             assert x.grad.isfinite().all()
+
+
+def test_large_weights_stay_finite():
+    x = -torch.ones(6, 4)
+    x[0] = 1
+    x.requires_grad_()
+    SupConLoss(0.0255)(x, [0, 0, 1, 1, 2, 2], weights=torch.full((6,), 1e6)).backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_the_sum_of_a_collapsed_batch_stays_finite():
+    loss = MultiSimilarityLoss(beta=79.0, base=0.0)
+    assert loss(torch.ones(20000, 2), torch.arange(20000)).item() == pytest.approx(1 + math.log(19999) / 79, abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-28, 1e-20, 1e20, 1e30])
+def test_the_length_of_rows_changes_nothing(scale, generator):
+    x, y = torch.randn(8, 4, generator=generator), torch.arange(8) // 2
+    assert SupConLoss()(x * scale, y).item() == pytest.approx(SupConLoss()(x, y).item(), rel=1e-5)
+
+
+def test_functional_forms_check_their_settings():
+    x, y = torch.randn(4, 2), torch.arange(4) // 2
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        supcon_loss(x, y, temperature=-0.1)
+    with pytest.raises(ValueError, match="alpha and beta"):
+        multi_similarity_loss(x, y, alpha=-1)
+    with pytest.raises(ValueError, match="gamma"):
+        focal_loss(x, y % 2, gamma=-1)
+
+
+def test_the_detail_is_that_of_float32_under_autocast(generator):
+    x, y = torch.randn(8, 4, generator=generator), torch.arange(8) // 2
+    plain = SupConLoss()(x, y, detail=True)[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert SupConLoss()(x, y, detail=True)[1] == plain
+
+
+def test_a_bank_loss_refuses_a_loss_that_gathers():
+    bank = EmbeddingBank(torch.eye(4), [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="without gather"):
+        BankLoss(SupConLoss(gather=World(0, 2)), bank)

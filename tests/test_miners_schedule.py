@@ -146,3 +146,20 @@ def test_bad_plateaus_are_refused():
         Plateau(0)
     with pytest.raises(ValueError, match="min_delta must be at least 0, got -1"):
         Plateau(1, min_delta=-1.0)
+
+
+def test_an_alarm_in_the_first_stage_delays_nothing():
+    schedule = MiningSchedule(list(zip((0, 1, 3), (kind() for kind in STAGES))), hold=3)
+    assert stages_over(schedule, range(5), {0: "early"}) == [0, 1, 1, 2, 2]
+
+
+def test_an_alarm_in_a_plateau_stage_delays_the_epochs_that_follow():
+    schedule = MiningSchedule([(0, RandomMiner()), (Plateau(1), HardMiner()), (5, FullHardMiner())], hold=3)
+    for epoch in range(5):
+        schedule.advance(epoch, value=0.5)
+    schedule.advance(4, value=0.5, alarm="collapse")  # entered at 1, held until 7: six epochs late
+    stages = []
+    for epoch in range(5, 12):
+        schedule.advance(epoch, value=0.5)
+        stages.append(schedule.stage)
+    assert stages == [0, 0, 0, 1, 1, 1, 2]

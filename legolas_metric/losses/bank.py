@@ -79,6 +79,8 @@ class BankLoss(nn.Module):
             check_at_least("rows", rows, 1)
         if max_age is not None:
             check_at_least("max_age", max_age, 0)
+        if getattr(loss, "gather", None) is not None:
+            raise ValueError("a BankLoss takes a loss without gather: every process's bank rows would be gathered, too")
         self.loss = loss
         self.bank = bank
         self.rows = rows

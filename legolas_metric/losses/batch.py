@@ -22,6 +22,7 @@ from legolas_metric.records import Pairs, Triplets
 Indices = tuple[ArrayLike, ...] | list[ArrayLike] | Triplets | Pairs
 """Positions (a, p, n) or (a1, p, a2, n) as PML's miners give them, or a record of ids."""
 
+_LEAST_NORM = 2.0**-100  # of a row that has a direction
 _TRIPLET = ("anchors", "positives", "negatives")
 _PAIRS = ("anchors of positives", "positives", "anchors of negatives", "negatives")
 
@@ -114,7 +115,7 @@ def prepare(
     weight = weight if own.labels is None else weight.masked_fill(own.labels == UNLABELLED, 0.0)
     r = x if other is own else unit_rows(other.rows).to(x.dtype)
     symmetric = other is own and isinstance(relation, ByLabel) and relation.ids is None
-    if isinstance(relation, ByLabel) and relation.order is not None:
+    if isinstance(relation, ByLabel) and relation.order is not None and relation.ref_order is not None:
         sorted_x = x.index_select(0, relation.order)  # its backward costs half of that of x[order]
         r = sorted_x if r is x else r.index_select(0, relation.ref_order)
         x, weight = sorted_x, weight[relation.order]
@@ -124,9 +125,9 @@ def prepare(
 def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """x / |x| in float32 (float64 stays), differentiable; a row of length zero has no direction and no gradient."""
     wide = rows if rows.dtype == torch.float64 else rows.float()
-    norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-    # Below this the squares underflow, or the gradient, which grows as 1 / |x|, overflows the rows' own dtype.
-    least = max(torch.finfo(wide.dtype).tiny ** 0.5, torch.finfo(rows.dtype).tiny)
+    norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True, dtype=torch.float64).to(wide.dtype)
+    # Below this the gradient, which grows as 1 / |x|, overflows the rows' own dtype.
+    least = max(_LEAST_NORM, torch.finfo(rows.dtype).tiny)
     return wide / norm.masked_fill(norm <= least, torch.inf)
 
 

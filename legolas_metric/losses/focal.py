@@ -91,6 +91,7 @@ def _weighted(
     logits: ArrayLike, labels: ArrayLike, gamma: int | float, class_weights: ArrayLike | None, weights: ArrayLike | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Mean; and of each row the probability of its class, its weight, and its value."""
+    check_at_least("gamma", gamma, 0)
     rows = as_rows(logits, "logits")
     n, c = rows.shape
     targets = _hard(labels, n, c).to(rows.device)

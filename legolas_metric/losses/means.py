@@ -70,8 +70,9 @@ def loss_detail(batch: Batch, sums: Sums) -> LossDetail:
     x, r, world = batch.x, batch.r, batch.world
     totals = torch.zeros(5, dtype=torch.float64, device=x.device)
     size = max(1, (_DETAIL_MB << 20) // (max(1, len(r)) * x.element_size()))
-    for block in batch.relation.blocks(size) if len(x) and len(r) else ():
-        totals += _seen(x[block.rows] @ r.T, block, batch.weights[block.rows] > 0)
+    with torch.autocast(x.device.type, enabled=False):
+        for block in batch.relation.blocks(size) if len(x) and len(r) else ():
+            totals += _seen(x[block.rows] @ r.T, block, batch.weights[block.rows] > 0)
     no_positive, positive, positives, negative, negatives = world.reduce(totals).tolist()
     return LossDetail(
         active_share=_share(float(sums.active), float(sums.possible)),

@@ -1,5 +1,6 @@
 """Multi-similarity loss."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -101,8 +102,7 @@ class MultiSimilarityLoss(nn.Module):
         workspace_mb: int | None = 64,
     ) -> None:
         super().__init__()
-        if not (alpha > 0 and beta > 0):
-            raise ValueError(f"alpha and beta must be positive, got {alpha} and {beta}")
+        _Shape(alpha, beta, base)
         if isinstance(mining, bool):
             raise TypeError("mining is an epsilon such as 0.1, or None, not a switch")
         self.alpha = alpha
@@ -149,9 +149,13 @@ class _Shape:
     beta: int | float
     base: int | float
 
-    def in_range(self) -> bool:
-        """Whether every exponential, and the sum of a batch of them, is a normal float32."""
-        return max(self.alpha, self.beta) * (1 + abs(self.base)) < _RANGE
+    def __post_init__(self) -> None:
+        if not (self.alpha > 0 and self.beta > 0):
+            raise ValueError(f"alpha and beta must be positive, got {self.alpha} and {self.beta}")
+
+    def in_range(self, n: int) -> bool:
+        """Whether every exponential, and the sum of a batch of n of them, is a normal float32."""
+        return max(self.alpha, self.beta) * (1 + abs(self.base)) + math.log(n) < _RANGE
 
     def weigh(self, s: Float[Tensor, "b v"], positive: Float[Tensor, "b w"]) -> Positives:
         """As `PairSums.weigh`."""
@@ -170,7 +174,7 @@ class _Shape:
 def _mean(
     batch: Batch, shape: _Shape, mining: int | float | None, workspace_mb: int | None
 ) -> tuple[Float[Tensor, ""], Sums]:
-    sums = shape if mining is None and shape.in_range() else None
+    sums = shape if mining is None and shape.in_range(max(1, len(batch.r))) else None
     ways = Ways(partial(_formula, shape=shape, mining=mining), partial(_kernel, shape=shape, mining=mining), sums)
     return mean_and_sums(batch, ways, workspace_mb)
 

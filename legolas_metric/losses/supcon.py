@@ -103,9 +103,7 @@ class SupConLoss(nn.Module):
         workspace_mb: int | None = 64,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        check_choice("form", form, get_args(Form))
+        _check(temperature, form)
         self.form: Form = form
         self.gather = gather
         self.workspace_mb = workspace_mb
@@ -156,9 +154,16 @@ class SupConLoss(nn.Module):
         return (mean, loss_detail(batch, sums)) if detail else mean
 
 
+def _check(temperature: int | float | Float[Tensor, ""], form: Form) -> None:
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_choice("form", form, get_args(Form))
+
+
 def _mean(
     batch: Batch, temperature: int | float | Float[Tensor, ""], form: Form, workspace_mb: int | None
 ) -> tuple[Float[Tensor, ""], Sums]:
+    _check(temperature, form)
     inner = form == "in"
     scale = 1 / temperature
     sums = None

@@ -87,7 +87,9 @@ class _Symmetric(torch.autograd.Function):
         terms, a, b = loss.finish(z, p, count)
         if recording:
             strips = kept if keep else _strips_again(y, relation, loss)
-            ctx.save_for_backward(_derivative(y, strips, a * weights, b * weights))
+            largest = weights.amax().clamp_min(torch.finfo(y.dtype).tiny)  # a alone may be as large as exp(80)
+            share = weights / largest
+            ctx.save_for_backward(_derivative(y, strips, a * share, b * share), largest)
         value, *counts = (torch.stack(terms) @ weights).unbind()
         ctx.mark_non_differentiable(*counts)
         return value, *counts
@@ -95,8 +97,8 @@ class _Symmetric(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
-        (derivative,) = ctx.saved_tensors
-        return derivative * grads[0], None, None, None, None, None
+        derivative, largest = ctx.saved_tensors
+        return derivative * (largest * grads[0]), None, None, None, None, None
 
 
 def _strips_again(y: Tensor, relation: ByLabel, loss: PairSums) -> Iterator[_Strip]:

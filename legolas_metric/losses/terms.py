@@ -40,7 +40,7 @@ class LossDetail:
     Attributes:
         active_share: share of the terms that are greater than 0: of triplets for `TripletLoss`, else of anchors, by
             weight. NaN where there are none.
-        no_positive: labelled anchors without a positive.
+        no_positive: labelled anchors without a positive, those of weight 0 left out.
         mean_positive, mean_negative: mean similarity over all pairs of an anchor with its positives, and with its
             negatives; under an `indices_tuple`, over those that it lists. NaN where there are none.
 

@@ -102,7 +102,8 @@ class Miner:
         """
         metric = batch_metric(self.index)
         batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, metric)
-        found = self._mine(batch_source(batch, metric, self.relation, screened=True), time.perf_counter(), 0, None)
+        screened = self.strategy.guard is None  # a guard compares similarities, to a bit
+        found = self._mine(batch_source(batch, metric, self.relation, screened=screened), time.perf_counter(), 0, None)
         return found.anchor, found.positive, found.negative
 
     def state_dict(self) -> dict[str, Any]:

@@ -199,14 +199,22 @@ class MiningSchedule:
         return f"no value above {self.best:.4g} for {stale} epochs" if stale >= plateau.patience else ""
 
     def _step_back(self, epoch: int, alarm: str) -> None:
+        if self.stage == 0:
+            self._record(0, epoch, alarm)
+            return
         start = self.stages[self.stage][0]
         self.held_until = epoch + self.hold
-        if self.stage and isinstance(start, int):
+        if isinstance(start, int):
             self.delay = self.held_until - start
-        self._enter(max(0, self.stage - 1), epoch, alarm)
+        else:
+            entered = next(change.epoch for change in reversed(self.changes) if change.after == self.stage)
+            self.delay += self.held_until - entered
+        self._enter(self.stage - 1, epoch, alarm)
 
     def _enter(self, stage: int, epoch: int, reason: str) -> None:
-        change = StageChange(epoch, self.stage, stage, reason)
-        self.changes.append(change)
-        _log.info("epoch %d: stage %d -> %d, %r: %s", epoch, change.before, stage, self.stages[stage][1], reason)
+        self._record(stage, epoch, reason)
         self.stage, self.best, self.best_epoch = stage, None, epoch
+
+    def _record(self, stage: int, epoch: int, reason: str) -> None:
+        self.changes.append(StageChange(epoch, self.stage, stage, reason))
+        _log.info("epoch %d: stage %d -> %d, %r: %s", epoch, self.stage, stage, self.stages[stage][1], reason)

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.index.arithmetic import exact_arithmetic
+from legolas_metric.index.arithmetic import exact_arithmetic, is_exact
 from legolas_metric.index.protocol import NO_ID, Rows
 from legolas_metric.index.ranking import similarities_of
 from legolas_metric.miners.dense import DensePool
@@ -23,7 +23,10 @@ _NONE = -(1 << 23)  # the bits of -inf as an integer: the largest of all finite 
 
 def screening_error(anchors: Rows, rows: Rows, metric: Metric) -> float:
     """How far a float32 product lies from the reported similarity at most, with room for one more sum of each."""
-    norms = [1.0] if metric == "cosine" else [float(side.embeddings.norm(dim=1).max()) for side in (anchors, rows)]
+    if metric == "cosine" or not len(anchors) or not len(rows):
+        norms = [1.0]
+    else:
+        norms = [float(side.embeddings.norm(dim=1).max()) for side in (anchors, rows)]
     return 1.01 * (rows.embeddings.shape[1] + 8) * 2.0**-24 * norms[0] * norms[-1] + 2.0**-120
 
 
@@ -143,7 +146,7 @@ class ScreenedPool:
 
 def _product(x: Float32[Tensor, "q d"], y: Float32[Tensor, "n d"]) -> Float32[Tensor, "q n"]:
     """x y^T in float32, whatever the caller has switched on."""
-    if torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled(x.device.type):
+    if is_exact(x.device):
         return x @ y.T
     with exact_arithmetic(x.device):
         return x @ y.T

@@ -81,8 +81,18 @@ def _positives(request: Request, dtype: torch.dtype, workspace_mb: int, shrink: 
         solutions.append(solution)
     if not solutions:
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
+    return Neighbors(ids, similarities, _stats(_joined(solutions, len(own)), len(own)))
+
+
+def _joined(solutions: list[Solution], anchors: int) -> Solution:
+    """One record of the searches of several classes: counts summed, figures for a row taken over all anchors."""
+    details: dict[str, float] = {}
+    for solution in solutions:
+        for name, value in solution.details.items():
+            share = len(solution.ids) / anchors if name.endswith("_per_row") else 1.0
+            details[name] = details.get(name, 0.0) + share * value
     rescanned = sum(solution.rescanned for solution in solutions)
-    return Neighbors(ids, similarities, _stats(replace(solutions[0], rescanned=rescanned), len(own)))
+    return replace(solutions[0], rescanned=rescanned, details=details)
 
 
 def _scan(request: Request, workspace_mb: int) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:

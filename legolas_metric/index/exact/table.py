@@ -24,6 +24,7 @@ from legolas_metric.numerics import chunks
 
 _CENTRED_FROM = 0.3  # |centre|^2 over the mean of |x|^2 from which centring pays for its extra columns
 _CHUNK_ELEMENTS = 1 << 20
+_LARGEST_SCALE = 2.0**126  # in float32; rows so small that they need more have similarities that round to 0
 _PIECES = 2  # of the term a, in bfloat16: 16 bits of it
 _BLOCK = 16  # padded to a multiple of this, so that groups fit
 
@@ -79,19 +80,19 @@ def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthe
     """The scale that brings every norm to at most 1, and a centre where it pays; the last table is the one searched."""
     rows = tables[-1]
     sign = -1 if farthest else 1
-    centre = rows.mean(0)
+    centre = rows.mean(0, dtype=torch.float64)
     largest = 1.0 if metric == "cosine" else max(float(table.abs().max()) for table in tables)
     if largest == 0:
         return Frame(metric, 1.0, centre.double() if metric == "euclidean" else None, sign)
-    unit = 2.0 ** -math.ceil(math.log2(largest))  # so that squares neither overflow nor vanish
+    unit = min(_LARGEST_SCALE, 2.0 ** -math.ceil(math.log2(largest)))  # so that squares neither overflow nor vanish
     spread = 1.0 if metric == "cosine" else float((rows * unit).square().sum()) / len(rows)
-    offset = (centre * unit).double()
+    offset = centre * unit
     if metric != "euclidean" and float(offset @ offset) <= _CENTRED_FROM * spread:
         if metric == "cosine":
             return Frame(metric, 1.0, None, sign)
         centre, offset = None, None
     norm = max(_largest_norm(table, unit, offset) for table in tables)
-    scale = unit * 2.0 ** -math.ceil(math.log2(norm)) if norm > 0 else unit
+    scale = min(_LARGEST_SCALE, unit * 2.0 ** -math.ceil(math.log2(norm))) if norm > 0 else unit
     return Frame(metric, scale, None if centre is None else centre.double(), sign)
 
 
