@@ -77,7 +77,13 @@ def _checked(held: EmbeddingFile) -> EmbeddingFile:
 
 
 def _embed(path: Path, make: Callable[[], Any], held: Mapping[str, Any]) -> EmbeddingFile:
-    module = make()
+    try:
+        return _encoded(path, make(), held)
+    except (RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        raise ValueError(f"the encoder or its data failed: {type(error).__name__}: {error}") from error
+
+
+def _encoded(path: Path, module: object, held: Mapping[str, Any]) -> EmbeddingFile:
     if not isinstance(module, nn.Module):
         raise TypeError(f"--encoder must return an nn.Module, got {type(module).__name__}")
     load_weights(module, path)

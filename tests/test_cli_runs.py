@@ -266,6 +266,7 @@ def checkpoints(folder, monkeypatch) -> torch.nn.Module:
     write_tensors("weights.safetensors", module.state_dict())
     Path("own_code.py").write_text(
         "import test_cli_runs\nnet, data = test_cli_runs.net, test_cli_runs.data\nwrong = lambda: 3\n"
+        "def failing():\n    raise RuntimeError('no such device')\n"
         "from torch.nn import BatchNorm1d, Linear, PReLU, Sequential\nother = lambda: Linear(8, 4)\n"
         "wide = lambda: Sequential(Linear(9, 4), BatchNorm1d(4))\nmore = lambda: net().append(PReLU())\n"
     )
@@ -314,6 +315,13 @@ def test_checkpoints_that_do_not_fit_are_one_line(call, checkpoints, arguments, 
     assert (status, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_an_encoder_that_fails_is_named_with_its_file(call, checkpoints):
+    own = ("--encoder", "own_code:failing", "--data", "own_code:data")
+    status, _, err = call("rank", "plain.pt", "lightning.ckpt", *own)
+    failed = "the encoder or its data failed: RuntimeError: no such device"
+    assert (status, err.splitlines()) == (2, [f"legolas-metric: {p}: {failed}" for p in ("lightning.ckpt", "plain.pt")])
 
 
 def test_a_checkpoint_without_weights_is_refused(call, checkpoints):

@@ -59,6 +59,16 @@ def test_linear_probe_separates_what_is_linear():
     [
         (lambda: classification_report([0], [5], num_classes=3), r"labels must lie in 0 .. 2 \(num_classes=3\)"),
         (lambda: classification_report([4], [0], num_classes=3), r"predicted must lie in 0 .. 2"),
+        (
+            lambda: knn_probe(torch.eye(2), [0, 2], torch.eye(2), [0, 1], num_classes=2, k=1),
+            "^train_labels must lie in",
+        ),
+        (
+            lambda: knn_probe(torch.eye(2), [0, 1], torch.eye(2), [0, -1], num_classes=2, k=1),
+            "^test_labels must lie in",
+        ),
+        (lambda: linear_probe(torch.eye(2), [-1, 1], torch.eye(2), [0, 1], num_classes=2), "^train_labels must lie in"),
+        (lambda: linear_probe(torch.eye(2), [0, 1], torch.eye(2), [0, 2], num_classes=2), "^test_labels must lie in"),
         (lambda: classification_report([], [], num_classes=3), "labels are empty"),
         (lambda: classification_report([0, 1], [0], num_classes=3), "predicted has 2 entries for 1 rows of labels"),
         (lambda: knn_probe(torch.eye(2), [0, 1], torch.eye(2), [0, 1], num_classes=2), "k=20 neighbours of 2 training"),

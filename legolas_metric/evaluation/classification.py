@@ -68,8 +68,7 @@ def classification_report(predicted: ArrayLike, labels: ArrayLike, *, num_classe
     if len(truth) == 0:
         raise ValueError("nothing to compare: labels are empty")
     for name, values in (("labels", truth), ("predicted", called)):
-        if int(values.min()) < 0 or int(values.max()) >= num_classes:
-            raise ValueError(f"{name} must lie in 0 .. {num_classes - 1} (num_classes={num_classes})")
+        _check_classes(name, values, num_classes)
     confusion = torch.bincount(truth * num_classes + called, minlength=num_classes**2).view(num_classes, num_classes)
     support, hits = confusion.sum(1), confusion.diagonal()
     there = support > 0
@@ -115,6 +114,8 @@ def knn_probe(
         1.0
     """
     known = as_labels(train_labels, len(train), name="train_labels", of="train")
+    _check_classes("train_labels", known, num_classes)
+    _check_classes("test_labels", as_labels(test_labels, len(test), name="test_labels", of="test"), num_classes)
     check_at_least("k", k, 1)
     if k > len(known):
         raise ValueError(f"k={k} neighbours of {len(known)} training rows: choose a smaller k")
@@ -156,7 +157,10 @@ def linear_probe(
     """
     from sklearn.linear_model import LogisticRegression  # half a second, that only those who ask for it should pay
 
-    known = as_labels(train_labels, len(train), name="train_labels", of="train").cpu().numpy()
+    given = as_labels(train_labels, len(train), name="train_labels", of="train")
+    _check_classes("train_labels", given, num_classes)
+    _check_classes("test_labels", as_labels(test_labels, len(test), name="test_labels", of="test"), num_classes)
+    known = given.cpu().numpy()
     if len(np.unique(known)) < 2:
         raise ValueError("train_labels hold one class: a linear probe needs two or more")
     x, z = (
@@ -165,3 +169,8 @@ def linear_probe(
     )
     model = LogisticRegression(C=strength, max_iter=max_iter).fit(x, known)
     return classification_report(model.predict(z).astype(np.int64), test_labels, num_classes=num_classes)
+
+
+def _check_classes(name: str, values: Int64[Tensor, " n"], num_classes: int) -> None:
+    if len(values) and (int(values.min()) < 0 or int(values.max()) >= num_classes):
+        raise ValueError(f"{name} must lie in 0 .. {num_classes - 1} (num_classes={num_classes})")
