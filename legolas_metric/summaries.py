@@ -24,6 +24,13 @@ _FORMAT = "#.4g"
 _BARS = "▁▂▃▄▅▆▇█"
 
 
+class Doubtful(float):
+    """A figure that rests on too little to be quoted: a question mark follows it where it is shown in a table."""
+
+    def __format__(self, form: str) -> str:
+        return f"{float(self):{form}}?"
+
+
 def collapse_figures(report: CollapseReport) -> dict[str, Value]:
     """The measures of a probe by the names that people use."""
     return {
@@ -55,7 +62,8 @@ def ranking_figures(report: RankingReport) -> dict[str, Value]:
 def verification_figures(report: VerificationReport) -> dict[str, Value]:
     """The measures of a verification; a rate with too few impostors to be believed carries a question mark."""
     rates = {
-        f"TAR@FAR {far:g}{'?' if far in report.flagged else ''}": share for far, share in report.tar_at_far.items()
+        f"TAR@FAR {far:g}": Doubtful(share) if far in report.flagged else share
+        for far, share in report.tar_at_far.items()
     }
     return {
         "AUC": report.auc,
@@ -179,6 +187,6 @@ def on_screen(table: Table) -> ScreenTable:
 
 def _better(measure: str, a: str, b: str) -> str | None:
     way = better_direction(measure)
-    if way is None or a == b or NOT_MEASURED in (a, b):
-        return None
+    if way is None or a == b or NOT_MEASURED in (a, b) or (a + b).count("?"):
+        return None  # of figures that cannot be believed, none is better
     return "A" if (float(a) > float(b)) == (way == "max") else "B"

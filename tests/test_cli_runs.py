@@ -20,6 +20,7 @@ from legolas_metric import (
 )
 from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.files import read_tensors, write_tensors
+from legolas_metric.summaries import compare_table, verification_figures
 
 
 def test_probe_shows_the_measures_beside_iid_rows_and_the_verdict(call):
@@ -152,8 +153,13 @@ def test_verify_equals_the_library_and_marks_what_cannot_be_believed(call):
     assert (status, held["auc"], held["eer"]) == (0, report.auc, report.eer)
     assert held["tar_at_far"] == {"0.1": report.tar_at_far[0.1], "0.001": report.tar_at_far[1e-3]}
     _, out, _ = call("verify", "untrained.npz", "--far", "0.1", "--far", "0.001")
-    assert "TAR@FAR 0.1 " in out
-    assert "TAR@FAR 0.001?" in out
+    cells = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in out.splitlines() if line[:1] == "│"}
+    assert cells["TAR@FAR 0.1"] == f"{report.tar_at_far[0.1]:#.4g}"
+    assert cells["TAR@FAR 0.001"] == f"{report.tar_at_far[1e-3]:#.4g}?"
+    good = verification_figures(evaluate_verification(*embeddings(0.3), fars=(1e-3,)))
+    rows = compare_table(verification_figures(report), good).rows
+    assert next(row for row in rows if row[0] == "TAR@FAR 0.001")[-1] is None  # neither can be believed
+    assert json.dumps(good["TAR@FAR 0.001"]) == str(float(good["TAR@FAR 0.001"]))
     status, _, err = call("verify", "untrained.npz", "--far", "2")
     assert (status, err) == (2, "legolas-metric: untrained.npz: fars must lie in (0, 1], got 2.0\n")
 
