@@ -214,8 +214,8 @@ def verify(
 ) -> None:
     """Can one threshold tell same from different? AUC, EER and TAR@FAR over all pairs, exactly.
 
-    Where the file holds groups, pairs of one class and one group are left out. A false accept rate that stands for
-    fewer than 30 impostor pairs carries a question mark.
+    Where the file holds groups, pairs of one class and one group are left out. What is accepted at a rate that
+    stands for fewer than 30 impostor pairs carries a question mark in tables.
     """
     check_page(html)
     read = reader(encoder, data, labels)
