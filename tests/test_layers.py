@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "legolas_metric"
 # From the bottom up. Packages are named by their folder; those of one line do not import each other.
 LAYERS = (
     {"checks"},
-    {"records", "numerics", "tables", "distributed"},
+    {"records", "numerics", "tables", "distributed", "compiled"},
     {"files"},
     {"datasets"},
     {"encoders"},
@@ -137,8 +137,15 @@ def test_pytorch_metric_learning_is_imported_lazily():
         assert "pytorch_metric_learning" not in {name.split(".")[0] for name in imports(path, top_level=True)}
 
 
+def test_compiled_loops_are_imported_by_what_calls_them():
+    for path in modules():
+        known = {name.split(".")[-1] for name in imports(path, top_level=True)}
+        assert path.stem == "kernels" or "numba" not in known, f"{path}: numba belongs into modules named kernels"
+        assert path.stem == "kernels" or "kernels" not in known, f"{path}: import kernels inside the function"
+
+
 def test_importing_the_library_stays_light():
-    heavy = ("pytorch_metric_learning", "lightning", "plotly", "torchmetrics", "typer")
+    heavy = ("pytorch_metric_learning", "lightning", "plotly", "torchmetrics", "typer", "numba")
     script = f"import sys, legolas_metric; print([name for name in {heavy} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"

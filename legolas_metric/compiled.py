@@ -1,0 +1,33 @@
+"""Loops compiled for the processor by numba, where it is installed; torch does the same work on other devices.
+
+Modules of such loops are named `kernels`. They import numba, which takes half a second, and are therefore imported by
+the functions that call them. Their loops carry `@no_type_check`, which keeps the tests' run-time type checks out.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+
+@cache
+def has_numba() -> bool:
+    """Whether numba is installed: it has no releases for some processors, and for new versions of Python for a while."""
+    return find_spec("numba") is not None
+
+
+def runs_compiled(device: torch.device) -> bool:
+    """Whether compiled loops can work on tensors of this device."""
+    return device.type == "cpu" and has_numba()
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as machine code that holds no lock of Python's; compiled when first called, and kept on disk."""
+    from numba import njit
+
+    try:
+        return njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder to keep it in can be written
+        return njit(nogil=True, error_model="numpy")(function)
