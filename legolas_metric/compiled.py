@@ -14,7 +14,7 @@ import torch
 
 @cache
 def has_numba() -> bool:
-    """Whether numba is installed: it has no releases for some processors, and for new versions of Python for a while."""
+    """Whether numba is installed: for some processors, and for a while after a new Python, it has no releases."""
     return find_spec("numba") is not None
 
 
