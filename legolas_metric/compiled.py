@@ -4,12 +4,16 @@ Modules of such loops are named `kernels`. They import numba, which takes half a
 the functions that call them. Their loops carry `@no_type_check`, which keeps the tests' run-time type checks out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @cache
@@ -31,3 +35,22 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # no folder to keep it in can be written
         return njit(nogil=True, error_model="numpy")(function)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A piece of compiled loops, put into each of them: for what runs so often that a call would count."""
+    from numba import njit
+
+    return njit(inline="always", nogil=True, error_model="numpy")(function)
+
+
+def in_threads(function: Callable[[T], R], tasks: Iterable[T]) -> list[R]:
+    """The results of all tasks, in order; as many at a time as torch has threads, each on one."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return list(map(function, tasks))
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, tasks))
+    finally:
+        torch.set_num_threads(threads)  # what those threads were told is what later ones would start with

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,15 +15,23 @@ from oracles import neighbors
 from legolas_metric import ExactIndex
 from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.exact import answer as routing
+from legolas_metric.index.exact import precision as asking
 from legolas_metric.index.exact import side as siding
 from legolas_metric.index.exact import solve as solving
 from legolas_metric.index.exact import sweep as sweeping
 from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.duplicates import needed_rows
+from legolas_metric.index.exact.precision import has_int16
 from legolas_metric.index.exact.relations import Request
-from legolas_metric.index.exact.table import choose_frame, make_table
+from legolas_metric.index.exact.table import UNITS, choose_frame, make_table
 from legolas_metric.index.protocol import fitted_rows
 
+HERE = torch.device("cpu")
+# (precision, whether in compiled loops): every way to one answer
+WAYS = [
+    *([("int16", True)] if has_int16(HERE) else []),
+    *[(precision, compiled) for precision in ("bfloat16", "float32") for compiled in (True, False)],
+]
 WANTS = ("any", "negative", "positive", "cross_group_positive")
 METRICS = ("cosine", "dot", "euclidean")
 
@@ -35,6 +45,14 @@ def _small_pieces():
         patch.setattr(sweeping, "PIECE", 32)
         patch.setattr(sweeping, "_BAND_ROWS", 32)
         patch.setattr(routing, "_LARGE_CLASS", 8)
+        yield
+
+
+@contextmanager
+def by(compiled: bool):
+    """Screening in compiled loops, or by torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solving, "runs_compiled", lambda device: compiled)
         yield
 
 
@@ -90,7 +108,7 @@ def expected(rows, labels, ids, groups, k, *, queries=None, **options):
     return neighbors(table if queries is None else queries, table, k, **options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(1, 170),
@@ -102,15 +120,17 @@ def expected(rows, labels, ids, groups, k, *, queries=None, **options):
     want=st.sampled_from(WANTS),
     farthest=st.booleans(),
     windowed=st.booleans(),
-    precision=st.sampled_from(["bfloat16", "float32"]),
+    way=st.sampled_from(WAYS),
 )
-def test_equals_brute_force(seed, n, d, k, kind, layout, metric, want, farthest, windowed, precision):
+def test_equals_brute_force(seed, n, d, k, kind, layout, metric, want, farthest, windowed, way):
+    precision, compiled = way
     rng = np.random.default_rng(seed)
     rows, labels, groups = embeddings(kind, n, d, rng), labelling(layout, n, rng), rng.integers(0, 3, n)
     ids = rng.permutation(n + 9)[:n]
     window = window_of(rows, n, metric, rng) if windowed else None
     index = ExactIndex(metric=metric, precision=precision).fit(rows, labels, ids=ids, groups=groups)
-    found = index.self_join(k, want=want, farthest=farthest, window=window)
+    with by(compiled):
+        found = index.self_join(k, want=want, farthest=farthest, window=window)
     wide = index.rows.embeddings.numpy()  # the oracle's own normalisation may differ in the last bit
     true_metric = "dot" if metric == "cosine" else metric
     true_ids, true_values = expected(
@@ -120,9 +140,9 @@ def test_equals_brute_force(seed, n, d, k, kind, layout, metric, want, farthest,
     np.testing.assert_array_equal(found.ids.numpy(), true_ids)
 
 
-@pytest.mark.parametrize("precision", ["auto", "bfloat16", "float32"])
+@pytest.mark.parametrize(("precision", "compiled"), [("auto", True), *WAYS])
 @pytest.mark.parametrize("want", WANTS)
-def test_queries_of_their_own_equal_brute_force(want, precision):
+def test_queries_of_their_own_equal_brute_force(want, precision, compiled):
     rng = np.random.default_rng(5)
     n, q, d = 300, 140, 9
     rows, labels, groups = embeddings("lattice", n, d, rng), labelling("few", n, rng), rng.integers(0, 3, n)
@@ -130,11 +150,9 @@ def test_queries_of_their_own_equal_brute_force(want, precision):
     asked = rng.standard_normal((q, d)).astype(np.float32)
     own_labels, own_groups = rng.integers(-1, 5, q), rng.integers(0, 4, q)
     own_ids = rng.integers(-1, n + 20, q)  # repeated, absent, or of a row with another label
-    found = (
-        ExactIndex(metric="dot", precision=precision)
-        .fit(rows, labels, ids=ids, groups=groups)
-        .search(asked, 3, labels=own_labels, ids=own_ids, groups=own_groups, want=want)
-    )
+    index = ExactIndex(metric="dot", precision=precision).fit(rows, labels, ids=ids, groups=groups)
+    with by(compiled):
+        found = index.search(asked, 3, labels=own_labels, ids=own_ids, groups=own_groups, want=want)
     queries = list(zip(asked, own_labels.tolist(), own_ids.tolist(), own_groups.tolist()))
     true_ids, true_values = expected(rows, labels, ids, groups, 3, queries=queries, want=want, metric="dot")
     np.testing.assert_array_equal(found.ids.numpy(), true_ids)
@@ -142,14 +160,15 @@ def test_queries_of_their_own_equal_brute_force(want, precision):
 
 
 @pytest.mark.parametrize("shrink", [1.0, 0.01])
-def test_a_smaller_bound_goes_wrong(shrink):
+@pytest.mark.parametrize(("precision", "compiled"), [way for way in WAYS if way[0] != "float32"])
+def test_a_smaller_bound_goes_wrong(shrink, precision, compiled):
     """The bound is what keeps the answers right: a hundredth of it does not."""
     generator = torch.Generator().manual_seed(1)
-    table, labels = torch.randn(1200, 48, generator=generator), torch.arange(1200) // 3
+    table, labels = torch.randn(1200, 3, generator=generator), torch.arange(1200) // 3  # many near ties
     rows = fitted_rows(table, labels, ids=None, groups=None, metric="cosine")
     request = Request(rows, rows, 1, "negative", "cosine", False, None)
-    with exact_arithmetic(torch.device("cpu")):
-        found = routing.answer(request, "bfloat16", 256, shrink)
+    with exact_arithmetic(HERE), by(compiled):
+        found = routing.answer(request, precision, 256, shrink)
     exact = ExactIndex(precision="float32").fit(table, labels).self_join(1)
     wrong = int((found.ids != exact.ids).sum())
     assert (wrong == 0) == (shrink == 1.0), f"{wrong} wrong answers with {shrink} of the bound"
@@ -171,6 +190,44 @@ def test_no_score_errs_by_more_than_its_bound(dtype, metric, offset, generator):
         error = (scores - frame.score(true.flatten()).view(n, m)).abs()
         bound = certificate.errors(slice(0, n), 0)[:, None] + certificate.relative * scores.abs()
         assert bool((error <= bound).all())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_no_integer_score_errs_by_more_than_its_bound(metric, offset, generator):
+    for n, m, d in ((50, 70, 1), (150, 300, 10), (290, 200, 67)):
+        x, y = (torch.randn(size, d, generator=generator) + offset for size in (n, m))
+        if metric == "cosine":
+            x, y = (torch.nn.functional.normalize(rows.double()).float() for rows in (x, y))
+        frame = choose_frame([x, y], metric, farthest=d == 10)
+        left, right = make_table(x, frame, torch.int16), make_table(y, frame, torch.int16)
+        assert left.fits
+        assert right.fits
+        a, b = (rows.transpose(1, 2).flatten(2).flatten(0, 1).double() for rows in (left.left, right.right))
+        whole = a @ b.T + left.offset[:, None] + right.offset
+        assert whole.abs().max() < 2**31
+        true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
+        error = (whole[:n, :m] * UNITS - frame.score(true.flatten()).view(n, m)).abs()
+        bound = certify(left, right, frame, 2048).errors(slice(0, n), 0)[:, None]
+        assert bool((error <= bound).all())
+        assert d == 1 or error.max() > 0.02 * bound.max()  # the bound is not idle
+
+
+def test_int16_is_refused_where_nothing_computes_it(monkeypatch):
+    monkeypatch.setattr(asking, "runs_compiled", lambda device: False)
+    with pytest.raises(ValueError, match="precision='int16' needs numba and a processor with AVX2"):
+        ExactIndex(precision="int16").fit(torch.eye(3), [0, 1, 1]).self_join(1)
+    assert ExactIndex().fit(torch.eye(3), [0, 1, 1]).self_join(1).ids.tolist() == [[1], [0], [0]]
+
+
+def test_rows_whose_terms_overflow_integers_are_screened_in_float32():
+    rows = torch.randn(400, 5, generator=torch.Generator().manual_seed(0)) + torch.tensor([1e3, 0, 0, 0, 0])
+    labels = torch.arange(400) // 2
+    with by(True):
+        found = ExactIndex(metric="dot", precision="int16").fit(rows, labels).self_join(1)
+    assert found.stats.precision == "float32"
+    expected = (rows.double() @ rows.double().T).float().masked_fill(labels[:, None] == labels, -torch.inf)
+    assert torch.equal(found.similarities[:, 0], expected.amax(1))
 
 
 def test_ties_go_to_the_smaller_id():
@@ -288,8 +345,9 @@ def test_tiles_and_pieces_of_their_real_size(generator, monkeypatch):
     rows, labels = torch.randn(4500, 8, generator=generator), torch.randint(0, 300, (4500,), generator=generator)
     unit = torch.nn.functional.normalize(rows.double())
     expected = (unit @ unit.T).float().masked_fill(labels[:, None] == labels, -torch.inf)
-    for precision, k in (("bfloat16", 1), ("float32", 3), ("float32", 20)):
-        found = ExactIndex(precision=precision).fit(rows, labels).self_join(k)
+    for (precision, compiled), k in product(WAYS, (1, 3, 20)):
+        with by(compiled):
+            found = ExactIndex(precision=precision).fit(rows, labels).self_join(k)
         torch.testing.assert_close(found.similarities, expected.topk(k, 1).values, rtol=0, atol=2e-7)
 
 

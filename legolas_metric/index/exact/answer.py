@@ -25,11 +25,9 @@ _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine 
 def answer(request: Request, precision: Precision, workspace_mb: int, shrink: float = 1.0) -> Neighbors:
     """The neighbours that a request asks for; `shrink` breaks the certificate, for tests."""
     own, rows, k = request.own, request.rows, request.k
-    dtype = screening_dtype(precision, rows.embeddings.shape[1], rows.embeddings.device)
-    small = precision == "auto" and len(own) * len(rows) <= _SMALL
     if request.want in ("positive", "cross_group_positive"):
-        return _positives(request, dtype, workspace_mb, shrink)
-    if small:
+        return _positives(request, precision, workspace_mb, shrink)
+    if precision == "auto" and len(own) * len(rows) <= _SMALL:
         ids, similarities = _scan(request, workspace_mb)
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
     kept = needed_rows(rows, k, request.want)
@@ -37,12 +35,17 @@ def answer(request: Request, precision: Precision, workspace_mb: int, shrink: fl
     ids, similarities = _empty(request)
     if len(query) == 0:
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
-    solution = solve(problem, dtype, workspace_mb, shrink)
+    solution = solve(problem, _dtype(request, precision), workspace_mb, shrink)
     ids[query], similarities[query] = solution.ids, solution.similarities
     return Neighbors(ids, similarities, _stats(solution, len(query)))
 
 
-def _positives(request: Request, dtype: torch.dtype, workspace_mb: int, shrink: float) -> Neighbors:
+def _dtype(request: Request, precision: Precision) -> torch.dtype:
+    rows = request.rows.embeddings
+    return screening_dtype(precision, rows.shape[1], rows.device)
+
+
+def _positives(request: Request, precision: Precision, workspace_mb: int, shrink: float) -> Neighbors:
     """Small classes pair by pair, each large one as a search of its own."""
     own, rows = request.own, request.rows
     assert own.labels is not None
@@ -76,7 +79,7 @@ def _positives(request: Request, dtype: torch.dtype, workspace_mb: int, shrink: 
             bounds=part_of(request.bounds, query),
         )
         problem, place = arrange(part)
-        solution = solve(problem, dtype, workspace_mb, shrink)
+        solution = solve(problem, _dtype(request, precision), workspace_mb, shrink)
         ids[query[place]], similarities[query[place]] = solution.ids, solution.similarities
         solutions.append(solution)
     if not solutions:

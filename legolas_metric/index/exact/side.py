@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from legolas_metric.index.exact.candidates import Candidates
+from legolas_metric.index.exact.job import Work
 from legolas_metric.index.exact.window import Ceiling
 from legolas_metric.numerics import chunks
 
@@ -21,15 +22,6 @@ GROUP = 16
 PIECE = 1024  # columns of a piece; the rows of one divide it
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 _LOOK = 1 << 18  # groups whose scores are looked at together
-
-
-@dataclass(slots=True)
-class Work:
-    """Counts of what a sweep did."""
-
-    tiles: int = 0
-    groups: int = 0
-    scores: int = 0
 
 
 @dataclass(slots=True)

@@ -11,10 +11,11 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.index.exact.candidates import Candidates
+from legolas_metric.compiled import runs_compiled
 from legolas_metric.index.exact.certificate import certify
-from legolas_metric.index.exact.side import Work
-from legolas_metric.index.exact.sweep import Job, sweep
+from legolas_metric.index.exact.job import Job, Screened
+from legolas_metric.index.exact.processor import sweep_compiled, tile_size
+from legolas_metric.index.exact.sweep import sweep
 from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table
 from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.protocol import Rows, Want
@@ -89,26 +90,28 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, shrink: float
         [problem.anchors.embeddings, problem.rows.embeddings], problem.metric, farthest=problem.farthest
     )
     columns = make_table(problem.rows.embeddings, frame, dtype)
+    if dtype == torch.int16 and not columns.fits:
+        dtype = torch.float32
+        columns = make_table(problem.rows.embeddings, frame, dtype)
     n = len(problem.anchors)
     if dtype != torch.float32 and n > 8 * _SAMPLE:
         some = torch.arange(0, n, n // _SAMPLE, device=problem.low.device)
-        tried, _ = _screen(problem.part(some), frame, columns, dtype, None, workspace_mb, shrink)
+        tried = _screen(problem.part(some), frame, columns, dtype, None, workspace_mb, shrink)
         if float(tried.overflowed.float().mean()) > _CROWDED:
             dtype = torch.float32
             columns = make_table(problem.rows.embeddings, frame, dtype)
-    found, work = _screen(problem, frame, columns, dtype, None, workspace_mb, shrink)
-    anchor, column = found.survivors()
-    ids, similarities = _rerank(problem, anchor, column)
+    found = _screen(problem, frame, columns, dtype, None, workspace_mb, shrink)
+    ids, similarities = _rerank(problem, found.anchor, found.column)
     again = found.overflowed.nonzero().flatten()
     if len(again):
         ids[again], similarities[again] = _rescan(
             problem.part(again), frame, dtype, found.reached[again], workspace_mb, shrink
         )
     details = {
-        "tiles": float(work.tiles),
-        "groups_per_row": work.groups / max(1, n),
-        "scores_per_row": work.scores / max(1, n),
-        "reranked_per_row": len(anchor) / max(1, n),
+        "tiles": float(found.work.tiles),
+        "groups_per_row": found.work.groups / max(1, n),
+        "scores_per_row": found.work.scores / max(1, n),
+        "reranked_per_row": len(found.anchor) / max(1, n),
         "rescanned": float(len(again)),
     }
     return Solution(ids, similarities, str(dtype).removeprefix("torch."), len(again), details)
@@ -122,11 +125,15 @@ def _screen(
     floor: Float32[Tensor, " n"] | None,
     workspace_mb: int,
     shrink: float,
-) -> tuple[Candidates, Work]:
+) -> Screened:
     """Sweep, from the floors that are known (by default those of the window)."""
     n = len(problem.anchors)
     halved = problem.symmetric and problem.k <= _HALVED
-    tile = _tile(dtype, workspace_mb, len(problem.rows) if halved else len(problem.rows) // 4)
+    here = runs_compiled(columns.norm.device)
+    if here:
+        tile = tile_size(len(problem.rows), problem.rows.embeddings.shape[1] * dtype.itemsize)
+    else:
+        tile = _tile(dtype, workspace_mb, len(problem.rows) if halved else len(problem.rows) // 4)
     anchors = columns if problem.symmetric else make_table(problem.anchors.embeddings, frame, dtype)
     certificate = certify(anchors, columns, frame, tile, shrink)
     floors = floors_of(problem.bounds, frame, anchors.norm[:n])
@@ -146,8 +153,7 @@ def _screen(
         symmetric=problem.symmetric,
         halved=halved,
     )
-    candidates = Candidates(n, problem.k, floors, windowed=problem.bounds is not None)
-    return candidates, sweep(job, candidates)
+    return sweep_compiled(job, floors) if here else sweep(job, floors)
 
 
 def _rescan(
@@ -161,8 +167,8 @@ def _rescan(
     """Answers for anchors with more candidates than slots: screened in float32, and at last compared with every row."""
     if dtype != torch.float32:
         columns = make_table(problem.rows.embeddings, frame, torch.float32)
-        found, _ = _screen(problem, frame, columns, torch.float32, floor, workspace_mb, shrink)
-        ids, similarities = _rerank(problem, *found.survivors())
+        found = _screen(problem, frame, columns, torch.float32, floor, workspace_mb, shrink)
+        ids, similarities = _rerank(problem, found.anchor, found.column)
         again = found.overflowed.nonzero().flatten()
         if len(again):
             ids[again], similarities[again] = _rescan(

@@ -6,56 +6,22 @@ looked for once in the whole tile, so that the cost of a look is spread over man
 Letters: n anchors, h x w tile or piece.
 """
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from legolas_metric.index.exact.candidates import Candidates
-from legolas_metric.index.exact.certificate import Certificate
-from legolas_metric.index.exact.side import GROUP, PIECE, Side, Work, collect
-from legolas_metric.index.exact.table import Table
-from legolas_metric.index.exact.window import Ceiling
+from legolas_metric.index.exact.job import Job, Screened, Work
+from legolas_metric.index.exact.side import GROUP, PIECE, Side, collect
 
 _BAND_ROWS = 128  # rows whose forbidden columns are blanked at once
 _PIECE_BYTES = 2 << 20  # of a piece: it stays in cache while it is reduced
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a sweep is to find.
-
-    Attributes:
-        anchors, columns: the two sides, one and the same table in a self-join.
-        n: anchors; the first n rows of their table.
-        low, high: [n], the columns low..high of an anchor are forbidden (its class, or itself).
-        self_column: [n], one more forbidden column of each anchor, -1 for none; None for no such column at all.
-        certificate: of anchors against blocks of `tile` columns.
-        ceiling: the window's upper end; None for none. (Its lower end is where the floors start.)
-        k: neighbours.
-        tile: rows and columns of a tile, a multiple of 128.
-        symmetric: whether a tile also serves its columns.
-        halved: whether of the tiles on the diagonal only the upper half is filled.
-    """
-
-    anchors: Table
-    columns: Table
-    n: int
-    low: Int64[Tensor, " n"]
-    high: Int64[Tensor, " n"]
-    self_column: Int64[Tensor, " n"] | None
-    certificate: Certificate
-    ceiling: Ceiling | None
-    k: int
-    tile: int
-    symmetric: bool
-    halved: bool
-
-
-def sweep(job: Job, candidates: Candidates) -> Work:
+def sweep(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     """Collect every candidate that the certificate cannot rule out."""
     work = Work()
+    candidates = Candidates(job.n, job.k, floors, windowed=job.ceiling is not None)
     n, tile = job.n, job.tile
     height, width = min(tile, len(job.anchors.left)), min(tile, len(job.columns.right))
     buffer = job.anchors.left.new_empty(height * width)
@@ -74,7 +40,7 @@ def sweep(job: Job, candidates: Candidates) -> Work:
             work.tiles += 1
             for side in sides:
                 collect(side, job.k, candidates, work)
-    return work
+    return Screened(*candidates.survivors(), candidates.overflowed, candidates.reached, work)
 
 
 def _fill(scores: Float[Tensor, "h w"], sides: list[Side], job: Job, bands: "_Bands", first: int, start: int) -> None:

@@ -16,17 +16,23 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int16, Int32, Shaped
 from torch import Tensor
 
 from legolas_metric.checks import Metric
+from legolas_metric.index.exact.layout import PANELS
 from legolas_metric.numerics import chunks
 
 _CENTRED_FROM = 0.3  # |centre|^2 over the mean of |x|^2 from which centring pays for its extra columns
 _CHUNK_ELEMENTS = 1 << 20
 _LARGEST_SCALE = 2.0**126  # in float32; rows so small that they need more have similarities that round to 0
 _PIECES = 2  # of the term a, in bfloat16: 16 bits of it
-_BLOCK = 16  # padded to a multiple of this, so that groups fit
+_BLOCK = 48  # padded to a multiple of this, so that groups fit, and panels of 6 and of 16 rows
+_STEPS = 23170  # of an int16 row of norm 1: products of two stay below 2^29, and sums with two terms below 2^31
+_LARGEST_TERM = 1.45  # of a score, in int32
+
+UNITS = 1 / _STEPS**2
+"""Of an integer score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,9 @@ class Table:
     """Screened rows, padded with zero rows to a multiple of 16, and what is known of the rounding of each.
 
     Attributes:
-        left, right: [p, e], the row as the left and as the right factor of a product.
+        left, right: [p, e], the row as the left and as the right factor of a product. In int16 they are packed for the
+            processor, pairs of factors side by side: [p / 6, pairs, 6, 2] and [p / 16, pairs, 16, 2].
+        offset: [p], the term a in units of an integer score; empty in other dtypes, where it rides along.
         norm: at least |x'| and |X|.
         residual: |X - x'|, measured.
         term: |a|.
@@ -67,13 +75,24 @@ class Table:
     """
 
     rows: int
-    left: Float[Tensor, "p e"]
-    right: Float[Tensor, "p e"]
+    left: Shaped[Tensor, "_ *e"]
+    right: Shaped[Tensor, "_ *f"]
+    offset: Int32[Tensor, " o"]
     norm: Float32[Tensor, " p"]
     residual: Float32[Tensor, " p"]
     term: Float32[Tensor, " p"]
     term_residual: Float32[Tensor, " p"]
     raw: Float32[Tensor, " p"]
+
+    @property
+    def padded(self) -> int:
+        """Rows with the padding."""
+        return len(self.norm)
+
+    @property
+    def fits(self) -> bool:
+        """Whether integer scores cannot overflow."""
+        return float(self.term.max()) <= _LARGEST_TERM
 
 
 def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthest: bool) -> Frame:
@@ -99,20 +118,30 @@ def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthe
 def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -> Table:
     """Round rows to the dtype and measure what that cost."""
     n, d = rows.shape
-    pieces = (_PIECES if dtype == torch.bfloat16 else 1) if frame.additive else 0
+    whole = dtype == torch.int16
+    pieces = 0 if whole or not frame.additive else _PIECES if dtype == torch.bfloat16 else 1
     padded = -(-n // _BLOCK) * _BLOCK
-    left = torch.zeros(padded, d + 2 * pieces, dtype=dtype, device=rows.device)
-    right = torch.zeros_like(left) if frame.additive or frame.sign < 0 else left
+    left = torch.zeros(padded, d + (d % 2 if whole else 2 * pieces), dtype=dtype, device=rows.device)
+    right = torch.zeros_like(left) if pieces or frame.sign < 0 else left
+    offset = torch.zeros(padded if whole else 0, dtype=torch.int32, device=rows.device)
     measured = torch.zeros(5, padded, dtype=torch.float32, device=rows.device)
     for part in chunks(n, _chunk(rows)):
         exact = rows[part]
         wide, term = _in_frame(exact, frame)
-        rounded = wide.to(dtype)
-        columns, held = _split_term(term, pieces, dtype)
-        ones = torch.ones_like(columns)
-        left[part] = torch.cat([rounded, ones, columns], 1) * frame.sign if right is not left else rounded
+        if whole:
+            steps = (wide * _STEPS).round_()
+            rounded, columns = steps / _STEPS, steps[:, :0]
+            offset[part] = ((term / UNITS).round() * frame.sign).clamp(-(2**31), 2**31 - 1).int()
+            held = offset[part].double() * UNITS * frame.sign
+            left[part, :d] = steps.to(dtype)
+        else:
+            rounded = wide.to(dtype)
+            columns, held = _split_term(term, pieces, dtype)
+            left[part] = torch.cat([rounded, torch.ones_like(columns), columns], 1)
         if right is not left:
-            right[part] = torch.cat([rounded, columns, ones], 1)
+            right[part, :d] = left[part, :d]
+            right[part, d:] = torch.cat([columns, torch.ones_like(columns)], 1) if pieces else 0
+            left[part] *= frame.sign
         measured[0, part] = torch.linalg.vector_norm(wide, dim=1)
         if dtype != torch.float32:
             measured[1, part] = torch.linalg.vector_norm(wide - rounded, dim=1)
@@ -122,7 +151,16 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -
     norm, residual, term, lost, raw = measured
     slack = 2.0**-23 * (d + 4)  # of these norms, in float32
     residual = residual * (1 + slack) + (2.0**-22 * norm if frame.additive else 0)
-    return Table(n, left, right, norm * (1 + slack) + residual, residual, term, lost * (1 + slack), raw * (1 + slack))
+    norm = norm * (1 + slack) + residual
+    if whole:
+        left, right = (_packed(side, panel) for side, panel in zip((left, right), PANELS))
+    return Table(n, left, right, offset, norm, residual, term, lost * (1 + slack), raw * (1 + slack))
+
+
+def _packed(rows: Int16[Tensor, "p e"], panel: int) -> Int16[Tensor, "q pairs panel 2"]:
+    """Panels of rows, pair of columns by pair of columns."""
+    p, e = rows.shape
+    return rows.view(p // panel, panel, e // 2, 2).permute(0, 2, 1, 3).contiguous()
 
 
 def _in_frame(exact: Float32[Tensor, "m d"], frame: Frame) -> tuple[Float32[Tensor, "m d"], Float64[Tensor, " m"]]:

@@ -55,7 +55,7 @@ def ceiling_of(
     largest = largest * (1 + 2.0**-6) + 2.0**-20  # no score lies beyond
     shift = torch.minimum(torch.maximum(possible, -largest), largest)
     shift = shift + error + 2 * certificate.relative * (shift.abs() + error) + 2.0**-20
-    rounded = shift.to(anchors.left.dtype)
+    rounded = shift.to(anchors.left.dtype if anchors.left.is_floating_point() else torch.float32)
     upwards = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
     return Ceiling(sure, possible, torch.where(rounded.float() < shift, upwards, rounded))
 

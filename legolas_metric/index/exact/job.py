@@ -1,0 +1,72 @@
+"""What a pass over the tiles is to find, and what it found.
+
+Letters: n anchors, t pairs.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from legolas_metric.index.exact.certificate import Certificate
+from legolas_metric.index.exact.table import Table
+from legolas_metric.index.exact.window import Ceiling
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a sweep is to find.
+
+    Attributes:
+        anchors, columns: the two sides, one and the same table in a self-join.
+        n: anchors; the first n rows of their table.
+        low, high: [n], the columns low..high of an anchor are forbidden (its class, or itself).
+        self_column: [n], one more forbidden column of each anchor, -1 for none; None for no such column at all.
+        certificate: of anchors against blocks of `tile` columns.
+        ceiling: the window's upper end; None for none. (Its lower end is where the floors start.)
+        k: neighbours.
+        tile: rows and columns of a tile.
+        symmetric: whether a tile also serves its columns.
+        halved: whether of the tiles on the diagonal only the upper half is filled, by torch.
+    """
+
+    anchors: Table
+    columns: Table
+    n: int
+    low: Int64[Tensor, " n"]
+    high: Int64[Tensor, " n"]
+    self_column: Int64[Tensor, " n"] | None
+    certificate: Certificate
+    ceiling: Ceiling | None
+    k: int
+    tile: int
+    symmetric: bool
+    halved: bool
+
+
+@dataclass(slots=True)
+class Work:
+    """Counts of what a sweep did."""
+
+    tiles: int = 0
+    groups: int = 0
+    scores: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What is left after a pass.
+
+    Attributes:
+        anchor, column: [t], the pairs that can still be answers, anchors ascending.
+        overflowed: [n], anchors with more candidates than slots, which have no pairs: their answer must be found
+            otherwise.
+        reached: [n], a lower bound of the k-th best true score of those.
+        work: what was done.
+    """
+
+    anchor: Int64[Tensor, " t"]
+    column: Int64[Tensor, " t"]
+    overflowed: Bool[Tensor, " n"]
+    reached: Float32[Tensor, " n"]
+    work: Work

@@ -1,0 +1,35 @@
+"""What the compiled loops work on: one table of anchors, and small tuples of numbers.
+
+The table is float64 [n, START + 3 c], a row an anchor: the columns that follow, and c slots of three. What a candidate
+needs lies side by side, since the cost of one is that of fetching it from memory.
+
+Plain arrays and tuples: loops that are kept on disk name the classes of their arguments, and would not load once one of
+them is gone.
+"""
+
+FLOOR = 0
+"""A lower bound of the k-th best true score; inf for anchors that take no more candidates."""
+FILL = 1
+"""How many candidates there are."""
+LOOKED = 2
+"""How many scores were looked at."""
+SURE, POSSIBLE = 3, 4
+"""See `Ceiling`; inf without a window."""
+FIRST, LAST = 5, 6
+"""The forbidden columns FIRST..LAST."""
+OWN = 7
+"""One more forbidden column, -1 for none."""
+REACHED = 8
+"""The floor of anchors before they were closed, because too many candidates remained; else -inf."""
+START = 9
+HIGH, LOW, AT = 0, 1, 2
+"""A slot: the upper and the lower bound of the candidate's true score, and its column."""
+
+ROW, COLUMN, ANCHORS, WIDTH = 0, 1, 2, 3
+"""Where a tile lies: its first row, of so many anchors, and its first column, of so many."""
+
+UNIT, RELATIVE, WINDOWED, SOUGHT = 0, 1, 2, 3
+"""What the scores of a tile are: unit and relative error, whether windows bound them, and how many are sought."""
+
+PANELS = (6, 16)
+"""Rows of an int16 table that stand together, as left and as right factors: those of a micro-tile."""

@@ -1,0 +1,141 @@
+"""A pass over the tiles on a processor: compiled loops, in threads that never meet in a block of rows.
+
+Letters: n anchors, m columns, h x w strip.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from legolas_metric.compiled import in_threads
+from legolas_metric.index.exact.job import Job, Screened, Work
+from legolas_metric.index.exact.layout import FLOOR, LOOKED, REACHED, START
+from legolas_metric.index.exact.table import UNITS
+from legolas_metric.index.protocol import NO_ID
+
+_TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
+_CACHED = 1 << 19  # bytes of one side of a tile
+_BLOCKS = 4  # of rows for each thread, at least
+_ROOM, _WINDOWED_ROOM = 32, 64  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
+_STRIP = 240  # rows whose float scores are computed together
+
+
+def tile_size(rows: int, width: int) -> int:
+    """Rows and columns of a tile, for so many rows of so many bytes."""
+    for tile in _TILES:
+        if tile * width <= _CACHED and tile * _BLOCKS * torch.get_num_threads() <= rows:
+            return tile
+    return _TILES[-1]
+
+
+def sweep_compiled(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
+    """Collect every candidate that the certificate cannot rule out."""
+    from legolas_metric.index.exact import kernels
+
+    anchors = _anchors(job, floors)
+    sweep = _Sweep(job, anchors)
+    groups = [count for count in in_threads(sweep.run, sweep.tiles()) if count is not None]
+    count = kernels.settle_all(anchors, job.k)
+    anchor, column = np.empty(count, np.int64), np.empty(count, np.int64)
+    kernels.survivors(anchors, anchor, column)
+    reached = torch.from_numpy(anchors[:, REACHED].astype(np.float32))
+    closed = torch.from_numpy(np.isinf(anchors[:, FLOOR]) & (anchors[:, FLOOR] > 0))
+    work = Work(len(groups), sum(groups), int(anchors[:, LOOKED].sum()))
+    return Screened(torch.from_numpy(anchor), torch.from_numpy(column), closed, reached, work)
+
+
+def _anchors(job: Job, floors: Float32[Tensor, " n"]) -> np.ndarray:
+    """The table of `layout`."""
+    from legolas_metric.index.exact import kernels
+
+    slots = 2 * job.k + (_WINDOWED_ROOM if job.ceiling is not None else _ROOM)
+    table = torch.empty(job.n, START + 3 * slots, dtype=torch.float64).numpy()
+    none = torch.full_like(floors, torch.inf)
+    sure, possible = (none, none) if job.ceiling is None else (job.ceiling.sure, job.ceiling.possible)
+    own = torch.full_like(job.low, NO_ID) if job.self_column is None else job.self_column
+    columns = (floors, sure, possible, job.low, job.high, own)
+    kernels.open_anchors(table, *(column.numpy() for column in columns))
+    return table
+
+
+class _Sweep:
+    """The tiles of a job, and the work on each."""
+
+    def __init__(self, job: Job, anchors: np.ndarray) -> None:
+        from legolas_metric.index.exact import kernels
+
+        self.job, self.anchors, self.kernels = job, anchors, kernels
+        self.whole = job.columns.left.dtype == torch.int16
+        unit = UNITS if self.whole else 1.0
+        self.scale = (unit, float(job.certificate.relative), job.ceiling is not None, job.k)
+        self.locks = [threading.Lock() for _ in range(-(-max(job.n, job.columns.rows) // job.tile))]
+        self.local = threading.local()
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """Numbers of blocks of rows and of columns, such that neighbours in this order share none."""
+        down, across = (-(-rows // self.job.tile) for rows in (self.job.n, self.job.columns.rows))
+        for shift in range(across):
+            for row in range(down):
+                column = (shift - row) % across
+                if not self.job.symmetric or row <= column:
+                    yield row, column
+
+    def run(self, tile: tuple[int, int]) -> int | None:
+        """Work on one tile, alone with its rows and, where it serves them too, its columns; groups looked at.
+
+        None where all of it is forbidden.
+        """
+        row, column = tile
+        both = self.job.symmetric and row < column
+        if self._covered(row, column):
+            return None
+        with self.locks[row], self.locks[column] if both else nullcontext():
+            return self._work(row, column, both)
+
+    def _work(self, row: int, column: int, both: bool) -> int:
+        job, kernels = self.job, self.kernels
+        first, start = row * job.tile, column * job.tile
+        last, stop = min(first + job.tile, job.anchors.padded), min(start + job.tile, job.columns.padded)
+        rows = self._side(first, last, column, job.n)
+        columns = self._side(start, stop, row, job.n) if both else self._side(start, stop, 0, 0)
+        place = (first, start, job.n, job.columns.rows)
+        shared = (self.anchors, place, *rows, *columns, self.scale)
+        if self.whole:
+            tables = (job.anchors.left, job.columns.right, job.anchors.offset, job.columns.offset)
+            return kernels.sweep_tile(*(table.numpy() for table in tables), *shared)
+        left, right = job.anchors.left, job.columns.right[start:stop].T
+        groups = 0
+        for top in range(first, last, _STRIP):
+            scores = self._scores(left[top : min(top + _STRIP, last)], right)
+            groups += kernels.look_at_strip(scores.numpy(), top, *shared)
+        return groups
+
+    def _side(self, first: int, last: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """What matters to the anchors of one side, whose scores are with a block of the other; nothing past n."""
+        levels = np.empty((2, last - first), np.int32 if self.whole else np.float32)
+        errors = np.empty(last - first)
+        certificate = self.job.certificate
+        bounds = certificate.weights.numpy(), certificate.bounds[block].numpy()
+        self.kernels.open_side(self.anchors, first, n, *bounds, levels, errors, self.scale)
+        return levels, errors
+
+    def _scores(self, left: Tensor, right: Tensor) -> Float32[Tensor, "h w"]:
+        """A strip of scores, in memory that is used again."""
+        h, w = len(left), right.shape[1]
+        if not hasattr(self.local, "strip"):
+            self.local.strip = left.new_empty(_STRIP * self.job.tile)
+            self.local.wide = self.local.strip.float()
+        scores = torch.mm(left, right, out=self.local.strip[: h * w].view(h, w))
+        return scores if scores.dtype == torch.float32 else self.local.wide[: h * w].view(h, w).copy_(scores)
+
+    def _covered(self, row: int, column: int) -> bool:
+        """Whether the whole tile is forbidden."""
+        tile, job = self.job.tile, self.job
+        rows, start = slice(row * tile, min((row + 1) * tile, job.n)), column * tile
+        stop = min(start + tile, job.columns.rows)
+        return bool((job.low[rows] <= start).all() and (job.high[rows] >= stop).all())
