@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -45,12 +46,40 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_threads(function: Callable[[T], R], tasks: Iterable[T]) -> list[R]:
-    """The results of all tasks, in order; as many at a time as torch has threads, each on one."""
+    """The results of all tasks, in any order; as many at a time as torch has threads, each on one.
+
+    A thread takes its next task when it is free: of a million, none waits in memory.
+    """
     threads = torch.get_num_threads()
+    waiting, guard = iter(tasks), Lock()
+
+    def stop() -> None:
+        nonlocal waiting
+        with guard:
+            waiting = iter(())
+
+    def work() -> list[R]:
+        done = []
+        try:
+            while True:
+                with guard:
+                    task = next(waiting)
+                done.append(function(task))
+        except StopIteration:
+            return done
+        except BaseException:
+            stop()
+            raise
+
     if threads == 1:
-        return list(map(function, tasks))
+        return work()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, tasks))
+            parts = [pool.submit(work) for _ in range(threads)]
+            try:
+                return [result for part in parts for result in part.result()]
+            except BaseException:  # an interrupt, too
+                stop()
+                raise
     finally:
         torch.set_num_threads(threads)  # what those threads were told is what later ones would start with
