@@ -16,7 +16,7 @@ class SearchStats:
 
     Attributes:
         engine: name of what did the work, for example "exact" or "faiss:Flat".
-        precision: "float32" or "bfloat16" (screening; the answers are float32 either way).
+        precision: "float32", "bfloat16" or "int16" (screening; the answers are float32 in any case).
         recall: audited share of the true neighbours that were found; None where the search is exact.
         certified: share of the rows whose screening was certified without a rescan; None where nothing is screened.
         widened: queries for which the first search held too few admissible rows and was widened.

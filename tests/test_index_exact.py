@@ -23,7 +23,7 @@ from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.index.exact.precision import has_int16
 from legolas_metric.index.exact.relations import Request
-from legolas_metric.index.exact.table import UNITS, choose_frame, make_table
+from legolas_metric.index.exact.table import choose_frame, make_table, with_steps
 from legolas_metric.index.protocol import fitted_rows
 
 HERE = torch.device("cpu")
@@ -199,15 +199,15 @@ def test_no_integer_score_errs_by_more_than_its_bound(metric, offset, generator)
         x, y = (torch.randn(size, d, generator=generator) + offset for size in (n, m))
         if metric == "cosine":
             x, y = (torch.nn.functional.normalize(rows.double()).float() for rows in (x, y))
-        frame = choose_frame([x, y], metric, farthest=d == 10)
+        frame = with_steps(choose_frame([x, y], metric, farthest=d == 10), [x, y])
         left, right = make_table(x, frame, torch.int16), make_table(y, frame, torch.int16)
-        assert left.fits
-        assert right.fits
         a, b = (rows.transpose(1, 2).flatten(2).flatten(0, 1).double() for rows in (left.left, right.right))
         whole = a @ b.T + left.offset[:, None] + right.offset
         assert whole.abs().max() < 2**31
+        assert max(a.abs().max(), b.abs().max()) < 2**15
+        assert frame.steps > 2**14
         true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
-        error = (whole[:n, :m] * UNITS - frame.score(true.flatten()).view(n, m)).abs()
+        error = (whole[:n, :m] / frame.steps**2 - frame.score(true.flatten()).view(n, m)).abs()
         bound = certify(left, right, frame, 2048).errors(slice(0, n), 0)[:, None]
         assert bool((error <= bound).all())
         assert d == 1 or error.max() > 0.02 * bound.max()  # the bound is not idle
@@ -220,8 +220,8 @@ def test_int16_is_refused_where_nothing_computes_it(monkeypatch):
     assert ExactIndex().fit(torch.eye(3), [0, 1, 1]).self_join(1).ids.tolist() == [[1], [0], [0]]
 
 
-def test_rows_whose_terms_overflow_integers_are_screened_in_float32():
-    rows = torch.randn(400, 5, generator=torch.Generator().manual_seed(0)) + torch.tensor([1e3, 0, 0, 0, 0])
+def test_rows_whose_terms_dwarf_their_products_are_screened_in_float32():
+    rows = torch.randn(400, 5, generator=torch.Generator().manual_seed(0)) + torch.tensor([1e4, 0, 0, 0, 0])
     labels = torch.arange(400) // 2
     with by(True):
         found = ExactIndex(metric="dot", precision="int16").fit(rows, labels).self_join(1)

@@ -25,7 +25,8 @@ class ExactIndex:
 
     Args:
         metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
-        precision: what pairs are screened in; the answers are the same. "auto" asks the processor.
+        precision: what pairs are screened in; the answers are the same. "auto" asks the processor; "int16" needs numba
+            and a processor with AVX2, "bfloat16" pays where there are matrix units for it, "float32" works everywhere.
         workspace_mb: memory for blocks of similarities, in MiB.
 
     Raises:

@@ -15,13 +15,12 @@ from torch import Tensor
 from legolas_metric.compiled import in_threads
 from legolas_metric.index.exact.job import Job, Screened, Work
 from legolas_metric.index.exact.layout import FLOOR, LOOKED, REACHED, START
-from legolas_metric.index.exact.table import UNITS
 from legolas_metric.index.protocol import NO_ID
 
 _TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
 _CACHED = 1 << 19  # bytes of one side of a tile
 _BLOCKS = 4  # of rows for each thread, at least
-_ROOM, _WINDOWED_ROOM = 32, 64  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
+_ROOM, _WINDOWED_ROOM = 32, 128  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
 _STRIP = 240  # rows whose float scores are computed together
 
 
@@ -71,8 +70,7 @@ class _Sweep:
 
         self.job, self.anchors, self.kernels = job, anchors, kernels
         self.whole = job.columns.left.dtype == torch.int16
-        unit = UNITS if self.whole else 1.0
-        self.scale = (unit, float(job.certificate.relative), job.ceiling is not None, job.k)
+        self.scale = (job.columns.unit, float(job.certificate.relative), job.ceiling is not None, job.k)
         self.locks = [threading.Lock() for _ in range(-(-max(job.n, job.columns.rows) // job.tile))]
         self.local = threading.local()
 

@@ -16,7 +16,7 @@ from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.job import Job, Screened
 from legolas_metric.index.exact.processor import sweep_compiled, tile_size
 from legolas_metric.index.exact.sweep import sweep
-from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table
+from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.protocol import Rows, Want
 from legolas_metric.index.ranking import Bounds, best_of, inside_window, similarities_of
@@ -26,6 +26,7 @@ from legolas_metric.numerics import chunks
 _RERANKED = 4096  # anchors whose pairs are sorted together, so that memory stays small
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
 _HALVED = 16  # neighbours up to which half a tile on the diagonal says enough; many need whole tiles to raise a floor
+_FEWEST_STEPS = 2**12  # of int16, for its bound to be worth a product
 _CROWDED = 0.25  # share of them that may overflow
 
 
@@ -86,13 +87,13 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, shrink: float
         workspace_mb: for tiles, in MiB.
         shrink: see `certify`; for tests.
     """
-    frame = choose_frame(
-        [problem.anchors.embeddings, problem.rows.embeddings], problem.metric, farthest=problem.farthest
-    )
+    tables = [problem.anchors.embeddings, problem.rows.embeddings][problem.symmetric :]
+    frame = choose_frame(tables, problem.metric, farthest=problem.farthest)
+    if dtype == torch.int16:
+        frame = with_steps(frame, tables)
+        if frame.steps < _FEWEST_STEPS:  # the terms are much larger than the products
+            dtype = torch.float32
     columns = make_table(problem.rows.embeddings, frame, dtype)
-    if dtype == torch.int16 and not columns.fits:
-        dtype = torch.float32
-        columns = make_table(problem.rows.embeddings, frame, dtype)
     n = len(problem.anchors)
     if dtype != torch.float32 and n > 8 * _SAMPLE:
         some = torch.arange(0, n, n // _SAMPLE, device=problem.low.device)

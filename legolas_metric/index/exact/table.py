@@ -13,7 +13,7 @@ Letters: n rows, d dimensions, e columns of the product.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int16, Int32, Shaped
@@ -28,21 +28,22 @@ _CHUNK_ELEMENTS = 1 << 20
 _LARGEST_SCALE = 2.0**126  # in float32; rows so small that they need more have similarities that round to 0
 _PIECES = 2  # of the term a, in bfloat16: 16 bits of it
 _BLOCK = 48  # padded to a multiple of this, so that groups fit, and panels of 6 and of 16 rows
-_STEPS = 23170  # of an int16 row of norm 1: products of two stay below 2^29, and sums with two terms below 2^31
-_LARGEST_TERM = 1.45  # of a score, in int32
-
-UNITS = 1 / _STEPS**2
-"""Of an integer score."""
+_LARGEST_SCORE = 0.99 * 2.0**31  # in int32, with room for the rounding of its parts
+_LARGEST_FACTOR = 2**15 - 1  # in int16
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The units of the scores: a power of two, a centre (None: the origin), and the sign of the order."""
+    """The units of the scores: a power of two, a centre (None: the origin), and the sign of the order.
+
+    `steps` is what 1 becomes in int16; 0 until `with_steps`.
+    """
 
     metric: Metric
     scale: float
     centre: Float64[Tensor, " d"] | None
     sign: int
+    steps: float = 0.0
 
     @property
     def additive(self) -> bool:
@@ -72,6 +73,7 @@ class Table:
         term: |a|.
         term_residual: |a| less what its pieces hold.
         raw: |x| scale, before centring.
+        unit: of a score: 1, but 1 / steps^2 in int16.
     """
 
     rows: int
@@ -83,16 +85,12 @@ class Table:
     term: Float32[Tensor, " p"]
     term_residual: Float32[Tensor, " p"]
     raw: Float32[Tensor, " p"]
+    unit: float
 
     @property
     def padded(self) -> int:
         """Rows with the padding."""
         return len(self.norm)
-
-    @property
-    def fits(self) -> bool:
-        """Whether integer scores cannot overflow."""
-        return float(self.term.max()) <= _LARGEST_TERM
 
 
 def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthest: bool) -> Frame:
@@ -115,10 +113,24 @@ def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthe
     return Frame(metric, scale, None if centre is None else centre.double(), sign)
 
 
+def with_steps(frame: Frame, tables: list[Float32[Tensor, "_ d"]]) -> Frame:
+    """The same units with as many steps as fit: no factor leaves int16, no score int32, terms included."""
+    factor, score = 0.0, 1.0
+    for rows in tables:
+        term = 0.0
+        for part in chunks(len(rows), _chunk(rows)):
+            wide, terms = _in_frame(rows[part], frame)
+            factor = max(factor, float(wide.abs().max()))
+            term = max(term, float(terms.abs().max()))
+        score += term
+    return replace(frame, steps=min(_LARGEST_FACTOR / max(factor, 2.0**-15), math.sqrt(_LARGEST_SCORE / score)))
+
+
 def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -> Table:
     """Round rows to the dtype and measure what that cost."""
     n, d = rows.shape
     whole = dtype == torch.int16
+    unit = 1 / frame.steps**2 if whole else 1.0
     pieces = 0 if whole or not frame.additive else _PIECES if dtype == torch.bfloat16 else 1
     padded = -(-n // _BLOCK) * _BLOCK
     left = torch.zeros(padded, d + (d % 2 if whole else 2 * pieces), dtype=dtype, device=rows.device)
@@ -129,10 +141,10 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -
         exact = rows[part]
         wide, term = _in_frame(exact, frame)
         if whole:
-            steps = (wide * _STEPS).round_()
-            rounded, columns = steps / _STEPS, steps[:, :0]
-            offset[part] = ((term / UNITS).round() * frame.sign).clamp(-(2**31), 2**31 - 1).int()
-            held = offset[part].double() * UNITS * frame.sign
+            steps = (wide * frame.steps).round_()
+            rounded, columns = steps / frame.steps, steps[:, :0]
+            offset[part] = ((term / unit).round() * frame.sign).int()
+            held = offset[part].double() * unit * frame.sign
             left[part, :d] = steps.to(dtype)
         else:
             rounded = wide.to(dtype)
@@ -154,7 +166,8 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -
     norm = norm * (1 + slack) + residual
     if whole:
         left, right = (_packed(side, panel) for side, panel in zip((left, right), PANELS))
-    return Table(n, left, right, offset, norm, residual, term, lost * (1 + slack), raw * (1 + slack))
+    lost, raw = lost * (1 + slack), raw * (1 + slack)
+    return Table(n, left, right, offset, norm, residual, term, lost, raw, unit)
 
 
 def _packed(rows: Int16[Tensor, "p e"], panel: int) -> Int16[Tensor, "q pairs panel 2"]:
