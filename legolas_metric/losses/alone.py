@@ -1,0 +1,173 @@
+"""A batch against itself, by label alone, on the processor: few calls of torch, and compiled loops between them.
+
+The mathematics is that of `symmetric`, from the rows as they come to their gradient: normalising, sorting by label and
+the mean over anchors are inside. At a few hundred rows the number of calls is what costs, not the products.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from legolas_metric.checks import as_labels
+from legolas_metric.compiled import runs_compiled
+from legolas_metric.losses.batch import Given, as_rows, as_weights, least_norm
+from legolas_metric.losses.terms import refuse_second_derivative
+
+# A strip of so many rows of 2,048 similarities stays in a core's cache.
+_ROWS = 256
+
+
+class PairForm(NamedTuple):
+    """A loss made of sums over pairs.
+
+    Attributes:
+        kind: OUT, IN or MULTI of `terms`.
+        scale: similarities are multiplied by this; their exponentials must stay in range.
+        shift: what comes off the scaled similarities before they are exponentiated.
+        slope: of the exponents of positives under MULTI.
+    """
+
+    kind: int
+    scale: float
+    shift: float
+    slope: float = 1.0
+
+
+def lone_rows(given: Given, workspace_mb: int | None) -> Tensor | None:
+    """The rows, where `lone_mean` serves: on the processor, nothing to compare them with but themselves."""
+    if torch.compiler.is_compiling() or workspace_mb is None or given.labels is None:
+        return None
+    if any(other is not None for other in (given.indices_tuple, given.ref_emb, given.ids, given.gather)):
+        return None
+    rows = as_rows(given.embeddings, "embeddings")
+    return rows if runs_compiled(rows.device) else None
+
+
+def lone_mean(
+    rows: Float[Tensor, "n d"],
+    given: Given,
+    form: PairForm,
+    workspace_mb: int,
+    learned: Float[Tensor, ""] | None = None,
+) -> Float[Tensor, ""]:
+    """The weighted mean over all anchors, differentiable once; `learned` is the scale where it wants a gradient."""
+    assert given.labels is not None
+    n = len(rows)
+    labels = as_labels(given.labels, n).to(rows.device)
+    weights = as_weights(given.weights, rows.new_empty(0, dtype=torch.float64), n, "weights", "rows of embeddings")
+    return _Alone.apply(rows, learned, labels, weights, form, workspace_mb << 20, torch.is_grad_enabled())
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """A batch in order of label.
+
+    Attributes:
+        y: [n, d], unit rows times the root of the scale.
+        norm: [n], what they were divided by.
+        order: [n], where they come from.
+        start, stop: [n], the range of each one's class; empty for an unlabelled row.
+    """
+
+    y: Tensor
+    norm: np.ndarray
+    order: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+
+class _Alone(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        learned: Tensor | None,
+        labels: Tensor,
+        weights: Tensor,
+        form: PairForm,
+        workspace: int,
+        recording: bool,
+    ) -> Tensor:
+        from legolas_metric.losses import kernels
+
+        batch = _sorted(rows.detach(), labels, form.scale**0.5)
+        n, size = len(batch.y), batch.y.element_size()
+        height = max(1, min(n, _ROWS, workspace // max(1, n * size)))
+        half = n * (n + height) // 2
+        recording = recording and any(ctx.needs_input_grad[:2])
+        keep = recording and half * size <= workspace
+        room = batch.y.new_empty(half if keep else height * n)
+        sums = np.zeros((2, n))
+        strips = [strip for strip in _strips(batch, form, height, room, sums) if keep]
+        by_sums = np.empty((2, n), batch.y.numpy().dtype)
+        mean, share = kernels.finish(*sums, batch.start, batch.stop, *form, weights.numpy(), batch.order, *by_sums)
+        if recording:
+            # What the strips add to the sums the second time is not looked at.
+            again = strips if keep else _strips(batch, form, height, room, sums)
+            g = _gradient(batch, form, again, by_sums)
+            out = torch.empty_like(g)
+            ctx.by_scale = kernels.through_units(
+                g.numpy(), batch.y.numpy(), batch.norm, batch.order, form.scale**0.5, share, out.numpy()
+            )
+            ctx.shape, ctx.dtype = () if learned is None else learned.shape, rows.dtype
+            ctx.save_for_backward(out)
+        return batch.y.new_tensor(mean)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_second_derivative()
+        (by_rows,) = ctx.saved_tensors
+        by_scale = (grads[0] * ctx.by_scale).expand(ctx.shape) if ctx.needs_input_grad[1] else None
+        return (by_rows * grads[0]).to(ctx.dtype), by_scale, None, None, None, None, None
+
+
+def _sorted(rows: Tensor, labels: Tensor, root: float) -> _Sorted:
+    from legolas_metric.losses import kernels
+
+    wide = rows.contiguous() if rows.dtype == torch.float64 else rows.float().contiguous()
+    ordered, order = (part.numpy() for part in labels.sort(stable=True))
+    y, norm, start, stop = kernels.sorted_units(wide.numpy(), ordered, order, root, least_norm(rows.dtype))
+    return _Sorted(torch.from_numpy(y), norm, order, start, stop)
+
+
+def _strips(
+    batch: _Sorted, form: PairForm, height: int, room: Tensor, sums: np.ndarray
+) -> Iterator[tuple[int, Tensor]]:
+    """Strips of y y^T from their first row's own column on, as `kernels.weigh` leaves them, with that row's number.
+
+    They lie in `room` one behind the other, or where it holds but one, each in place of the last.
+    """
+    from legolas_metric.losses import kernels
+
+    y, n, used = batch.y, len(batch.y), 0
+    for first in range(0, n, height):
+        rows = y[first : first + height]
+        size = len(rows) * (n - first)
+        used = used if used + size <= len(room) else 0
+        strip = room[used : used + size].view(len(rows), n - first)
+        used += size
+        torch.mm(rows, y[first:].T, out=strip)  # with `out`, autocast leaves it alone
+        kernels.weigh(strip.numpy(), first, batch.start, batch.stop, form.kind, form.shift, form.slope, *sums)
+        yield first, strip
+
+
+def _gradient(
+    batch: _Sorted, form: PairForm, strips: Iterable[tuple[int, Tensor]], by_sums: np.ndarray
+) -> Float[Tensor, "n d"]:
+    """The derivative of the mean by y, but for a factor."""
+    from legolas_metric.losses import kernels
+
+    y = batch.y
+    g = torch.zeros_like(y)
+    for first, strip in strips:
+        kernels.slopes(strip.numpy(), first, batch.start, batch.stop, form.kind, *by_sums)
+        last = first + len(strip)
+        g[first:last].addmm_(strip, y[first:])
+        if last < len(y):
+            g[last:].addmm_(strip[:, len(strip) :].T, y[first:last])
+    return g
