@@ -59,7 +59,11 @@ def lone_mean(
     assert given.labels is not None
     n = len(rows)
     labels = as_labels(given.labels, n).to(rows.device)
-    weights = as_weights(given.weights, rows.new_empty(0, dtype=torch.float64), n, "weights", "rows of embeddings")
+    if given.weights is None:
+        weights = np.ones(n)
+    else:
+        one = torch.ones((), dtype=torch.float64)
+        weights = as_weights(given.weights, one, n, "weights", "rows of embeddings").numpy()
     return _Alone.apply(rows, learned, labels, weights, form, workspace_mb << 20, torch.is_grad_enabled())
 
 
@@ -88,7 +92,7 @@ class _Alone(torch.autograd.Function):
         rows: Tensor,
         learned: Tensor | None,
         labels: Tensor,
-        weights: Tensor,
+        weights: np.ndarray,
         form: PairForm,
         workspace: int,
         recording: bool,
@@ -96,7 +100,7 @@ class _Alone(torch.autograd.Function):
         from legolas_metric.losses import kernels
 
         batch = _sorted(rows.detach(), labels, form.scale**0.5)
-        n, size = len(batch.y), batch.y.element_size()
+        n, size = batch.y.shape[0], batch.y.element_size()
         height = max(1, min(n, _ROWS, workspace // max(1, n * size)))
         half = n * (n + height) // 2
         recording = recording and any(ctx.needs_input_grad[:2])
@@ -105,7 +109,7 @@ class _Alone(torch.autograd.Function):
         sums = np.zeros((2, n))
         strips = [strip for strip in _strips(batch, form, height, room, sums) if keep]
         by_sums = np.empty((2, n), batch.y.numpy().dtype)
-        mean, share = kernels.finish(*sums, batch.start, batch.stop, *form, weights.numpy(), batch.order, *by_sums)
+        mean, share = kernels.finish(*sums, batch.start, batch.stop, *form, weights, batch.order, *by_sums)
         if recording:
             # What the strips add to the sums the second time is not looked at.
             again = strips if keep else _strips(batch, form, height, room, sums)
@@ -116,7 +120,7 @@ class _Alone(torch.autograd.Function):
             )
             ctx.shape, ctx.dtype = () if learned is None else learned.shape, rows.dtype
             ctx.save_for_backward(out)
-        return batch.y.new_tensor(mean)
+        return torch.from_numpy(np.array(mean, by_sums.dtype))  # half the time of torch.tensor
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -130,8 +134,8 @@ def _sorted(rows: Tensor, labels: Tensor, root: float) -> _Sorted:
     from legolas_metric.losses import kernels
 
     wide = rows.contiguous() if rows.dtype == torch.float64 else rows.float().contiguous()
-    ordered, order = (part.numpy() for part in labels.sort(stable=True))
-    y, norm, start, stop = kernels.sorted_units(wide.numpy(), ordered, order, root, least_norm(rows.dtype))
+    order = labels.numpy().argsort(kind="stable")
+    y, norm, start, stop = kernels.sorted_units(wide.numpy(), labels.numpy(), order, root, least_norm(rows.dtype))
     return _Sorted(torch.from_numpy(y), norm, order, start, stop)
 
 
@@ -144,14 +148,13 @@ def _strips(
     """
     from legolas_metric.losses import kernels
 
-    y, n, used = batch.y, len(batch.y), 0
+    y, n, used = batch.y, batch.y.shape[0], 0
     for first in range(0, n, height):
-        rows = y[first : first + height]
-        size = len(rows) * (n - first)
-        used = used if used + size <= len(room) else 0
-        strip = room[used : used + size].view(len(rows), n - first)
-        used += size
-        torch.mm(rows, y[first:].T, out=strip)  # with `out`, autocast leaves it alone
+        rows, columns = min(height, n - first), n - first
+        used = used if used + rows * columns <= room.shape[0] else 0
+        strip = room[used : used + rows * columns].view(rows, columns)
+        used += rows * columns
+        torch.mm(y[first : first + rows], y[first:].T, out=strip)  # with `out`, autocast leaves it alone
         kernels.weigh(strip.numpy(), first, batch.start, batch.stop, form.kind, form.shift, form.slope, *sums)
         yield first, strip
 
@@ -162,12 +165,12 @@ def _gradient(
     """The derivative of the mean by y, but for a factor."""
     from legolas_metric.losses import kernels
 
-    y = batch.y
+    y, n = batch.y, batch.y.shape[0]
     g = torch.zeros_like(y)
     for first, strip in strips:
         kernels.slopes(strip.numpy(), first, batch.start, batch.stop, form.kind, *by_sums)
-        last = first + len(strip)
+        last = first + strip.shape[0]
         g[first:last].addmm_(strip, y[first:])
-        if last < len(y):
-            g[last:].addmm_(strip[:, len(strip) :].T, y[first:last])
+        if last < n:
+            g[last:].addmm_(strip[:, last - first :].T, y[first:last])
     return g

@@ -70,7 +70,7 @@ def _sum(values):
 def sorted_units(x, labels, order, root, least):
     """Unit rows times `root` in order of label, what each was divided by (inf: no direction), and its class's range.
 
-    `labels` are sorted; an unlabelled row has an empty range.
+    `order` sorts the labels; an unlabelled row has an empty range.
     """
     n, d = x.shape
     y, norm = np.empty_like(x), np.empty(n)
@@ -82,11 +82,11 @@ def sorted_units(x, labels, order, root, least):
         factor = root / norm[i]
         for j in range(d):
             y[i, j] = row[j] * factor
-        start[i] = start[i - 1] if i > 0 and labels[i] == labels[i - 1] else i
+        start[i] = start[i - 1] if i > 0 and labels[order[i]] == labels[order[i - 1]] else i
     for i in range(n - 1, -1, -1):
-        stop[i] = stop[i + 1] if i + 1 < n and labels[i] == labels[i + 1] else i + 1
+        stop[i] = stop[i + 1] if i + 1 < n and labels[order[i]] == labels[order[i + 1]] else i + 1
     for i in range(n):
-        if labels[i] < 0:
+        if labels[order[i]] < 0:
             start[i] = stop[i] = i
     return y, norm, start, stop
 

@@ -140,7 +140,9 @@ class _Shape:
 
     def in_range(self, n: int) -> bool:
         """Whether every exponential, and the sum of a batch of n of them, is a normal float32."""
-        return max(self.alpha, self.beta) * (1 + abs(self.base)) + math.log(max(1, n)) < _RANGE
+        least = max(self.beta * (1 + self.base), self.alpha * (1 - self.base))
+        most = max(self.beta * (1 - self.base), self.alpha * (1 + self.base)) + math.log(max(1, n))
+        return max(least, most) < _RANGE
 
     def weigh(self, s: Float[Tensor, "b v"], positive: Float[Tensor, "b w"]) -> Positives:
         """As `PairSums.weigh`."""
