@@ -44,6 +44,12 @@ def test_functions_equal_modules(kind):
         ((X, Y, (Y, Y)), {}, ValueError, r"indices_tuple must be \(a, p, n\) or \(a1, p, a2, n\), got 2 tensors"),
         ((X, Y, (Y, Y, Y + 5)), {}, ValueError, r"indices_tuple \(negatives\) has positions 5 to 7 for 6 rows"),
         ((X, Y, (Y, Y[:2], Y)), {}, ValueError, r"indices_tuple has parts of lengths \[6, 2, 6\]"),
+        (
+            (X, Y, ([0, 2, 2], [1, 3, 4], [2, 2], [5, 4])),
+            {},
+            ValueError,
+            "anchor 2 with row 4 both as positive",
+        ),
         ((X, Y), {"weights": [1.0]}, ValueError, r"weights must be \[6\]"),
         ((X, Y), {"weights": [1, 1, 1, 1, 1, -1]}, ValueError, "weights must be finite and >= 0"),
         ((X, Y), {"ids": [1]}, ValueError, "ids has 1 entries for 6 rows"),
