@@ -249,8 +249,8 @@ def _refuse_both(positive: Bool[Tensor, "b m"], negative: Bool[Tensor, "b m"], f
     if bool(both.any()):
         row, column = both.nonzero()[0].tolist()
         raise ValueError(
-            f"indices_tuple lists anchor {first + row} with row {column} both as positive and as negative: a pair is one "
-            "of them; look at the labels that the miner was given"
+            f"indices_tuple lists anchor {first + row} with row {column} both as positive and as negative: a pair is "
+            "one of them; look at the labels that the miner was given"
         )
 
 
