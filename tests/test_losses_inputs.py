@@ -1,11 +1,13 @@
 """What the losses take and refuse, what they report, and what they hold in memory."""
 
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from loss_ways import WAYS, computed
 
 from legolas_metric import (
     EmbeddingBank,
@@ -18,14 +20,36 @@ from legolas_metric import (
 )
 from legolas_metric.losses import BankLoss, focal_loss, multi_similarity_loss, supcon_loss, triplet_loss
 
-PAIR_LOSSES = [SupConLoss, MultiSimilarityLoss, TripletLoss]
+FUNCTIONS = {SupConLoss: supcon_loss, MultiSimilarityLoss: multi_similarity_loss, TripletLoss: triplet_loss}
+PAIR_LOSSES = list(FUNCTIONS)
 X, Y = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)), torch.arange(6) // 2
 
 
 @pytest.mark.parametrize("kind", PAIR_LOSSES)
 def test_functions_equal_modules(kind):
-    function = {SupConLoss: supcon_loss, MultiSimilarityLoss: multi_similarity_loss, TripletLoss: triplet_loss}[kind]
-    assert torch.equal(function(X, Y), kind()(X, Y))
+    assert torch.equal(FUNCTIONS[kind](X, Y), kind()(X, Y))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", PAIR_LOSSES)
+def test_what_is_passed_in_is_left_alone(kind, way):
+    x, y, weights = X.clone().requires_grad_(), Y.flip(0).clone(), torch.rand(6, dtype=torch.float64)
+    given = [part.detach().clone() for part in (x, y, weights)]
+    with computed(way) as workspace:
+        kind(workspace_mb=workspace)(x, y, weights=weights).backward()
+    assert all(map(torch.equal, (x, y, weights), given))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", PAIR_LOSSES)
+def test_backward_twice_adds_the_gradient_twice(kind, way):
+    x = X.clone().requires_grad_()
+    with computed(way) as workspace:
+        value = kind(workspace_mb=workspace)(x, Y)
+    value.backward(retain_graph=True)
+    once = x.grad.clone()
+    (3 * value).backward()
+    torch.testing.assert_close(x.grad, 4 * once)
 
 
 @pytest.mark.parametrize("kind", PAIR_LOSSES)
@@ -89,6 +113,7 @@ def test_records_are_read_by_id(kind):
     triplets = HardMiner().mine(bank)
     got = kind()(X[batch], Y[batch], triplets, ids=ids)
     assert torch.equal(got, kind()(X[batch], Y[batch], triplets.locate(ids)))
+    assert torch.equal(got, FUNCTIONS[kind](X[batch], Y[batch], triplets, ids=ids))
     pairs = MultiSimilarityMiner().mine(bank)
     places = {int(name): place for place, name in enumerate(ids)}
     sides = [(pairs.anchor_p, pairs.positive), (pairs.anchor_n, pairs.negative)]
@@ -125,6 +150,8 @@ def test_detail():
         _, detail = TripletLoss(workspace_mb=workspace)(x, y, (torch.tensor([1]), [0], [2]), detail=True)
         assert (detail.active_share, detail.no_positive) == (1.0, 2)
         assert detail.mean_negative == pytest.approx(0.75**0.5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        detail.no_positive = 0
 
 
 def test_focal():
@@ -140,6 +167,7 @@ def test_focal():
         focal_loss(logits, [1, 0], gamma=0), torch.nn.functional.cross_entropy(logits, torch.tensor([1, 0]))
     )
     assert focal_loss(logits, [-1, -1]) == 0
+    assert torch.equal(FocalLoss(1.0)(logits, [1, 0]), focal_loss(logits, [1, 0], gamma=1.0))
     _, detail = FocalLoss()(logits, [1, -1], detail=True)
     assert detail.no_positive == 1
     assert detail.mean_positive == pytest.approx(float(p[0]))
@@ -219,12 +247,15 @@ def test_bank_loss_with_mined_triplets(bank):
 
 
 MEMORY = """
+import sys
 import torch
-from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
+from legolas_metric.losses import alone, MultiSimilarityLoss, SupConLoss, TripletLoss
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
 
+if sys.argv[1] == "torch":
+    alone.runs_compiled = lambda device: False
 for loss, n in [(SupConLoss(), 6000), (MultiSimilarityLoss(), 6000), (TripletLoss(selection="all"), 2048)]:
     x = torch.randn(n, 128, requires_grad=True)
     y = torch.arange(n) // 4
@@ -237,9 +268,10 @@ for loss, n in [(SupConLoss(), 6000), (MultiSimilarityLoss(), 6000), (TripletLos
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-def test_memory():
+@pytest.mark.parametrize("way", ["compiled", "torch"])
+def test_memory(way):
     """Peak in MB above the inputs, in a process of its own; at 6,000 rows the whole matrix would take 137 a copy."""
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", MEMORY, way], capture_output=True, text=True, check=True)
     supcon, multi_similarity, triplet = map(float, done.stdout.split())
     assert supcon < 120
     assert multi_similarity < 120

@@ -60,7 +60,8 @@ ROWS = {
 @pytest.mark.parametrize("way", ["formula", "compiled", "torch"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_finite(name, way):
-    wide = [(dtype, 9, LABELS["pairs"], rows) for dtype in (torch.bfloat16, torch.float32) for rows in ROWS.values()]
+    dtypes = (torch.bfloat16, torch.float32)
+    wide = [(dtype, n, LABELS["pairs"], rows) for dtype in dtypes for n in (1, 9) for rows in ROWS.values()]
     half = [(torch.float16, n, labels, rows) for n in (1, 8) for labels in LABELS.values() for rows in ROWS.values()]
     for dtype, n, labels, rows in wide + half:
         x = rows(n).to(dtype).requires_grad_()
@@ -116,10 +117,11 @@ def test_ways_agree(name):
     if "all" in name:
         y = y[:64]
     x = torch.randn(len(y), 5, dtype=torch.float64)
-    expected, expected_gradient = value_and_gradient(LOSSES[name](workspace_mb=None), x, y)
+    weights = torch.rand(len(y))
+    expected, expected_gradient = value_and_gradient(LOSSES[name](workspace_mb=None), x, y, weights=weights)
     for way, workspace in itertools.product(("compiled", "torch"), (0, 1, 64)):
         with computed(way):
-            value, gradient = value_and_gradient(LOSSES[name](workspace_mb=workspace), x, y)
+            value, gradient = value_and_gradient(LOSSES[name](workspace_mb=workspace), x, y, weights=weights)
         torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-11)
 
@@ -137,9 +139,9 @@ def test_float32_is_float64_rounded(name, way):
     assert (gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
 
 
-def value_and_gradient(loss, x, y):
+def value_and_gradient(loss, x, y, **named):
     x = x.clone().requires_grad_()
-    value = loss(x, y)
+    value = loss(x, y, **named)
     value.backward()
     return value.detach(), x.grad
 
