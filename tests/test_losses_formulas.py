@@ -92,7 +92,7 @@ CASES = {
     way=st.sampled_from(tuple(WAYS)),
     seed=st.integers(0, 10**6),
 )
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=40)
 def test_against_loops(name, labels, ref_labels, with_ids, way, seed):
     """Label -1, weights, reference rows and ids, all at once."""
     kind, settings_, oracle, same = CASES[name]

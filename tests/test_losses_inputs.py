@@ -135,6 +135,20 @@ def test_reference_rows_by_id(kind):
     torch.testing.assert_close(kind()(X, Y, None, X.clone(), Y), kind()(X, Y))
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [SupConLoss, MultiSimilarityLoss])
+def test_rows_of_one_id_are_no_pair(kind, way):
+    """The second row is the first again: whoever is compared with both has one more row, they with each other none."""
+    x, y = torch.cat([X[:1], X]), torch.cat([Y[:1], Y])
+    with computed(way) as workspace:
+        got = kind(workspace_mb=workspace)(x, y, ids=[0, 0, 1, 2, 3, 4, 5])
+        apart = kind(workspace_mb=workspace)(x, y)
+    first = kind()(X[:2], Y[:2], None, x, y, ids=[0, 1], ref_ids=[0, 0, 1, 2, 3, 4, 5], weights=[2.0, 1.0])
+    rest = kind()(X[2:], Y[2:], None, x, y, ids=[2, 3, 4, 5], ref_ids=[0, 0, 1, 2, 3, 4, 5])
+    torch.testing.assert_close(got, (3 * first + 4 * rest) / 7)
+    assert not torch.isclose(got, apart)
+
+
 def test_detail():
     """Angles 0, 60 and 90 degrees, and a fourth that is not labelled."""
     x = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [0.0, 1.0], [-1.0, 0.0]])
