@@ -28,6 +28,8 @@ LOSSES = {
     "supcon, in": lambda **ways: SupConLoss(form="in", **ways),
     "supcon, T = 0.01": lambda **ways: SupConLoss(0.01, **ways),
     "supcon, in, T = 0.01": lambda **ways: SupConLoss(0.01, form="in", **ways),
+    "supcon, T = 0.02": lambda **ways: SupConLoss(0.02, **ways),
+    "supcon, in, T = 0.02": lambda **ways: SupConLoss(0.02, form="in", **ways),
     "supcon, T = 1": lambda **ways: SupConLoss(1.0, **ways),
     "multi-similarity": lambda **ways: MultiSimilarityLoss(**ways),
     "multi-similarity, steep": lambda **ways: MultiSimilarityLoss(200.0, 1000.0, **ways),
@@ -161,7 +163,7 @@ def test_the_ways_are_what_they_are_called():
 def test_gradients(name):
     x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     y = torch.tensor([0, 1, 0, 1, -1, 2, 0])
-    if "0.01" in name or "steep" in name:
+    if "0.0" in name or "steep" in name:
         x = x.detach().mul(0.05).add(1.0).requires_grad_()  # spread out, all but one term would vanish
     for way in WAYS:
         with computed(way) as workspace:
@@ -249,6 +251,16 @@ def test_focal_is_finite():
             value.backward()
             assert value.isfinite()
             assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", ["out", "in"])
+def test_all_rows_are_too_far_for_float32(form, way):
+    """At right angles or opposite: exp((s - 1) / T) is exp(-100) or less for every pair."""
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    with computed(way) as workspace:
+        value = SupConLoss(0.01, form=form, workspace_mb=workspace)(x, [0, 0, 1, 1])
+    assert value.item() == pytest.approx(100 + math.log(2))  # -(-1) / T + ln(2 + exp(-100))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -20,6 +20,8 @@ from legolas_metric.losses.terms import refuse_second_derivative
 
 # A strip of so many rows of 2,048 similarities stays in a core's cache.
 _ROWS = 256
+# Of exponentials, for each row: exp(-87), the least that `kernels` makes, is then some 1e-8 of their sum.
+_LEAST_SUM = 1e-30
 
 
 class PairForm(NamedTuple):
@@ -27,7 +29,7 @@ class PairForm(NamedTuple):
 
     Attributes:
         kind: OUT, IN or MULTI of `terms`.
-        scale: similarities are multiplied by this; their exponentials must stay in range.
+        scale: similarities are multiplied by this.
         shift: what comes off the scaled similarities before they are exponentiated.
         slope: of the exponents of positives under MULTI.
     """
@@ -54,8 +56,11 @@ def lone_mean(
     form: PairForm,
     workspace_mb: int,
     learned: Float[Tensor, ""] | None = None,
-) -> Float[Tensor, ""]:
-    """The weighted mean over all anchors, differentiable once; `learned` is the scale where it wants a gradient."""
+) -> Float[Tensor, ""] | None:
+    """The weighted mean over all anchors, differentiable once; `learned` is the scale where it wants a gradient.
+
+    None where exponentials of an anchor's similarities are all so small that float32 does not hold them.
+    """
     assert given.labels is not None
     n = len(rows)
     labels = as_labels(given.labels, n).to(rows.device)
@@ -64,7 +69,9 @@ def lone_mean(
     else:
         one = torch.ones((), dtype=torch.float64)
         weights = as_weights(given.weights, one, n, "weights", "rows of embeddings").numpy()
-    return _Alone.apply(rows, learned, labels, weights, form, workspace_mb << 20, torch.is_grad_enabled())
+    wants = rows.requires_grad or (learned is not None and learned.requires_grad)
+    done = _work_out(rows.detach(), labels, weights, form, workspace_mb << 20, wants and torch.is_grad_enabled())
+    return None if done is None else _Alone.apply(rows, learned, *done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,48 +93,53 @@ class _Sorted:
 
 
 class _Alone(torch.autograd.Function):
+    """A mean whose gradient is known already."""
+
     @staticmethod
     def forward(
-        ctx: Any,
-        rows: Tensor,
-        learned: Tensor | None,
-        labels: Tensor,
-        weights: np.ndarray,
-        form: PairForm,
-        workspace: int,
-        recording: bool,
+        ctx: Any, rows: Tensor, learned: Tensor | None, mean: Tensor, by_rows: Tensor | None, by_scale: float
     ) -> Tensor:
-        from legolas_metric.losses import kernels
-
-        batch = _sorted(rows.detach(), labels, form.scale**0.5)
-        n, size = batch.y.shape[0], batch.y.element_size()
-        height = max(1, min(n, _ROWS, workspace // max(1, n * size)))
-        half = n * (n + height) // 2
-        recording = recording and any(ctx.needs_input_grad[:2])
-        keep = recording and half * size <= workspace
-        room = batch.y.new_empty(half if keep else height * n)
-        sums = np.zeros((2, n))
-        strips = [strip for strip in _strips(batch, form, height, room, sums) if keep]
-        by_sums = np.empty((2, n), batch.y.numpy().dtype)
-        mean, share = kernels.finish(*sums, batch.start, batch.stop, *form, weights, batch.order, *by_sums)
-        if recording:
-            # What the strips add to the sums the second time is not looked at.
-            again = strips if keep else _strips(batch, form, height, room, sums)
-            g = _gradient(batch, form, again, by_sums)
-            out = torch.empty_like(g)
-            ctx.by_scale = kernels.through_units(
-                g.numpy(), batch.y.numpy(), batch.norm, batch.order, form.scale**0.5, share, out.numpy()
-            )
-            ctx.shape, ctx.dtype = () if learned is None else learned.shape, rows.dtype
-            ctx.save_for_backward(out)
-        return torch.from_numpy(np.array(mean, by_sums.dtype))  # half the time of torch.tensor
+        ctx.save_for_backward(by_rows)
+        ctx.by_scale, ctx.shape, ctx.dtype = by_scale, () if learned is None else learned.shape, rows.dtype
+        return mean
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
         (by_rows,) = ctx.saved_tensors
         by_scale = (grads[0] * ctx.by_scale).expand(ctx.shape) if ctx.needs_input_grad[1] else None
-        return (by_rows * grads[0]).to(ctx.dtype), by_scale, None, None, None, None, None
+        return (by_rows * grads[0]).to(ctx.dtype), by_scale, None, None, None
+
+
+def _work_out(
+    rows: Tensor, labels: Tensor, weights: np.ndarray, form: PairForm, workspace: int, recording: bool
+) -> tuple[Tensor, Tensor | None, float] | None:
+    """The mean, its gradient and its derivative by the scale, where they are recorded; None: see `lone_mean`."""
+    from legolas_metric.losses import kernels
+
+    batch = _sorted(rows, labels, form.scale**0.5)
+    n, size = batch.y.shape[0], batch.y.element_size()
+    height = max(1, min(n, _ROWS, workspace // max(1, n * size)))
+    half = n * (n + height) // 2
+    keep = recording and half * size <= workspace
+    room = batch.y.new_empty(half if keep else height * n)
+    sums = np.zeros((2, n))
+    strips = [strip for strip in _strips(batch, form, height, room, sums) if keep]
+    by_sums = np.empty((2, n), batch.y.numpy().dtype)
+    mean, share, least = kernels.finish(*sums, batch.start, batch.stop, *form, weights, batch.order, *by_sums)
+    if least < n * _LEAST_SUM:
+        return None
+    value = torch.from_numpy(np.array(mean, by_sums.dtype))  # half the time of torch.tensor
+    if not recording:
+        return value, None, 0.0
+    # What the strips add to the sums the second time is not looked at.
+    again = strips if keep else _strips(batch, form, height, room, sums)
+    g = _gradient(batch, form, again, by_sums)
+    out = torch.empty_like(g)
+    by_scale = kernels.through_units(
+        g.numpy(), batch.y.numpy(), batch.norm, batch.order, form.scale**0.5, share, out.numpy()
+    )
+    return value, out, by_scale
 
 
 def _sorted(rows: Tensor, labels: Tensor, root: float) -> _Sorted:

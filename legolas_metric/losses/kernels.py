@@ -21,6 +21,7 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(math.log(2) - 0.693359
 _E2, _E3, _E4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
 _E5, _E6, _E7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
 _ONE = np.float32(1)
+_LEAST = np.float32(-87)  # below it exp is no normal float32
 
 
 @compiled
@@ -41,7 +42,8 @@ def _exp_of(values, shift):
     if values.itemsize == 4:
         shift32 = np.float32(shift)
         for j in range(len(values)):
-            values[j] = _exp(np.float32(values[j]) - shift32)
+            t = np.float32(values[j]) - shift32
+            values[j] = _exp(_LEAST if t < _LEAST else t)  # NaN is not below it, and shows
     else:
         for j in range(len(values)):
             values[j] = math.exp(values[j] - shift)
@@ -131,16 +133,19 @@ def weigh(s, first, start, stop, form, shift, slope, z, p):
 @compiled
 @no_type_check
 def finish(z, p, start, stop, form, scale, shift, slope, weights, order, a, b):
-    """The mean over anchors; a and b become its derivatives by each z and p, divided by what is returned beside it.
+    """Mean, largest share that an anchor has in it, least z that it was made of (inf: of none, or under MULTI).
 
-    That is the largest share that an anchor has in the mean: the derivatives may be as small as exp(-80) without it.
+    a and b become the mean's derivatives by each z and p over that share, without which they may be below float32.
     """
     value = total = largest = 0.0
+    least = np.inf
     for i in range(len(z)):
         count, w = stop[i] - start[i] - 1, weights[order[i]]
         if count < 0 or (count == 0 and form != MULTI):  # unlabelled, or without a positive
             z[i] = p[i] = 0
             continue
+        if form != MULTI:
+            least = min(least, z[i], p[i] if form == IN else z[i])
         if form == MULTI:
             value += w * (math.log1p(p[i]) / (slope * scale) + math.log1p(z[i]) / scale)
             z[i], p[i] = 1 / (scale * (1 + z[i])), -1 / (scale * (1 + p[i]))
@@ -154,11 +159,11 @@ def finish(z, p, start, stop, form, scale, shift, slope, weights, order, a, b):
         largest = max(largest, w)
     if total == 0:
         a[:] = b[:] = 0
-        return 0.0, 0.0
+        return 0.0, 0.0, least
     for i in range(len(z)):
         share = weights[order[i]] / largest
         a[i], b[i] = z[i] * share, p[i] * share
-    return value / total, largest / total
+    return value / total, largest / total, least
 
 
 @compiled

@@ -162,7 +162,9 @@ def _loss(given: Given, shape: _Shape, mining: int | float | None, workspace_mb:
     rows = lone_rows(given, workspace_mb) if mining is None else None
     if rows is not None and workspace_mb is not None and shape.in_range(len(rows)):
         sums = PairForm(MULTI, float(shape.beta), shift=shape.beta * shape.base, slope=shape.alpha / shape.beta)
-        return lone_mean(rows, given, sums, workspace_mb)
+        mean = lone_mean(rows, given, sums, workspace_mb)
+        assert mean is not None
+        return mean
     return _mean(prepare(given), shape, mining, workspace_mb)[0]
 
 

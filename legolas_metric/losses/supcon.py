@@ -153,9 +153,10 @@ def _loss(
         scale = 1 / temperature
         learned = scale if isinstance(scale, Tensor) else None
         highest = float(scale if learned is None else learned.detach())
-        if 2 * highest < _RANGE:
-            sums = PairForm(IN if form == "in" else OUT, highest, shift=highest)
-            return lone_mean(rows, given, sums, workspace_mb, learned)
+        sums = PairForm(IN if form == "in" else OUT, highest, shift=highest)
+        mean = lone_mean(rows, given, sums, workspace_mb, learned)
+        if mean is not None:
+            return mean
     return _mean(prepare(given), temperature, form, workspace_mb)[0]
 
 
