@@ -30,12 +30,21 @@ def runs_compiled(device: torch.device) -> bool:
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as machine code that holds no lock of Python's; compiled when first called, and kept on disk."""
+    return _compiled(function, fastmath=False)
+
+
+def compiled_sum(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a sum of floats: free to add in any order, without which LLVM adds one number at a time."""
+    return _compiled(function, fastmath={"reassoc", "contract"})
+
+
+def _compiled(function: Callable[..., Any], fastmath: bool | set[str]) -> Callable[..., Any]:
     from numba import njit
 
     try:
-        return njit(nogil=True, cache=True, error_model="numpy")(function)
+        return njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
     except RuntimeError:  # no folder to keep it in can be written
-        return njit(nogil=True, error_model="numpy")(function)
+        return njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_ways import WAYS, computed
 
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
 
@@ -88,11 +89,11 @@ CASES = {
     labels=st.lists(st.integers(-1, 4), min_size=1, max_size=16),
     ref_labels=st.lists(st.integers(-1, 4), min_size=1, max_size=20) | st.none(),
     with_ids=st.booleans(),
-    workspace=st.sampled_from((None, 0, 64)),
+    way=st.sampled_from(tuple(WAYS)),
     seed=st.integers(0, 10**6),
 )
-@settings(deadline=None, max_examples=12)
-def test_against_loops(name, labels, ref_labels, with_ids, workspace, seed):
+@settings(deadline=None, max_examples=40)
+def test_against_loops(name, labels, ref_labels, with_ids, way, seed):
     """Label -1, weights, reference rows and ids, all at once."""
     kind, settings_, oracle, same = CASES[name]
     generator = np.random.default_rng(seed)
@@ -108,10 +109,10 @@ def test_against_loops(name, labels, ref_labels, with_ids, workspace, seed):
     expected = oracle(
         unit(x) @ unit(r).T, labels, labels if ref_labels is None else ref_labels, w, ids, ref_ids, **same
     )
-    loss = kind(**settings_, workspace_mb=workspace)
     against = () if ref_labels is None else (None, r, np.array(ref_labels))
     named = {"ids": ids, "ref_ids": None if ref_labels is None else ref_ids} if with_ids else {}
-    got = loss(x, np.array(labels), *against, weights=w, **named)
+    with computed(way) as workspace:
+        got = kind(**settings_, workspace_mb=workspace)(x, np.array(labels), *against, weights=w, **named)
     assert got.item() == pytest.approx(expected, abs=1e-9)
 
 
@@ -145,11 +146,12 @@ def test_triplet_by_hand():
     assert TripletLoss(0.5, squared=True)(x, [0, 0, 1]).item() == pytest.approx(squares[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("workspace", [None, 64])
-def test_collapsed_values(workspace):
+@pytest.mark.parametrize("way", WAYS)
+def test_collapsed_values(way):
     x, y = torch.ones(300, 8), torch.arange(300) // 3
-    mb = {"workspace_mb": workspace}
-    assert SupConLoss(**mb)(x, y).item() == pytest.approx(math.log(299), rel=1e-5)
-    assert TripletLoss(0.3, **mb)(x, y).item() == pytest.approx(0.3)
-    assert TripletLoss(0.3, "all", **mb)(x[:60], y[:60]).item() == pytest.approx(0.3)
-    assert TripletLoss(soft=True, **mb)(x, y).item() == pytest.approx(math.log(2))
+    with computed(way) as workspace:
+        mb = {"workspace_mb": workspace}
+        assert SupConLoss(**mb)(x, y).item() == pytest.approx(math.log(299), rel=1e-5)
+        assert TripletLoss(0.3, **mb)(x, y).item() == pytest.approx(0.3, rel=1e-5)
+        assert TripletLoss(0.3, "all", **mb)(x[:60], y[:60]).item() == pytest.approx(0.3)
+        assert TripletLoss(soft=True, **mb)(x, y).item() == pytest.approx(math.log(2), rel=1e-5)

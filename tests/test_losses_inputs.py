@@ -1,11 +1,13 @@
 """What the losses take and refuse, what they report, and what they hold in memory."""
 
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from loss_ways import WAYS, computed
 
 from legolas_metric import (
     EmbeddingBank,
@@ -18,14 +20,36 @@ from legolas_metric import (
 )
 from legolas_metric.losses import BankLoss, focal_loss, multi_similarity_loss, supcon_loss, triplet_loss
 
-PAIR_LOSSES = [SupConLoss, MultiSimilarityLoss, TripletLoss]
+FUNCTIONS = {SupConLoss: supcon_loss, MultiSimilarityLoss: multi_similarity_loss, TripletLoss: triplet_loss}
+PAIR_LOSSES = list(FUNCTIONS)
 X, Y = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)), torch.arange(6) // 2
 
 
 @pytest.mark.parametrize("kind", PAIR_LOSSES)
 def test_functions_equal_modules(kind):
-    function = {SupConLoss: supcon_loss, MultiSimilarityLoss: multi_similarity_loss, TripletLoss: triplet_loss}[kind]
-    assert torch.equal(function(X, Y), kind()(X, Y))
+    assert torch.equal(FUNCTIONS[kind](X, Y), kind()(X, Y))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", PAIR_LOSSES)
+def test_what_is_passed_in_is_left_alone(kind, way):
+    x, y, weights = X.clone().requires_grad_(), Y.flip(0).clone(), torch.rand(6, dtype=torch.float64)
+    given = [part.detach().clone() for part in (x, y, weights)]
+    with computed(way) as workspace:
+        kind(workspace_mb=workspace)(x, y, weights=weights).backward()
+    assert all(map(torch.equal, (x, y, weights), given))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", PAIR_LOSSES)
+def test_backward_twice_adds_the_gradient_twice(kind, way):
+    x = X.clone().requires_grad_()
+    with computed(way) as workspace:
+        value = kind(workspace_mb=workspace)(x, Y)
+    value.backward(retain_graph=True)
+    once = x.grad.clone()
+    (3 * value).backward()
+    torch.testing.assert_close(x.grad, 4 * once)
 
 
 @pytest.mark.parametrize("kind", PAIR_LOSSES)
@@ -44,6 +68,12 @@ def test_functions_equal_modules(kind):
         ((X, Y, (Y, Y)), {}, ValueError, r"indices_tuple must be \(a, p, n\) or \(a1, p, a2, n\), got 2 tensors"),
         ((X, Y, (Y, Y, Y + 5)), {}, ValueError, r"indices_tuple \(negatives\) has positions 5 to 7 for 6 rows"),
         ((X, Y, (Y, Y[:2], Y)), {}, ValueError, r"indices_tuple has parts of lengths \[6, 2, 6\]"),
+        (
+            (X, Y, ([0, 2, 2], [1, 3, 4], [2, 2], [5, 4])),
+            {},
+            ValueError,
+            "anchor 2 with row 4 both as positive",
+        ),
         ((X, Y), {"weights": [1.0]}, ValueError, r"weights must be \[6\]"),
         ((X, Y), {"weights": [1, 1, 1, 1, 1, -1]}, ValueError, "weights must be finite and >= 0"),
         ((X, Y), {"ids": [1]}, ValueError, "ids has 1 entries for 6 rows"),
@@ -83,6 +113,7 @@ def test_records_are_read_by_id(kind):
     triplets = HardMiner().mine(bank)
     got = kind()(X[batch], Y[batch], triplets, ids=ids)
     assert torch.equal(got, kind()(X[batch], Y[batch], triplets.locate(ids)))
+    assert torch.equal(got, FUNCTIONS[kind](X[batch], Y[batch], triplets, ids=ids))
     pairs = MultiSimilarityMiner().mine(bank)
     places = {int(name): place for place, name in enumerate(ids)}
     sides = [(pairs.anchor_p, pairs.positive), (pairs.anchor_n, pairs.negative)]
@@ -104,6 +135,20 @@ def test_reference_rows_by_id(kind):
     torch.testing.assert_close(kind()(X, Y, None, X.clone(), Y), kind()(X, Y))
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [SupConLoss, MultiSimilarityLoss])
+def test_rows_of_one_id_are_no_pair(kind, way):
+    """The second row is the first again: whoever is compared with both has one more row, they with each other none."""
+    x, y = torch.cat([X[:1], X]), torch.cat([Y[:1], Y])
+    with computed(way) as workspace:
+        got = kind(workspace_mb=workspace)(x, y, ids=[0, 0, 1, 2, 3, 4, 5])
+        apart = kind(workspace_mb=workspace)(x, y)
+    first = kind()(X[:2], Y[:2], None, x, y, ids=[0, 1], ref_ids=[0, 0, 1, 2, 3, 4, 5], weights=[2.0, 1.0])
+    rest = kind()(X[2:], Y[2:], None, x, y, ids=[2, 3, 4, 5], ref_ids=[0, 0, 1, 2, 3, 4, 5])
+    torch.testing.assert_close(got, (3 * first + 4 * rest) / 7)
+    assert not torch.isclose(got, apart)
+
+
 def test_detail():
     """Angles 0, 60 and 90 degrees, and a fourth that is not labelled."""
     x = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [0.0, 1.0], [-1.0, 0.0]])
@@ -119,6 +164,8 @@ def test_detail():
         _, detail = TripletLoss(workspace_mb=workspace)(x, y, (torch.tensor([1]), [0], [2]), detail=True)
         assert (detail.active_share, detail.no_positive) == (1.0, 2)
         assert detail.mean_negative == pytest.approx(0.75**0.5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        detail.no_positive = 0
 
 
 def test_focal():
@@ -134,6 +181,7 @@ def test_focal():
         focal_loss(logits, [1, 0], gamma=0), torch.nn.functional.cross_entropy(logits, torch.tensor([1, 0]))
     )
     assert focal_loss(logits, [-1, -1]) == 0
+    assert torch.equal(FocalLoss(1.0)(logits, [1, 0]), focal_loss(logits, [1, 0], gamma=1.0))
     _, detail = FocalLoss()(logits, [1, -1], detail=True)
     assert detail.no_positive == 1
     assert detail.mean_positive == pytest.approx(float(p[0]))
@@ -213,12 +261,15 @@ def test_bank_loss_with_mined_triplets(bank):
 
 
 MEMORY = """
+import sys
 import torch
-from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
+from legolas_metric.losses import alone, MultiSimilarityLoss, SupConLoss, TripletLoss
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
 
+if sys.argv[1] == "torch":
+    alone.runs_compiled = lambda device: False
 for loss, n in [(SupConLoss(), 6000), (MultiSimilarityLoss(), 6000), (TripletLoss(selection="all"), 2048)]:
     x = torch.randn(n, 128, requires_grad=True)
     y = torch.arange(n) // 4
@@ -231,9 +282,10 @@ for loss, n in [(SupConLoss(), 6000), (MultiSimilarityLoss(), 6000), (TripletLos
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-def test_memory():
+@pytest.mark.parametrize("way", ["compiled", "torch"])
+def test_memory(way):
     """Peak in MB above the inputs, in a process of its own; at 6,000 rows the whole matrix would take 137 a copy."""
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", MEMORY, way], capture_output=True, text=True, check=True)
     supcon, multi_similarity, triplet = map(float, done.stdout.split())
     assert supcon < 120
     assert multi_similarity < 120

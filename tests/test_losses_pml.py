@@ -4,11 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_ways import WAYS, computed
 from pytorch_metric_learning import distances, losses, miners
 
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
-
-WORKSPACES = (None, 0, 64)
 
 
 def mined(loss, miner):
@@ -78,14 +77,15 @@ def two_classes_and_a_pair(labels):
     labels=st.lists(st.integers(0, 6), min_size=3, max_size=30),
     d=st.integers(2, 9),
     seed=st.integers(0, 10**6),
-    workspace=st.sampled_from(WORKSPACES),
+    way=st.sampled_from(tuple(WAYS)),
 )
-@settings(deadline=None, max_examples=8)
-def test_batch(name, labels, d, seed, workspace):
+@settings(deadline=None, max_examples=16)
+def test_batch(name, labels, d, seed, way):
     y = torch.tensor(labels)
     if two_classes_and_a_pair(y):
         ours, theirs = BATCH[name]
-        assert_equal(ours(workspace), theirs, rows(len(labels), d, seed), y)
+        with computed(way) as workspace:
+            assert_equal(ours(workspace), theirs, rows(len(labels), d, seed), y)
 
 
 @pytest.mark.parametrize("name", AGAINST)
@@ -93,22 +93,23 @@ def test_batch(name, labels, d, seed, workspace):
     labels=st.lists(st.integers(0, 6), min_size=2, max_size=20),
     ref_labels=st.lists(st.integers(0, 8), min_size=3, max_size=30),
     seed=st.integers(0, 10**6),
-    workspace=st.sampled_from(WORKSPACES),
+    way=st.sampled_from(tuple(WAYS)),
 )
 @settings(deadline=None, max_examples=8)
-def test_reference_rows(name, labels, ref_labels, seed, workspace):
+def test_reference_rows(name, labels, ref_labels, seed, way):
     y, z = torch.tensor(labels), torch.tensor(ref_labels)
     same = y[:, None] == z[None]
     if same.sum() > 1 and (~same).any():
         ours, theirs = BATCH[name]
-        assert_equal(ours(workspace), theirs, rows(len(y), 5, seed), y, None, rows(len(z), 5, seed + 1), z)
+        with computed(way) as workspace:
+            assert_equal(ours(workspace), theirs, rows(len(y), 5, seed), y, None, rows(len(z), 5, seed + 1), z)
 
 
 @pytest.mark.parametrize("name", AGAINST)
 @pytest.mark.parametrize("parts", [3, 4])
-@given(data=st.data(), seed=st.integers(0, 10**6), workspace=st.sampled_from(WORKSPACES))
+@given(data=st.data(), seed=st.integers(0, 10**6), way=st.sampled_from(tuple(WAYS)))
 @settings(deadline=None, max_examples=8)
-def test_listed(name, parts, data, seed, workspace):
+def test_listed(name, parts, data, seed, way):
     """Any triplets and pairs, whatever the labels say; only that no pair is both positive and negative."""
     n = 12
     pair = st.tuples(st.integers(0, n - 1), st.integers(0, n - 1))
@@ -131,11 +132,13 @@ def test_listed(name, parts, data, seed, workspace):
         ours, theirs = BATCH[name]
         # Far from each other and from themselves: where d = 0 PML's cdist is off by 1e-8.
         x, refs = rows(n, 6, seed), rows(n, 6, seed + 1)
-        assert_equal(ours(workspace), theirs, x, None, indices, refs)
+        with computed(way) as workspace:
+            assert_equal(ours(workspace), theirs, x, None, indices, refs)
 
 
+@pytest.mark.parametrize("way", ["compiled", "torch"])
 @pytest.mark.parametrize("name", BATCH)
-def test_strips_and_blocks(name):
+def test_strips_and_blocks(name, way):
     """More rows than a strip holds, classes across its edges, and a class larger than a strip."""
     ours, theirs = BATCH[name]
     y = torch.cat([torch.arange(140) % 47, torch.full((270,), 50), torch.arange(50) // 5 + 60])
@@ -143,8 +146,9 @@ def test_strips_and_blocks(name):
     small = y.unique(return_inverse=True)[1]
     if name.startswith("all"):
         small = small[:180]
-    assert_equal(ours(64), theirs, rows(len(small), 6, 5), small)
-    assert_equal(ours(1), theirs, rows(len(small), 6, 5), small)
+    with computed(way):
+        assert_equal(ours(64), theirs, rows(len(small), 6, 5), small)
+        assert_equal(ours(1), theirs, rows(len(small), 6, 5), small)
 
 
 def test_where_pml_gives_zero():

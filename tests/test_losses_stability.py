@@ -1,14 +1,17 @@
 """No NaN and no inf, whatever the batch, the precision and the temperature; and every way of computing agrees."""
 
+import itertools
 import math
 import subprocess
 import sys
 
 import pytest
 import torch
+from loss_ways import WAYS, computed
 from torch.autograd import gradcheck, gradgradcheck
 
 from legolas_metric import BankLoss, EmbeddingBank
+from legolas_metric.compiled import has_numba
 from legolas_metric.distributed import World
 from legolas_metric.losses import (
     FocalLoss,
@@ -25,6 +28,8 @@ LOSSES = {
     "supcon, in": lambda **ways: SupConLoss(form="in", **ways),
     "supcon, T = 0.01": lambda **ways: SupConLoss(0.01, **ways),
     "supcon, in, T = 0.01": lambda **ways: SupConLoss(0.01, form="in", **ways),
+    "supcon, T = 0.02": lambda **ways: SupConLoss(0.02, **ways),
+    "supcon, in, T = 0.02": lambda **ways: SupConLoss(0.02, form="in", **ways),
     "supcon, T = 1": lambda **ways: SupConLoss(1.0, **ways),
     "multi-similarity": lambda **ways: MultiSimilarityLoss(**ways),
     "multi-similarity, steep": lambda **ways: MultiSimilarityLoss(200.0, 1000.0, **ways),
@@ -46,6 +51,7 @@ LABELS = {
 ROWS = {
     "random": lambda n: torch.randn(n, 4),
     "long and short": lambda n: torch.randn(n, 4) * torch.logspace(-2, 3, n)[:, None],
+    "next to zero": lambda n: torch.randn(n, 4) * 1e-7,
     "equal": lambda n: torch.ones(n, 4),
     "zero": lambda n: torch.zeros(n, 4),
     "two points": lambda n: torch.eye(4)[torch.arange(n) % 2],
@@ -54,15 +60,16 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("workspace", [None, 64])
+@pytest.mark.parametrize("way", ["formula", "compiled", "torch"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_finite(name, workspace):
-    loss = LOSSES[name](workspace_mb=workspace)
-    wide = [(dtype, 9, LABELS["pairs"], rows) for dtype in (torch.bfloat16, torch.float32) for rows in ROWS.values()]
+def test_finite(name, way):
+    dtypes = (torch.bfloat16, torch.float32)
+    wide = [(dtype, n, LABELS["pairs"], rows) for dtype in dtypes for n in (1, 9) for rows in ROWS.values()]
     half = [(torch.float16, n, labels, rows) for n in (1, 8) for labels in LABELS.values() for rows in ROWS.values()]
     for dtype, n, labels, rows in wide + half:
         x = rows(n).to(dtype).requires_grad_()
-        value = loss(x, labels(n))
+        with computed(way) as workspace:
+            value = LOSSES[name](workspace_mb=workspace)(x, labels(n))
         value.backward()
         case = (name, dtype, n, labels(n), x)
         assert value.dtype == torch.float32, case
@@ -70,13 +77,19 @@ def test_finite(name, workspace):
         assert x.grad.isfinite().all(), case
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", LOSSES)
-def test_autocast_changes_nothing(name):
+def test_autocast_changes_nothing(name, way):
     x, y = torch.randn(12, 4), torch.arange(12) // 3
-    plain = LOSSES[name]()(x, y)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(LOSSES[name]()(x, y), plain)
-        torch.testing.assert_close(LOSSES[name](workspace_mb=None)(x, y), plain)
+    with computed(way) as workspace:
+        loss = LOSSES[name](workspace_mb=workspace)
+        plain, plain_gradient = value_and_gradient(loss, x, y)
+        x.requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(x, y)
+        value.backward()  # outside, as torch asks
+    assert torch.equal(value, plain)
+    assert torch.equal(x.grad, plain_gradient)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -84,8 +97,9 @@ def test_nan_is_not_hidden(name):
     """A gradient scaler has to see it."""
     x = torch.randn(6, 4)
     x[2, 1] = torch.nan
-    for workspace in (None, 64):
-        assert LOSSES[name](workspace_mb=workspace)(x, torch.arange(6) // 3).isnan()
+    for way in WAYS:
+        with computed(way) as workspace:
+            assert LOSSES[name](workspace_mb=workspace)(x, torch.arange(6) // 3).isnan()
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -106,25 +120,54 @@ def test_ways_agree(name):
     if "all" in name:
         y = y[:64]
     x = torch.randn(len(y), 5, dtype=torch.float64)
-    results = []
-    for workspace in (None, 0, 1, 64):
-        rows = x.clone().requires_grad_()
-        value = LOSSES[name](workspace_mb=workspace)(rows, y)
-        value.backward()
-        results.append((value.detach(), rows.grad))
-    for value, grad in results[1:]:
-        torch.testing.assert_close(value, results[0][0], rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(grad, results[0][1], rtol=1e-9, atol=1e-11)
+    weights = torch.rand(len(y))
+    expected, expected_gradient = value_and_gradient(LOSSES[name](workspace_mb=None), x, y, weights=weights)
+    for way, workspace in itertools.product(("compiled", "torch"), (0, 1, 64)):
+        with computed(way):
+            value, gradient = value_and_gradient(LOSSES[name](workspace_mb=workspace), x, y, weights=weights)
+        torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_float32_is_float64_rounded(name, way):
+    x, y = torch.randn(300, 16), torch.arange(300) % 60
+    if "all" in name:
+        x, y = x[:64], y[:64] % 16
+    expected, expected_gradient = value_and_gradient(LOSSES[name](workspace_mb=None), x.double(), y)
+    with computed(way) as workspace:
+        value, gradient = value_and_gradient(LOSSES[name](workspace_mb=workspace), x, y)
+    torch.testing.assert_close(value, expected.float(), rtol=1e-5, atol=1e-6)
+    assert (gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
+
+
+def value_and_gradient(loss, x, y, **named):
+    x = x.clone().requires_grad_()
+    value = loss(x, y, **named)
+    value.backward()
+    return value.detach(), x.grad
+
+
+def test_the_ways_are_what_they_are_called():
+    """Else every test of compiled loops would pass without one."""
+    x, y = torch.randn(4, 3, requires_grad=True), torch.arange(4) // 2
+    for loss in (SupConLoss, MultiSimilarityLoss):
+        for way, (_, compiled) in WAYS.items():
+            with computed(way) as workspace:
+                made_by = type(loss(workspace_mb=workspace)(x, y).grad_fn).__name__
+            assert (made_by == "_AloneBackward") == (compiled and workspace is not None and has_numba())
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients(name):
     x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     y = torch.tensor([0, 1, 0, 1, -1, 2, 0])
-    if "0.01" in name or "steep" in name:
+    if "0.0" in name or "steep" in name:
         x = x.detach().mul(0.05).add(1.0).requires_grad_()  # spread out, all but one term would vanish
-    assert gradcheck(lambda rows: LOSSES[name]()(rows, y), x)
-    assert gradcheck(lambda rows: LOSSES[name](workspace_mb=None)(rows, y), x)
+    for way in WAYS:
+        with computed(way) as workspace:
+            assert gradcheck(lambda rows, mb=workspace: LOSSES[name](workspace_mb=mb)(rows, y), x)
     assert gradgradcheck(lambda rows: LOSSES[name](workspace_mb=None)(rows, y), x)
 
 
@@ -140,22 +183,29 @@ def test_gradient_of_reference_rows(kind, workspace):
 def test_second_derivative_of_blocks_is_refused():
     x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     for loss in (SupConLoss(), TripletLoss(1.0)):
-        with pytest.raises(RuntimeError, match="differentiable once: pass workspace_mb=None"):
-            torch.autograd.grad(loss(x, torch.arange(6) // 2), x, create_graph=True)
+        for way in ("compiled", "torch"):
+            with computed(way), pytest.raises(RuntimeError, match="differentiable once: pass workspace_mb=None"):
+                torch.autograd.grad(loss(x, torch.arange(6) // 2), x, create_graph=True)
 
 
-@pytest.mark.parametrize("workspace", [None, 64])
-def test_learnable_temperature(workspace):
-    loss = SupConLoss(0.2, learnable=True, workspace_mb=workspace)
+@pytest.mark.parametrize("form", ["out", "in"])
+@pytest.mark.parametrize("way", WAYS)
+def test_learnable_temperature(way, form):
+    with computed(way) as workspace:
+        check_learnable_temperature({"workspace_mb": workspace, "form": form})
+
+
+def check_learnable_temperature(settings):
+    loss = SupConLoss(0.2, learnable=True, **settings)
     assert loss.temperature.item() == pytest.approx(0.2)
     x, y = torch.randn(10, 4, dtype=torch.float64), torch.arange(10) // 2
     loss(x, y).backward()
     step = 1e-6
-    above, below = (SupConLoss(0.2 * math.exp(sign * step))(x, y).item() for sign in (1, -1))
+    above, below = (SupConLoss(0.2 * math.exp(sign * step), **settings)(x, y).item() for sign in (1, -1))
     assert loss.log_temperature.grad.item() == pytest.approx((above - below) / (2 * step), rel=1e-5)
     assert [name for name, _ in loss.named_parameters()] == ["log_temperature"]
     t = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda t: supcon_loss(x, y, temperature=t, workspace_mb=workspace), t)
+    assert gradcheck(lambda t: supcon_loss(x, y, temperature=t, **settings), t)
 
 
 COMPILED = """
@@ -203,24 +253,43 @@ def test_focal_is_finite():
             assert x.grad.isfinite().all()
 
 
-def test_large_weights_stay_finite():
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", ["out", "in"])
+def test_all_rows_are_too_far_for_float32(form, way):
+    """At right angles or opposite: exp((s - 1) / T) is exp(-100) or less for every pair."""
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    with computed(way) as workspace:
+        value = SupConLoss(0.01, form=form, workspace_mb=workspace)(x, [0, 0, 1, 1])
+    assert value.item() == pytest.approx(100 + math.log(2))  # -(-1) / T + ln(2 + exp(-100))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_large_weights_stay_finite(way):
     x = -torch.ones(6, 4)
     x[0] = 1
     x.requires_grad_()
-    SupConLoss(0.0255)(x, [0, 0, 1, 1, 2, 2], weights=torch.full((6,), 1e6)).backward()
+    with computed(way) as workspace:
+        loss = SupConLoss(0.0255, workspace_mb=workspace)
+        loss(x, [0, 0, 1, 1, 2, 2], weights=torch.full((6,), 1e6)).backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
 
 
-def test_the_sum_of_a_collapsed_batch_stays_finite():
+@pytest.mark.parametrize("way", ["compiled", "torch"])
+def test_the_sum_of_a_collapsed_batch_stays_finite(way):
     loss = MultiSimilarityLoss(beta=79.0, base=0.0)
-    assert loss(torch.ones(20000, 2), torch.arange(20000)).item() == pytest.approx(1 + math.log(19999) / 79, abs=1e-4)
+    with computed(way):
+        value = loss(torch.ones(20000, 2), torch.arange(20000))
+    assert value.item() == pytest.approx(1 + math.log(19999) / 79, abs=1e-4)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("scale", [1e-28, 1e-20, 1e20, 1e30])
-def test_the_length_of_rows_changes_nothing(scale, generator):
+def test_the_length_of_rows_changes_nothing(scale, way, generator):
     x, y = torch.randn(8, 4, generator=generator), torch.arange(8) // 2
-    assert SupConLoss()(x * scale, y).item() == pytest.approx(SupConLoss()(x, y).item(), rel=1e-5)
+    with computed(way) as workspace:
+        loss = SupConLoss(workspace_mb=workspace)
+        assert loss(x * scale, y).item() == pytest.approx(SupConLoss()(x, y).item(), rel=1e-5)
 
 
 def test_functional_forms_check_their_settings():

@@ -255,6 +255,9 @@ def _loss_class(name: str) -> type[nn.Module]:
             super().__init__()
             self.loss = loss
 
+        def __reduce__(self) -> tuple[Any, ...]:
+            return as_loss, (self.loss,), self.__dict__  # a class made in a function has no name to be found by
+
         def compute_loss(
             self,
             embeddings: Tensor,

@@ -22,7 +22,7 @@ from legolas_metric.records import Pairs, Triplets
 Indices = tuple[ArrayLike, ...] | list[ArrayLike] | Triplets | Pairs
 """Positions (a, p, n) or (a1, p, a2, n) as PML's miners give them, or a record of ids."""
 
-_LEAST_NORM = 2.0**-100  # of a row that has a direction
+_LEAST_NORM = 2.0**-100
 _TRIPLET = ("anchors", "positives", "negatives")
 _PAIRS = ("anchors of positives", "positives", "anchors of negatives", "negatives")
 
@@ -60,22 +60,11 @@ class _Side:
         return _Side(world.gather(self.rows), *parts)
 
 
-def prepare(
-    embeddings: ArrayLike,
-    labels: ArrayLike | None,
-    indices_tuple: Indices | None,
-    ref_emb: ArrayLike | None,
-    ref_labels: ArrayLike | None,
-    *,
-    weights: ArrayLike | None = None,
-    ids: ArrayLike | None = None,
-    ref_ids: ArrayLike | None = None,
-    gather: World | None = None,
-    keep_triplets: bool = False,
-) -> Batch:
-    """Check the arguments of a loss, and relate its anchors to its reference rows.
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The arguments of a loss as they came.
 
-    Args:
+    Attributes:
         embeddings: [n, d], anchors, and reference rows too where no `ref_emb` is given.
         labels: [n] integers, -1 for unlabelled; may be missing where `indices_tuple` is given.
         indices_tuple: positions, or a record of ids; without it everything is compared with everything.
@@ -83,22 +72,40 @@ def prepare(
         weights: [n], >= 0, of the anchors.
         ids, ref_ids: [n] and [m]; the same id is the same example and no pair (default: row numbers, for records).
         gather: the processes whose rows are reference rows, too.
+    """
+
+    embeddings: ArrayLike
+    labels: ArrayLike | None
+    indices_tuple: Indices | None
+    ref_emb: ArrayLike | None
+    ref_labels: ArrayLike | None
+    weights: ArrayLike | None
+    ids: ArrayLike | None
+    ref_ids: ArrayLike | None
+    gather: World | None
+
+
+def prepare(given: Given, *, keep_triplets: bool = False) -> Batch:
+    """Check the arguments of a loss, and relate its anchors to its reference rows.
+
+    Args:
+        given: the arguments.
         keep_triplets: keep (a, p, n) together instead of reading the pairs (a, p) and (a, n).
 
     Raises:
         TypeError, ValueError: what does not fit, and what to pass instead.
     """
-    world = gather or World()
-    own = _side(embeddings, labels, ids, "embeddings", "labels", "ids")
-    if ref_emb is None:
+    world = given.gather or World()
+    own = _side(given.embeddings, given.labels, given.ids, "embeddings", "labels", "ids")
+    if given.ref_emb is None:
         other = own
     else:
-        other = _side(ref_emb, ref_labels, ref_ids, "ref_emb", "ref_labels", "ref_ids")
+        other = _side(given.ref_emb, given.ref_labels, given.ref_ids, "ref_emb", "ref_labels", "ref_ids")
         check_dimension(own.rows, other.rows, names=("embeddings", "ref_emb"))
         check_device(own.rows, other.rows, names=("embeddings", "ref_emb"))
-    same_rows = ref_emb is None or (labels is not None and ref_labels is labels)
-    if indices_tuple is not None:
-        relation = _listed(indices_tuple, own, other, keep_triplets)
+    same_rows = given.ref_emb is None or (given.labels is not None and given.ref_labels is given.labels)
+    if given.indices_tuple is not None:
+        relation = _listed(given.indices_tuple, own, other, keep_triplets)
     elif own.labels is None or other.labels is None:
         raise ValueError("pass labels (and ref_labels with ref_emb) or indices_tuple: there is nothing to compare")
     elif world.size > 1:
@@ -106,12 +113,14 @@ def prepare(
         other = other.gathered(world)
         assert own.labels is not None
         assert other.labels is not None
-        relation = ByLabel.of(own.labels, other.labels, ids=own.ids, ref_ids=other.ids, ids_follow_labels=ids is None)
+        relation = ByLabel.of(
+            own.labels, other.labels, ids=own.ids, ref_ids=other.ids, ids_follow_labels=given.ids is None
+        )
     else:
         others = None if same_rows else other.labels
         relation = ByLabel.of(own.labels, others, ids=own.ids, ref_ids=other.ids)
     x = unit_rows(own.rows)
-    weight = as_weights(weights, x, len(x), "weights", "rows of embeddings")
+    weight = as_weights(given.weights, x, len(x), "weights", "rows of embeddings")
     weight = weight if own.labels is None else weight.masked_fill(own.labels == UNLABELLED, 0.0)
     r = x if other is own else unit_rows(other.rows).to(x.dtype)
     symmetric = other is own and isinstance(relation, ByLabel) and relation.ids is None
@@ -126,9 +135,12 @@ def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """x / |x| in float32 (float64 stays), differentiable; a row of length zero has no direction and no gradient."""
     wide = rows if rows.dtype == torch.float64 else rows.float()
     norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True, dtype=torch.float64).to(wide.dtype)
-    # Below this the gradient, which grows as 1 / |x|, overflows the rows' own dtype.
-    least = max(_LEAST_NORM, torch.finfo(rows.dtype).tiny)
-    return wide / norm.masked_fill(norm <= least, torch.inf)
+    return wide / norm.masked_fill(norm <= least_norm(rows.dtype), torch.inf)
+
+
+def least_norm(dtype: torch.dtype) -> float:
+    """Up to this length rows have no direction: the gradient, which grows as 1 / |x|, would overflow their dtype."""
+    return max(_LEAST_NORM, torch.finfo(dtype).tiny)
 
 
 def as_rows(rows: ArrayLike, name: str) -> Float[Tensor, "n d"]:

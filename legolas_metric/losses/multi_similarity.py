@@ -11,11 +11,12 @@ from torch.nn.functional import pad
 
 from legolas_metric.checks import ArrayLike
 from legolas_metric.distributed import World
-from legolas_metric.losses.batch import Batch, Indices, prepare
+from legolas_metric.losses.alone import PairForm, lone_mean, lone_rows
+from legolas_metric.losses.batch import Batch, Given, Indices, prepare
 from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
 from legolas_metric.losses.relation import Block
 from legolas_metric.losses.symmetric import Finished, Positives
-from legolas_metric.losses.terms import LossDetail, Sums, Terms
+from legolas_metric.losses.terms import MULTI, LossDetail, Sums, Terms
 
 # exp(80) is still a float32: beyond that the maximum of each row has to come off first.
 _RANGE = 80.0
@@ -45,18 +46,8 @@ def multi_similarity_loss(
         >>> round(multi_similarity_loss(torch.eye(4).repeat(2, 1), torch.arange(8) % 4).item(), 4)
         0.1566
     """
-    batch = prepare(
-        embeddings,
-        labels,
-        indices_tuple,
-        ref_emb,
-        ref_labels,
-        weights=weights,
-        ids=ids,
-        ref_ids=ref_ids,
-        gather=gather,
-    )
-    return _mean(batch, _Shape(alpha, beta, base), mining, workspace_mb)[0]
+    given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, gather)
+    return _loss(given, _Shape(alpha, beta, base), mining, workspace_mb)
 
 
 class MultiSimilarityLoss(nn.Module):
@@ -126,19 +117,13 @@ class MultiSimilarityLoss(nn.Module):
         detail: bool = False,
     ) -> Float[Tensor, ""] | tuple[Float[Tensor, ""], LossDetail]:
         """The loss of a batch; arguments as those of `SupConLoss.forward`."""
-        batch = prepare(
-            embeddings,
-            labels,
-            indices_tuple,
-            ref_emb,
-            ref_labels,
-            weights=weights,
-            ids=ids,
-            ref_ids=ref_ids,
-            gather=self.gather,
-        )
-        mean, sums = _mean(batch, _Shape(self.alpha, self.beta, self.base), self.mining, self.workspace_mb)
-        return (mean, loss_detail(batch, sums)) if detail else mean
+        given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, self.gather)
+        shape = _Shape(self.alpha, self.beta, self.base)
+        if not detail:
+            return _loss(given, shape, self.mining, self.workspace_mb)
+        batch = prepare(given)
+        mean, sums = _mean(batch, shape, self.mining, self.workspace_mb)
+        return mean, loss_detail(batch, sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +140,9 @@ class _Shape:
 
     def in_range(self, n: int) -> bool:
         """Whether every exponential, and the sum of a batch of n of them, is a normal float32."""
-        return max(self.alpha, self.beta) * (1 + abs(self.base)) + math.log(n) < _RANGE
+        least = max(self.beta * (1 + self.base), self.alpha * (1 - self.base))
+        most = max(self.beta * (1 - self.base), self.alpha * (1 + self.base)) + math.log(max(1, n))
+        return max(least, most) < _RANGE
 
     def weigh(self, s: Float[Tensor, "b v"], positive: Float[Tensor, "b w"]) -> Positives:
         """As `PairSums.weigh`."""
@@ -171,10 +158,20 @@ class _Shape:
         return Finished(_terms(value), 1 / (1 + z), -1 / (1 + p))
 
 
+def _loss(given: Given, shape: _Shape, mining: int | float | None, workspace_mb: int | None) -> Float[Tensor, ""]:
+    rows = lone_rows(given, workspace_mb) if mining is None else None
+    if rows is not None and workspace_mb is not None and shape.in_range(len(rows)):
+        sums = PairForm(MULTI, float(shape.beta), shift=shape.beta * shape.base, slope=shape.alpha / shape.beta)
+        mean = lone_mean(rows, given, sums, workspace_mb)
+        assert mean is not None
+        return mean
+    return _mean(prepare(given), shape, mining, workspace_mb)[0]
+
+
 def _mean(
     batch: Batch, shape: _Shape, mining: int | float | None, workspace_mb: int | None
 ) -> tuple[Float[Tensor, ""], Sums]:
-    sums = shape if mining is None and shape.in_range(max(1, len(batch.r))) else None
+    sums = shape if mining is None and shape.in_range(len(batch.r)) else None
     ways = Ways(partial(_formula, shape=shape, mining=mining), partial(_kernel, shape=shape, mining=mining), sums)
     return mean_and_sums(batch, ways, workspace_mb)
 

@@ -194,6 +194,8 @@ class ByPairs:
         negative = torch.zeros_like(positive)
         positive[self.anchor_p[of_p] - rows.start, self.positive[of_p]] = True
         negative[self.anchor_n[of_n] - rows.start, self.negative[of_n]] = True
+        if not torch.compiler.is_compiling():
+            _refuse_both(positive, negative, rows.start)
         if self.may_be_positive is not None:
             positive &= self.may_be_positive
         return Block(rows, slice(0, self.shape[1]), positive, negative)
@@ -240,6 +242,16 @@ class ByTriplets:
 
 Relation = ByLabel | ByPairs | ByTriplets
 """Who is whose positive and negative."""
+
+
+def _refuse_both(positive: Bool[Tensor, "b m"], negative: Bool[Tensor, "b m"], first: int) -> None:
+    both = positive & negative
+    if bool(both.any()):
+        row, column = both.nonzero()[0].tolist()
+        raise ValueError(
+            f"indices_tuple lists anchor {first + row} with row {column} both as positive and as negative: a pair is "
+            "one of them; look at the labels that the miner was given"
+        )
 
 
 def _parts(anchors: Int64[Tensor, " t"], parts: list[slice]) -> list[slice]:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from legolas_metric.checks import ArrayLike, check_choice
 from legolas_metric.distributed import World
-from legolas_metric.losses.batch import Batch, Indices, prepare
+from legolas_metric.losses.alone import PairForm, lone_mean, lone_rows
+from legolas_metric.losses.batch import Batch, Given, Indices, prepare
 from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
 from legolas_metric.losses.relation import Block
 from legolas_metric.losses.symmetric import Finished, Positives
-from legolas_metric.losses.terms import LossDetail, Sums, Terms
+from legolas_metric.losses.terms import IN, OUT, LossDetail, Sums, Terms
 from legolas_metric.numerics import masked_logsumexp
 
 Form = Literal["out", "in"]
@@ -46,18 +47,8 @@ def supcon_loss(
         >>> round(supcon_loss(embeddings, torch.arange(8) // 2).item(), 4)
         1.9459
     """
-    batch = prepare(
-        embeddings,
-        labels,
-        indices_tuple,
-        ref_emb,
-        ref_labels,
-        weights=weights,
-        ids=ids,
-        ref_ids=ref_ids,
-        gather=gather,
-    )
-    return _mean(batch, temperature, form, workspace_mb)[0]
+    given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, gather)
+    return _loss(given, temperature, form, workspace_mb)
 
 
 class SupConLoss(nn.Module):
@@ -139,25 +130,34 @@ class SupConLoss(nn.Module):
             ids, ref_ids: [n] and [m]; the same id is the same example, and no pair.
             detail: return (loss, LossDetail).
         """
-        batch = prepare(
-            embeddings,
-            labels,
-            indices_tuple,
-            ref_emb,
-            ref_labels,
-            weights=weights,
-            ids=ids,
-            ref_ids=ref_ids,
-            gather=self.gather,
-        )
+        given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, self.gather)
+        if not detail:
+            return _loss(given, self.temperature, self.form, self.workspace_mb)
+        batch = prepare(given)
         mean, sums = _mean(batch, self.temperature, self.form, self.workspace_mb)
-        return (mean, loss_detail(batch, sums)) if detail else mean
+        return mean, loss_detail(batch, sums)
 
 
 def _check(temperature: int | float | Float[Tensor, ""], form: Form) -> None:
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     check_choice("form", form, get_args(Form))
+
+
+def _loss(
+    given: Given, temperature: int | float | Float[Tensor, ""], form: Form, workspace_mb: int | None
+) -> Float[Tensor, ""]:
+    _check(temperature, form)
+    rows = lone_rows(given, workspace_mb)
+    if rows is not None and workspace_mb is not None:
+        scale = 1 / temperature
+        learned = scale if isinstance(scale, Tensor) else None
+        highest = float(scale if learned is None else learned.detach())
+        sums = PairForm(IN if form == "in" else OUT, highest, shift=highest)
+        mean = lone_mean(rows, given, sums, workspace_mb, learned)
+        if mean is not None:
+            return mean
+    return _mean(prepare(given), temperature, form, workspace_mb)[0]
 
 
 def _mean(

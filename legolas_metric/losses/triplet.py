@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from legolas_metric.checks import ArrayLike, check_choice
 from legolas_metric.distributed import World
-from legolas_metric.losses.batch import Batch, Indices, prepare
+from legolas_metric.losses.batch import Batch, Given, Indices, prepare
 from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
 from legolas_metric.losses.relation import Block, ByLabel, ByTriplets, TripletBlock
 from legolas_metric.losses.terms import LossDetail, Sums, Terms
@@ -45,18 +45,8 @@ def triplet_loss(
         0.3
     """
     check_choice("selection", selection, get_args(Selection))
-    batch = prepare(
-        embeddings,
-        labels,
-        indices_tuple,
-        ref_emb,
-        ref_labels,
-        weights=weights,
-        ids=ids,
-        ref_ids=ref_ids,
-        gather=gather,
-        keep_triplets=True,
-    )
+    given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, gather)
+    batch = prepare(given, keep_triplets=True)
     return _mean(batch, margin, selection, soft, squared, workspace_mb)[0]
 
 
@@ -135,18 +125,8 @@ class TripletLoss(nn.Module):
         detail: bool = False,
     ) -> Float[Tensor, ""] | tuple[Float[Tensor, ""], LossDetail]:
         """The loss of a batch; arguments as those of `SupConLoss.forward`, `weights` being the anchors'."""
-        batch = prepare(
-            embeddings,
-            labels,
-            indices_tuple,
-            ref_emb,
-            ref_labels,
-            weights=weights,
-            ids=ids,
-            ref_ids=ref_ids,
-            gather=self.gather,
-            keep_triplets=True,
-        )
+        given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, self.gather)
+        batch = prepare(given, keep_triplets=True)
         mean, sums = _mean(batch, self.margin, self.selection, self.soft, self.squared, self.workspace_mb)
         return (mean, loss_detail(batch, sums)) if detail else mean
 
