@@ -141,8 +141,8 @@ class EmbeddingBank:
         where = torch.device(device) if device is not None else _device_of(encoder)
         # A loader draws a seed even where nothing is random: from its own generator, so that training's stays as it is.
         loader = DataLoader(source, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
-        with evaluating(encoder), torch.inference_mode():
-            batches = tqdm(loader, desc="encode", unit="batch", disable=not progress, leave=False)
+        bar = tqdm(loader, desc="encode", unit="batch", disable=not progress, leave=False)
+        with evaluating(encoder), torch.inference_mode(), bar as batches:  # closed before an error is told
             rows = torch.cat([_encode_batch(encoder, batch.to(where)) for batch in batches])
         return cls(rows.clone(), labels, ids=ids, groups=groups, metric=metric, step=step)
 

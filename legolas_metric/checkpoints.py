@@ -34,7 +34,7 @@ def reader(encoder: str | None, data: str | None, labels: Path | None) -> Callab
         return lambda path: _checked(read_embeddings(path, labels=labels))
     make = _named(encoder, "--encoder")
     held = _data(data, labels)
-    return lambda path: _embed(path, make, held)
+    return lambda path: _embed(path, _called(make, f"--encoder {encoder}"), held)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -76,9 +76,9 @@ def _checked(held: EmbeddingFile) -> EmbeddingFile:
     return held
 
 
-def _embed(path: Path, make: Callable[[], Any], held: Mapping[str, Any]) -> EmbeddingFile:
+def _embed(path: Path, module: object, held: Mapping[str, Any]) -> EmbeddingFile:
     try:
-        return _encoded(path, make(), held)
+        return _encoded(path, module, held)
     except (RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
         raise ValueError(f"the encoder or its data failed: {type(error).__name__}: {error}") from error
 
@@ -100,7 +100,7 @@ def _data(name: str, labels: Path | None) -> dict[str, Any]:
         if "labels" not in held:
             raise ValueError(f"{name}: no labels: save them beside the images as `labels`, or pass --labels FILE")
         return held
-    made = _named(name, "--data")()
+    made = _called(_named(name, "--data"), f"--data {name}")
     if not isinstance(made, tuple) or len(made) not in (2, 3):
         raise TypeError(f"--data {name} must return (data set, labels) or (data set, labels, groups)")
     return {**dict(zip(("images", "labels", "groups"), made)), **given}
@@ -113,6 +113,23 @@ def _named(name: str, option: str) -> Callable[[], Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a command finds the modules of its folder, as `python -m` does
     try:
-        return getattr(importlib.import_module(module), function)
-    except AttributeError as error:
-        raise ValueError(f"{option}: module {module} has no function {function}") from error
+        found = importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # of the user's own code, which may raise anything
+        raise ValueError(f"{option} {name}: importing {module} failed: {_said(error)}") from error
+    if not callable(getattr(found, function, None)):
+        raise ValueError(f"{option}: module {module} has no function {function}")
+    return getattr(found, function)
+
+
+def _called(function: Callable[[], Any], what: str) -> Any:
+    """What the user's own function returns; what it raises, whatever that is, is told with its name."""
+    try:
+        return function()
+    except Exception as error:
+        raise ValueError(f"{what} failed: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -42,8 +42,8 @@ from legolas_metric.summaries import (
     all_figures,
     collapse_figures,
     compare_table,
+    iid_figures,
     mining_figures,
-    one_a_row,
     ranking_figures,
     side_by_side,
     verification_figures,
@@ -64,6 +64,7 @@ from legolas_metric.terminal import (
     run,
     same_examples,
     show,
+    show_figures,
     show_intervals,
     show_json,
     show_measured,
@@ -131,16 +132,13 @@ def probe(
         from legolas_metric.report import collapse_sections
 
         write_report(html, "Collapse", list(reports), collapse_sections(reports))
+    several = len(files) > 1
     if as_json or form is Form.json:
-        show_json(reports)
+        show_json(reports, several=several)
         raise typer.Exit(status)
     figures = {name: collapse_figures(report) for name, report in reports.items()}
-    if len(files) == 1:
-        ((name, report),) = reports.items()
-        assert report.baseline is not None
-        show(side_by_side({name: figures[name], "iid rows": collapse_figures(report.baseline)}), form)
-    else:
-        show(one_a_row({name: {**figures[name], "verdict": reports[name].verdict} for name in reports}), form)
+    beside = {} if several or form is Form.csv else iid_figures(reports)
+    show_figures(figures, form, several=several, beside=beside)
     if form is Form.table:
         show_verdicts(reports)
         show_trends(figures, ("effective rank", "mean cosine"))
@@ -195,7 +193,8 @@ def rank(
         from legolas_metric.report import ranking_sections
 
         write_report(html, "Ranking", list(reports), ranking_sections(reports, examples_of(held[-1])))
-    show_measured(reports, before, ranking_figures, Form.json if as_json else form, (f"Rank@{ks[0]}", "MAP@R"))
+    shown, trends = Form.json if as_json else form, (f"Rank@{ks[0]}", "MAP@R")
+    show_measured(reports, before, ranking_figures, shown, trends, several=len(files) > 1)
     raise typer.Exit(status)
 
 
@@ -236,7 +235,8 @@ def verify(
         from legolas_metric.report import verification_sections
 
         write_report(html, "Verification", list(reports), verification_sections(reports))
-    show_measured(reports, before, verification_figures, Form.json if as_json else form, ("AUC", "EER"))
+    shown = Form.json if as_json else form
+    show_measured(reports, before, verification_figures, shown, ("AUC", "EER"), several=len(files) > 1)
     raise typer.Exit(status)
 
 
@@ -270,7 +270,7 @@ def compare(
         write_report(html, "A and B", [f"A: {a}", f"B: {b}"], comparison_sections(held))
     figures = {name: all_figures(*reports) for name, reports in held.items()}
     if as_json or form is Form.json:
-        show_json({str(a): figures["A"], str(b): figures["B"]})
+        show_json({str(a): figures["A"], str(b): figures["B"]}, several=True)
         return
     show(compare_table(figures["A"], figures["B"]), form)
     if form is Form.table:

@@ -41,7 +41,15 @@ def collapse_figures(report: CollapseReport) -> dict[str, Value]:
         "top-1 variance": report.top1_variance,
         "mean cosine": report.mean_cosine,
         "resultant length R": report.resultant_length,
+        "verdict": report.verdict,
     }
+
+
+def iid_figures(reports: Mapping[str, CollapseReport]) -> dict[str, Figures]:
+    """What iid rows would give, as one more column beside a report that stands alone."""
+    (report,) = reports.values()
+    assert report.baseline is not None
+    return {"iid rows": collapse_figures(report.baseline)}
 
 
 def ranking_figures(report: RankingReport) -> dict[str, Value]:

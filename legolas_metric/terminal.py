@@ -104,10 +104,23 @@ def show(table: Table, form: Form) -> None:
         Console(width=None if console.is_terminal else 10_000).print(on_screen(table))
 
 
-def show_json(records: Mapping[str, object]) -> None:
-    """Print records with the names of their files: one object, or a list of several."""
+def show_json(records: Mapping[str, object], *, several: bool = False) -> None:
+    """Print records with the names of their files: one object, or a list where several files were named."""
     objects = [{"file": name, **_fields(record)} for name, record in records.items()]
-    print(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2, allow_nan=False))
+    print(json.dumps(objects if several else objects[0], indent=2, allow_nan=False))
+
+
+def show_figures(figures: Mapping[str, Figures], form: Form, *, several: bool, beside: Mapping[str, Figures]) -> None:
+    """A row for each file, or one file from top to bottom; as CSV always rows, whose shape a script can rely on.
+
+    Args:
+        figures: of each file.
+        form: table, CSV or Markdown.
+        several: whether several files were named, of which some may have been of no use.
+        beside: what to compare with; not a file.
+    """
+    held = {**figures, **beside}
+    show(one_a_row(held) if several or form is Form.csv else side_by_side(held), form)
 
 
 def show_trends(figures: Mapping[str, Figures], measures: Sequence[str]) -> None:
@@ -141,14 +154,16 @@ def show_measured(
     figures_of: Callable[[Report], Figures],
     form: Form,
     trends: tuple[str, str],
+    *,
+    several: bool,
 ) -> None:
     """Print what was measured on one file or several, beside the untrained encoder, and what follows from it."""
     if form is Form.json:
-        show_json(reports)
+        show_json(reports, several=several)
         return
     figures = {name: figures_of(report) for name, report in reports.items()}
-    beside = figures if before is None else {**figures, "untrained": figures_of(before)}
-    show(side_by_side(beside) if len(figures) == 1 else one_a_row(beside), form)
+    beside = {} if before is None else {"untrained": figures_of(before)}
+    show_figures(figures, form, several=several, beside=beside)
     if form is Form.table:
         show_trends(figures, trends)
         show_kept(figures, trends[0])

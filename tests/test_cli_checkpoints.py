@@ -35,9 +35,11 @@ def checkpoints(folder, monkeypatch) -> torch.nn.Module:
     Path("own_code.py").write_text(
         "from test_cli_checkpoints import data, net\nwrong = lambda: 3\n"
         "def failing():\n    raise RuntimeError('no such device')\n"
+        "stuck = lambda: {}[3]\nnarrow = net\nother_data = lambda: (data()[0][:, :5], data()[1])\n"
         "from torch.nn import BatchNorm1d, Linear, PReLU, Sequential\nother = lambda: Linear(8, 4)\n"
         "wide = lambda: Sequential(Linear(9, 4), BatchNorm1d(4))\nmore = lambda: net().append(PReLU())\n"
     )
+    Path("broken.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.delitem(sys.modules, "own_code", raising=False)
     return module.eval()
@@ -76,6 +78,18 @@ def test_checkpoints_are_encoded_and_ranked(call, checkpoints):
             "does not fit the encoder: it lacks 1 of 8 weights",
         ),
         (("--encoder", "own_code:wide", "--data", "own_code:data"), "0.weight is (4, 8), the encoder's is (4, 9)"),
+        (
+            ("--encoder", "own_code:net", "--data", "own_code:failing"),
+            "metric: --data own_code:failing failed: Runtime",
+        ),
+        (
+            ("--encoder", "own_code:net", "--data", "own_code:stuck"),
+            "metric: --data own_code:stuck failed: KeyError: 3",
+        ),
+        (
+            ("--encoder", "broken:net", "--data", "x.npy"),
+            "metric: --encoder broken:net: importing broken failed: ZeroDi",
+        ),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_one_line(call, checkpoints, arguments, message):
@@ -88,8 +102,13 @@ def test_checkpoints_that_do_not_fit_are_one_line(call, checkpoints, arguments, 
 def test_an_encoder_that_fails_is_named_with_its_file(call, checkpoints):
     own = ("--encoder", "own_code:failing", "--data", "own_code:data")
     status, _, err = call("rank", "plain.pt", "lightning.ckpt", *own)
-    failed = "the encoder or its data failed: RuntimeError: no such device"
+    failed = "--encoder own_code:failing failed: RuntimeError: no such device"
     assert (status, err.splitlines()) == (2, [f"legolas-metric: {p}: {failed}" for p in ("lightning.ckpt", "plain.pt")])
+    own = ("--encoder", "own_code:narrow", "--data", "own_code:other_data")
+    status, _, err = call("rank", "plain.pt", *own)
+    assert status == 2
+    message = err.split("\r")[-1]  # on a line of its own, after the progress bar is gone
+    assert message.startswith("legolas-metric: plain.pt: the encoder or its data failed: RuntimeError: mat1 and mat2")
 
 
 def test_a_checkpoint_without_weights_is_refused(call, checkpoints):

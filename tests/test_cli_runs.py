@@ -143,6 +143,22 @@ def test_bad_files_are_named_and_the_rest_goes_on(call):
     assert (status, out, len(err.splitlines())) == (2, "", 2)
 
 
+def test_the_shape_of_the_output_follows_the_files_that_were_named(call):
+    """Not how many of them were good: a list stays a list, and CSV is a row for each file, even for one."""
+    for command in ("probe", "rank", "verify"):
+        files = ("untrained.npz", "nowhere.npz")
+        status, out, _ = call(command, *files, "--json")
+        assert (status, [held["file"] for held in json.loads(out)]) == (1, ["untrained.npz"])
+        status, out, _ = call(command, "untrained.npz", "--format", "csv")
+        head, row = out.splitlines()
+        assert (status, head.split(",")[0], row.split(",")[0]) == (0, "file", "untrained.npz")
+        assert call(command, *files, "--format", "csv")[1] == out
+        markdown = [call(command, *some, "--format", "markdown")[1] for some in (files, ("untrained.npz",))]
+        assert [text.split("|")[1].strip() for text in markdown] == ["file", "measure"]
+        if command == "probe":
+            assert (head.split(",")[-1], row.split(",")[-1]) == ("verdict", probe_embeddings(*embeddings(0.6)).verdict)
+
+
 def test_verify_equals_the_library_and_marks_what_cannot_be_believed(call):
     x, y = embeddings(0.6)
     report = evaluate_verification(x, y, fars=(0.1, 1e-3))

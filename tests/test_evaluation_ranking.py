@@ -26,7 +26,10 @@ def as_rows(x, y, ids, groups):
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
 @pytest.mark.parametrize("exclude", ["self", "same_group"])
 @pytest.mark.parametrize("ties", [False, True])
-def test_equals_the_oracle(metric, exclude, ties):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_equals_the_oracle(metric, exclude, ties, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr("legolas_metric.evaluation.scores.runs_compiled", lambda device: False)
     for seed in range(6):
         x, y, ids, groups = table(seed, ties=ties)
         groups[:4] = 0, 1, 0, 1

@@ -150,9 +150,11 @@ def test_scalars_are_plain_numbers():
     assert all(type(value) in (int, float) for value in scalars.values())
 
 
-def test_the_first_places_say_what_the_whole_ranking_says(monkeypatch):
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_first_places_say_what_the_whole_ranking_says(monkeypatch, metric, compiled):
     """The search of nearest negatives only, with its fallback for ties, against the whole gallery."""
-    x, y = clustered(90, 5)
+    x, y = clustered(90, 5, d=21)
     x[:20] = x[0]  # ties at every depth: undecided queries
     x[40:44] = x[50:54]
     y[70:] = -1
@@ -162,10 +164,13 @@ def test_the_first_places_say_what_the_whole_ranking_says(monkeypatch):
         RetrievalProtocol(queries=range(0, 90, 2)),
         RetrievalProtocol.cross_session(),
     ):
-        whole = evaluate_ranking(x, y, groups=torch.arange(90) % 3, protocol=protocol, ks=(1, 3, 7))
+        given = {"groups": torch.arange(90) % 3, "metric": metric, "protocol": protocol, "ks": (1, 3, 7)}
+        whole = evaluate_ranking(x, y, **given)
         monkeypatch.setattr("legolas_metric.evaluation.placing._LEAST_GALLERY", 1)
         monkeypatch.setattr("legolas_metric.evaluation.placing._LARGEST_CLASS", 8)
-        first = evaluate_ranking(x, y, groups=torch.arange(90) % 3, protocol=protocol, ks=(1, 3, 7))
+        if not compiled:
+            monkeypatch.setattr("legolas_metric.evaluation.placing.runs_compiled", lambda device: False)
+        first = evaluate_ranking(x, y, **given)
         monkeypatch.undo()
         assert first.shares() == pytest.approx(whole.shares(), abs=1e-12)
         assert first.per_query.ids.equal(whole.per_query.ids)

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,14 @@ from test_evaluation_ranking import as_rows, table
 from legolas_metric import evaluate_verification
 
 
+@pytest.fixture(params=["compiled", "plain"])
+def both_ways(request, monkeypatch):
+    """With compiled loops, and as on a device that has none."""
+    if request.param == "plain":
+        monkeypatch.setattr("legolas_metric.evaluation.tally.runs_compiled", lambda device: False)
+
+
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("ties", [False, True])
@@ -62,17 +72,17 @@ def test_blocks_leave_no_trace(monkeypatch):
     whole = evaluate_verification(x, y)
     monkeypatch.setattr("legolas_metric.evaluation.pairs._BLOCK", 150)
     monkeypatch.setattr("legolas_metric.evaluation.pairs._TILE", 4)
-    monkeypatch.setattr("legolas_metric.evaluation.tally._CHUNK", 7)
+    monkeypatch.setattr("legolas_metric.evaluation.pairs._ROWS", 7)
     parts = evaluate_verification(x, y)
     assert (parts.auc, parts.eer, parts.tar_at_far) == (whole.auc, whole.eer, whole.tar_at_far)
     assert parts.impostor_histogram.equal(whole.impostor_histogram)
 
 
 def test_many_levels_in_one_cell_are_told_apart(monkeypatch):
-    """Cells so wide that each holds dozens of genuine scores: what the steps do not reach, a search does."""
+    """Two cells, each with dozens of genuine scores: what one comparison does not settle, halving does."""
     x, y, *_ = table(2, n=80, classes=8, ties=True)
     exact = evaluate_verification(x, y)
-    monkeypatch.setattr("legolas_metric.evaluation.tally._CELLS", 3)
+    monkeypatch.setattr("legolas_metric.evaluation.tally._FINEST", 1)
     coarse = evaluate_verification(x, y)
     assert (coarse.auc, coarse.eer, coarse.tar_at_far) == (exact.auc, exact.eer, exact.tar_at_far)
     assert coarse.impostor_histogram.equal(exact.impostor_histogram)
@@ -102,6 +112,7 @@ def test_says_what_is_wrong(change, text):
         evaluate_verification(torch.eye(4), given.pop("labels"), **given)
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_the_grid_bounds_its_error(monkeypatch):
     x, y, *_ = table(3, n=60, d=3, classes=6)
     exact = evaluate_verification(x, y, fars=(0.05, 0.3))
@@ -115,6 +126,19 @@ def test_the_grid_bounds_its_error(monkeypatch):
         assert report.tar_at_far == pytest.approx(exact.tar_at_far, abs=close * 10)
         assert report.eer == pytest.approx(exact.eer, abs=close * 10)
     assert fine.genuine_histogram.tolist() == exact.genuine_histogram.tolist()
+
+
+def test_counts_chunk_by_chunk_and_thread_by_thread(monkeypatch):
+    """More scores in a tile than the compiled loop takes at a time; torch keeps its threads."""
+    x, y, *_ = table(4, n=150, d=3, classes=30, ties=True)
+    threads = torch.get_num_threads()
+    compiled = evaluate_verification(x, y)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == threads
+    monkeypatch.setattr("legolas_metric.evaluation.tally.runs_compiled", lambda device: False)
+    plain = evaluate_verification(x, y)
+    assert (compiled.auc, compiled.eer, compiled.tar_at_far) == (plain.auc, plain.eer, plain.tar_at_far)
+    assert compiled.impostor_histogram.equal(plain.impostor_histogram)
 
 
 def test_the_grid_knows_groups_and_collapse(monkeypatch):

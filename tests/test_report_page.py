@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from legolas_metric import RetrievalProtocol, evaluate_ranking
 from legolas_metric.report import (
     Card,
     Gallery,
@@ -15,6 +16,7 @@ from legolas_metric.report import (
     bars,
     curves,
     page_html,
+    ranking_sections,
     similarity_histogram,
     spectra,
     write_page,
@@ -168,3 +170,15 @@ def test_a_signal_becomes_one_line_for_each_lead():
 def test_bad_pictures_are_refused(example, error, message):
     with pytest.raises(error, match=message):
         picture_html(example, "x")
+
+
+def test_the_ranking_says_what_was_asked():
+    x, y = torch.randn(24, 4), torch.arange(24) // 4
+    for protocol, text in (
+        (RetrievalProtocol(), "Every labelled row asks all the others (leave-one-out). Rank@k: share"),
+        (RetrievalProtocol.cross_session(), "it must find its class in another group (cross-session). Rank@k"),
+        (RetrievalProtocol.fixed(range(4), range(24)), "Given queries ask a given gallery (fixed lists). Rank@k"),
+        (RetrievalProtocol.few_shot(ways=3, shots=1, episodes=7), "Asked in 7 episodes (3-way 1-shot). Rank@k"),
+    ):
+        report = evaluate_ranking(x, y, groups=torch.arange(24) % 2, protocol=protocol)
+        assert text in ranking_sections({"ours": report})[0].text

@@ -35,12 +35,14 @@ class Finding:
         sentence: what is the matter.
         evidence: the figures that it follows from.
         remedy: what to do.
+        share: of the rows, queries or hardest negatives that it concerns, in [0, 1]; where a figure fell, by how much.
     """
 
     severity: Severity
     sentence: str
     evidence: str
     remedy: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +69,13 @@ class Facts:
 
 
 def findings(facts: Facts) -> tuple[Finding, ...]:
-    """All that the facts say, worst first."""
+    """All that the facts say, worst first: by severity, and then by the share that they concern."""
     rules = (
         *(_collapse, _worse_than_untrained, _chance, _auc_hides_rank, _weak),
         *(_leak, _noise, _false_negatives, _weak_figures),
     )
     said = [finding for rule in rules for finding in rule(facts)]
-    return tuple(sorted(said, key=lambda finding: _ORDER.index(finding.severity)))
+    return tuple(sorted(said, key=lambda finding: (_ORDER.index(finding.severity), -finding.share)))
 
 
 def _collapse(facts: Facts) -> Iterator[Finding]:
@@ -90,7 +92,7 @@ def _collapse(facts: Facts) -> Iterator[Finding]:
         else:
             severity, sentence = "warning", "all rows share a large offset, and rank well in spite of it"
             remedy = "subtract the mean of the rows (of the training rows, for new ones) before you compare by cosine"
-    yield Finding(severity=severity, sentence=sentence, evidence=evidence, remedy=remedy)
+    yield Finding(severity=severity, sentence=sentence, evidence=evidence, remedy=remedy, share=1.0)
 
 
 def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
@@ -113,6 +115,7 @@ def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
             evidence=f"{against}, over {ranking.queries} queries",
             remedy="check what the loss is fed (the miner's stats: fallback, filtered), lower the learning rate, and "
             "start from random or semi-hard negatives (MiningSchedule)",
+            share=max(before - after for after, before in figures.values()),
         )
 
 
@@ -125,6 +128,7 @@ def _chance(facts: Facts) -> Iterator[Finding]:
             sentence=f"Rank-1 {facts.ranking.rank[1]:.3f} is hardly better than guessing",
             evidence=f"a random ranking finds its class first for {chance:.3f} of these queries",
             remedy="check that embeddings and labels belong to the same rows, in the same order, before anything else",
+            share=1 - facts.ranking.rank[1],
         )
 
 
@@ -140,6 +144,7 @@ def _auc_hides_rank(facts: Facts) -> Iterator[Finding]:
             f"{facts.verification.impostor:,} impostor pairs",
             remedy="judge and stop by Rank@1 or MAP@R; train on the nearest negatives of the whole set (HardMiner with "
             "a FalseNegativeGuard)",
+            share=1 - rank1,
         )
 
 
@@ -155,6 +160,7 @@ def _leak(facts: Facts) -> Iterator[Finding]:
             sentence=f"Rank-1 falls from {inside:.2f} to {across:.2f} once a query's own group is taken out",
             evidence="the embeddings tell the session, camera or recording as well as the class",
             remedy="quote the figure across groups; split by group, and use PKSampler(distinct_groups=True)",
+            share=inside - across,
         )
 
 
@@ -170,6 +176,7 @@ def _weak(facts: Facts) -> Iterator[Finding]:
             + ("" if before is None else f"; untrained Rank-1 {before.rank[1]:.2f}"),
             remedy="train it (longer), on classes like these; if that does not help, look at the worst queries: is the "
             "class to be seen in them at all?",
+            share=1 - rank1,
         )
 
 
@@ -181,8 +188,9 @@ def _noise(facts: Facts) -> Iterator[Finding]:
             sentence=f"{suspects} of {rows} rows look mislabelled",
             evidence=f"of their {facts.noise.neighbours} nearest rows most have one other label, and at most a fifth "
             f"of those that could their own; first ids: {', '.join(str(int(i)) for i in facts.noise.suspects[:5])}",
-            remedy="look at these rows (noise.suspects, noise.suggested) and mend or drop wrong labels; where a label "
-            "is right, the row is one that the encoder cannot tell from another class yet",
+            remedy="look at these rows (facts.noise.suspects, facts.noise.suggested) and mend or drop wrong labels; "
+            "where a label is right, the row is one that the encoder cannot tell from another class yet",
+            share=suspects / rows,
         )
 
 
@@ -194,24 +202,37 @@ def _false_negatives(facts: Facts) -> Iterator[Finding]:
             sentence=f"{_fraction(noise.contradicted_share)} of the hardest negatives look mislabelled",
             evidence=f"{noise.contradicted} of {noise.negatives} nearest negatives lie among the anchor's label",
             remedy="mine with guard=FalseNegativeGuard(), or semi-hard instead of hard negatives",
+            share=noise.contradicted_share,
         )
 
 
 def _weak_figures(facts: Facts) -> Iterator[Finding]:
-    alone = replace(facts.verification, baseline=None)  # what fell is a finding of its own
-    where = ((facts.distribution.warnings, "class sizes"), (alone.warnings(), "pairs of the table"))
-    for sentences, evidence in where:
-        for sentence in sentences:
-            yield Finding(
-                severity="note", sentence=sentence, evidence=evidence, remedy="mind it when comparing these figures"
-            )
-    asked = facts.ranking.queries + facts.ranking.unanswerable
-    if facts.ranking.unanswerable:
+    """What the figures rest on."""
+    sizes, pairs, ranking = facts.distribution, facts.verification, facts.ranking
+    for sentence in sizes.warnings:
         yield Finding(
             severity="note",
-            sentence=f"{facts.ranking.unanswerable} of {asked} queries have no positive to find and are left out",
-            evidence=f"under the protocol {facts.ranking.protocol.name!r}",
+            sentence=sentence,
+            evidence=f"{sizes.classes} classes of {sizes.smallest} to {sizes.largest} rows, median {sizes.median:g}",
+            remedy="look at by_class() beside the means, in which large classes weigh most",
+            share=sizes.dominant,
+        )
+    for sentence in replace(pairs, baseline=None).warnings():  # what fell is a finding of its own
+        yield Finding(
+            severity="note",
+            sentence=sentence,
+            evidence=", ".join(f"a rate of {far:g} is {far * pairs.impostor:.1f} pairs" for far in pairs.flagged),
+            remedy="quote larger rates, or verify on more rows",
+            share=0.0,
+        )
+    if ranking.unanswerable:
+        asked = ranking.queries + ranking.unanswerable
+        yield Finding(
+            severity="note",
+            sentence=f"{ranking.unanswerable} of {asked} queries have no positive to find and are left out",
+            evidence="their classes have no second row" + ("" if facts.same_group is None else " in another group"),
             remedy="quote the count beside the means",
+            share=ranking.unanswerable / asked,
         )
 
 

@@ -4,23 +4,28 @@ Letters: q queries of a block, w places for positives (padded), g gallery rows.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
+from legolas_metric.compiled import runs_compiled
 from legolas_metric.evaluation.expectation import Places
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.scores import Counts, above_in_order, count_above, row_blocks
 from legolas_metric.evaluation.trials import Trial
 from legolas_metric.index.exact import ExactIndex
+from legolas_metric.index.protocol import Rows
 from legolas_metric.numerics import chunks, pair_similarity, similarity_matrix
 
 _LEAST_GALLERY = 8192
 _LARGEST_CLASS = 64
 _BAND_ROWS = 256
+_COMPILED_ROWS = 1 << 14
 _INDEX_MB = 32
 
 
@@ -170,19 +175,16 @@ def _place_among_first(
     Also returns the undecided queries: a positive of theirs ties with the last negative, and more may tie beyond.
     """
     nearest = _nearest_negatives(trial, metric, depth, queries)
-    x, y = trial.queries.embeddings, trial.gallery.embeddings
     placed, undecided = [], []
-    for part in chunks(queries, _BAND_ROWS):
-        query = torch.arange(part.start, part.stop, device=x.device)
-        own = own_class(trial, query, protocol)
-        if own.column.shape[1] == 0:
+    fast = runs_compiled(nearest.device)
+    for part in chunks(queries, _COMPILED_ROWS if fast else _BAND_ROWS):
+        if int(trial.count[part].max()) == 0:
             continue
-        start, end = int(own.column.min()), int(own.column.max()) + 1
-        band = similarity_matrix(x[part].double(), y[start:end].double(), metric).float()
-        best = torch.where(own.honest, band.gather(1, own.column - start), -torch.inf).sort(1, descending=True).values
+        best = (_compiled_own if fast else _band_own)(trial, part, protocol, metric)
         found = best > -torch.inf
         asked = found.sum(1) >= protocol.min_positives
         open_end = (found & (best == nearest[part, -1:])).any(1)
+        query = torch.arange(part.start, part.stop, device=best.device)
         undecided.append(query[asked & open_end])
         sure = asked & ~open_end
         if bool(sure.any()):
@@ -191,6 +193,40 @@ def _place_among_first(
             count = len(trial.gallery) - trial.count[query[sure]]
             placed.append(Placed(query[sure], _places(best, negatives), best[:, 0], ahead[:, 0], count))
     return placed, torch.cat(undecided) if undecided else trial.asker.new_empty(0)
+
+
+def _band_own(trial: Trial, part: slice, protocol: RetrievalProtocol, metric: Metric) -> Float32[Tensor, "q w"]:
+    """Similarities of queries to their honest positives, descending, then -inf: classes stand together."""
+    own = own_class(trial, torch.arange(part.start, part.stop, device=trial.asker.device), protocol)
+    start, end = int(own.column.min()), int(own.column.max()) + 1
+    x, y = trial.queries.embeddings[part].double(), trial.gallery.embeddings[start:end].double()
+    band = similarity_matrix(x, y, metric).float()
+    return torch.where(own.honest, band.gather(1, own.column - start), -torch.inf).sort(1, descending=True).values
+
+
+def _compiled_own(trial: Trial, part: slice, protocol: RetrievalProtocol, metric: Metric) -> Float32[Tensor, "q w"]:
+    """The same, compiled: pair by pair."""
+    from legolas_metric.evaluation.kernels import own_similarities
+
+    def excluded(rows: Rows) -> np.ndarray:
+        compared = [rows.ids, rows.groups] if protocol.exclude == "same_group" else [rows.ids]
+        return torch.stack([names for names in compared if names is not None], 1).numpy()
+
+    gallery, euclidean = trial.gallery.embeddings.numpy(), metric == "euclidean"
+    found = excluded(trial.gallery)
+    best = trial.queries.embeddings.new_empty(part.stop - part.start, int(trial.count[part].max()))
+
+    def work(some: slice) -> None:
+        asker = trial.queries[some]
+        first, count = trial.first[some].numpy(), trial.count[some].numpy()
+        place = best[some.start - part.start : some.stop - part.start].numpy()
+        own_similarities(asker.embeddings.numpy(), gallery, first, count, excluded(asker), found, euclidean, place)
+
+    threads = torch.get_num_threads()
+    share = -(-len(best) // threads)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, (slice(part.start + s.start, part.start + s.stop) for s in chunks(len(best), share))))
+    return best
 
 
 def _nearest_negatives(trial: Trial, metric: Metric, depth: int, queries: int) -> Float32[Tensor, "q k"]:

@@ -72,9 +72,13 @@ def evaluate_ranking(
     depth = None if full else max(ks, default=1)
     asked, gallery, found = 0, 0, []
     worst = ()
-    for trial in trials(rows, protocol, metric):
+    assert rows.labels is not None
+    intra, inter = mean_squared_distances(rows.embeddings, rows.labels)
+    asking = trials(rows, protocol, metric)
+    del rows  # its memory is worth more to the search
+    for trial in asking:
         asked, gallery = asked + len(trial), max(gallery, len(trial.gallery))
-        measured = [_measure(trial, placed, rows, full) for placed in place_all(trial, protocol, metric, depth)]
+        measured = [_measure(trial, placed, full) for placed in place_all(trial, protocol, metric, depth)]
         found += measured
         if protocol.episodes is None and measured:
             worst = worst_queries(trial, _joined(measured), protocol, metric)
@@ -85,8 +89,6 @@ def evaluate_ranking(
         )
     per_query = _joined(found)
     first = {k: expectation.rank_at(per_query.start, per_query.size, per_query.tied, k) for k in {1, *ks}}
-    assert rows.labels is not None
-    intra, inter = mean_squared_distances(rows.embeddings, rows.labels)
     return RankingReport(
         rank={k: float(first[k].mean()) for k in ks},
         r_precision=float(per_query.r_precision.mean()),
@@ -120,15 +122,15 @@ def _check_answerable(rows: Rows, protocol: RetrievalProtocol) -> None:
         raise ValueError(f"all {len(rows)} rows have label {int(distinct)}: a ranking needs rows of another class")
 
 
-def _measure(trial: Trial, placed: Placed, rows: Rows, full: bool) -> QueryMeasures:
+def _measure(trial: Trial, placed: Placed, full: bool) -> QueryMeasures:
     """Measures of some queries, from the places of their positives."""
-    assert rows.labels is not None
-    found, row = placed.places, trial.asker[placed.query]
+    found, queries, query = placed.places, trial.queries, placed.query
+    assert queries.labels is not None
     depth = found.positives
     return QueryMeasures(
-        ids=rows.ids[row],
-        labels=rows.labels[row],
-        groups=None if rows.groups is None else rows.groups[row],
+        ids=queries.ids[query],
+        labels=queries.labels[query],
+        groups=None if queries.groups is None else queries.groups[query],
         positives=depth,
         negatives=placed.negatives,
         start=found.start[:, 0],

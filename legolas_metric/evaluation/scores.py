@@ -11,14 +11,13 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from legolas_metric.compiled import runs_compiled
 from legolas_metric.numerics import chunks
 
 _WORKSPACE_BYTES = 64 << 20
 _MOST_ROWS = 256
-_FEW = 40
+_FEW = 100
 """Up to this many thresholds a row, comparing with each is cheaper than sorting the row."""
-_LANES = 255 * 8
-"""Columns whose comparisons can be added up in the eight bytes of a word."""
 
 Counts = tuple[Int64[Tensor, "q w"], Int64[Tensor, "q w"]]
 
@@ -32,14 +31,16 @@ def count_above(scores: Float32[Tensor, "q n"], values: Float32[Tensor, "q w"]) 
     """How many of a row's scores, in any order, are greater than each of its values, and how many equal it."""
     if scores.device.type != "cpu":
         return above_in_order(scores.sort(1).values, values)
-    if values.shape[1] > _FEW:
+    if values.shape[1] > _FEW or not runs_compiled(scores.device):
         # NumPy's vectorised sort takes a fifth of the time of torch's.
         return above_in_order(torch.from_numpy(np.sort(scores.numpy(), axis=1)), values)
-    threads = max(1, min(torch.get_num_threads(), len(scores) // 16))
-    parts = zip(np.array_split(scores.numpy(), threads), np.array_split(values.numpy(), threads))
-    with ThreadPoolExecutor(threads) as pool:
-        greater, least = (np.concatenate(part) for part in zip(*pool.map(lambda part: _compare(*part), parts)))
-    return torch.from_numpy(greater), torch.from_numpy(least - greater)
+    from legolas_metric.evaluation import kernels
+
+    greater, equal = torch.empty(2, *values.shape, dtype=torch.int64)
+    parts = [t.tensor_split(torch.get_num_threads()) for t in (scores, values, greater, equal)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(lambda *part: kernels.count_above(*(t.numpy() for t in part)), *parts))
+    return greater, equal
 
 
 def above_in_order(ascending: Float32[Tensor, "q n"], values: Float32[Tensor, "q w"]) -> Counts:
@@ -47,21 +48,3 @@ def above_in_order(ascending: Float32[Tensor, "q n"], values: Float32[Tensor, "q
     right = torch.searchsorted(ascending, values.contiguous(), right=True)
     left = torch.searchsorted(ascending, values.contiguous())
     return ascending.shape[1] - right, right - left
-
-
-def _compare(scores: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[q, w] counts of scores > value and >= value: comparisons are bytes, and eight are added at a time as a word.
-
-    A whole row at a time: smaller steps would spend their time waiting for one another's threads.
-    """
-    (rows, columns), width = scores.shape, values.shape[1]
-    runs = -(-columns // _LANES)
-    flags = np.zeros((rows, runs * _LANES), bool)
-    words, out = flags.view(np.uint64).reshape(rows, runs, _LANES // 8), flags[:, :columns]
-    sums = np.empty((2, width, rows, runs), np.uint64)
-    for j in range(width):
-        for compare, total in ((np.greater, sums[0]), (np.greater_equal, sums[1])):
-            compare(scores, values[:, j, None], out=out)
-            words.sum(2, out=total[j])
-    greater, least = sums.view(np.uint8).reshape(2, width, rows, 8 * runs).sum(3, dtype=np.int64)
-    return greater.T, least.T

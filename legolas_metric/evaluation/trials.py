@@ -38,18 +38,21 @@ class Trial:
 
 
 def trials(rows: Rows, protocol: RetrievalProtocol, metric: Metric) -> Iterator[Trial]:
-    """One trial, or one for each few-shot episode."""
+    """One trial, which does not hold on to the table, or one for each few-shot episode."""
     assert rows.labels is not None
-    if protocol.episodes is None:
-        asker, found = side(rows, protocol.queries, "queries"), side(rows, protocol.gallery, "gallery")
-        asker = asker[rows.labels[asker] != UNLABELLED]
-        if not protocol.distractors:
-            found = found[rows.labels[found] != UNLABELLED]
-        yield _trial(rows, rows[found], asker, found)
-        return
-    for asker, shots in _episodes(rows, protocol.episodes, protocol.seed):
-        if protocol.episodes.prototypes:
-            gallery = _prototypes(rows, shots, protocol.episodes.shots, metric)
+    if protocol.episodes is not None:
+        return _episode_trials(rows, protocol.episodes, protocol.seed, metric)
+    asker, found = side(rows, protocol.queries, "queries"), side(rows, protocol.gallery, "gallery")
+    asker = asker[rows.labels[asker] != UNLABELLED]
+    if not protocol.distractors:
+        found = found[rows.labels[found] != UNLABELLED]
+    return iter([_trial(rows, rows[found], asker, found)])
+
+
+def _episode_trials(rows: Rows, plan: Episodes, seed: int, metric: Metric) -> Iterator[Trial]:
+    for asker, shots in _episodes(rows, plan, seed):
+        if plan.prototypes:
+            gallery = _prototypes(rows, shots, plan.shots, metric)
             yield _trial(rows, gallery, asker, torch.full_like(gallery.ids, -1))
         else:
             yield _trial(rows, rows[shots], asker, shots)

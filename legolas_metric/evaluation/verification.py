@@ -141,8 +141,7 @@ def evaluate_verification(
     low, high = score_range(rows, metric)
     edges = _edges(rows, metric)
     tally = _tally_genuine(rows, metric, edges, (low, high), exact)
-    for scores in impostor_scores(rows, metric):
-        tally.add(scores)
+    tally.add(impostor_scores(rows, metric))
     counts = tally.counts()
     genuine = int(counts.genuine.sum())
     if not genuine:
@@ -176,11 +175,10 @@ def _tally_genuine(
     assert rows.labels is not None
     members = rows.labels[rows.labels != UNLABELLED].unique(return_counts=True)[1]
     if exact and int((members * (members - 1) // 2).sum()) <= _MOST_GENUINE:
-        found = [*genuine_scores(rows, metric), edges.new_empty(0)]
-        return ExactTally(torch.cat(found), edges, *span)
+        found = [scores.float() for scores in genuine_scores(rows, metric)()]
+        return ExactTally(torch.cat([*found, edges.new_empty(0)]), edges, *span)
     tally = GridTally(*span, rows.embeddings.device)
-    for scores in genuine_scores(rows, metric):
-        tally.add_genuine(scores)
+    tally.add_genuine(genuine_scores(rows, metric))
     return tally
 
 

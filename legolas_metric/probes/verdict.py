@@ -23,7 +23,7 @@ REFERENCE_CLASS_SHARE = 0.25
 _REMEDIES = {
     HEALTHY: "",
     POINT: "mine easier negatives (step the schedule back to semi-hard or random), lower the learning rate or the "
-    "margin, and go on from the last healthy checkpoint",
+    "margin, and go on from the last healthy checkpoint; an encoder that was not trained yet may start like this",
     CLASS: "check that labels and rows belong together, and that positives are pulled together at all; then train "
     "longer with easier negatives",
     DIMENSIONAL: "add a term that spreads the rows (uniformity), weaken the projection head, or use fewer dimensions",

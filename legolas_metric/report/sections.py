@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from legolas_metric.checks import ArrayLike
+from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.report import RankingReport, WrongNeighbours
 from legolas_metric.evaluation.verification import VerificationReport
 from legolas_metric.probes.plane import Plane
@@ -78,7 +79,8 @@ def ranking_sections(reports: Mapping[str, RankingReport], example: Example | No
     figures = {name: ranking_figures(report) for name, report in reports.items()}
     if last.baseline is not None:
         figures["untrained"] = ranking_figures(last.baseline)
-    sections = [Section("Ranking", _with_warnings(_RANKING, reports), one_a_row(figures, first="run"))]
+    text = f"{_asked(last.protocol)} {_RANKING}"
+    sections = [Section("Ranking", _with_warnings(text, reports), one_a_row(figures, first="run"))]
     deepest = min(min(report.depth or _DEEPEST, report.gallery - 1, _DEEPEST) for report in reports.values())
     if deepest > 1:
         sections.append(Section("Rank@k", _CMC, cmc({name: r.cmc(deepest) for name, r in reports.items()})))
@@ -176,12 +178,24 @@ def _with_warnings(text: str, reports: Mapping[str, RankingReport] | Mapping[str
     return "\n\n".join([text, *(f"{name}: {'; '.join(warnings)}." for name, warnings in said.items() if warnings)])
 
 
+def _asked(protocol: RetrievalProtocol) -> str:
+    """What the queries were, and where they had to find their class."""
+    if protocol.episodes is not None:
+        return f"Asked in {protocol.episodes.count:,} episodes ({protocol.name})."
+    who = "Every labelled row asks" if protocol.queries is None else "Given queries ask"
+    whom = "all the others" if protocol.gallery is None else "a given gallery"
+    except_for = "" if protocol.exclude == "self" else ", less what the protocol takes out"
+    if protocol.exclude == "same_group":
+        except_for = ", less those of its own class and group: it must find its class in another group"
+    return f"{who} {whom}{except_for} ({protocol.name})."
+
+
 _SPECTRUM = (
     "Strength of each direction of the embedding, strongest first. A line that falls off a cliff has collapsed into "
     "few directions; the grey line is what random (iid) rows give at the same size."
 )
 _RANKING = (
-    "Every labelled row asks all the others. Rank@k: share of queries with a match among the first k. R-precision and "
+    "Rank@k: share of queries with a match among the first k. R-precision and "
     "MAP@R: how good the first R places are, R being the number of matches there are. Queries without any match are "
     "counted as unanswerable and left out. intra and inter: mean squared distance of all pairs of one class, of two."
 )
