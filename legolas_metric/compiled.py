@@ -9,7 +9,14 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+
+
+def arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    """The memory of tensors, as compiled loops take it: without gaps, so that each loop is compiled once."""
+    return tuple(tensor.contiguous().numpy() for tensor in tensors)
 
 
 @cache
@@ -25,9 +32,18 @@ def runs_compiled(device: torch.device) -> bool:
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as machine code that holds no lock of Python's; compiled when first called, and kept on disk."""
+    return _compiled(function, fastmath=False)
+
+
+def compiled_sum(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a sum of floats: free to add in any order, without which LLVM adds one number at a time."""
+    return _compiled(function, fastmath={"reassoc", "contract"})
+
+
+def _compiled(function: Callable[..., Any], fastmath: bool | set[str]) -> Callable[..., Any]:
     from numba import njit
 
     try:
-        return njit(nogil=True, cache=True, error_model="numpy")(function)
+        return njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
     except RuntimeError:  # no folder to keep it in can be written
-        return njit(nogil=True, error_model="numpy")(function)
+        return njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
