@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from legolas_metric.compiled import runs_compiled
+
 ArrayLike = Tensor | np.ndarray | Sequence[Any]
 Metric = Literal["cosine", "dot", "euclidean"]
 
@@ -64,23 +66,32 @@ def as_embeddings(
     if rows.ndim != 2 or rows.shape[0] == 0 or rows.shape[1] == 0:
         raise ValueError(f"{name} must be [n, d] with n >= 1 and d >= 1, got shape {tuple(rows.shape)}")
     rows = rows.detach().to(torch.float32).contiguous()
-    largest = torch.linalg.vector_norm(rows, torch.inf, dim=1)  # NaN and inf pass through; no copy of the table is made
-    least, most = map(float, largest.aminmax())
+    least, most = _norm_range(rows)  # of finite rows finite, and 0 of zeros alone
     if not math.isfinite(most):
         _refuse_rows(
-            ~torch.isfinite(largest),
+            ~torch.isfinite(rows).all(1),
             ids,
             f"{name}: NaN or inf (in float32)",
             "find where the encoder overflowed, or drop these rows",
         )
     if metric == "cosine" and least == 0:
         _refuse_rows(
-            largest == 0,
+            (rows == 0).all(1),
             ids,
             f"{name}: all zero, which has no direction under metric='cosine',",
             "drop these rows, or use metric='euclidean' or 'dot'",
         )
     return rows
+
+
+def _norm_range(rows: Float32[Tensor, "n d"]) -> tuple[float, float]:
+    """The least and the largest norm of rows, in float64; the latter is not finite if an entry is not."""
+    if runs_compiled(rows.device):
+        from legolas_metric.kernels import norm_range
+
+        return norm_range(rows.numpy())
+    least, most = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).aminmax()
+    return float(least), float(most)
 
 
 def as_labels(labels: ArrayLike, n: int, *, name: str = "labels", of: str = "embeddings") -> Int64[Tensor, " n"]:

@@ -11,7 +11,10 @@ from importlib.util import find_spec
 from threading import Lock
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
+
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,6 +29,11 @@ def has_numba() -> bool:
 def runs_compiled(device: torch.device) -> bool:
     """Whether compiled loops can work on tensors of this device."""
     return device.type == "cpu" and has_numba()
+
+
+def arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    """The memory of tensors, as compiled loops take it: without gaps, so that each loop is compiled once."""
+    return tuple(tensor.contiguous().numpy() for tensor in tensors)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from legolas_metric.checks import Metric
+from legolas_metric.compiled import arrays, runs_compiled
 
 _UNIT_TOLERANCE = 2.0**-22
-_CHUNK_ELEMENTS = 1 << 22
+_CHUNK_ELEMENTS = 1 << 20
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
@@ -28,11 +29,16 @@ def normalise(rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
     So normalising twice changes nothing, and ids mined from a bank do not depend on who normalised it.
     """
     out = torch.empty_like(rows)
+    if runs_compiled(rows.device):
+        from legolas_metric.kernels import unit_rows
+
+        unit_rows(*arrays(rows), _UNIT_TOLERANCE, out.numpy())
+        return out
     for part in chunks(len(rows), max(1, _CHUNK_ELEMENTS // rows.shape[1])):
         own = rows[part]
         norm = torch.linalg.vector_norm(own, dim=1, keepdim=True, dtype=torch.float64)
         norm.masked_fill_((norm - 1).abs_() <= _UNIT_TOLERANCE, 1.0)
-        torch.div(own, norm, out=out[part])
+        out[part] = own.double().div_(norm)  # a division of mixed widths takes 15 times as long
     return out
 
 

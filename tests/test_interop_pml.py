@@ -208,6 +208,19 @@ def test_pml_miner_of_pairs_in_a_batch(batch):
     assert (a != p).all()
 
 
+@pytest.mark.parametrize("ours", [ours for ours, _ in OURS_AND_THEIRS])
+def test_adapters_can_be_pickled_and_copied(ours, batch):
+    x, y = batch
+    loss, miner = as_loss(ours).eval(), as_miner(SemiHardMiner(seed=3))
+    miner(x, y)
+    for loss_again, miner_again in (pickle.loads(pickle.dumps((loss, miner))), copy.deepcopy((loss, miner))):
+        assert type(loss_again) is type(loss)
+        assert not loss_again.training
+        assert loss_again.loss is not loss.loss
+        torch.testing.assert_close(loss_again(x, y), loss(x, y))
+        assert [part.tolist() for part in miner_again(x, y)] == [part.tolist() for part in copy.deepcopy(miner)(x, y)]
+
+
 def test_adapters_refuse():
     class Other(SupConLoss):
         pass

@@ -12,8 +12,10 @@ ROOT = Path(__file__).parents[1] / "legolas_metric"
 
 # From the bottom up. Packages are named by their folder; those of one line do not import each other.
 LAYERS = (
+    {"compiled"},
+    {"kernels"},
     {"checks"},
-    {"records", "numerics", "tables", "distributed", "compiled"},
+    {"records", "numerics", "tables", "distributed"},
     {"files"},
     {"datasets"},
     {"encoders"},

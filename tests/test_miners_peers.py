@@ -35,6 +35,13 @@ def test_labels_above_two_to_the_24_do_not_collide(miner):
         assert labels[a] == labels[p] != labels[n]
 
 
+def test_pairs_of_labels_above_two_to_the_24_do_not_collide():
+    labels = torch.tensor([2**24, 2**24, 2**24 + 1, 2**24 + 1])
+    a1, p, a2, n = MultiSimilarityMiner(epsilon=2.0)(torch.randn(4, 3), labels)
+    assert list(zip(a1.tolist(), p.tolist())) == [(0, 1), (1, 0), (2, 3), (3, 2)]
+    assert list(zip(a2.tolist(), n.tolist())) == [(0, 2), (0, 3), (1, 2), (1, 3), (2, 0), (2, 1), (3, 0), (3, 1)]
+
+
 @pytest.mark.parametrize("miner", EVERY, ids=repr)
 def test_positive_and_negative_belong_to_the_same_anchor(miner):
     # Quaterion's semi-hard selection paired distances of different anchors; PML#476 returned positives of other labels.

@@ -289,3 +289,10 @@ def test_torchreid_the_length_is_not_overstated():
         sampler = PKSampler(labels, 2, 4, weights=weights)
         assert len(sampler) == len(list(sampler)) > 0
         assert {len(batch) for batch in sampler} == {8}
+
+
+def test_labels_above_two_to_the_24_are_classes_of_their_own():
+    # pytorch-metric-learning's memory queue keeps labels in float32, where these are one.
+    labels = torch.tensor([2**24, 2**24 + 1, 2**24, 2**24 + 1])
+    (batch,) = PKSampler(labels, 2, 2)
+    assert sorted(labels[batch].view(2, 2).tolist()) == [[2**24] * 2, [2**24 + 1] * 2]

@@ -7,10 +7,12 @@ Letters: q anchors, n rows, k draws, m the most positives of any anchor.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.compiled import arrays, runs_compiled
 from legolas_metric.index.protocol import NO_ID, Rows
 
 Part = slice | Int64[Tensor, " m"]
@@ -64,6 +66,12 @@ class Classes:
         return Classes(self.order, self.start[part], self.size[part], self.self_row[part], group)
 
     @property
+    def fewest(self) -> int:
+        """No anchor has fewer positives or negatives than this, however many it may have."""
+        least, most = self.size.aminmax()
+        return 0 if self.group is not None else min(int(least) - 1, len(self.order) - int(most))
+
+    @property
     def positives(self) -> Int64[Tensor, " q"]:
         """How many positives each anchor has."""
         return self.size - (self.group[1] if self.group is not None else (self.self_row >= 0).long())
@@ -98,10 +106,21 @@ class Classes:
 
     def split_(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
         """The positives of anchors that have any, and their scores; sets all scores but the negatives' to -inf."""
+        if runs_compiled(score.device):
+            return self._split_compiled(score)
         member, other = self._members()
         kept = score.gather(1, member).masked_fill_(other, -torch.inf)
         score.scatter_(1, member, -torch.inf)  # the anchor's own class only: the rest is not touched
         return member.masked_fill_(other, NO_ID), kept
+
+    def _split_compiled(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
+        from legolas_metric.miners.kernels import split
+
+        row = torch.empty(len(score), int(self.size.max()), dtype=torch.int64)
+        kept = torch.empty(row.shape)
+        skip, skipped = self.group or (self.start, torch.zeros_like(self.start))
+        split(*arrays(score, self.order, self.start, self.size, self.self_row, skip, skipped, row, kept))
+        return row, kept
 
     def _members(self) -> tuple[Int64[Tensor, "q m"], Bool[Tensor, "q m"]]:
         """Rows of each anchor's class, the last one repeated; and which of them are no positives, or repetitions."""
@@ -136,5 +155,9 @@ def draw_distinct(uniform: Float64[Tensor, "q k"], count: Int64[Tensor, " q"]) -
 
 def _run(ordered: Int64[Tensor, " n"], values: Int64[Tensor, " q"]) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
     """Where each value's run in an ascending array starts, and how long it is."""
+    if ordered.device.type == "cpu":  # torch would wake its threads
+        given = ordered.numpy(), values.numpy()
+        start = np.searchsorted(*given)
+        return torch.from_numpy(start), torch.from_numpy(np.searchsorted(*given, side="right") - start)
     start = torch.searchsorted(ordered, values)
     return start, torch.searchsorted(ordered, values, right=True) - start

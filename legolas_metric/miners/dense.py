@@ -1,6 +1,6 @@
 """The dense pool: a block of anchors with all its similarities.
 
-Letters: q anchors, n rows, m pairs, k negatives, d dimensions.
+Letters: q anchors, n rows, m pairs or positives, k negatives, d dimensions, s positive and t negative pairs.
 """
 
 from dataclasses import replace
@@ -18,6 +18,8 @@ from legolas_metric.miners.pool import Ranked, Window
 from legolas_metric.miners.relation import Relations
 from legolas_metric.numerics import similarity_matrix
 from legolas_metric.records import SearchStats
+
+PairTuple = tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Int64[Tensor, " t"], Int64[Tensor, " t"]]
 
 
 class Table:
@@ -122,12 +124,35 @@ class DensePool:
             part = torch.arange(part.start, part.start + len(self.anchors), device=of.device)
         return DensePool(self._table, part[of], self.relations[of])
 
+    def informative(self, epsilon: float) -> PairTuple:
+        """All positives under, and negatives over, the bounds of Wang et al. (2019): (a1, p, a2, n)."""
+        s_an, row, s_ap = self.split()
+        under, over = gaps(s_ap, s_an, epsilon)
+        return kept_pairs(under, row, over)
+
     def split(self) -> tuple[Float32[Tensor, "q n"], Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
         """Similarities, -inf but for the negatives; and the positives: rows (-1 for none), similarities."""
         if self._parts is None:
             score = self._table.similarities(self.anchors)
             self._parts = score, *self.relations.split_(score)
         return self._parts
+
+
+def gaps(
+    s_ap: Float32[Tensor, "q m"], s_an: Float32[Tensor, "q k"], epsilon: float
+) -> tuple[Float32[Tensor, "q m"], Float32[Tensor, "q k"]]:
+    """How far positives lie under, and negatives over, the bound of each anchor; -inf where there are none."""
+    none = s_ap == -torch.inf
+    farthest, nearest = s_ap.masked_fill(none, torch.inf).amin(1), s_an.amax(1)
+    under = float32_bound(nearest.double() + epsilon, up=True)[:, None] - s_ap
+    return under.masked_fill_(none, -torch.inf), s_an - float32_bound(farthest.double() - epsilon, up=False)[:, None]
+
+
+def kept_pairs(under: Float32[Tensor, "q m"], row: Int64[Tensor, "q m"], over: Float32[Tensor, "q n"]) -> PairTuple:
+    """The pairs that lie on the informative side of their bounds."""
+    a1, place = (under > 0).nonzero(as_tuple=True)
+    a2, n = (over > 0).nonzero(as_tuple=True)
+    return a1, row[a1, place], a2, n
 
 
 def _sphere_weights(score: Float32[Tensor, "q n"], d: int, least: float, largest: float) -> Float32[Tensor, "q n"]:

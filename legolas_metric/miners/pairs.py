@@ -14,15 +14,14 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_at_least
-from legolas_metric.miners.dense import DensePool, float32_bound
+from legolas_metric.miners.dense import DensePool, PairTuple, gaps
+from legolas_metric.miners.fused import FusedPool
 from legolas_metric.miners.miner import Index, batch_metric, check_age, check_index, template
 from legolas_metric.miners.pool import Pool, pair_similarities
 from legolas_metric.miners.relation import LabelRelation
 from legolas_metric.miners.screened import ScreenedPool
 from legolas_metric.miners.sources import Batch, Source, bank_source, batch_source
 from legolas_metric.records import MiningStats, Pairs, SearchStats
-
-Tuple = tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Int64[Tensor, " t"], Int64[Tensor, " t"]]
 
 
 class MultiSimilarityMiner:
@@ -86,7 +85,7 @@ class MultiSimilarityMiner:
         *,
         groups: ArrayLike | None = None,
         ref_groups: ArrayLike | None = None,
-    ) -> Tuple:
+    ) -> PairTuple:
         """Mine a batch by pytorch-metric-learning's convention; arguments and errors as the other miners' call.
 
         Returns:
@@ -95,10 +94,11 @@ class MultiSimilarityMiner:
         metric = batch_metric(self.index)
         batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, metric)
         source = batch_source(batch, metric, self.relation, screened=True)
-        found: list[Tuple] = []
+        found: list[PairTuple] = []
         for block in source.blocks:
             if len(block.number):
-                a1, p, a2, n = _informative_of_batch(block.pool, self.epsilon)
+                assert isinstance(block.pool, DensePool | ScreenedPool | FusedPool)
+                a1, p, a2, n = block.pool.informative(self.epsilon)
                 if len(block.number) < len(batch.anchors):
                     names = source.names[block.number]
                     a1, a2 = names[a1], names[a2]
@@ -176,7 +176,7 @@ def _informative(pool: Pool, epsilon: float, limit: int) -> _Informative:
     negative, s_an = pool.negatives(None, limit + 1, None)
     positive = pool.relations.list_positives()
     s_ap = pair_similarities(pool, torch.arange(len(positive), device=positive.device), positive)
-    under, over = _gaps(s_ap, s_an, epsilon)
+    under, over = gaps(s_ap, s_an, epsilon)
     near = over > 0
     capped = int(near[:, limit].sum())
     near[:, limit:] = False
@@ -194,26 +194,3 @@ def _informative(pool: Pool, epsilon: float, limit: int) -> _Informative:
         int((~near.any(1)).sum()),
         capped,
     )
-
-
-def _informative_of_batch(pool: Pool, epsilon: float) -> Tuple:
-    """All pairs to keep of a dense block."""
-    assert isinstance(pool, DensePool | ScreenedPool)
-    s_an, positive, s_ap = pool.split()
-    under, over = _gaps(s_ap, s_an, epsilon)
-    if isinstance(pool, ScreenedPool) and len(open_ := pool.unsure(under, over)):
-        s_an, listed, s_ap = pool.exact.some(open_).split()
-        under[open_, : listed.shape[1]], over[open_] = _gaps(s_ap, s_an, epsilon)
-    a1, place = (under > 0).nonzero(as_tuple=True)
-    a2, n = (over > 0).nonzero(as_tuple=True)
-    return a1, positive[a1, place], a2, n
-
-
-def _gaps(
-    s_ap: Float32[Tensor, "q m"], s_an: Float32[Tensor, "q k"], epsilon: float
-) -> tuple[Float32[Tensor, "q m"], Float32[Tensor, "q k"]]:
-    """How far positives lie under, and negatives over, the bound of each anchor; -inf where there are none."""
-    none = s_ap == -torch.inf
-    farthest, nearest = s_ap.masked_fill(none, torch.inf).amin(1), s_an.amax(1)
-    under = float32_bound(nearest.double() + epsilon, up=True)[:, None] - s_ap
-    return under.masked_fill_(none, -torch.inf), s_an - float32_bound(farthest.double() - epsilon, up=False)[:, None]

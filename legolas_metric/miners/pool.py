@@ -11,6 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
+from legolas_metric.compiled import arrays, runs_compiled
 from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows, Want
 from legolas_metric.index.ranking import similarities_of
 from legolas_metric.miners.classes import Classes
@@ -62,11 +63,23 @@ class Pool(Protocol):
 
 def pair_similarities(pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float32[Tensor, "m k"]:
     """The reported similarity of anchors and rows; -inf where the row is -1."""
+    if pool.metric != "euclidean" and runs_compiled(row.device):
+        return _compiled_similarities(pool, anchor, row)
     query = anchor[:, None].expand_as(row).flatten()
     found = similarities_of(
         pool.anchors.embeddings, pool.rows.embeddings, query, row.flatten().clamp_min(0), pool.metric
     )
     return found.view(row.shape).masked_fill(row == NO_ID, -torch.inf)
+
+
+def _compiled_similarities(
+    pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
+) -> Float32[Tensor, "m k"]:
+    from legolas_metric.miners.kernels import similarities
+
+    found = torch.empty(row.shape)
+    similarities(*arrays(pool.anchors.embeddings, pool.rows.embeddings, anchor, row, found))
+    return found
 
 
 class IndexPool:

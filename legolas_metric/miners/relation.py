@@ -174,6 +174,11 @@ class Masks:
         return Masks(self.anchors[part], self.rows, self.self_row[part], self.relation, known)
 
     @property
+    def fewest(self) -> int:
+        """The fewest positives, or negatives, of any anchor."""
+        return min(int(self.positives.min()), int(self.negatives.min()))
+
+    @property
     def positives(self) -> Int64[Tensor, " q"]:
         """How many positives each anchor has."""
         return self._both()[0].sum(1)

@@ -14,7 +14,7 @@ from legolas_metric.checks import Metric
 from legolas_metric.index.arithmetic import exact_arithmetic, is_exact
 from legolas_metric.index.protocol import NO_ID, Rows
 from legolas_metric.index.ranking import similarities_of
-from legolas_metric.miners.dense import DensePool
+from legolas_metric.miners.dense import DensePool, PairTuple, gaps, kept_pairs
 from legolas_metric.miners.pool import Ranked, Window
 from legolas_metric.records import SearchStats
 
@@ -94,14 +94,20 @@ class ScreenedPool:
     def split(self) -> tuple[Float32[Tensor, "q n"], Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
         """Screened similarities, -inf but for the negatives; and the positives: rows (-1 for none), similarities."""
         if self._parts is None:
-            score = _product(self.anchors.embeddings, self.rows.embeddings)
+            score = product(self.anchors.embeddings, self.rows.embeddings)
             self._parts = score, *self.relations.split_(score)
         return self._parts
 
-    def unsure(self, *gaps: Float32[Tensor, "q _"]) -> Int64[Tensor, " p"]:
-        """Rows with an entry so near to a bound, itself off by as much, that it may lie on either side of it."""
-        nearest = torch.stack([gap.abs().amin(1) for gap in gaps]).amin(0)
-        return (nearest <= 2 * self.error).nonzero()[:, 0]
+    def informative(self, epsilon: float) -> PairTuple:
+        """See `DensePool`; anchors with an entry so near to a bound that it may lie on either side are done exactly."""
+        s_an, row, s_ap = self.split()
+        under, over = gaps(s_ap, s_an, epsilon)
+        nearest = torch.minimum(under.abs().amin(1), over.abs().amin(1))
+        open_ = (nearest <= 2 * self.error).nonzero()[:, 0]
+        if len(open_):
+            s_an, listed, s_ap = self.exact.some(open_).split()
+            under[open_, : listed.shape[1]], over[open_] = gaps(s_ap, s_an, epsilon)
+        return kept_pairs(under, row, over)
 
     def _inside(self, score: Float32[Tensor, "m n"], anchor: Int64[Tensor, " m"] | None, window: Window) -> Ranked:
         """The best entry of each row inside its window."""
@@ -144,7 +150,7 @@ class ScreenedPool:
         return similarities_of(self.anchors.embeddings, self.rows.embeddings, anchor, row, self.metric)
 
 
-def _product(x: Float32[Tensor, "q d"], y: Float32[Tensor, "n d"]) -> Float32[Tensor, "q n"]:
+def product(x: Float32[Tensor, "q d"], y: Float32[Tensor, "n d"]) -> Float32[Tensor, "q n"]:
     """x y^T in float32, whatever the caller has switched on."""
     if is_exact(x.device):
         return x @ y.T

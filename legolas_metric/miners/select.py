@@ -74,20 +74,27 @@ def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
         mixed = (draws.mixed[anchor] < strategy.mix) & (row != NO_ID) & (drawn != NO_ID)
         row = torch.where(mixed, drawn, row)
         s_an = torch.where(mixed, pair_similarities(pool, anchor, drawn), s_an)
-    there = row != NO_ID
-    pair, place = there.nonzero(as_tuple=True)
-    found = there.sum(1) if strategy.per_anchor > 1 else None
+    pairs, exhausted, short = len(anchor), sum(choice.exhausted for choice in choices), 0
+    if row.shape[1] == 1 and not len(lone) and not exhausted:
+        negative, s_n = row[:, 0], s_an[:, 0]
+    else:
+        there = row != NO_ID
+        pair, place = there.nonzero(as_tuple=True)
+        anchor, positive, negative = anchor[pair], positive[pair], row[pair, place]
+        s_ap, s_n = s_ap[pair], s_an[pair, place]
+        found = there.sum(1)
+        short = int(((found > 0) & (found < strategy.per_anchor)).sum())
     return Selection(
-        anchor[pair],
-        positive[pair],
-        row[pair, place],
-        s_ap[pair],
-        s_an[pair, place],
-        pairs=len(anchor),
+        anchor,
+        positive,
+        negative,
+        s_ap,
+        s_n,
+        pairs=pairs,
         outside_window=len(lone),
         fallback=sum(len(choice.row) - choice.exhausted for choice in choices[1:]),
-        exhausted=sum(choice.exhausted for choice in choices),
-        short=0 if found is None else int(((found > 0) & (found < strategy.per_anchor)).sum()),
+        exhausted=exhausted,
+        short=short,
         contested=choices[0].contested,
         filtered=sum((choice.filtered for choice in choices), Counter()),
     )
@@ -157,7 +164,7 @@ def _guarded(
     """The first k candidates that pass the guard, or k at random of the ranks among those that pass."""
     row, s_an = ranked
     if guard is None and ranks is None:
-        row, s_an = row[:, :k], s_an[:, :k]
+        row, s_an = (row, s_an) if row.shape[1] == k else (row[:, :k], s_an[:, :k])
         return _Choice(row, s_an, row[:, 0] == NO_ID)
     there = row != NO_ID
     rejected = {} if guard is None else guard.reject(pool, anchor, row, s_an)

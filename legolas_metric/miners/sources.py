@@ -3,6 +3,7 @@
 Letters: q anchors, n rows, m anchors of a block.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,9 +23,11 @@ from legolas_metric.checks import (
     check_device,
     check_dimension,
 )
+from legolas_metric.compiled import runs_compiled
 from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows
 from legolas_metric.miners.classes import Classes
 from legolas_metric.miners.dense import DensePool, Table
+from legolas_metric.miners.fused import FusedPool
 from legolas_metric.miners.pool import IndexPool, Pool
 from legolas_metric.miners.relation import LabelRelation, Masks, Relations
 from legolas_metric.miners.screened import ScreenedPool, screening_error
@@ -103,8 +106,11 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None, *
     _check_groups(batch.anchors, relation, "the call, as groups and ref_groups")
     _check_groups(batch.rows, relation, "the call, as groups and ref_groups")
     assert batch.anchors.labels is not None
-    labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
-    anchors = batch.anchors if len(labelled) == len(batch.anchors) else batch.anchors[labelled]
+    if int(batch.anchors.labels.min()) > UNLABELLED:
+        anchors, labelled = batch.anchors, torch.arange(len(batch.anchors), device=batch.anchors.labels.device)
+    else:
+        labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
+        anchors = batch.anchors[labelled]
     table = Table(anchors, batch.rows, metric)
     error = screening_error(anchors, batch.rows, metric) if screened and metric != "euclidean" else None
     return Source(labelled, batch.rows, _dense_blocks(table, anchors.ids, relation, error))
@@ -158,21 +164,22 @@ def _dense_blocks(
     relations: Relations = (
         Classes.of(anchors, self_row, rows) if relation is None else Masks(anchors, rows, self_row, relation)
     )
+    compiled = error is not None and math.isfinite(error) and runs_compiled(rows.embeddings.device)
+    screened = FusedPool if compiled else ScreenedPool
     for part in chunks(len(anchors), max(_LEAST_BLOCK, _BLOCK_ELEMENTS // len(rows))):
         own = relations if part.stop - part.start == len(anchors) else relations[part]
         kept, no_positive, no_negative = _usable(own)
         whole = no_positive + no_negative == 0
         pool = DensePool(table, part if whole else kept + part.start, own if whole else own[kept])
         number = kept + part.start if part.start else kept
-        yield Block(number, pool if error is None else ScreenedPool(pool, error), no_positive, no_negative)
+        yield Block(number, pool if error is None else screened(pool, error), no_positive, no_negative)
 
 
 def _usable(relations: Relations) -> tuple[Int64[Tensor, " m"], int, int]:
     """Numbers of the anchors that have a positive and a negative; anchors without a positive, without a negative."""
-    positives, negatives = relations.positives, relations.negatives
-    if int(torch.minimum(positives, negatives).min()) > 0:
-        return torch.arange(len(positives), device=positives.device), 0, 0
-    positive, negative = positives > 0, negatives > 0
+    if relations.fewest > 0:
+        return torch.arange(len(relations.self_row), device=relations.self_row.device), 0, 0
+    positive, negative = relations.positives > 0, relations.negatives > 0
     return (positive & negative).nonzero()[:, 0], int((~positive).sum()), int((positive & ~negative).sum())
 
 

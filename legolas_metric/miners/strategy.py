@@ -1,5 +1,6 @@
 """A miner's rules as a record, and the random numbers that a call draws for them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -87,6 +88,8 @@ class Strategy:
         if not self.semi_hard:
             return None
         high = s_ap.double()
+        if self.margin == math.inf:
+            return torch.full_like(high, -torch.inf), high
         return similarity(distance(high, metric) + self.margin, metric), high
 
 

@@ -46,6 +46,11 @@ class PlannedSampler(Sampler[list[int]], ABC):
         """Itself: Lightning calls `set_epoch` on a loader's `batch_sampler.sampler`."""
         return self
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """The epoch, and the batch of it that comes next."""
+        return self.epoch, self._next
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration hands out; call it on every rank, with the same number.
 

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64
 
-from legolas_metric.samplers.draws import EXTRA, ORDER, random_order
+from legolas_metric.samplers.draws import EXTRA, ORDER, random_order, stable_order
 
 Weights = Literal["balanced", "sqrt", "proportional"]
 
@@ -105,7 +105,7 @@ def _fill(
 def occurrence(values: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
     """How often the value of each entry occurred before it."""
     flat = values.ravel()
-    order = np.argsort(flat, kind="stable")
+    order = stable_order(flat)
     ordered = flat[order]
     new = np.ones(len(flat), bool)
     new[1:] = ordered[1:] != ordered[:-1]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_ids, check_at_least
 from legolas_metric.records import Triplets
-from legolas_metric.samplers.draws import TRIPLETS, fingerprint, random_bits, random_order
+from legolas_metric.samplers.draws import TRIPLETS, fingerprint, random_bits, random_order, stable_order
 from legolas_metric.samplers.epochs import PlannedSampler, check_rank
 
 _LEVELS = 3  # of families; each brings fewer triplets together than the one before
@@ -157,21 +157,24 @@ def _sharing_order(rows: Int64[np.ndarray, "t 3"], epoch: int, seed: int) -> Int
         family = _numbered(_joined(rows, draw, family))
         levels.append(family)
     place = random_order(seed, TRIPLETS, epoch, _LEVELS, np.arange(len(rows)))
-    return np.lexsort((*levels[:-1], place[family]))
+    order = np.arange(len(rows))
+    for key in (*levels[:-1], place[family]):
+        order = order[stable_order(key[order])]
+    return order
 
 
 def _joined(
     rows: Int64[np.ndarray, "t 3"], draw: Float64[np.ndarray, " u"], family: Int64[np.ndarray, " t"]
 ) -> Int64[np.ndarray, " t"]:
     """For each triplet, the row with the least draw of its family; a number of its own where that is infinite."""
-    own = draw[rows]
-    column = own.argmin(1)
-    least = np.take_along_axis(own, column[:, None], 1)[:, 0]
+    own = [draw[column] for column in rows.T]
+    least = np.minimum(np.minimum(own[0], own[1]), own[2])
+    chosen = np.where(own[0] == least, rows[:, 0], np.where(own[1] == least, rows[:, 1], rows[:, 2]))
     best = np.full(len(rows), np.inf)
     np.minimum.at(best, family, least)
     home = len(draw) + np.arange(len(rows))
     found = np.isfinite(least) & (least == best[family])
-    home[family[found]] = np.take_along_axis(rows, column[:, None], 1)[found, 0]
+    home[family[found]] = chosen[found]
     return home[family]
 
 
@@ -189,7 +192,7 @@ def _exponential(bits: UInt64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
 def _previous(rows: Int64[np.ndarray, "t 3"]) -> Int64[np.ndarray, "t 3"]:
     """The triplet in which each row occurred last (possibly the same one), -1 where none did."""
     flat = rows.ravel()
-    order = np.argsort(flat, kind="stable")
+    order = stable_order(flat)
     again = flat[order[1:]] == flat[order[:-1]]
     before = np.full(len(flat), -1)
     before[order[1:][again]] = order[:-1][again] // 3

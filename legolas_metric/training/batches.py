@@ -1,9 +1,9 @@
 """What a training loop iterates: examples with their ids, in batches from samplers that may change while it runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from legolas_metric.checks import ArrayLike, as_ids, as_labels
 from legolas_metric.datasets.source import Inputs
@@ -36,6 +36,8 @@ class FedBatches(Sampler[list[int]]):
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self._sources: Sequence[PlannedSampler] = ()
+        self._start = self._first = 0  # the steps at which the next and the last iteration begin: 0, but after a load
+        self._drawn: list[tuple[PlannedSampler, tuple[int, int]]] = []  # of each step: from where, and where it stood
 
     def feed(self, sources: Sequence[PlannedSampler], epoch: int) -> None:
         """Take the samplers of the coming steps, one for each turn; the same object may stand in several."""
@@ -46,8 +48,25 @@ class FedBatches(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch: each sampler plans its batches for it."""
+        self._start = 0
         for source in self._sources:
             source.set_epoch(epoch)
+
+    def state_dict(self, consumed: int) -> dict[str, Any]:
+        """Where the samplers stand after so many steps of the running epoch, whatever a loader has fetched ahead."""
+        ahead = dict(reversed(self._drawn[consumed - self._first :]))  # the first draw of each
+        states = []
+        for source in dict.fromkeys(self._sources):
+            epoch, batch = ahead.get(source, source.position)
+            same = epoch == source.epoch
+            states.append(source.state_dict(batch) if same else {"epoch": epoch, "batch": batch, **source.settings()})
+        return {"step": consumed, "sources": states}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` stood, with samplers like those that were fed then."""
+        self._start = state["step"]
+        for source, saved in zip(dict.fromkeys(self._sources), state["sources"], strict=True):
+            source.load_state_dict(saved)
 
     def __len__(self) -> int:
         return self.steps
@@ -59,9 +78,23 @@ class FedBatches(Sampler[list[int]]):
                 "with num_workers > 0 don't read trainer.estimated_stepping_batches in configure_optimizers"
             )
         streams: dict[PlannedSampler, Iterator[list[int]]] = {}
-        for step in range(self.steps):
+        self._first, self._start = self._start, 0
+        self._drawn = []
+        for step in range(self._first, self.steps):
             source = self._sources[step % len(self._sources)]
+            self._drawn.append((source, source.position))
             yield next(streams.setdefault(source, _endless(source)))
+
+
+class ResumableLoader(DataLoader[tuple[Any, int, int]]):
+    """What Lightning goes on with in mid-epoch; where its batches stand is in the state of `GlobalMining`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take up."""
 
 
 def _endless(source: PlannedSampler) -> Iterator[list[int]]:

@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, as_groups, check_at_least, check_choice
 from legolas_metric.miners.schedule import MiningSchedule
-from legolas_metric.records import Triplets
+from legolas_metric.records import MiningStats, Triplets
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler
 from legolas_metric.samplers.triplet import TripletSampler
-from legolas_metric.training.batches import Examples, FedBatches
+from legolas_metric.training.batches import Examples, FedBatches, ResumableLoader
+from legolas_metric.training.generators import generator_states, restore_generators
 from legolas_metric.training.module import MetricLearner
 
 log = logging.getLogger(__name__)
@@ -150,6 +151,10 @@ class GlobalMining(L.Callback):
         self._k = k
         self._averaged: AveragedModel | None = None
         self._next = 0  # the row of the bank that is rewritten next
+        self._epoch = self._done = self._step = 0  # of training: the epoch, its steps so far, and all steps
+        self._trainer: L.Trainer | None = None
+        self._earlier = -math.inf  # the monitored value before training was interrupted
+        self._saved: Mapping[str, Any] | None = None  # a loaded state, until training begins
         self._pk: dict[Kind, PKSampler | NeighborPKSampler] = {}
         if "random" in self.turns:
             random = PKSampler(
@@ -159,31 +164,35 @@ class GlobalMining(L.Callback):
 
     def loader(self, *, num_workers: int = 0) -> DataLoader[tuple[Any, int, int]]:
         """The data loader to train on; its batches are those that this callback mines."""
-        return DataLoader(self.examples, batch_sampler=self.batches, num_workers=num_workers)
+        generator = torch.Generator().manual_seed(self.seed)  # its own, so that an iteration draws nothing from others
+        return ResumableLoader(self.examples, batch_sampler=self.batches, num_workers=num_workers, generator=generator)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Mine for the first epoch."""
+        """Mine for the first epoch, or go on where a loaded state stood."""
         # Before the first epoch's loader is iterated: its workers may draw batches before on_train_epoch_start.
+        learner, self._trainer = _learner(pl_module), trainer
         if self.ema is not None:
             average = get_ema_multi_avg_fn(self.ema)
-            self._averaged = AveragedModel(_learner(pl_module).encoder, multi_avg_fn=average, use_buffers=True)
-            self._averaged.update_parameters(_learner(pl_module).encoder)  # the first one copies
-        self._round(trainer, pl_module)
+            self._averaged = AveragedModel(learner.encoder, multi_avg_fn=average, use_buffers=True)
+            self._averaged.update_parameters(learner.encoder)  # the first one copies
+        if self._saved is None:
+            self._step = trainer.global_step
+            self._begin(learner, trainer.current_epoch, due=True)
+        else:
+            self._resume(learner, self._saved)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mine for this epoch, when its turn comes."""
         epoch = trainer.current_epoch
-        if epoch == self.rounds[-1].epoch:
-            return
-        if epoch % self.every == 0:
-            self._round(trainer, pl_module)
-        self.batches.set_epoch(epoch)
+        if epoch != self._epoch:
+            self._begin(_learner(pl_module), epoch, due=epoch % self.every == 0)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the average and the bank up, and mine anew within an epoch."""
         learner, step = _learner(pl_module), trainer.global_step
+        self._done, self._step = batch_idx + 1, step
         if self._averaged is not None:
             self._averaged.update_parameters(learner.encoder)
         if self.rotate is not None:
@@ -193,18 +202,84 @@ class GlobalMining(L.Callback):
             self._rewrite(learner, rows, step)
         due = self.every_steps is not None and step % self.every_steps == 0 and step > self.rounds[-1].step
         if due and not trainer.is_last_batch:
-            self._round(trainer, pl_module)
+            self._round(learner)
 
-    def _round(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        learner, epoch, step = _learner(pl_module), trainer.current_epoch, trainer.global_step
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs beside Lightning's own: see "To go on after an interruption" in the documentation.
+
+        That is the bank, the schedule with its miners, the last round, where the samplers stand, the averaged encoder,
+        and the random generators of the process. A checkpoint of Lightning's holds it.
+        """
+        if self.bank is None:
+            return {}
+        return {
+            "epoch": self._epoch,
+            "step": self._step,
+            "next": self._next,
+            "value": self._value(),
+            "bank": {
+                "embeddings": self.bank.embeddings.clone(),
+                "steps": self.bank.steps.clone(),
+                "drift": self.bank.drift,
+            },
+            "average": None if self._averaged is None else self._averaged.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "round": asdict(self.rounds[-1]),
+            "batches": self.batches.state_dict(self._done),
+            "generators": generator_states(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a saved state when training begins; `rounds` then starts with the last round before it."""
+        self._saved = state_dict or None
+
+    def _resume(self, learner: MetricLearner, saved: Mapping[str, Any]) -> None:
+        self._saved = None
+        examples, bank = self.examples, saved["bank"]
+        self.bank = EmbeddingBank(
+            bank["embeddings"].to(learner.device), examples.labels, ids=examples.ids, groups=self.groups
+        )
+        self.bank.steps.copy_(bank["steps"])
+        self.bank.drift = bank["drift"]
+        if self._averaged is not None:
+            self._averaged.load_state_dict(saved["average"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self._epoch, self._step, self._next = saved["epoch"], saved["step"], saved["next"]
+        self._earlier = -math.inf if saved["value"] is None else saved["value"]
+        mined = saved["round"]["triplets"]
+        triplets = Triplets(**(mined | {"stats": MiningStats(**mined["stats"])}))
+        self.rounds = [MiningRound(**(saved["round"] | {"triplets": triplets}))]
+        self._feed(triplets, learner, self._epoch)
+        self.batches.load_state_dict(saved["batches"])
+        self._done = saved["batches"]["step"]
+        restore_generators(saved["generators"])
+        if self._done == len(self.batches):
+            epoch = self._epoch + 1
+            self._begin(learner, epoch, due=epoch % self.every == 0)
+
+    def _begin(self, learner: MetricLearner, epoch: int, *, due: bool) -> None:
+        """Begin an epoch: mine, if that is due, and plan its batches."""
+        self._epoch, self._done = epoch, 0
+        if due:
+            self._round(learner)
+        self.batches.set_epoch(epoch)
+
+    def _value(self) -> float | None:
+        """What a schedule's `Plateau` looks at."""
+        if self.monitor is None:
+            return None
+        assert self._trainer is not None
+        return float(self._trainer.callback_metrics.get(self.monitor, self._earlier))
+
+    def _round(self, learner: MetricLearner) -> None:
+        epoch, step = self._epoch, self._step
         started = time.perf_counter()
         if self.bank is None:
             self.bank = self._embed(learner, torch.arange(len(self.examples)), step)
         elif self.rotate is None:
             self._rewrite(learner, torch.arange(len(self.examples)), step)
         encoded = time.perf_counter()
-        value = None if self.monitor is None else float(trainer.callback_metrics.get(self.monitor, -math.inf))
-        miner = self.schedule.advance(epoch, value=value)
+        miner = self.schedule.advance(epoch, value=self._value())
         triplets = miner.mine(self.bank)
         mined = time.perf_counter()
         name = type(miner).__name__
@@ -222,8 +297,7 @@ class GlobalMining(L.Callback):
             )
         )
         log.info("epoch %d: %s found %d triplets, %s", epoch, name, len(triplets), triplets.stats)
-        learner.triplets = triplets if self.pairs == "mined" else None
-        self._feed(triplets, epoch)
+        self._feed(triplets, learner, epoch)
 
     def _embed(self, learner: MetricLearner, rows: Int64[Tensor, " m"], step: int) -> EmbeddingBank:
         examples = self.examples
@@ -247,8 +321,9 @@ class GlobalMining(L.Callback):
         """Steps of an epoch that a kind of batch serves."""
         return max(1, sum(self.turns[step % len(self.turns)] == kind for step in range(len(self.batches))))
 
-    def _feed(self, triplets: Triplets, epoch: int) -> None:
+    def _feed(self, triplets: Triplets, learner: MetricLearner, epoch: int) -> None:
         assert self.bank is not None
+        learner.triplets = triplets if self.pairs == "mined" else None
         if "neighbors" in self.turns and "neighbors" not in self._pk:
             self._pk["neighbors"] = NeighborPKSampler(
                 self.bank,

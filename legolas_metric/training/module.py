@@ -59,7 +59,8 @@ class MetricLearner(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, with the rate on one cycle: up to lr in the first tenth of all steps, then down to nearly nothing."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share_of_lr)
+        # A function has no state, whereas a scheduler saves the attributes of a method.
+        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._share_of_lr(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def _share_of_lr(self, step: int) -> float:

@@ -1,0 +1,38 @@
+"""Compiled passes over rows, one after the other; see `checks` and `numerics`."""
+
+import math
+from typing import no_type_check
+
+import numpy as np
+
+from legolas_metric.compiled import compiled_sum
+
+
+@compiled_sum
+@no_type_check
+def norm_range(rows):
+    """The least and the largest norm of rows, in float64; the latter is infinite if an entry is not finite."""
+    least, most = math.inf, 0.0
+    for i in range(len(rows)):
+        row, total = rows[i], 0.0
+        for j in range(len(row)):
+            wide = np.float64(row[j])
+            total += wide * wide
+        least, most = min(least, total), max(most, total if total < math.inf else math.inf)
+    return math.sqrt(least), math.sqrt(most)
+
+
+@compiled_sum
+@no_type_check
+def unit_rows(rows, tolerance, out):
+    """Rows divided by their norm, which is taken in float64, unless it is 1 to a tolerance."""
+    for i in range(len(rows)):
+        row, unit, total = rows[i], out[i], 0.0
+        for j in range(len(row)):
+            wide = np.float64(row[j])
+            total += wide * wide
+        norm = math.sqrt(total)
+        if abs(norm - 1) <= tolerance:
+            norm = 1.0
+        for j in range(len(row)):
+            unit[j] = np.float64(row[j]) / norm

@@ -1,0 +1,103 @@
+"""The fused pool: a batch's choices from float32 products, each rule in one compiled pass over the rows of a block.
+
+The choices are those of `ScreenedPool`, which makes them by calls of torch. A call costs ten microseconds whatever it
+does, and small batches need a hundred.
+
+Letters: q anchors, n rows, m pairs or positives, k negatives, s positive and t negative pairs.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from legolas_metric.checks import Metric
+from legolas_metric.compiled import arrays
+from legolas_metric.miners.dense import DensePool, PairTuple
+from legolas_metric.miners.pool import Ranked, Window
+from legolas_metric.miners.screened import product
+from legolas_metric.records import SearchStats
+
+
+class FusedPool:
+    """A block of anchors on the processor, whose scores may be off by `error` where that changes no choice.
+
+    Similarities that it gives are those that are reported.
+
+    Args:
+        exact: the same block, for whatever is not answered from the screened products.
+        error: of the products, finite; see `screening_error`.
+    """
+
+    screened = False
+
+    def __init__(self, exact: DensePool, error: float) -> None:
+        self.anchors, self.rows, self.relations = exact.anchors, exact.rows, exact.relations
+        self.metric: Metric = exact.metric
+        self.exact = exact
+        self.error = error
+        self._sides = arrays(exact.anchors.embeddings, exact.rows.embeddings)
+        self._parts: tuple[np.ndarray, ...] | None = None
+
+    def positives(self, k: int, *, farthest: bool) -> Ranked:
+        """See `Pool`."""
+        from legolas_metric.miners.kernels import extreme_positive
+
+        if k > 1:
+            return self.exact.positives(k, farthest=farthest)
+        _, row, kept = self._split()
+        found, value = _answer(len(row))
+        extreme_positive(row, kept, *self._sides, self.error, -1 if farthest else 1, *arrays(found, value))
+        return found, value
+
+    def negatives(self, anchor: Int64[Tensor, " m"] | None, k: int, window: Window | None) -> Ranked:
+        """See `Pool`."""
+        from legolas_metric.miners.kernels import nearest_negative
+
+        if k > 1:
+            return self.exact.negatives(anchor, k, window)
+        score = self._split()[0]
+        asked = np.arange(len(score)) if anchor is None else arrays(anchor)[0]
+        low, high = (np.full(len(asked), bound) for bound in (-np.inf, np.inf)) if window is None else arrays(*window)
+        found, value = _answer(len(asked))
+        nearest_negative(score, asked, low, high, *self._sides, self.error, *arrays(found, value))
+        return found, value
+
+    def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
+        """See `Pool`."""
+        return self.exact.weighted(uniform, cutoffs)
+
+    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+        """See `Pool`."""
+        return self.exact.neighbours(k, of_anchors=of_anchors)
+
+    def stats(self) -> SearchStats:
+        """See `Pool`."""
+        return self.exact.stats()
+
+    def informative(self, epsilon: float) -> PairTuple:
+        """See `DensePool`."""
+        from legolas_metric.miners.kernels import informative, settle
+
+        nearest, farthest = self.negatives(None, 1, None)[1], self.positives(1, farthest=True)[1]
+        parts, extremes = self._split(), arrays(nearest, farthest)
+        q = len(self.anchors)
+        bounds = np.empty(q, np.float32), np.empty(q, np.float32)
+        positives, negatives = np.empty(q, np.int64), np.empty(q, np.int64)
+        settle(*parts, *self._sides, *extremes, epsilon, self.error, *bounds, positives, negatives)
+        s, t = int(positives.sum()), int(negatives.sum())
+        a1, p, a2, n = (torch.empty(count + 1, dtype=torch.int64) for count in (s, s, t, t))
+        informative(*parts, *bounds, *arrays(a1, p, a2, n))
+        return a1[:s], p[:s], a2[:t], n[:t]
+
+    def _split(self) -> tuple[np.ndarray, ...]:
+        """Scores, -inf but for the negatives; and the positives: rows (-1 for none), scores."""
+        if self._parts is None:
+            score = product(self.anchors.embeddings, self.rows.embeddings)
+            self._parts = arrays(score, *self.relations.split_(score))
+        return self._parts
+
+
+def _answer(m: int) -> Ranked:
+    """Room for the rows and similarities that a pass finds."""
+    return torch.empty(m, 1, dtype=torch.int64), torch.empty(m, 1)

@@ -1,0 +1,183 @@
+"""Compiled passes over a screened product, one for each rule; see `fused.py`.
+
+Rows of `score` hold -inf but for the negatives of their anchor; `row` and `kept` list its positives, -1 and -inf in
+other places. Scores are off by less than `error`; what they leave open is compared by the reported similarity.
+
+Letters: q anchors, n rows, m positives of an anchor, or anchors in any order, d dimensions.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+
+from legolas_metric.compiled import compiled, compiled_sum
+
+_STRIP = 64  # columns that are looked at together: short loops without branches become vector instructions
+_LEAST = np.float32(np.finfo(np.float32).min)
+_NONE = np.float32(-np.inf)
+_NO_KEY = np.int32(np.array(-np.inf, np.float32).view(np.int32)[()] ^ np.int32(0x7FFFFFFF))
+
+
+@compiled
+@no_type_check
+def split(score, order, start, size, self_row, skip, skipped, row, kept):
+    """List the positives of each anchor, and set the scores of its whole class to -inf; see `Classes.split_`."""
+    for i in range(len(start)):
+        for j in range(row.shape[1]):
+            row[i, j], kept[i, j] = -1, _NONE
+            if j < size[i]:
+                place = start[i] + j
+                member = order[place]
+                if member != self_row[i] and not skip[i] <= place < skip[i] + skipped[i]:
+                    row[i, j], kept[i, j] = member, score[i, member]
+                score[i, member] = _NONE
+
+
+@compiled
+@no_type_check
+def extreme_positive(row, kept, x, y, error, sign, found, value):
+    """The positive of the largest (sign 1) or least (sign -1) similarity; ties to the smaller row."""
+    for i in range(len(row)):
+        best, top, at = _NONE, _NONE, -1
+        for j in range(row.shape[1]):
+            if row[i, j] >= 0 and sign * kept[i, j] > best:
+                best = sign * kept[i, j]
+        for j in range(row.shape[1]):
+            r = row[i, j]
+            if r >= 0 and sign * kept[i, j] >= best - 2 * error:
+                s = sign * _similarity(x[i], y[r])
+                if s > top or (s == top and r < at):
+                    top, at = s, r
+        found[i, 0], value[i, 0] = at, sign * top
+
+
+@compiled
+@no_type_check
+def nearest_negative(score, anchor, low, high, x, y, error, found, value):
+    """The negative of the largest similarity below `high`, if that is above `low`; ties to the smaller row."""
+    n = score.shape[1]
+    bits, scratch = score.view(np.int32), np.empty(1, np.float32)
+    for i in range(len(anchor)):
+        a = anchor[i]
+        line = score[a]
+        best = _largest_below(bits[a], np.float32(high[i] - error), scratch)
+        least, most = max(np.float32(best - 2 * error), _LEAST), np.float32(high[i] + error)
+        top, at = _NONE, -1
+        for begin in range(0, n, _STRIP):
+            strip = line[begin : begin + _STRIP]
+            open_ = False
+            for j in range(len(strip)):
+                open_ |= (strip[j] >= least) & (strip[j] <= most)
+            if open_:
+                for j in range(len(strip)):
+                    if least <= strip[j] <= most:
+                        s = _similarity(x[a], y[begin + j])
+                        if top < s < high[i]:
+                            top, at = s, begin + j
+        inside = top > low[i]
+        found[i, 0], value[i, 0] = (at, top) if inside else (-1, _NONE)
+
+
+@compiled
+@no_type_check
+def settle(score, row, kept, x, y, nearest, farthest, epsilon, error, over, under, positives, negatives):
+    """Bounds of each anchor's informative pairs, and how many there are; scores near a bound are made exact.
+
+    A negative is informative from `over` up (itself excluded), a positive from `under` down.
+    """
+    n = score.shape[1]
+    for i in range(len(score)):
+        line = score[i]
+        over[i], under[i] = _floor(farthest[i, 0] - epsilon), -_floor(-(nearest[i, 0] + epsilon))
+        least, most = np.float32(over[i] - 2 * error), np.float32(over[i] + 2 * error)
+        total = 0
+        for begin in range(0, n, _STRIP):
+            strip = line[begin : begin + _STRIP]
+            open_ = False
+            for j in range(len(strip)):
+                open_ |= (strip[j] >= least) & (strip[j] <= most)
+            if open_:
+                for j in range(len(strip)):
+                    if least <= strip[j] <= most:
+                        strip[j] = _similarity(x[i], y[begin + j])
+            for j in range(len(strip)):
+                total += strip[j] > over[i]
+        negatives[i] = total
+        total = 0
+        for j in range(row.shape[1]):
+            if row[i, j] >= 0:
+                if abs(kept[i, j] - under[i]) <= 2 * error:
+                    kept[i, j] = _similarity(x[i], y[row[i, j]])
+                total += kept[i, j] < under[i]
+        positives[i] = total
+
+
+@compiled
+@no_type_check
+def informative(score, row, kept, over, under, a1, p, a2, n):
+    """The pairs that `settle` counted; the last four have a place to spare."""
+    at = 0
+    for i in range(len(row)):
+        for j in range(row.shape[1]):
+            a1[at], p[at] = i, row[i, j]
+            at += (row[i, j] >= 0) & (kept[i, j] < under[i])
+    at = 0
+    for i in range(len(score)):
+        line, begin = score[i], at
+        for j in range(len(line)):
+            n[at] = j
+            at += line[j] > over[i]
+        a2[begin:at] = i
+
+
+@compiled
+@no_type_check
+def similarities(x, y, anchor, row, value):
+    """The reported similarity of anchors and rows; -inf where the row is -1."""
+    for i in range(len(anchor)):
+        for j in range(row.shape[1]):
+            value[i, j] = _similarity(x[anchor[i]], y[row[i, j]]) if row[i, j] >= 0 else _NONE
+
+
+@compiled
+@no_type_check
+def _largest_below(bits, bound, scratch):
+    """The largest of float32 numbers below a bound, given as bits; -inf where there are none.
+
+    As integers in the order of the numbers: their maximum becomes vector instructions, that of floats does not.
+    """
+    key = scratch.view(np.int32)  # one number's bits
+    scratch[0] = bound
+    limit = _ordered(key[0])
+    best = _NO_KEY
+    for j in range(len(bits)):
+        own = _ordered(bits[j])
+        below = own if own < limit else _NO_KEY
+        best = below if below > best else best
+    key[0] = _ordered(best)
+    return scratch[0]
+
+
+@compiled
+@no_type_check
+def _ordered(bits):
+    """Bits of a float32 as an integer in the order of the numbers, and back; numba widens what is not cast."""
+    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@compiled
+@no_type_check
+def _floor(value):
+    """The largest float32 that is not above."""
+    near = np.float32(value)
+    return np.nextafter(near, _NONE) if near > value else near
+
+
+@compiled_sum
+@no_type_check
+def _similarity(x, y):
+    """The reported similarity: the product in float64, rounded to float32."""
+    total = 0.0
+    for j in range(len(x)):
+        total += np.float64(x[j]) * np.float64(y[j])
+    return np.float32(total)

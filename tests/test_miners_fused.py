@@ -1,0 +1,146 @@
+"""Compiled passes, calls of torch, and exact similarities of everything choose the same tuples."""
+
+import math
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from legolas_metric import (
+    EasyPositiveMiner,
+    ExactIndex,
+    FullHardMiner,
+    HardMiner,
+    LabelRelation,
+    MultiSimilarityMiner,
+    RandomMiner,
+    SemiHardMiner,
+)
+from legolas_metric.miners.dense import DensePool
+from legolas_metric.miners.fused import FusedPool
+from legolas_metric.miners.screened import ScreenedPool
+from legolas_metric.miners.sources import Batch, batch_source
+
+MINERS = {
+    "random": lambda **kw: RandomMiner(per_anchor=2, **kw),
+    "semi-hard": lambda **kw: SemiHardMiner(margin=0.4, **kw),
+    "semi-hard all": lambda **kw: SemiHardMiner(positive="all", **kw),
+    "semi-hard to the nearest": lambda **kw: SemiHardMiner(reference="nearest", on_empty="hardest", **kw),
+    "easy semi-hard": lambda **kw: SemiHardMiner(positive="nearest", margin=math.inf, **kw),
+    "hard": lambda **kw: HardMiner(**kw),
+    "hard x3": lambda **kw: HardMiner(positive="all", per_anchor=3, **kw),
+    "hard mixed": lambda **kw: HardMiner(ranks=(2, 4), mix=0.3, **kw),
+    "full-hard": lambda **kw: FullHardMiner(**kw),
+    "easy positive": lambda **kw: EasyPositiveMiner(negative="hard", **kw),
+    "multi-similarity": lambda **kw: MultiSimilarityMiner(epsilon=0.1, **kw),
+    "multi-similarity 0": lambda **kw: MultiSimilarityMiner(epsilon=0.0, **kw),
+}
+RELATIONS = {
+    "label": None,
+    "other group": LabelRelation(positive_group="other"),
+    "same group": LabelRelation(positive_group="other", negative_group="same"),
+}
+
+
+@contextmanager
+def patched(target, value):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, value)
+        yield
+
+
+def a_batch(n, m, d, pool, jitter, classes, scale, seed):
+    """Rows of which many are equal, or differ in the last places, labels from -1, and m reference rows like them."""
+    g = torch.Generator().manual_seed(seed)
+
+    def rows(count):
+        base = torch.randn(pool, d, generator=g)[torch.randint(0, pool, (count,), generator=g)]
+        x = scale * base * (1 + jitter * torch.randn(count, d, generator=g))
+        labels = torch.randint(-1, classes, (count,), generator=g)
+        return x, labels, torch.randint(0, 3, (count,), generator=g)
+
+    x, y, groups = rows(n)
+    if m is None:
+        return (x, y), {"groups": groups}
+    r, ref_labels, ref_groups = rows(m)
+    shared = min(n, m) // 2
+    return (x, y, torch.cat([x[:shared], r[shared:]]), ref_labels), {"groups": groups, "ref_groups": ref_groups}
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+@pytest.mark.parametrize("name", MINERS)
+@settings(max_examples=12, deadline=None)
+@given(
+    n=st.integers(2, 90),
+    m=st.none() | st.integers(1, 150),
+    d=st.integers(1, 19),
+    pool=st.integers(1, 200),
+    jitter=st.sampled_from([0.0, 1e-7, 3e-7, 1e-3, 1.0]),
+    classes=st.integers(1, 40),
+    scale=st.sampled_from([1e-15, 1.0, 3.0, 1e15]),
+    metric=st.sampled_from(["cosine", "dot", "euclidean"]),
+    seed=st.integers(0, 10_000),
+)
+def test_the_ways_of_mining_a_batch_agree(name, relation, n, m, d, pool, jitter, classes, scale, metric, seed):
+    batch, of = a_batch(n, m, d, pool, jitter, classes, scale, seed)
+
+    def mined():
+        return MINERS[name](index=ExactIndex(metric=metric), relation=RELATIONS[relation])(*batch, **of)
+
+    found = mined()
+    with patched("legolas_metric.compiled.has_numba", lambda: False):
+        by_torch = mined()
+    with patched("legolas_metric.miners.sources.FusedPool", lambda exact, error: exact):
+        exact = mined()
+    for part, other, third in zip(found, by_torch, exact, strict=True):
+        assert torch.equal(part, other)
+        assert torch.equal(part, third)
+
+
+@pytest.mark.parametrize(
+    ("metric", "scale", "numba", "kind"),
+    [
+        ("cosine", 1.0, True, FusedPool),
+        ("dot", 1.0, True, FusedPool),
+        ("cosine", 1.0, False, ScreenedPool),
+        ("dot", 1e25, True, ScreenedPool),  # products overflow, so they screen nothing
+        ("euclidean", 1.0, True, DensePool),
+    ],
+)
+def test_which_way_a_batch_goes(metric, scale, numba, kind):
+    x, y, *_ = a_batch(30, None, 4, 30, 1.0, 5, scale, 0)[0]
+    with patched("legolas_metric.compiled.has_numba", lambda: numba):
+        batch = Batch.of(x, y, None, None, None, None, metric)
+        block = next(batch_source(batch, metric, None, screened=True).blocks)
+    assert type(block.pool) is kind
+
+
+@pytest.mark.parametrize("numba", [True, False])
+@pytest.mark.parametrize("name", ["semi-hard", "full-hard", "multi-similarity", "hard mixed"])
+def test_a_batch_leaves_the_callers_tensors_alone(name, numba):
+    x, y, *_ = a_batch(60, None, 5, 60, 1.0, 8, 1.0, 1)[0]
+    unit, before = torch.nn.functional.normalize(x), (x.clone(), y.clone())
+    kept = unit.clone()
+    with patched("legolas_metric.compiled.has_numba", lambda: numba):
+        MINERS[name]()(x, y)
+        MINERS[name]()(unit, y)
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+    assert torch.equal(unit, kept)
+
+
+@pytest.mark.parametrize("numba", [True, False])
+def test_bounds_are_compared_in_float64_and_exclude_themselves(numba):
+    dot = ExactIndex(metric="dot")
+    with patched("legolas_metric.compiled.has_numba", lambda: numba):
+        # s_ap = 2, so the window is 1 < s < 2; of the negatives one lies on each bound, and one between.
+        x, y = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 1.0], [2.0, 1.0], [1.5, 9.0]]), torch.tensor([0, 0, 1, 1, 1])
+        window = SemiHardMiner(positive="nearest", margin=1.0, index=dot)
+        assert [part[0].item() for part in window(x, y)] == [0, 1, 4]
+        assert 0 not in window(x[:4], y[:4])[0]
+        # The float32 nearest to 0.8 is larger than 0.8 = s_ap - epsilon.
+        pairs = MultiSimilarityMiner(epsilon=0.2, index=dot)
+        _, _, a2, n = pairs(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.8, 0.0]]), torch.tensor([0, 0, 1]))
+        assert list(zip(a2.tolist(), n.tolist())) == [(0, 2), (1, 2)]
