@@ -64,16 +64,6 @@ def test_cross_batch_memory(ours, theirs, batch):
         torch.testing.assert_close(rows[0].grad, rows[1].grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", [ours for ours, _ in OURS_AND_THEIRS])
-def test_adapted_losses_can_be_pickled_and_copied(loss, batch):
-    adapted = as_loss(loss).eval()
-    for again in (pickle.loads(pickle.dumps(adapted)), copy.deepcopy(adapted)):
-        assert type(again) is type(adapted)
-        assert not again.training
-        assert again.loss is not loss
-        assert torch.equal(again(*batch), adapted(*batch))
-
-
 def test_cross_batch_memory_with_our_miner(batch):
     x, y = batch
     memory = losses.CrossBatchMemory(as_loss(TripletLoss()), 6, memory_size=24, miner=as_miner(FullHardMiner()))

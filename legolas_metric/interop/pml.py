@@ -270,9 +270,6 @@ def _loss_class(name: str) -> type[nn.Module]:
             value = self.loss(embeddings, labels, indices_tuple, *((None, None) if itself else (ref_emb, ref_labels)))
             return {"loss": {"losses": value, "indices": None, "reduction_type": "already_reduced"}}
 
-        def __reduce__(self) -> tuple[Any, ...]:
-            return _unpickled, (as_loss, self.loss), self.__dict__
-
     Adapted.__name__ = Adapted.__qualname__ = name
     return Adapted
 
@@ -290,11 +287,6 @@ def _miner_class() -> type[nn.Module]:
             return self.miner(embeddings, labels, ref_emb, ref_labels)
 
         def __reduce__(self) -> tuple[Any, ...]:
-            return _unpickled, (as_miner, self.miner), self.__dict__
+            return as_miner, (self.miner,), self.__dict__
 
     return Adapted
-
-
-def _unpickled(adapt: Callable[[Any], Any], wrapped: Any) -> Any:
-    """The adapter of a loss or miner: its class is made by a call, so that pickle can't find it by name."""
-    return adapt(wrapped)
