@@ -1,37 +1,25 @@
-"""The exact engine, held against brute force in float64, and its certificate, which must be what keeps it right."""
+"""The exact engine, held against brute force in float64, in every way that it takes."""
 
 import subprocess
 import sys
-from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from exact_ways import WAYS, by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import neighbors
 
 from legolas_metric import ExactIndex
-from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.exact import answer as routing
-from legolas_metric.index.exact import precision as asking
 from legolas_metric.index.exact import side as siding
 from legolas_metric.index.exact import solve as solving
 from legolas_metric.index.exact import sweep as sweeping
-from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.duplicates import needed_rows
-from legolas_metric.index.exact.precision import has_int16
-from legolas_metric.index.exact.relations import Request
-from legolas_metric.index.exact.table import choose_frame, make_table, with_steps
 from legolas_metric.index.protocol import fitted_rows
 
-HERE = torch.device("cpu")
-# (precision, whether in compiled loops): every way to one answer
-WAYS = [
-    *([("int16", True)] if has_int16(HERE) else []),
-    *[(precision, compiled) for precision in ("bfloat16", "float32") for compiled in (True, False)],
-]
 WANTS = ("any", "negative", "positive", "cross_group_positive")
 METRICS = ("cosine", "dot", "euclidean")
 
@@ -45,14 +33,6 @@ def _small_pieces():
         patch.setattr(sweeping, "PIECE", 32)
         patch.setattr(sweeping, "_BAND_ROWS", 32)
         patch.setattr(routing, "_LARGE_CLASS", 8)
-        yield
-
-
-@contextmanager
-def by(compiled: bool):
-    """Screening in compiled loops, or by torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solving, "runs_compiled", lambda device: compiled)
         yield
 
 
@@ -157,77 +137,6 @@ def test_queries_of_their_own_equal_brute_force(want, precision, compiled):
     true_ids, true_values = expected(rows, labels, ids, groups, 3, queries=queries, want=want, metric="dot")
     np.testing.assert_array_equal(found.ids.numpy(), true_ids)
     np.testing.assert_allclose(found.similarities.numpy(), true_values, rtol=1e-6)
-
-
-@pytest.mark.parametrize("shrink", [1.0, 0.01])
-@pytest.mark.parametrize(("precision", "compiled"), [way for way in WAYS if way[0] != "float32"])
-def test_a_smaller_bound_goes_wrong(shrink, precision, compiled):
-    """The bound is what keeps the answers right: a hundredth of it does not."""
-    generator = torch.Generator().manual_seed(1)
-    table, labels = torch.randn(1200, 3, generator=generator), torch.arange(1200) // 3  # many near ties
-    rows = fitted_rows(table, labels, ids=None, groups=None, metric="cosine")
-    request = Request(rows, rows, 1, "negative", "cosine", False, None)
-    with exact_arithmetic(HERE), by(compiled):
-        found = routing.answer(request, precision, 256, shrink)
-    exact = ExactIndex(precision="float32").fit(table, labels).self_join(1)
-    wrong = int((found.ids != exact.ids).sum())
-    assert (wrong == 0) == (shrink == 1.0), f"{wrong} wrong answers with {shrink} of the bound"
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("offset", [0.0, 3.0])
-def test_no_score_errs_by_more_than_its_bound(dtype, metric, offset, generator):
-    for n, m, d in ((50, 70, 1), (150, 300, 10), (290, 200, 67)):
-        x, y = (torch.randn(size, d, generator=generator) + offset for size in (n, m))
-        if metric == "cosine":
-            x, y = (torch.nn.functional.normalize(rows.double()).float() for rows in (x, y))
-        frame = choose_frame([x, y], metric, farthest=d == 10)
-        left, right = make_table(x, frame, dtype), make_table(y, frame, dtype)
-        certificate = certify(left, right, frame, 2048)
-        scores = (left.left @ right.right.T)[:n, :m].double()
-        true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
-        error = (scores - frame.score(true.flatten()).view(n, m)).abs()
-        bound = certificate.errors(slice(0, n), 0)[:, None] + certificate.relative * scores.abs()
-        assert bool((error <= bound).all())
-
-
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("offset", [0.0, 3.0])
-def test_no_integer_score_errs_by_more_than_its_bound(metric, offset, generator):
-    for n, m, d in ((50, 70, 1), (150, 300, 10), (290, 200, 67)):
-        x, y = (torch.randn(size, d, generator=generator) + offset for size in (n, m))
-        if metric == "cosine":
-            x, y = (torch.nn.functional.normalize(rows.double()).float() for rows in (x, y))
-        frame = with_steps(choose_frame([x, y], metric, farthest=d == 10), [x, y])
-        left, right = make_table(x, frame, torch.int16), make_table(y, frame, torch.int16)
-        a, b = (rows.transpose(1, 2).flatten(2).flatten(0, 1).double() for rows in (left.left, right.right))
-        whole = a @ b.T + left.offset[:, None] + right.offset
-        assert whole.abs().max() < 2**31
-        assert max(a.abs().max(), b.abs().max()) < 2**15
-        assert frame.steps > 2**14
-        true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
-        error = (whole[:n, :m] / frame.steps**2 - frame.score(true.flatten()).view(n, m)).abs()
-        bound = certify(left, right, frame, 2048).errors(slice(0, n), 0)[:, None]
-        assert bool((error <= bound).all())
-        assert d == 1 or error.max() > 0.02 * bound.max()  # the bound is not idle
-
-
-def test_int16_is_refused_where_nothing_computes_it(monkeypatch):
-    monkeypatch.setattr(asking, "runs_compiled", lambda device: False)
-    with pytest.raises(ValueError, match="precision='int16' needs numba and a processor with AVX2"):
-        ExactIndex(precision="int16").fit(torch.eye(3), [0, 1, 1]).self_join(1)
-    assert ExactIndex().fit(torch.eye(3), [0, 1, 1]).self_join(1).ids.tolist() == [[1], [0], [0]]
-
-
-def test_rows_whose_terms_dwarf_their_products_are_screened_in_float32():
-    rows = torch.randn(400, 5, generator=torch.Generator().manual_seed(0)) + torch.tensor([1e4, 0, 0, 0, 0])
-    labels = torch.arange(400) // 2
-    with by(True):
-        found = ExactIndex(metric="dot", precision="int16").fit(rows, labels).self_join(1)
-    assert found.stats.precision == "float32"
-    expected = (rows.double() @ rows.double().T).float().masked_fill(labels[:, None] == labels, -torch.inf)
-    assert torch.equal(found.similarities[:, 0], expected.amax(1))
 
 
 def test_ties_go_to_the_smaller_id():

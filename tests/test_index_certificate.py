@@ -1,0 +1,87 @@
+"""The certificate of the exact engine: no score errs by more than its bound, and the bound is what keeps it right."""
+
+import pytest
+import torch
+from exact_ways import HERE, WAYS, by
+
+from legolas_metric import ExactIndex
+from legolas_metric.index.arithmetic import exact_arithmetic
+from legolas_metric.index.exact import answer as routing
+from legolas_metric.index.exact import precision as asking
+from legolas_metric.index.exact.certificate import certify
+from legolas_metric.index.exact.relations import Request
+from legolas_metric.index.exact.table import choose_frame, make_table, with_steps
+from legolas_metric.index.protocol import fitted_rows
+
+METRICS = ("cosine", "dot", "euclidean")
+
+
+@pytest.mark.parametrize("shrink", [1.0, 0.01])
+@pytest.mark.parametrize(("precision", "compiled"), [way for way in WAYS if way[0] != "float32"])
+def test_a_smaller_bound_goes_wrong(shrink, precision, compiled):
+    """The bound is what keeps the answers right: a hundredth of it does not."""
+    generator = torch.Generator().manual_seed(1)
+    table, labels = torch.randn(1200, 3, generator=generator), torch.arange(1200) // 3  # many near ties
+    rows = fitted_rows(table, labels, ids=None, groups=None, metric="cosine")
+    request = Request(rows, rows, 1, "negative", "cosine", False, None)
+    with exact_arithmetic(HERE), by(compiled):
+        found = routing.answer(request, precision, 256, shrink)
+    exact = ExactIndex(precision="float32").fit(table, labels).self_join(1)
+    wrong = int((found.ids != exact.ids).sum())
+    assert (wrong == 0) == (shrink == 1.0), f"{wrong} wrong answers with {shrink} of the bound"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_no_score_errs_by_more_than_its_bound(dtype, metric, offset, generator):
+    for n, m, d in ((50, 70, 1), (150, 300, 10), (290, 200, 67)):
+        x, y = (torch.randn(size, d, generator=generator) + offset for size in (n, m))
+        if metric == "cosine":
+            x, y = (torch.nn.functional.normalize(rows.double()).float() for rows in (x, y))
+        frame = choose_frame([x, y], metric, farthest=d == 10)
+        left, right = make_table(x, frame, dtype), make_table(y, frame, dtype)
+        certificate = certify(left, right, frame, 2048)
+        scores = (left.left @ right.right.T)[:n, :m].double()
+        true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
+        error = (scores - frame.score(true.flatten()).view(n, m)).abs()
+        bound = certificate.errors(slice(0, n), 0)[:, None] + certificate.relative * scores.abs()
+        assert bool((error <= bound).all())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_no_integer_score_errs_by_more_than_its_bound(metric, offset, generator):
+    for n, m, d in ((50, 70, 1), (150, 300, 10), (290, 200, 67)):
+        x, y = (torch.randn(size, d, generator=generator) + offset for size in (n, m))
+        if metric == "cosine":
+            x, y = (torch.nn.functional.normalize(rows.double()).float() for rows in (x, y))
+        frame = with_steps(choose_frame([x, y], metric, farthest=d == 10), [x, y])
+        left, right = make_table(x, frame, torch.int16), make_table(y, frame, torch.int16)
+        a, b = (rows.transpose(1, 2).flatten(2).flatten(0, 1).double() for rows in (left.left, right.right))
+        whole = a @ b.T + left.offset[:, None] + right.offset
+        assert whole.abs().max() < 2**31
+        assert max(a.abs().max(), b.abs().max()) < 2**15
+        assert frame.steps > 2**14
+        true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
+        error = (whole[:n, :m] / frame.steps**2 - frame.score(true.flatten()).view(n, m)).abs()
+        bound = certify(left, right, frame, 2048).errors(slice(0, n), 0)[:, None]
+        assert bool((error <= bound).all())
+        assert d == 1 or error.max() > 0.02 * bound.max()  # the bound is not idle
+
+
+def test_int16_is_refused_where_nothing_computes_it(monkeypatch):
+    monkeypatch.setattr(asking, "runs_compiled", lambda device: False)
+    with pytest.raises(ValueError, match="precision='int16' needs numba and a processor with AVX2"):
+        ExactIndex(precision="int16").fit(torch.eye(3), [0, 1, 1]).self_join(1)
+    assert ExactIndex().fit(torch.eye(3), [0, 1, 1]).self_join(1).ids.tolist() == [[1], [0], [0]]
+
+
+def test_rows_whose_terms_dwarf_their_products_are_screened_in_float32():
+    rows = torch.randn(400, 5, generator=torch.Generator().manual_seed(0)) + torch.tensor([1e4, 0, 0, 0, 0])
+    labels = torch.arange(400) // 2
+    with by(True):
+        found = ExactIndex(metric="dot", precision="int16").fit(rows, labels).self_join(1)
+    assert found.stats.precision == "float32"
+    expected = (rows.double() @ rows.double().T).float().masked_fill(labels[:, None] == labels, -torch.inf)
+    assert torch.equal(found.similarities[:, 0], expected.amax(1))
