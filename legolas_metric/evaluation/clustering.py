@@ -21,6 +21,7 @@ class ClusteringReport:
         calinski_harabasz, davies_bouldin, silhouette: of the classes; the silhouette on at most 10,000 rows.
         classes: classes, and clusters asked of k-means.
         rows: labelled rows that were looked at.
+        baseline: the report of the untrained encoder; None where none was given.
 
     Example:
         >>> import torch
@@ -37,6 +38,7 @@ class ClusteringReport:
     silhouette: float
     classes: int
     rows: int
+    baseline: "ClusteringReport | None" = None
 
 
 def evaluate_clustering(
@@ -47,6 +49,7 @@ def evaluate_clustering(
     metric: Metric = "cosine",
     protocol: RetrievalProtocol = RetrievalProtocol(),  # noqa: B008  (frozen)
     seed: int = 0,
+    baseline: ArrayLike | ClusteringReport | None = None,
 ) -> ClusteringReport:
     """Cluster the labelled rows of the protocol's gallery into as many clusters as classes, and compare.
 
@@ -57,6 +60,7 @@ def evaluate_clustering(
         metric: under "cosine" the rows are normalised; distances are Euclidean.
         protocol: its gallery is the set looked at.
         seed: of k-means, and of the silhouette's sample.
+        baseline: embeddings of the same rows by the untrained encoder, or their report.
 
     Raises:
         TypeError, ValueError: as `evaluate_ranking`; fewer than two classes, or as many classes as rows.
@@ -70,6 +74,9 @@ def evaluate_clustering(
     from sklearn import cluster, metrics  # half a second, that only those who ask for it should pay
 
     check_metric(metric)
+    reference = baseline
+    if reference is not None and not isinstance(reference, ClusteringReport):
+        reference = evaluate_clustering(reference, labels, ids=ids, metric=metric, protocol=protocol, seed=seed)
     table = fitted_rows(embeddings, labels, ids=ids, groups=None, metric=metric)
     assert table.labels is not None
     rows = table[side(table, protocol.gallery, "gallery")]
@@ -92,4 +99,5 @@ def evaluate_clustering(
         silhouette=float(metrics.silhouette_score(x, y, sample_size=sample, random_state=seed)),
         classes=classes,
         rows=len(y),
+        baseline=reference,
     )
