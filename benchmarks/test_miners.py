@@ -80,7 +80,8 @@ def test_batch(benchmark, full, name, size):
     ours, theirs = make_ours(), make_theirs()
     embeddings, labels = batch(size)
     theirs_too = size <= (1024 if name in ENUMERATING else 2048)
-    rounds = 3 if size >= 1024 else 9
+    rounds = {128: 101, 256: 101, 512: 51, 1024: 15, 2048: 7}.get(size, 3)
+    rounds = 3 if name in ENUMERATING and size >= 512 else rounds
     functions = [lambda: ours(embeddings, labels), lambda: theirs(embeddings, labels)]
     medians = alternate(functions[: 1 + theirs_too], rounds)
     benchmark.extra_info.update(ours_ms=medians[0], ours_peak_mb=peak_mb(functions[0]))

@@ -116,7 +116,7 @@ class Classes:
     def _split_compiled(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
         from legolas_metric.miners.kernels import split
 
-        row = torch.empty(len(score), int(self.size.max()), dtype=torch.int64)
+        row = torch.empty(len(score), self.size.numpy().max(), dtype=torch.int64)
         kept = torch.empty(row.shape)
         skip, skipped = self.group or (self.start, torch.zeros_like(self.start))
         split(*arrays(score, self.order, self.start, self.size, self.self_row, skip, skipped, row, kept))

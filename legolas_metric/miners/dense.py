@@ -68,7 +68,8 @@ class DensePool:
     screened = False
 
     def __init__(self, table: Table, part: Part, relations: Relations) -> None:
-        self.anchors, self.rows = table.anchors[part], table.rows
+        whole = isinstance(part, slice) and part.stop - part.start == len(table.anchors)
+        self.anchors, self.rows = table.anchors if whole else table.anchors[part], table.rows
         self.relations: Relations = relations
         self.metric: Metric = table.metric
         self._table, self._part = table, part

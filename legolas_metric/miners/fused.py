@@ -32,6 +32,9 @@ class FusedPool:
     screened = False
 
     def __init__(self, exact: DensePool, error: float) -> None:
+        from legolas_metric.miners import kernels
+
+        self._passes = kernels
         self.anchors, self.rows, self.relations = exact.anchors, exact.rows, exact.relations
         self.metric: Metric = exact.metric
         self.exact = exact
@@ -41,26 +44,23 @@ class FusedPool:
 
     def positives(self, k: int, *, farthest: bool) -> Ranked:
         """See `Pool`."""
-        from legolas_metric.miners.kernels import extreme_positive
-
         if k > 1:
             return self.exact.positives(k, farthest=farthest)
         _, row, kept = self._split()
         found, value = _answer(len(row))
-        extreme_positive(row, kept, *self._sides, self.error, -1 if farthest else 1, *arrays(found, value))
+        self._passes.extreme_positive(row, kept, *self._sides, self.error, -1 if farthest else 1, *arrays(found, value))
         return found, value
 
     def negatives(self, anchor: Int64[Tensor, " m"] | None, k: int, window: Window | None) -> Ranked:
         """See `Pool`."""
-        from legolas_metric.miners.kernels import nearest_negative
-
         if k > 1:
             return self.exact.negatives(anchor, k, window)
         score = self._split()[0]
         asked = np.arange(len(score)) if anchor is None else arrays(anchor)[0]
-        low, high = (np.full(len(asked), bound) for bound in (-np.inf, np.inf)) if window is None else arrays(*window)
-        found, value = _answer(len(asked))
-        nearest_negative(score, asked, low, high, *self._sides, self.error, *arrays(found, value))
+        m = len(asked)
+        low, high = (np.full(m, -np.inf), np.full(m, np.inf)) if window is None else arrays(*window)
+        found, value = _answer(m)
+        self._passes.nearest_negative(score, asked, low, high, *self._sides, self.error, *arrays(found, value))
         return found, value
 
     def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
@@ -77,17 +77,15 @@ class FusedPool:
 
     def informative(self, epsilon: float) -> PairTuple:
         """See `DensePool`."""
-        from legolas_metric.miners.kernels import informative, settle
-
         nearest, farthest = self.negatives(None, 1, None)[1], self.positives(1, farthest=True)[1]
         parts, extremes = self._split(), arrays(nearest, farthest)
         q = len(self.anchors)
         bounds = np.empty(q, np.float32), np.empty(q, np.float32)
         positives, negatives = np.empty(q, np.int64), np.empty(q, np.int64)
-        settle(*parts, *self._sides, *extremes, epsilon, self.error, *bounds, positives, negatives)
+        self._passes.settle(*parts, *self._sides, *extremes, epsilon, self.error, *bounds, positives, negatives)
         s, t = int(positives.sum()), int(negatives.sum())
         a1, p, a2, n = (torch.empty(count + 1, dtype=torch.int64) for count in (s, s, t, t))
-        informative(*parts, *bounds, *arrays(a1, p, a2, n))
+        self._passes.informative(*parts, *bounds, *arrays(a1, p, a2, n))
         return a1[:s], p[:s], a2[:t], n[:t]
 
     def _split(self) -> tuple[np.ndarray, ...]:

@@ -152,9 +152,9 @@ class Miner:
             none, no_similarity = torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, device=device)
             return Triplets(none, none.clone(), none.clone(), no_similarity, no_similarity.clone(), stats)
         return Triplets(
-            source.names[_joined([number[part.anchor] for number, part in found])],
-            source.rows.ids[_joined([part.positive for part in chosen])],
-            source.rows.ids[_joined([part.negative for part in chosen])],
+            source.names.index_select(0, _joined([number.index_select(0, part.anchor) for number, part in found])),
+            source.rows.ids.index_select(0, _joined([part.positive for part in chosen])),
+            source.rows.ids.index_select(0, _joined([part.negative for part in chosen])),
             _joined([part.s_ap for part in chosen]),
             _joined([part.s_an for part in chosen]),
             stats,

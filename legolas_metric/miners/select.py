@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.index.protocol import NO_ID
@@ -48,11 +48,11 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Negatives of each pair, -1 past the last; and which pairs have none, because of the guard or not."""
+    """Negatives of each pair, -1 past the last; and the numbers of the pairs that have none, but for the guard's."""
 
     row: Int64[Tensor, "p k"]
     s_an: Float32[Tensor, "p k"]
-    empty: Bool[Tensor, " p"]
+    empty: Int64[Tensor, " e"]
     exhausted: int = 0
     contested: int = 0
     filtered: Counter[str] = field(default_factory=Counter)
@@ -63,7 +63,7 @@ def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
     anchor, positive, s_ap = _pairs(pool, strategy, draws)
     choices = [_negatives(pool, strategy, draws, anchor, positive, s_ap)]
     row, s_an = choices[0].row, choices[0].s_an
-    lone = choices[0].empty.nonzero()[:, 0]
+    lone = choices[0].empty
     if len(lone) and strategy.on_empty == "hardest":
         ranked = pool.negatives(anchor[lone], _depth(strategy), None)
         choices.append(_guarded(pool, strategy.guard, anchor[lone], ranked, strategy.per_anchor, None))
@@ -128,10 +128,10 @@ def _negatives(
     """The negatives of each pair by the strategy's rule."""
     if strategy.negative == "random":
         row = pool.relations.draw_negatives(draws.negative)[anchor]
-        return _Choice(row, pair_similarities(pool, anchor, row), row[:, 0] == NO_ID)
+        return _Choice(row, pair_similarities(pool, anchor, row), _without_any(row))
     if strategy.negative == "distance_weighted":
         row, s_an = (part[anchor] for part in pool.weighted(draws.negative, strategy.cutoffs))
-        return _Choice(row, s_an, row[:, 0] == NO_ID)
+        return _Choice(row, s_an, _without_any(row))
     depth, each_once = _depth(strategy), strategy.positive != "all"
     if not strategy.semi_hard:
         row, s_an = pool.negatives(None, depth, None)
@@ -146,6 +146,13 @@ def _negatives(
         ranked = pool.negatives(None if each_once else anchor, depth, strategy.window(s_ref, pool.metric))
     numbers = None if strategy.ranks is None else (strategy.ranks, draws.rank[anchor])
     return _guarded(pool, strategy.guard, anchor, ranked, strategy.per_anchor, numbers)
+
+
+def _without_any(row: Int64[Tensor, "p k"]) -> Int64[Tensor, " e"]:
+    """Numbers of the pairs that have no negative."""
+    if row.numel() and int(row.min()) > NO_ID:
+        return row.new_empty(0)
+    return (row[:, 0] == NO_ID).nonzero()[:, 0]
 
 
 def _depth(strategy: Strategy) -> int:
@@ -165,7 +172,7 @@ def _guarded(
     row, s_an = ranked
     if guard is None and ranks is None:
         row, s_an = (row, s_an) if row.shape[1] == k else (row[:, :k], s_an[:, :k])
-        return _Choice(row, s_an, row[:, 0] == NO_ID)
+        return _Choice(row, s_an, _without_any(row))
     there = row != NO_ID
     rejected = {} if guard is None else guard.reject(pool, anchor, row, s_an)
     passed = there
@@ -183,7 +190,7 @@ def _guarded(
     return _Choice(
         chosen,
         s_an.gather(1, place).masked_fill(chosen == NO_ID, -torch.inf),
-        (chosen[:, 0] == NO_ID) & ~exhausted,
+        ((chosen[:, 0] == NO_ID) & ~exhausted).nonzero()[:, 0],
         int(exhausted.sum()),
         int(contested.sum()),
         Counter({reason: int((mask & seen).sum()) for reason, mask in rejected.items()}),
