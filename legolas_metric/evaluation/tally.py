@@ -60,9 +60,11 @@ class Counters:
             work(self._counts[0])
             return
         # Threads of torch's own would wait for one another at each block, and spin while the others count.
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(work, self._counts))
-        torch.set_num_threads(threads)  # what the new threads were told is what later ones would start with
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(work, self._counts))
+        finally:
+            torch.set_num_threads(threads)  # what the new threads were told is what later ones would start with
 
     def total(self) -> Int64[Tensor, " s"]:
         """What all threads have counted."""

@@ -115,7 +115,7 @@ def evaluate_verification(
             honest test.
         metric: "cosine", "dot" or "euclidean".
         fars: false accept rates, each in (0, 1].
-        exact: False counts on the grid, which is twice as fast, however few the genuine pairs are.
+        exact: False counts on the grid, in two thirds of the time, however few the genuine pairs are.
         baseline: embeddings of the same rows by the untrained encoder, or their report.
 
     Raises:
