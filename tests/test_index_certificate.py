@@ -85,3 +85,12 @@ def test_rows_whose_terms_dwarf_their_products_are_screened_in_float32():
     assert found.stats.precision == "float32"
     expected = (rows.double() @ rows.double().T).float().masked_fill(labels[:, None] == labels, -torch.inf)
     assert torch.equal(found.similarities[:, 0], expected.amax(1))
+
+
+def test_the_terms_of_both_sides_fit(generator):
+    """A self-join adds the terms of two rows of one table."""
+    rows, labels = 10 + torch.randn(5, 1, generator=generator), torch.arange(5)
+    with by(True):
+        found = ExactIndex(metric="dot", precision="int16").fit(rows, labels).self_join(1)
+    expected = (rows @ rows.T).fill_diagonal_(-torch.inf).amax(1)
+    torch.testing.assert_close(found.similarities[:, 0], expected)

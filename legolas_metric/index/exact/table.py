@@ -115,15 +115,14 @@ def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthe
 
 def with_steps(frame: Frame, tables: list[Float32[Tensor, "_ d"]]) -> Frame:
     """The same units with as many steps as fit: no factor leaves int16, no score int32, terms included."""
-    factor, score = 0.0, 1.0
+    factor = term = 0.0
     for rows in tables:
-        term = 0.0
         for part in chunks(len(rows), _chunk(rows)):
             wide, terms = _in_frame(rows[part], frame)
-            factor = max(factor, float(wide.abs().max()))
-            term = max(term, float(terms.abs().max()))
-        score += term
-    return replace(frame, steps=min(_LARGEST_FACTOR / max(factor, 2.0**-15), math.sqrt(_LARGEST_SCORE / score)))
+            factor, term = max(factor, float(wide.abs().max())), max(term, float(terms.abs().max()))
+    return replace(
+        frame, steps=min(_LARGEST_FACTOR / max(factor, 2.0**-15), math.sqrt(_LARGEST_SCORE / (1 + 2 * term)))
+    )
 
 
 def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -> Table:
