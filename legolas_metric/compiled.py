@@ -66,7 +66,7 @@ def in_threads(function: Callable[[T], R], tasks: Iterable[T]) -> list[R]:
 
     A thread takes its next task when it is free: of a million, none waits in memory.
     """
-    threads = torch.get_num_threads()
+    threads = _threads()
     waiting, guard = iter(tasks), Lock()
 
     def stop() -> None:
@@ -89,6 +89,7 @@ def in_threads(function: Callable[[T], R], tasks: Iterable[T]) -> list[R]:
 
     if threads == 1:
         return work()
+    _busy.append(threads)
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             parts = [pool.submit(work) for _ in range(threads)]
@@ -98,4 +99,13 @@ def in_threads(function: Callable[[T], R], tasks: Iterable[T]) -> list[R]:
                 stop()
                 raise
     finally:
+        _busy.remove(threads)
         torch.set_num_threads(threads)  # what those threads were told is what later ones would start with
+
+
+_busy: list[int] = []  # of the callers that have threads at work
+
+
+def _threads() -> int:
+    """Torch's threads; those of another caller where there is one, since a thread that begins meanwhile is told 1."""
+    return max([torch.get_num_threads(), *_busy])

@@ -47,3 +47,23 @@ def test_an_error_reaches_the_caller(threads):
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_callers_at_the_same_time_keep_their_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+
+    def call() -> None:
+        in_threads(lambda task: time.sleep(0.002), range(20))
+        seen.append(torch.get_num_threads())
+
+    try:
+        callers = [threading.Thread(target=call) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert seen == [2, 2, 2, 2]
+    finally:
+        torch.set_num_threads(before)

@@ -94,3 +94,19 @@ def test_the_terms_of_both_sides_fit(generator):
         found = ExactIndex(metric="dot", precision="int16").fit(rows, labels).self_join(1)
     expected = (rows @ rows.T).fill_diagonal_(-torch.inf).amax(1)
     torch.testing.assert_close(found.similarities[:, 0], expected)
+
+
+@pytest.mark.parametrize("farthest", [False, True])
+@pytest.mark.parametrize("metric", METRICS)
+def test_opposite_clusters_just_inside_the_scale(metric, farthest, generator):
+    """Scores as large as they get: norms just below a power of two, on both sides of the centre."""
+    axis = torch.nn.functional.normalize(torch.randn(1, 32, generator=generator))
+    side = torch.arange(300)[:, None] % 2 * 2.0 - 1
+    rows, labels = 0.97 * side * axis + 1e-3 * torch.randn(300, 32, generator=generator), torch.arange(300) // 20
+    with by(True):
+        found = ExactIndex(metric=metric, precision="int16").fit(rows, labels).self_join(1, farthest=farthest)
+    wide = torch.nn.functional.normalize(rows.double()) if metric == "cosine" else rows.double()
+    true = -torch.cdist(wide, wide) if metric == "euclidean" else wide @ wide.T
+    sign = -1 if farthest else 1
+    best = (sign * true).masked_fill(labels[:, None] == labels, -torch.inf).amax(1)
+    torch.testing.assert_close(sign * found.similarities[:, 0].double(), best, rtol=1e-6, atol=1e-5)

@@ -85,6 +85,9 @@ def test_refuses(kind, arguments, named, error, text):
 
 
 def test_refuses_settings():
+    for temperature in (torch.tensor(-0.1), torch.tensor(0.0), torch.tensor(torch.nan)):
+        with pytest.raises(ValueError, match="temperature must be positive, got"):
+            supcon_loss(torch.eye(4), [0, 0, 1, 1], temperature=temperature)
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         SupConLoss(0.0)
     with pytest.raises(ValueError, match="alpha and beta must be positive"):

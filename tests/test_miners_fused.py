@@ -35,6 +35,7 @@ MINERS = {
     "full-hard": lambda **kw: FullHardMiner(**kw),
     "easy positive": lambda **kw: EasyPositiveMiner(negative="hard", **kw),
     "multi-similarity": lambda **kw: MultiSimilarityMiner(epsilon=0.1, **kw),
+    "every pair": lambda **kw: MultiSimilarityMiner(epsilon=math.inf, **kw),
     "multi-similarity 0": lambda **kw: MultiSimilarityMiner(epsilon=0.0, **kw),
 }
 RELATIONS = {

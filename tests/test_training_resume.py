@@ -117,3 +117,14 @@ def test_batches_go_on_behind_those_that_were_trained_on_however_many_were_fetch
                 next(loader)
             after.load_state_dict(before.state_dict(done))
             assert list(after) == whole[done:]
+
+
+def test_resuming_in_the_same_object_plans_by_the_bank_that_came_back(data, tmp_path):  # noqa: F811
+    x, labels = data
+    learner, mining, *_ = run(x, labels, tmp_path, SETTINGS["in turns"])
+    saved = mining.state_dict()
+    old = mining.bank
+    mining.load_state_dict(saved)
+    mining._resume(learner, saved)
+    assert mining.bank is not old
+    assert mining._pk["neighbors"].bank is mining.bank

@@ -4,14 +4,13 @@ Letters: m levels (distinct scores, ascending), t scores of one block.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.compiled import runs_compiled
+from legolas_metric.compiled import in_threads, runs_compiled
 from legolas_metric.evaluation.pairs import Scores
 from legolas_metric.evaluation.roc import RocCounts
 
@@ -55,16 +54,11 @@ class Counters:
             for block in scores():
                 count(block, counts)
 
-        threads = torch.get_num_threads()
         if len(self._counts) == 1:
             work(self._counts[0])
             return
         # Threads of torch's own would wait for one another at each block, and spin while the others count.
-        try:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                list(pool.map(work, self._counts))
-        finally:
-            torch.set_num_threads(threads)  # what the new threads were told is what later ones would start with
+        in_threads(work, self._counts)
 
     def total(self) -> Int64[Tensor, " s"]:
         """What all threads have counted."""

@@ -139,8 +139,9 @@ class SupConLoss(nn.Module):
 
 
 def _check(temperature: int | float | Float[Tensor, ""], form: Form) -> None:
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    read = not (isinstance(temperature, Tensor) and torch.compiler.is_compiling())
+    if read and not float(temperature.detach() if isinstance(temperature, Tensor) else temperature) > 0:
+        raise ValueError(f"temperature must be positive, got {float(temperature)}")
     check_choice("form", form, get_args(Form))
 
 

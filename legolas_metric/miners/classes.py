@@ -117,7 +117,7 @@ class Classes:
         from legolas_metric.miners.kernels import split
 
         row = torch.empty(len(score), self.size.numpy().max(), dtype=torch.int64)
-        kept = torch.empty(row.shape)
+        kept = torch.empty(row.shape, dtype=torch.float32)
         skip, skipped = self.group or (self.start, torch.zeros_like(self.start))
         split(*arrays(score, self.order, self.start, self.size, self.self_row, skip, skipped, row, kept))
         return row, kept

@@ -98,4 +98,4 @@ class FusedPool:
 
 def _answer(m: int) -> Ranked:
     """Room for the rows and similarities that a pass finds."""
-    return torch.empty(m, 1, dtype=torch.int64), torch.empty(m, 1)
+    return torch.empty(m, 1, dtype=torch.int64), torch.empty(m, 1, dtype=torch.float32)

@@ -4,6 +4,7 @@ Letters: q anchors, n rows, p pairs of anchor and positive, c candidates of a pa
 k neighbours.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -77,6 +78,8 @@ class FalseNegativeGuard:
         for name, value in (("relative", self.relative), ("quantile", self.quantile), ("vote", self.vote)):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+        if self.absolute is not None and not math.isfinite(self.absolute):
+            raise ValueError(f"absolute must be a finite difference of similarities, got {self.absolute}")
         check_at_least("near_duplicate", self.near_duplicate or 0, 0)
         check_at_least("skip", self.skip, 0)
         check_at_least("neighbours", self.neighbours, 1)

@@ -89,7 +89,7 @@ def settle(score, row, kept, x, y, nearest, farthest, epsilon, error, over, unde
     for i in range(len(score)):
         line = score[i]
         over[i], under[i] = _floor(farthest[i, 0] - epsilon), -_floor(-(nearest[i, 0] + epsilon))
-        least, most = np.float32(over[i] - 2 * error), np.float32(over[i] + 2 * error)
+        least, most = max(np.float32(over[i] - 2 * error), _LEAST), np.float32(over[i] + 2 * error)
         total = 0
         for begin in range(0, n, _STRIP):
             strip = line[begin : begin + _STRIP]

@@ -77,7 +77,7 @@ def _compiled_similarities(
 ) -> Float32[Tensor, "m k"]:
     from legolas_metric.miners.kernels import similarities
 
-    found = torch.empty(row.shape)
+    found = torch.empty(row.shape, dtype=torch.float32)
     similarities(*arrays(pool.anchors.embeddings, pool.rows.embeddings, anchor, row, found))
     return found
 

@@ -239,6 +239,7 @@ class GlobalMining(L.Callback):
         self.bank = EmbeddingBank(
             bank["embeddings"].to(learner.device), examples.labels, ids=examples.ids, groups=self.groups
         )
+        self._pk.pop("neighbors", None)  # it plans by the bank that this one takes the place of
         self.bank.steps.copy_(bank["steps"])
         self.bank.drift = bank["drift"]
         if self._averaged is not None:
