@@ -122,7 +122,8 @@ class SupConLoss(nn.Module):
         """The loss of a batch.
 
         Args:
-            embeddings: [n, d], of any length: normalised here.
+            embeddings: [n, d], of any length: normalised here. Rows shorter than the least normal number of their dtype
+                (6.1e-5 in float16) count as zero rows.
             labels: [n] integers, -1 for unlabelled: negative to every labelled anchor, and nothing else.
             indices_tuple: (a, p, n), (a1, p, a2, n) or a record of ids; default: all pairs.
             ref_emb, ref_labels: [m, d] and [m], reference rows instead of the batch itself.
