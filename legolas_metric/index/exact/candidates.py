@@ -17,11 +17,6 @@ _SETTLED_NEIGHBOURS = 2  # candidates per neighbour from which sorting them cost
 _CLOSED = 2.0**100  # a floor that no score reaches, and that arithmetic leaves finite
 
 
-def slots_for(k: int, *, windowed: bool) -> int:
-    """Candidates of an anchor that are kept at a time."""
-    return max(_FEWEST_WINDOWED_SLOTS if windowed else _FEWEST_SLOTS, _SLOTS_PER_NEIGHBOUR * k)
-
-
 class Candidates:
     """Buffers of `slots` candidates for each of n anchors; written in place.
 
@@ -33,7 +28,7 @@ class Candidates:
 
     def __init__(self, n: int, k: int, floor: Float32[Tensor, " n"], *, windowed: bool = False) -> None:
         self.k = k
-        self.slots = slots_for(k, windowed=windowed)
+        self.slots = max(_FEWEST_WINDOWED_SLOTS if windowed else _FEWEST_SLOTS, _SLOTS_PER_NEIGHBOUR * k)
         self.crowd = min(self.slots, _SETTLED_NEIGHBOURS * k + _FEWEST_SLOTS // 2)
         device = floor.device
         self.floor = floor
