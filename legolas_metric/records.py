@@ -21,7 +21,8 @@ class SearchStats:
         certified: share of the rows whose screening was certified without a rescan; None where nothing is screened.
         widened: queries for which the first search held too few admissible rows and was widened.
         details: further figures by name; of the exact engine: tiles, groups_per_row (whose scores were looked at),
-            scores_per_row, reranked_per_row, and rescanned (rows).
+            scores_per_row, reranked_per_row, and rescanned (rows). How many groups and scores were looked at varies
+            from run to run, with which thread comes first.
     """
 
     engine: str

@@ -287,6 +287,8 @@ def test_stats_tell_what_the_exact_engine_did():
     index = ExactIndex(precision="float32")
     searched = index.fit(bank.embeddings, bank.labels).self_join(1).stats.details
     stats = FullHardMiner(index=index).mine(bank).stats
-    assert stats.details == searched
+    exact = ("tiles", "reranked_per_row", "rescanned")  # the others depend on which thread comes first
+    assert [stats.details[name] for name in exact] == [searched[name] for name in exact]
+    assert stats.details.keys() == searched.keys()
     assert stats.details["groups_per_row"] >= 1
     assert stats.details["rescanned"] == 0
