@@ -17,6 +17,8 @@ from legolas_metric.index.protocol import NO_ID, Rows
 
 Part = slice | Int64[Tensor, " m"]
 
+_NO_GROUP = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class Classes:
@@ -116,11 +118,9 @@ class Classes:
     def _split_compiled(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
         from legolas_metric.miners.kernels import split
 
-        row = torch.empty(len(score), self.size.numpy().max(), dtype=torch.int64)
-        kept = torch.empty(row.shape, dtype=torch.float32)
-        skip, skipped = self.group or (self.start, torch.zeros_like(self.start))
-        split(*arrays(score, self.order, self.start, self.size, self.self_row, skip, skipped, row, kept))
-        return row, kept
+        skip = arrays(*self.group) if self.group is not None else (_NO_GROUP, _NO_GROUP)
+        row, kept = split(*arrays(score, self.order, self.start, self.size, self.self_row), *skip)
+        return torch.from_numpy(row), torch.from_numpy(kept)
 
     def _members(self) -> tuple[Int64[Tensor, "q m"], Bool[Tensor, "q m"]]:
         """Rows of each anchor's class, the last one repeated; and which of them are no positives, or repetitions."""
@@ -155,9 +155,11 @@ def draw_distinct(uniform: Float64[Tensor, "q k"], count: Int64[Tensor, " q"]) -
 
 def _run(ordered: Int64[Tensor, " n"], values: Int64[Tensor, " q"]) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
     """Where each value's run in an ascending array starts, and how long it is."""
-    if ordered.device.type == "cpu":  # torch would wake its threads
-        given = ordered.numpy(), values.numpy()
-        start = np.searchsorted(*given)
-        return torch.from_numpy(start), torch.from_numpy(np.searchsorted(*given, side="right") - start)
+    if runs_compiled(ordered.device):  # torch would wake its threads
+        from legolas_metric.miners.kernels import runs
+
+        start, size = torch.empty_like(values), torch.empty_like(values)
+        runs(*arrays(ordered, values, start, size))
+        return start, size
     start = torch.searchsorted(ordered, values)
     return start, torch.searchsorted(ordered, values, right=True) - start

@@ -47,9 +47,7 @@ class FusedPool:
         if k > 1:
             return self.exact.positives(k, farthest=farthest)
         _, row, kept = self._split()
-        found, value = _answer(len(row))
-        self._passes.extreme_positive(row, kept, *self._sides, self.error, -1 if farthest else 1, *arrays(found, value))
-        return found, value
+        return _tensors(self._passes.extreme_positive(row, kept, *self._sides, self.error, -1 if farthest else 1))
 
     def negatives(self, anchor: Int64[Tensor, " m"] | None, k: int, window: Window | None) -> Ranked:
         """See `Pool`."""
@@ -57,11 +55,8 @@ class FusedPool:
             return self.exact.negatives(anchor, k, window)
         score = self._split()[0]
         asked = np.arange(len(score)) if anchor is None else arrays(anchor)[0]
-        m = len(asked)
-        low, high = (np.full(m, -np.inf), np.full(m, np.inf)) if window is None else arrays(*window)
-        found, value = _answer(m)
-        self._passes.nearest_negative(score, asked, low, high, *self._sides, self.error, *arrays(found, value))
-        return found, value
+        bounds = (_UNBOUND, _UNBOUND) if window is None else arrays(*window)
+        return _tensors(self._passes.nearest_negative(score, asked, *bounds, *self._sides, self.error))
 
     def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
         """See `Pool`."""
@@ -96,6 +91,8 @@ class FusedPool:
         return self._parts
 
 
-def _answer(m: int) -> Ranked:
-    """Room for the rows and similarities that a pass finds."""
-    return torch.empty(m, 1, dtype=torch.int64), torch.empty(m, 1, dtype=torch.float32)
+_UNBOUND = np.empty(0)
+
+
+def _tensors(found: tuple[np.ndarray, np.ndarray]) -> Ranked:
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])

@@ -20,23 +20,38 @@ _NO_KEY = np.int32(np.array(-np.inf, np.float32).view(np.int32)[()] ^ np.int32(0
 
 @compiled
 @no_type_check
-def split(score, order, start, size, self_row, skip, skipped, row, kept):
-    """List the positives of each anchor, and set the scores of its whole class to -inf; see `Classes.split_`."""
-    for i in range(len(start)):
-        for j in range(row.shape[1]):
-            row[i, j], kept[i, j] = -1, _NONE
-            if j < size[i]:
-                place = start[i] + j
-                member = order[place]
-                if member != self_row[i] and not skip[i] <= place < skip[i] + skipped[i]:
-                    row[i, j], kept[i, j] = member, score[i, member]
-                score[i, member] = _NONE
+def runs(ordered, values, start, size):
+    """Where each value's run in an ascending array starts, and how long it is."""
+    begin = end = 0
+    for i in range(len(values)):
+        if i == 0 or values[i] != values[i - 1]:
+            begin = np.searchsorted(ordered, values[i])
+            end = np.searchsorted(ordered, values[i], side="right")
+        start[i], size[i] = begin, end - begin
 
 
 @compiled
 @no_type_check
-def extreme_positive(row, kept, x, y, error, sign, found, value):
+def split(score, order, start, size, self_row, skip, skipped):
+    """List the positives of each anchor, and set the scores of its whole class to -inf; see `Classes.split_`."""
+    shape = len(size), size.max()
+    row, kept = np.full(shape, -1), np.full(shape, _NONE)
+    for i in range(len(start)):
+        for j in range(size[i]):
+            place = start[i] + j
+            member = order[place]
+            apart = len(skip) == 0 or not skip[i] <= place < skip[i] + skipped[i]
+            if apart and member != self_row[i]:
+                row[i, j], kept[i, j] = member, score[i, member]
+            score[i, member] = _NONE
+    return row, kept
+
+
+@compiled
+@no_type_check
+def extreme_positive(row, kept, x, y, error, sign):
     """The positive of the largest (sign 1) or least (sign -1) similarity; ties to the smaller row."""
+    found, value = _answer(len(row))
     for i in range(len(row)):
         best, top, at = _NONE, _NONE, -1
         for j in range(row.shape[1]):
@@ -49,19 +64,25 @@ def extreme_positive(row, kept, x, y, error, sign, found, value):
                 if s > top or (s == top and r < at):
                     top, at = s, r
         found[i, 0], value[i, 0] = at, sign * top
+    return found, value
 
 
 @compiled
 @no_type_check
-def nearest_negative(score, anchor, low, high, x, y, error, found, value):
-    """The negative of the largest similarity below `high`, if that is above `low`; ties to the smaller row."""
+def nearest_negative(score, anchor, low, high, x, y, error):
+    """The negative of the largest similarity below `high`, if that is above `low`; ties to the smaller row.
+
+    Without bounds these two are empty.
+    """
     n = score.shape[1]
+    found, value = _answer(len(anchor))
     bits, scratch = score.view(np.int32), np.empty(1, np.float32)
     for i in range(len(anchor)):
         a = anchor[i]
+        under, over = (low[i], high[i]) if len(high) else (-np.inf, np.inf)
         line = score[a]
-        best = _largest_below(bits[a], np.float32(high[i] - error), scratch)
-        least, most = max(np.float32(best - 2 * error), _LEAST), np.float32(high[i] + error)
+        best = _largest_below(bits[a], np.float32(over - error), scratch)
+        least, most = max(np.float32(best - 2 * error), _LEAST), np.float32(over + error)
         top, at = _NONE, -1
         for begin in range(0, n, _STRIP):
             strip = line[begin : begin + _STRIP]
@@ -72,10 +93,10 @@ def nearest_negative(score, anchor, low, high, x, y, error, found, value):
                 for j in range(len(strip)):
                     if least <= strip[j] <= most:
                         s = _similarity(x[a], y[begin + j])
-                        if top < s < high[i]:
+                        if top < s < over:
                             top, at = s, begin + j
-        inside = top > low[i]
-        found[i, 0], value[i, 0] = (at, top) if inside else (-1, _NONE)
+        found[i, 0], value[i, 0] = (at, top) if top > under else (-1, _NONE)
+    return found, value
 
 
 @compiled
@@ -137,6 +158,13 @@ def similarities(x, y, anchor, row, value):
     for i in range(len(anchor)):
         for j in range(row.shape[1]):
             value[i, j] = _similarity(x[anchor[i]], y[row[i, j]]) if row[i, j] >= 0 else _NONE
+
+
+@compiled
+@no_type_check
+def _answer(m):
+    """Room for the row and the similarity of each anchor."""
+    return np.empty((m, 1), np.int64), np.empty((m, 1), np.float32)
 
 
 @compiled

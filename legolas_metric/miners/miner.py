@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from legolas_metric.checks import ArrayLike, Metric, check_at_least
 from legolas_metric.index.auto import AutoIndex
 from legolas_metric.index.protocol import NeighborIndex
 from legolas_metric.miners.relation import LabelRelation
-from legolas_metric.miners.select import Selection, select
+from legolas_metric.miners.select import Selection, counted, select
 from legolas_metric.miners.sources import Batch, Source, bank_source, batch_source
 from legolas_metric.miners.strategy import NO_DRAWS, Draws, Strategy
 from legolas_metric.records import MiningStats, SearchStats, Triplets
@@ -136,7 +135,7 @@ class Miner:
             fallback=sum(part.fallback for part in chosen),
             exhausted=sum(part.exhausted for part in chosen),
             short=sum(part.short for part in chosen),
-            filtered=dict(sum((part.filtered for part in chosen), Counter())),
+            filtered=counted([part.filtered for part in chosen]),
             widened=searched.widened,
             engine=searched.engine,
             precision=searched.precision,

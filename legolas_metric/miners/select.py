@@ -3,7 +3,6 @@
 Letters: q anchors, p pairs of anchor and positive, c candidates and k negatives of a pair, t triplets.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -43,7 +42,7 @@ class Selection:
     exhausted: int = 0
     short: int = 0
     contested: int = 0
-    filtered: Counter[str] = field(default_factory=Counter)
+    filtered: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class _Choice:
     empty: Int64[Tensor, " e"]
     exhausted: int = 0
     contested: int = 0
-    filtered: Counter[str] = field(default_factory=Counter)
+    filtered: dict[str, int] = field(default_factory=dict)
 
 
 def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
@@ -96,8 +95,17 @@ def select(pool: Pool, strategy: Strategy, draws: Draws) -> Selection:
         exhausted=exhausted,
         short=short,
         contested=choices[0].contested,
-        filtered=sum((choice.filtered for choice in choices), Counter()),
+        filtered=counted([choice.filtered for choice in choices]),
     )
+
+
+def counted(parts: list[dict[str, int]]) -> dict[str, int]:
+    """The sums of counts by name, those of zero left out."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            total[name] = total.get(name, 0) + count
+    return {name: count for name, count in total.items() if count}
 
 
 def _pairs(
@@ -193,7 +201,7 @@ def _guarded(
         ((chosen[:, 0] == NO_ID) & ~exhausted).nonzero()[:, 0],
         int(exhausted.sum()),
         int(contested.sum()),
-        Counter({reason: int((mask & seen).sum()) for reason, mask in rejected.items()}),
+        {reason: int((mask & seen).sum()) for reason, mask in rejected.items()},
     )
 
 

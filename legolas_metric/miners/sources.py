@@ -107,7 +107,9 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None, *
     _check_groups(batch.rows, relation, "the call, as groups and ref_groups")
     assert batch.anchors.labels is not None
     if int(batch.anchors.labels.min()) > UNLABELLED:
-        anchors, labelled = batch.anchors, torch.arange(len(batch.anchors), device=batch.anchors.labels.device)
+        anchors, labelled = batch.anchors, batch.rows.ids
+        if anchors is not batch.rows:
+            labelled = torch.arange(len(anchors), device=anchors.embeddings.device)
     else:
         labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
         anchors = batch.anchors[labelled]
