@@ -36,3 +36,20 @@ def unit_rows(rows, tolerance, out):
             norm = 1.0
         for j in range(len(row)):
             unit[j] = np.float64(row[j]) / norm
+
+
+@compiled_sum
+@no_type_check
+def pair_similarities(x, y, query, row, euclidean, out):
+    """The reported similarity of each pair (query, row): in float64, rounded to float32."""
+    for pair in range(len(query)):
+        a, b, total = query[pair], row[pair], 0.0
+        if euclidean:
+            for j in range(x.shape[1]):
+                gap = np.float64(x[a, j]) - np.float64(y[b, j])
+                total += gap * gap
+            out[pair] = -math.sqrt(total)
+        else:
+            for j in range(x.shape[1]):
+                total += np.float64(x[a, j]) * np.float64(y[b, j])
+            out[pair] = total

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
+from legolas_metric.compiled import arrays, in_threads, runs_compiled
 from legolas_metric.index.protocol import NO_ID
 from legolas_metric.numerics import chunks, pair_similarity
 
@@ -15,6 +16,7 @@ Bounds = tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]
 """A window: the bounds low < s < high of each query, infinite where there is none."""
 
 _PAIR_ELEMENTS = 1 << 18  # so that a chunk stays in cache
+_THREAD_ELEMENTS = 1 << 21  # a millisecond's work
 _SPARSE = 4  # cells of a table per pair up to which sorting its rows beats sorting all pairs
 _NO_KEY = torch.iinfo(torch.int64).max
 
@@ -28,9 +30,35 @@ def similarities_of(
 ) -> Float32[Tensor, " t"]:
     """The reported similarity of each pair (query, row)."""
     out = x.new_empty(len(query))
+    if runs_compiled(x.device):
+        _compiled_similarities(x, y, query, row, metric, out)
+        return out
     for part in chunks(len(query), max(1, _PAIR_ELEMENTS // x.shape[1])):
         out[part] = pair_similarity(x.index_select(0, query[part]), y.index_select(0, row[part]), metric)
     return out
+
+
+def _compiled_similarities(
+    x: Float32[Tensor, "q d"],
+    y: Float32[Tensor, "n d"],
+    query: Int64[Tensor, " t"],
+    row: Int64[Tensor, " t"],
+    metric: Metric,
+    out: Float32[Tensor, " t"],
+) -> None:
+    from legolas_metric.kernels import pair_similarities
+
+    sides, pairs = arrays(x, y), arrays(query, row, out)
+
+    def work(part: slice) -> None:
+        queries, rows, places = (values[part] for values in pairs)
+        pair_similarities(*sides, queries, rows, metric == "euclidean", places)
+
+    size = max(1, _THREAD_ELEMENTS // x.shape[1])
+    if len(out) <= size:  # threads would cost more
+        work(slice(None))
+    else:
+        in_threads(work, chunks(len(out), size))
 
 
 def inside_window(
