@@ -11,6 +11,7 @@ import numpy as np
 from legolas_metric.compiled import compiled, inlined
 from legolas_metric.index.exact import microtile
 from legolas_metric.index.exact.layout import (
+    ANCHOR,
     ANCHORS,
     AT,
     COLUMN,
@@ -28,16 +29,17 @@ from legolas_metric.index.exact.layout import (
     RELATIVE,
     ROW,
     SOUGHT,
-    START,
     SURE,
     UNIT,
     WIDTH,
     WINDOWED,
 )
+from legolas_metric.index.exact.microtile import fetch, pointer, shifted
 
 ROWS, COLUMNS = PANELS
 GROUP = 48  # float scores that are compared with what is needed before any is looked at
 _LARGEST = 2.0**31 - 1
+_LOWEST = np.int32(-(2**31))
 
 
 @compiled
@@ -67,36 +69,38 @@ def _level(score, shift, scale):
 
 @inlined
 @no_type_check
-def _set(levels, side, place, value, scale):
-    if scale[UNIT] != 1.0:
-        value = min(max(value, -_LARGEST - 1), _LARGEST)
-    levels[side, place] = value
+def _bounded(level, scale):
+    """A level that a score of the tile can be compared with."""
+    return level if scale[UNIT] == 1.0 else min(max(level, -_LARGEST - 1), _LARGEST)
 
 
 @compiled
 @no_type_check
-def open_side(anchors, first, n, bounds, block, levels, errors, scale):
+def open_side(anchors, slots, first, n, bounds, block, levels, errors, scale):
     """Say which scores matter to each anchor of one side of a tile: none to those past the last.
 
     Args:
-        anchors: the table of `layout`.
+        anchors, slots: the tables of `layout`.
         first: the anchor of the first place.
         n: anchors.
         bounds, block: [n, w] and [w], whose product is the error of each anchor's scores.
         levels, errors: [2, t] and [t], written.
         scale: of the scores.
     """
+    base = pointer(slots)
     for place in range(errors.shape[0]):
         anchor = first + place
         if anchor >= n:
-            _set(levels, 0, place, math.inf, scale)
+            levels[0, place] = _bounded(math.inf, scale)
             continue
         error = 0.0
         for part in range(block.shape[0]):
             error += float(bounds[anchor, part]) * float(block[part])
         errors[place] = error
-        _set(levels, 0, place, _level(anchors[anchor, FLOOR], -error, scale), scale)
-        _set(levels, 1, place, _level(anchors[anchor, POSSIBLE], error, scale), scale)
+        levels[0, place] = _bounded(_level(anchors[anchor, FLOOR], -error, scale), scale)
+        levels[1, place] = _bounded(_level(anchors[anchor, POSSIBLE], error, scale), scale)
+        if scale[SOUGHT] > 1 or scale[WINDOWED]:  # its next candidate goes where nothing was for long
+            fetch(shifted(base, slots.shape[1] * anchor + 3 * int(anchors[anchor, FILL])))
 
 
 @compiled
@@ -127,52 +131,61 @@ def _select(values, k):
 
 @compiled
 @no_type_check
-def _settle(anchors, anchor, k):
-    """Raise the floor of an anchor to its k-th best lower bound, drop what lies below, and close it if much is left."""
-    slots = (anchors.shape[1] - START) // 3
-    end = START + 3 * int(anchors[anchor, FILL])
-    if anchors[anchor, FILL] >= k:
-        least = _select(anchors[anchor, START + LOW : end : 3].copy(), k)
-        anchors[anchor, FLOOR] = max(anchors[anchor, FLOOR], least)
-    kept = START
-    for slot in range(START, end, 3):
-        if anchors[anchor, slot + HIGH] >= anchors[anchor, FLOOR]:
+def _settle(head, slots, most, k):
+    """Raise the floor of an anchor to its k-th best lower bound, drop what lies below, and close it if much is left.
+
+    Args:
+        head, slots: pointers to what the tables hold of the anchor.
+        most: slots.
+        k: neighbours.
+    """
+    fill = int(head[FILL])
+    if fill >= k:
+        lows = np.empty(fill)
+        for slot in range(fill):
+            lows[slot] = slots[3 * slot + LOW]
+        head[FLOOR] = max(head[FLOOR], _select(lows, k))
+    kept = 0
+    for slot in range(0, 3 * fill, 3):
+        if slots[slot + HIGH] >= head[FLOOR]:
             for part in range(3):
-                anchors[anchor, kept + part] = anchors[anchor, slot + part]
+                slots[kept + part] = slots[slot + part]
             kept += 3
-    fill = (kept - START) // 3
-    anchors[anchor, FILL] = fill
-    if fill > slots - slots // 8:
-        anchors[anchor, REACHED] = anchors[anchor, FLOOR]
-        anchors[anchor, FLOOR] = math.inf
-        anchors[anchor, FILL] = 0
+    fill = kept // 3
+    head[FILL] = fill
+    if fill > most - most // 8:
+        head[REACHED] = head[FLOOR]
+        head[FLOOR] = math.inf
+        head[FILL] = 0
 
 
 @inlined
 @no_type_check
-def _take(anchors, anchor, column, score, levels, errors, place, scale):
+def _take(anchors, slots, most, anchor, column, score, levels, errors, place, scale):
     """A score that may matter to an anchor."""
+    head = shifted(anchors, anchor * ANCHOR)
     value = score * scale[UNIT]
     error = errors[place] + scale[RELATIVE] * abs(value)
     high = value + error
     low = value - error
-    anchors[anchor, LOOKED] += 1
-    if low < anchors[anchor, POSSIBLE] and high >= anchors[anchor, FLOOR]:
-        if high >= anchors[anchor, SURE]:
+    head[LOOKED] += 1
+    if low < head[POSSIBLE] and high >= head[FLOOR]:
+        if high >= head[SURE]:
             low = -math.inf
-        slot = START + 3 * int(anchors[anchor, FILL])
-        anchors[anchor, slot + HIGH] = high
-        anchors[anchor, slot + LOW] = low
-        anchors[anchor, slot + AT] = column
-        anchors[anchor, FILL] += 1
-        raised = scale[SOUGHT] == 1 and low > anchors[anchor, FLOOR]
+        fill = int(head[FILL])
+        slot = 3 * (anchor * most + fill)
+        slots[slot + HIGH] = high
+        slots[slot + LOW] = low
+        slots[slot + AT] = column
+        head[FILL] = fill + 1
+        raised = scale[SOUGHT] == 1 and low > head[FLOOR]
         if raised:
-            anchors[anchor, FLOOR] = low
-        if slot + 3 == anchors.shape[1]:
-            _settle(anchors, anchor, scale[SOUGHT])
+            head[FLOOR] = low
+        if fill + 1 == most:
+            _settle(head, shifted(slots, 3 * anchor * most), most, scale[SOUGHT])
             raised = True
         if raised:
-            _set(levels, 0, place, _level(anchors[anchor, FLOOR], -errors[place], scale), scale)
+            levels[place] = _bounded(_level(head[FLOOR], -errors[place], scale), scale)
 
 
 @inlined
@@ -186,83 +199,163 @@ def _matters(score, low, high, least, most, windowed):
 
 @inlined
 @no_type_check
-def _look(anchors, row, column, score, place, rows, row_errors, columns, column_errors, scale):
+def _look(tables, row, column, score, place, sides, scale):
     """Take one score where it matters to its row or to its column. (A call costs as much as a dozen comparisons.)"""
+    anchors, slots, most = tables
+    rows, row_errors, columns, column_errors = sides
     if column >= place[WIDTH] or row >= place[ANCHORS]:
         return
-    if anchors[row, FIRST] <= column < anchors[row, LAST] or column == anchors[row, OWN]:
+    head = shifted(anchors, row * ANCHOR)
+    if head[FIRST] <= column < head[LAST] or column == head[OWN]:
         return
     own, other = row - place[ROW], column - place[COLUMN]
-    if rows[0, own] < score:
-        _take(anchors, row, column, score, rows, row_errors, own, scale)
-    if columns[0, other] < score:
-        _take(anchors, column, row, score, columns, column_errors, other, scale)
+    if rows[own] < score:
+        _take(anchors, slots, most, row, column, score, rows, row_errors, own, scale)
+    if columns[other] < score:
+        _take(anchors, slots, most, column, row, score, columns, column_errors, other, scale)
 
 
 @compiled
 @no_type_check
-def look_at_strip(scores, top, anchors, place, rows, row_errors, columns, column_errors, scale):
-    """Candidates among float32 scores of the rows from `top` on with all columns of a tile; groups looked at."""
+def raise_floors(scores, top, anchors, place, rows, row_errors, lanes, lowest, scale):
+    """Floors from the first scores of the rows from `top` on, so that fewer of them and of later ones matter.
+
+    The columns of a row are dealt out to lanes; the k-th largest of the lanes' maxima is no more than the k-th largest
+    score, and seldom much less. Scores of forbidden columns become the `lowest`.
+    """
+    best = np.empty(lanes, scores.dtype)
+    flat, most = pointer(scores), pointer(best)
+    for line in range(min(scores.shape[0], place[ANCHORS] - top)):
+        row, own = top + line, top + line - place[ROW]
+        first, last = int(anchors[row, FIRST]) - place[COLUMN], int(anchors[row, LAST]) - place[COLUMN]
+        scores[line, max(first, 0) : max(last, 0)] = lowest
+        scores[line, max(place[WIDTH] - place[COLUMN], 0) :] = lowest
+        itself = int(anchors[row, OWN]) - place[COLUMN]
+        if 0 <= itself < scores.shape[1]:
+            scores[line, itself] = lowest
+        below = scores.dtype.type(min(_level(anchors[row, SURE], -row_errors[own], scale), _LARGEST))
+        best[:] = lowest
+        for begin in range(0, scores.shape[1] - lanes + 1, lanes):
+            part = shifted(flat, line * scores.shape[1] + begin)
+            for lane in range(lanes):  # without branches, and of pointers: vector instructions
+                score = part[lane] if part[lane] < below else lowest
+                most[lane] = score if score > most[lane] else most[lane]
+        least = _select(best, scale[SOUGHT])
+        if least > lowest:
+            value = least * scale[UNIT]
+            floor = value - row_errors[own] - scale[RELATIVE] * abs(value)
+            anchors[row, FLOOR] = max(anchors[row, FLOOR], floor)
+            rows[0, own] = _bounded(_level(anchors[row, FLOOR], -row_errors[own], scale), scale)
+
+
+@compiled
+@no_type_check
+def look_at_strip(scores, top, anchors, slots, place, rows, row_errors, columns, column_errors, scale):
+    """Candidates among the scores of the rows from `top` on with all columns of a tile; groups looked at."""
     windowed = scale[WINDOWED]
-    groups = 0
+    tables = pointer(anchors), pointer(slots), slots.shape[1] // 3
+    sides = pointer(rows), pointer(row_errors), pointer(columns), pointer(column_errors)
+    groups, flat = 0, pointer(scores)
     for line in range(scores.shape[0]):
         own = top + line - place[ROW]
         low, high = rows[0, own], rows[1, own]
         for edge in range(0, scores.shape[1], GROUP):
-            hits = 0
+            part = shifted(flat, line * scores.shape[1] + edge)
+            least, most = shifted(pointer(columns), edge), shifted(pointer(columns), columns.shape[1] + edge)
+            some = False
             if windowed:
-                for one in range(edge, edge + GROUP):
-                    hits += _matters(scores[line, one], low, high, columns[0, one], columns[1, one], True)
+                for one in range(GROUP):
+                    some |= _matters(part[one], low, high, least[one], most[one], True)
             else:
-                for one in range(edge, edge + GROUP):
-                    hits += (low < scores[line, one]) | (columns[0, one] < scores[line, one])
-            if hits == 0:
+                for one in range(GROUP):
+                    some |= (low < part[one]) | (least[one] < part[one])
+            if not some:
                 continue
             groups += 1
             for one in range(edge, edge + GROUP):
                 score = scores[line, one]
                 if _matters(score, rows[0, own], high, columns[0, one], columns[1, one], windowed):
-                    at = place[COLUMN] + one
-                    _look(anchors, top + line, at, score, place, rows, row_errors, columns, column_errors, scale)
+                    _look(tables, top + line, place[COLUMN] + one, score, place, sides, scale)
             low = rows[0, own]
     return groups
 
 
+@inlined
+@no_type_check
+def _where(bases, pairs, row, column, own, height, other, width):
+    """What a micro-tile works on, as it takes it: addresses, but for the number of pairs of factors."""
+    left, right, row_terms, column_terms, rows, columns, found, masks = bases
+    return (
+        left + row * 4 * pairs,
+        right + column * 4 * pairs,
+        pairs,
+        row_terms + 4 * row,
+        column_terms + 4 * column,
+        rows + 4 * own,
+        rows + 4 * (height + own),
+        columns + 4 * other,
+        columns + 4 * (width + other),
+        found,
+        masks,
+    )
+
+
 @compiled
 @no_type_check
-def sweep_tile(left, right, row_terms, column_terms, anchors, place, rows, row_errors, columns, column_errors, scale):
+def sweep_first_tile(
+    left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale, lanes
+):
+    """The same as `sweep_tile` for the first tile of its rows: raises their floors before any score is looked at."""
+    groups = 0
+    pairs, height, width = left.shape[1], row_errors.shape[0], column_errors.shape[0]
+    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.uint16)
+    bases = (
+        *(left.ctypes.data, right.ctypes.data, row_terms.ctypes.data, column_terms.ctypes.data),
+        *(rows.ctypes.data, columns.ctypes.data, found.ctypes.data, masks.ctypes.data),
+    )
+    strip = np.empty((ROWS, width), np.int32)
+    for own in range(0, height, ROWS):
+        row = place[ROW] + own
+        for other in range(0, width, COLUMNS):
+            some = microtile.plain(_where(bases, pairs, row, place[COLUMN] + other, own, height, other, width))
+            for line in range(ROWS):
+                for one in range(COLUMNS):
+                    strip[line, other + one] = found[line, one] if some else _LOWEST
+        raise_floors(strip, row, anchors, place, rows, row_errors, lanes, _LOWEST, scale)
+        groups += look_at_strip(strip, row, anchors, slots, place, rows, row_errors, columns, column_errors, scale)
+    return groups + 0 * int(masks[0])  # which must live so long
+
+
+@compiled
+@no_type_check
+def sweep_tile(
+    left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale
+):
     """Candidates among the integer scores of a tile, rows packed by sixes, columns by sixteens; groups looked at."""
     windowed = scale[WINDOWED]
     groups = 0
+    pairs, height, width = left.shape[1], row_errors.shape[0], column_errors.shape[0]
     found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.uint16)
-    pairs = left.shape[1]
-    panels = row_errors.shape[0] // ROWS
-    covered = np.empty((panels, 2), np.int64)  # columns that are forbidden to all rows of a panel
-    for panel in range(panels):
+    bases = (
+        *(left.ctypes.data, right.ctypes.data, row_terms.ctypes.data, column_terms.ctypes.data),
+        *(rows.ctypes.data, columns.ctypes.data, found.ctypes.data, masks.ctypes.data),
+    )
+    tables = pointer(anchors), pointer(slots), slots.shape[1] // 3
+    sides = pointer(rows), pointer(row_errors), pointer(columns), pointer(column_errors)
+    covered = np.empty((height // ROWS, 2), np.int64)  # columns that are forbidden to all rows of a panel
+    for panel in range(height // ROWS):
         covered[panel, 0], covered[panel, 1] = 0, place[WIDTH]
         for row in range(place[ROW] + panel * ROWS, min(place[ANCHORS], place[ROW] + (panel + 1) * ROWS)):
             covered[panel, 0] = max(covered[panel, 0], int(anchors[row, FIRST]))
             covered[panel, 1] = min(covered[panel, 1], int(anchors[row, LAST]))
-    for other in range(0, column_errors.shape[0], COLUMNS):
+    for other in range(0, width, COLUMNS):
         column = place[COLUMN] + other
-        for panel in range(panels):
+        for panel in range(height // ROWS):
             if covered[panel, 0] <= column and column + COLUMNS <= covered[panel, 1]:
                 continue
             own = panel * ROWS
             row = place[ROW] + own
-            where = (
-                left.ctypes.data + row * 4 * pairs,
-                right.ctypes.data + column * 4 * pairs,
-                pairs,
-                row_terms.ctypes.data + 4 * row,
-                column_terms.ctypes.data + 4 * column,
-                rows.ctypes.data + 4 * own,
-                rows.ctypes.data + 4 * (row_errors.shape[0] + own),
-                columns.ctypes.data + 4 * other,
-                columns.ctypes.data + 4 * (column_errors.shape[0] + other),
-                found.ctypes.data,
-                masks.ctypes.data,
-            )
+            where = _where(bases, pairs, row, column, own, height, other, width)
             if not (microtile.windowed(where) if windowed else microtile.plain(where)):
                 continue
             for line in range(ROWS):
@@ -271,28 +364,28 @@ def sweep_tile(left, right, row_terms, column_terms, anchors, place, rows, row_e
                 while mask:
                     one = microtile.lowest(mask)
                     mask &= mask - 1
-                    at, score = column + one, found[line, one]
-                    _look(anchors, row + line, at, score, place, rows, row_errors, columns, column_errors, scale)
+                    _look(tables, row + line, column + one, found[line, one], place, sides, scale)
     return groups
 
 
 @compiled
 @no_type_check
-def settle_all(anchors, k):
+def settle_all(anchors, slots, k):
     """Bring all floors to their end; returns how many candidates can still be answers."""
     count = 0
+    heads, most = pointer(anchors), slots.shape[1] // 3
     for anchor in range(anchors.shape[0]):
-        _settle(anchors, anchor, k)
+        _settle(shifted(heads, anchor * ANCHOR), shifted(pointer(slots), 3 * anchor * most), most, k)
         count += int(anchors[anchor, FILL])
     return count
 
 
 @compiled
 @no_type_check
-def survivors(anchors, anchor, column):
+def survivors(anchors, slots, anchor, column):
     """Write those candidates."""
     count = 0
     for row in range(anchors.shape[0]):
-        for slot in range(START, START + 3 * int(anchors[row, FILL]), 3):
-            anchor[count], column[count] = row, int(anchors[row, slot + AT])
+        for slot in range(0, 3 * int(anchors[row, FILL]), 3):
+            anchor[count], column[count] = row, int(slots[row, slot + AT])
             count += 1

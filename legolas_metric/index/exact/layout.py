@@ -1,7 +1,7 @@
-"""What the compiled loops work on: one table of anchors, and small tuples of numbers.
+"""What the compiled loops work on: a table of anchors, one of their candidates, and small tuples of numbers.
 
-The table is float64 [n, START + 3 c], a row an anchor: the columns that follow, and c slots of three. What a candidate
-needs lies side by side, since the cost of one is that of fetching it from memory.
+Both are float64, a row an anchor: [n, ANCHOR] with the columns that follow, and [n, 3 c] with c slots of three. What
+is read for a candidate lies side by side in the first, which stays in cache; the second is written, and seldom read.
 
 Plain arrays and tuples: loops that are kept on disk name the classes of their arguments, and would not load once one of
 them is gone.
@@ -21,7 +21,7 @@ OWN = 7
 """One more forbidden column, -1 for none."""
 REACHED = 8
 """The floor of anchors before they were closed, because too many candidates remained; else -inf."""
-START = 9
+ANCHOR = 9
 HIGH, LOW, AT = 0, 1, 2
 """A slot: the upper and the lower bound of the candidate's true score, and its column."""
 

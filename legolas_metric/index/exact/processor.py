@@ -14,14 +14,16 @@ from torch import Tensor
 
 from legolas_metric.compiled import in_threads
 from legolas_metric.index.exact.job import Job, Screened, Work
-from legolas_metric.index.exact.layout import FLOOR, LOOKED, REACHED, START
+from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, REACHED
 from legolas_metric.index.protocol import NO_ID
+from legolas_metric.numerics import chunks
 
 _TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
 _CACHED = 1 << 19  # bytes of one side of a tile
 _BLOCKS = 4  # of rows for each thread, at least
 _ROOM, _WINDOWED_ROOM = 32, 128  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
 _STRIP = 240  # rows whose float scores are computed together
+_LANES = 16  # among which the first scores of a row are dealt out, and multiples of it
 
 
 def tile_size(rows: int, width: int) -> int:
@@ -37,11 +39,13 @@ def sweep_compiled(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     from legolas_metric.index.exact import kernels
 
     anchors = _anchors(job, floors)
-    sweep = _Sweep(job, anchors)
+    slots = np.empty((job.n, 3 * (2 * job.k + (_WINDOWED_ROOM if job.ceiling is not None else _ROOM))))
+    sweep = _Sweep(job, anchors, slots)
     groups = [count for count in in_threads(sweep.run, sweep.tiles()) if count is not None]
-    count = kernels.settle_all(anchors, job.k)
+    parts = chunks(job.n, max(1, -(-job.n // (4 * torch.get_num_threads()))))
+    count = sum(in_threads(lambda part: kernels.settle_all(anchors[part], slots[part], job.k), parts))
     anchor, column = np.empty(count, np.int64), np.empty(count, np.int64)
-    kernels.survivors(anchors, anchor, column)
+    kernels.survivors(anchors, slots, anchor, column)
     reached = torch.from_numpy(anchors[:, REACHED].astype(np.float32))
     closed = torch.from_numpy(np.isinf(anchors[:, FLOOR]) & (anchors[:, FLOOR] > 0))
     work = Work(len(groups), sum(groups), int(anchors[:, LOOKED].sum()))
@@ -52,8 +56,7 @@ def _anchors(job: Job, floors: Float32[Tensor, " n"]) -> np.ndarray:
     """The table of `layout`."""
     from legolas_metric.index.exact import kernels
 
-    slots = 2 * job.k + (_WINDOWED_ROOM if job.ceiling is not None else _ROOM)
-    table = torch.empty(job.n, START + 3 * slots, dtype=torch.float64).numpy()
+    table = np.empty((job.n, ANCHOR))
     none = torch.full_like(floors, torch.inf)
     sure, possible = (none, none) if job.ceiling is None else (job.ceiling.sure, job.ceiling.possible)
     own = torch.full_like(job.low, NO_ID) if job.self_column is None else job.self_column
@@ -65,52 +68,64 @@ def _anchors(job: Job, floors: Float32[Tensor, " n"]) -> np.ndarray:
 class _Sweep:
     """The tiles of a job, and the work on each."""
 
-    def __init__(self, job: Job, anchors: np.ndarray) -> None:
+    def __init__(self, job: Job, anchors: np.ndarray, slots: np.ndarray) -> None:
         from legolas_metric.index.exact import kernels
 
-        self.job, self.anchors, self.kernels = job, anchors, kernels
+        self.job, self.anchors, self.slots, self.kernels = job, anchors, slots, kernels
         self.whole = job.columns.left.dtype == torch.int16
         self.scale = (job.columns.unit, float(job.certificate.relative), job.ceiling is not None, job.k)
         self.locks = [threading.Lock() for _ in range(-(-max(job.n, job.columns.rows) // job.tile))]
         self.local = threading.local()
 
-    def tiles(self) -> Iterator[tuple[int, int]]:
-        """Numbers of blocks of rows and of columns, such that neighbours in this order share none."""
+    def tiles(self) -> Iterator[tuple[int, int, bool]]:
+        """Numbers of blocks of rows and of columns, such that neighbours share none; and whether the rows' first.
+
+        The first tiles are those on the diagonal: no other serves its rows alone in a self-join.
+        """
         down, across = (-(-rows // self.job.tile) for rows in (self.job.n, self.job.columns.rows))
+        for row in range(down):
+            yield row, row % across, True
         for shift in range(across):
             for row in range(down):
                 column = (shift - row) % across
-                if not self.job.symmetric or row <= column:
-                    yield row, column
+                if column != row % across and (not self.job.symmetric or row < column):
+                    yield row, column, False
 
-    def run(self, tile: tuple[int, int]) -> int | None:
+    def run(self, tile: tuple[int, int, bool]) -> int | None:
         """Work on one tile, alone with its rows and, where it serves them too, its columns; groups looked at.
 
         None where all of it is forbidden.
         """
-        row, column = tile
+        row, column, first = tile
         both = self.job.symmetric and row < column
         if self._covered(row, column):
             return None
         with self.locks[row], self.locks[column] if both else nullcontext():
-            return self._work(row, column, both)
+            return self._work(row, column, both, first)
 
-    def _work(self, row: int, column: int, both: bool) -> int:
+    def _work(self, row: int, column: int, both: bool, first: bool) -> int:
         job, kernels = self.job, self.kernels
-        first, start = row * job.tile, column * job.tile
-        last, stop = min(first + job.tile, job.anchors.padded), min(start + job.tile, job.columns.padded)
-        rows = self._side(first, last, column, job.n)
+        begin, start = row * job.tile, column * job.tile
+        end, stop = min(begin + job.tile, job.anchors.padded), min(start + job.tile, job.columns.padded)
+        rows = self._side(begin, end, column, job.n)
         columns = self._side(start, stop, row, job.n) if both else self._side(start, stop, 0, 0)
-        place = (first, start, job.n, job.columns.rows)
-        shared = (self.anchors, place, *rows, *columns, self.scale)
+        place = (begin, start, job.n, job.columns.rows)
+        shared = (self.anchors, self.slots, place, *rows, *columns, self.scale)
+        lanes = _LANES * -(-2 * job.k // _LANES)
+        seeded = first and 2 * lanes <= stop - start
         if self.whole:
-            tables = (job.anchors.left, job.columns.right, job.anchors.offset, job.columns.offset)
-            return kernels.sweep_tile(*(table.numpy() for table in tables), *shared)
+            sides = (job.anchors.left, job.columns.right, job.anchors.offset, job.columns.offset)
+            tables = [side.numpy() for side in sides]
+            if seeded:
+                return kernels.sweep_first_tile(*tables, *shared, lanes)
+            return kernels.sweep_tile(*tables, *shared)
         left, right = job.anchors.left, job.columns.right[start:stop].T
         groups = 0
-        for top in range(first, last, _STRIP):
-            scores = self._scores(left[top : min(top + _STRIP, last)], right)
-            groups += kernels.look_at_strip(scores.numpy(), top, *shared)
+        for top in range(begin, end, _STRIP):
+            scores = self._scores(left[top : min(top + _STRIP, end)], right).numpy()
+            if seeded:
+                kernels.raise_floors(scores, top, self.anchors, place, *rows, lanes, -np.inf, self.scale)
+            groups += kernels.look_at_strip(scores, top, *shared)
         return groups
 
     def _side(self, first: int, last: int, block: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +134,7 @@ class _Sweep:
         errors = np.empty(last - first)
         certificate = self.job.certificate
         bounds = certificate.weights.numpy(), certificate.bounds[block].numpy()
-        self.kernels.open_side(self.anchors, first, n, *bounds, levels, errors, self.scale)
+        self.kernels.open_side(self.anchors, self.slots, first, n, *bounds, levels, errors, self.scale)
         return levels, errors
 
     def _scores(self, left: Tensor, right: Tensor) -> Float32[Tensor, "h w"]:
