@@ -6,6 +6,10 @@ from typing import no_type_check
 import numpy as np
 
 from legolas_metric.compiled import compiled_sum
+from legolas_metric.pointers import fetch, pointer, shifted
+
+_AHEAD = 4  # pairs whose rows are brought from memory meanwhile
+_LINE = 16  # floats of a line of the processor's cache
 
 
 @compiled_sum
@@ -42,7 +46,11 @@ def unit_rows(rows, tolerance, out):
 @no_type_check
 def pair_similarities(x, y, query, row, euclidean, out):
     """The reported similarity of each pair (query, row): in float64, rounded to float32."""
+    base, ahead = pointer(y), len(query) - _AHEAD
     for pair in range(len(query)):
+        if pair < ahead:
+            for j in range(0, y.shape[1], _LINE):
+                fetch(shifted(base, row[pair + _AHEAD] * y.shape[1] + j))
         a, b, total = query[pair], row[pair], 0.0
         if euclidean:
             for j in range(x.shape[1]):

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1] / "legolas_metric"
 # From the bottom up. Packages are named by their folder; those of one line do not import each other.
 LAYERS = (
     {"compiled"},
+    {"pointers"},
     {"kernels"},
     {"checks"},
     {"records", "numerics", "tables", "distributed"},
@@ -38,7 +39,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BLIND_TO_MINING = {"losses", "probes", "evaluation"}
 
 # Modules of compiled loops: the only ones that import numba, and imported by functions only.
-COMPILED = {"kernels", "microtile"}
+COMPILED = {"buffers", "kernels", "microtile", "pointers"}
 
 DOORS = {
     "faiss": {"index/faiss.py"},

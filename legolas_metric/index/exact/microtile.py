@@ -149,39 +149,4 @@ def lowest(typing: Any, mask: Any) -> Any:
     return types.int64(types.int64), lambda context, builder, sign, values: builder.cttz(values[0], ir.IntType(1)(1))
 
 
-@intrinsic
-def pointer(typing: Any, array: Any) -> Any:
-    """Where an array begins; indexed like a flat one, but its uses are not counted. Something else must keep it.
-
-    numba counts the uses of an array at each step of a loop that hands it on: atomically, in memory that all threads
-    share, which takes longer than what the loops do.
-    """
-
-    def emit(context: Any, builder: Any, sign: Any, values: Any) -> Any:
-        return context.make_array(array)(context, builder, values[0]).data
-
-    return types.CPointer(array.dtype)(array), emit
-
-
-@intrinsic
-def shifted(typing: Any, start: Any, steps: Any) -> Any:
-    """A pointer, so many places on."""
-    return start(start, types.int64), lambda context, builder, sign, values: builder.gep(values[0], [values[1]])
-
-
-@intrinsic
-def fetch(typing: Any, place: Any) -> Any:
-    """Have the memory at a pointer brought to the processor, to be written soon, without waiting for it."""
-
-    def emit(context: Any, builder: Any, sign: Any, values: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", (byte,), ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-        )
-        builder.call(function, [builder.bitcast(values[0], byte), _I32(1), _I32(3), _I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(place), emit
-
-
 plain, windowed = _micro_tile(False), _micro_tile(True)

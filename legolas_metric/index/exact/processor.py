@@ -36,16 +36,16 @@ def tile_size(rows: int, width: int) -> int:
 
 def sweep_compiled(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     """Collect every candidate that the certificate cannot rule out."""
-    from legolas_metric.index.exact import kernels
+    from legolas_metric.index.exact import buffers
 
     anchors = _anchors(job, floors)
     slots = np.empty((job.n, 3 * (2 * job.k + (_WINDOWED_ROOM if job.ceiling is not None else _ROOM))))
     sweep = _Sweep(job, anchors, slots)
     groups = [count for count in in_threads(sweep.run, sweep.tiles()) if count is not None]
     parts = chunks(job.n, max(1, -(-job.n // (4 * torch.get_num_threads()))))
-    count = sum(in_threads(lambda part: kernels.settle_all(anchors[part], slots[part], job.k), parts))
+    count = sum(in_threads(lambda part: buffers.settle_all(anchors[part], slots[part], job.k), parts))
     anchor, column = np.empty(count, np.int64), np.empty(count, np.int64)
-    kernels.survivors(anchors, slots, anchor, column)
+    buffers.survivors(anchors, slots, anchor, column)
     reached = torch.from_numpy(anchors[:, REACHED].astype(np.float32))
     closed = torch.from_numpy(np.isinf(anchors[:, FLOOR]) & (anchors[:, FLOOR] > 0))
     work = Work(len(groups), sum(groups), int(anchors[:, LOOKED].sum()))
@@ -54,14 +54,14 @@ def sweep_compiled(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
 
 def _anchors(job: Job, floors: Float32[Tensor, " n"]) -> np.ndarray:
     """The table of `layout`."""
-    from legolas_metric.index.exact import kernels
+    from legolas_metric.index.exact import buffers
 
     table = np.empty((job.n, ANCHOR))
     none = torch.full_like(floors, torch.inf)
     sure, possible = (none, none) if job.ceiling is None else (job.ceiling.sure, job.ceiling.possible)
     own = torch.full_like(job.low, NO_ID) if job.self_column is None else job.self_column
     columns = (floors, sure, possible, job.low, job.high, own)
-    kernels.open_anchors(table, *(column.numpy() for column in columns))
+    buffers.open_anchors(table, *(column.numpy() for column in columns))
     return table
 
 
@@ -69,9 +69,10 @@ class _Sweep:
     """The tiles of a job, and the work on each."""
 
     def __init__(self, job: Job, anchors: np.ndarray, slots: np.ndarray) -> None:
-        from legolas_metric.index.exact import kernels
+        from legolas_metric.index.exact import buffers, kernels
 
-        self.job, self.anchors, self.slots, self.kernels = job, anchors, slots, kernels
+        self.job, self.anchors, self.slots = job, anchors, slots
+        self.buffers, self.kernels = buffers, kernels
         self.whole = job.columns.left.dtype == torch.int16
         self.scale = (job.columns.unit, float(job.certificate.relative), job.ceiling is not None, job.k)
         self.locks = [threading.Lock() for _ in range(-(-max(job.n, job.columns.rows) // job.tile))]
@@ -124,7 +125,7 @@ class _Sweep:
         for top in range(begin, end, _STRIP):
             scores = self._scores(left[top : min(top + _STRIP, end)], right).numpy()
             if seeded:
-                kernels.raise_floors(scores, top, self.anchors, place, *rows, lanes, -np.inf, self.scale)
+                self.buffers.raise_floors(scores, top, self.anchors, place, *rows, lanes, -np.inf, self.scale)
             groups += kernels.look_at_strip(scores, top, *shared)
         return groups
 
@@ -134,7 +135,7 @@ class _Sweep:
         errors = np.empty(last - first)
         certificate = self.job.certificate
         bounds = certificate.weights.numpy(), certificate.bounds[block].numpy()
-        self.kernels.open_side(self.anchors, self.slots, first, n, *bounds, levels, errors, self.scale)
+        self.buffers.open_side(self.anchors, self.slots, first, n, *bounds, levels, errors, self.scale)
         return levels, errors
 
     def _scores(self, left: Tensor, right: Tensor) -> Float32[Tensor, "h w"]:
