@@ -14,6 +14,8 @@ from legolas_metric.index.protocol import fitted_rows
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.probes.report import CollapseReport
 
+_IN_FULL = 10_000  # rows up to which whole rankings cost a second or two: they show Rank@1 against the gallery
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
@@ -108,7 +110,9 @@ def diagnose(
     protocol = RetrievalProtocol() if sessions is None else RetrievalProtocol.cross_session()
     facts = Facts(
         collapse=probe_embeddings(rows, own),
-        ranking=evaluate_ranking(rows, own, ids=names, groups=sessions, protocol=protocol, baseline=before),
+        ranking=evaluate_ranking(
+            rows, own, ids=names, groups=sessions, protocol=protocol, full=len(rows) <= _IN_FULL, baseline=before
+        ),
         same_group=None if sessions is None else evaluate_ranking(rows, own, ids=names),
         verification=evaluate_verification(rows, own, groups=sessions, baseline=before),
         distribution=class_distribution(own),

@@ -8,6 +8,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, Metric, as_embeddings, as_integers, as_labels, check_at_least
+from legolas_metric.evaluation.report import WORSE
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.numerics import prepare
 
@@ -25,6 +26,7 @@ class ClassificationReport:
         support: [C] rows of each class.
         confusion: [C, C] rows of label i that were called j.
         empty: classes without rows.
+        baseline: the report of the untrained encoder; None where none was given.
 
     Example:
         >>> classification_report([0, 2, 2], [0, 0, 2], num_classes=3).class_accuracy.tolist()
@@ -39,20 +41,47 @@ class ClassificationReport:
     support: Int64[Tensor, " c"] = field(repr=False)
     confusion: Int64[Tensor, "c c"] = field(repr=False)
     empty: int
+    baseline: "ClassificationReport | None" = None
 
     @property
     def mpca(self) -> float:
         """Mean per-class accuracy: another name for `balanced_accuracy`."""
         return self.balanced_accuracy
 
+    def scalars(self) -> dict[str, float]:
+        """The means, by name, for tables and JSON."""
+        return {"accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy, "macro_f1": self.macro_f1}
 
-def classification_report(predicted: ArrayLike, labels: ArrayLike, *, num_classes: int) -> ClassificationReport:
+    def warnings(self) -> tuple[str, ...]:
+        """What makes these figures weaker than they look, a sentence each."""
+        before = {} if self.baseline is None else self.baseline.scalars()
+        said = [
+            f"training made {name} worse: {value:.3f}, untrained {before[name]:.3f}"
+            for name, value in self.scalars().items()
+            if name in before and value < before[name] - WORSE
+        ]
+        if self.empty:
+            said.append(f"{self.empty} of {len(self.support)} classes have no rows and are left out of the means")
+        return tuple(said)
+
+
+Untrained = tuple[ArrayLike, ArrayLike] | ClassificationReport | None
+
+
+def classification_report(
+    predicted: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_classes: int,
+    baseline: ArrayLike | ClassificationReport | None = None,
+) -> ClassificationReport:
     """Compare predictions with labels.
 
     Args:
         predicted: [n] in 0 .. num_classes - 1.
         labels: [n] in 0 .. num_classes - 1.
         num_classes: declared, as the highest label that happens to occur says little.
+        baseline: [n] what was predicted from the untrained encoder's embeddings, or the report on it.
 
     Raises:
         TypeError: values that are not integers.
@@ -69,6 +98,8 @@ def classification_report(predicted: ArrayLike, labels: ArrayLike, *, num_classe
         raise ValueError("nothing to compare: labels are empty")
     for name, values in (("labels", truth), ("predicted", called)):
         _check_classes(name, values, num_classes)
+    if baseline is not None and not isinstance(baseline, ClassificationReport):
+        baseline = classification_report(baseline, truth, num_classes=num_classes)
     confusion = torch.bincount(truth * num_classes + called, minlength=num_classes**2).view(num_classes, num_classes)
     support, hits = confusion.sum(1), confusion.diagonal()
     there = support > 0
@@ -83,6 +114,7 @@ def classification_report(predicted: ArrayLike, labels: ArrayLike, *, num_classe
         support=support,
         confusion=confusion,
         empty=int((~there).sum()),
+        baseline=baseline,
     )
 
 
@@ -95,6 +127,7 @@ def knn_probe(
     num_classes: int,
     k: int = 20,
     metric: Metric = "cosine",
+    baseline: Untrained = None,
 ) -> ClassificationReport:
     """Classify test rows by the vote of their k nearest training rows; a tie goes to the nearest of the tied classes.
 
@@ -104,6 +137,7 @@ def knn_probe(
         num_classes: labels lie in 0 .. num_classes - 1.
         k: neighbours that vote.
         metric: "cosine", "dot" or "euclidean".
+        baseline: (train, test) of the same rows by the untrained encoder, or its report.
 
     Raises:
         TypeError, ValueError: as `EmbeddingBank`; k beyond the training rows; labels outside 0 .. num_classes - 1.
@@ -119,11 +153,15 @@ def knn_probe(
     check_at_least("k", k, 1)
     if k > len(known):
         raise ValueError(f"k={k} neighbours of {len(known)} training rows: choose a smaller k")
+    before = baseline
+    if isinstance(before, tuple):
+        before = knn_probe(before[0], known, before[1], test_labels, num_classes=num_classes, k=k, metric=metric)
     found = ExactIndex(metric=metric).fit(train).search(test, k).ids
     votes = torch.nn.functional.one_hot(known.to(found.device)[found], num_classes).double()
     # The nearest of the tied classes wins: earlier votes weigh more, by less than a vote in all.
     weight = 1 + torch.arange(k, 0, -1, device=found.device).double() / (2 * k**2)
-    return classification_report((votes * weight[:, None]).sum(1).argmax(1), test_labels, num_classes=num_classes)
+    called = (votes * weight[:, None]).sum(1).argmax(1)
+    return classification_report(called, test_labels, num_classes=num_classes, baseline=before)
 
 
 def linear_probe(
@@ -136,6 +174,7 @@ def linear_probe(
     metric: Metric = "cosine",
     strength: float = 1.0,
     max_iter: int = 1000,
+    baseline: Untrained = None,
 ) -> ClassificationReport:
     """Classify test rows by multinomial logistic regression on the training rows (scikit-learn, L-BFGS).
 
@@ -146,6 +185,7 @@ def linear_probe(
         metric: under "cosine" the rows are normalised first.
         strength: scikit-learn's C, the inverse of the regularisation.
         max_iter: steps of the solver.
+        baseline: (train, test) of the same rows by the untrained encoder, or its report.
 
     Raises:
         TypeError, ValueError: as `EmbeddingBank`; fewer than two training classes; labels outside their range.
@@ -163,12 +203,25 @@ def linear_probe(
     known = given.cpu().numpy()
     if len(np.unique(known)) < 2:
         raise ValueError("train_labels hold one class: a linear probe needs two or more")
+    before = baseline
+    if isinstance(before, tuple):
+        before = linear_probe(
+            before[0],
+            given,
+            before[1],
+            test_labels,
+            num_classes=num_classes,
+            metric=metric,
+            strength=strength,
+            max_iter=max_iter,
+        )
     x, z = (
         prepare(as_embeddings(rows, name=name, metric=metric), metric).cpu().numpy()
         for rows, name in ((train, "train"), (test, "test"))
     )
     model = LogisticRegression(C=strength, max_iter=max_iter).fit(x, known)
-    return classification_report(model.predict(z).astype(np.int64), test_labels, num_classes=num_classes)
+    called = model.predict(z).astype(np.int64)
+    return classification_report(called, test_labels, num_classes=num_classes, baseline=before)
 
 
 def _check_classes(name: str, values: Int64[Tensor, " n"], num_classes: int) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_metric
 from legolas_metric.evaluation.protocol import RetrievalProtocol
+from legolas_metric.evaluation.report import WORSE
 from legolas_metric.evaluation.trials import side
 from legolas_metric.index.protocol import fitted_rows
 
@@ -39,6 +40,17 @@ class ClusteringReport:
     classes: int
     rows: int
     baseline: "ClusteringReport | None" = None
+
+    def warnings(self) -> tuple[str, ...]:
+        """What makes these figures weaker than they look, a sentence each."""
+        if self.baseline is None:
+            return ()
+        figures = {"NMI": (self.nmi, self.baseline.nmi), "AMI": (self.ami, self.baseline.ami)}
+        return tuple(
+            f"training made {name} worse: {after:.3f}, untrained {before:.3f}"
+            for name, (after, before) in figures.items()
+            if after < before - WORSE
+        )
 
 
 def evaluate_clustering(
