@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from legolas_metric import (
     EasyPositiveMiner,
+    EmbeddingBank,
     ExactIndex,
     FullHardMiner,
     HardMiner,
@@ -106,7 +107,6 @@ def test_the_ways_of_mining_a_batch_agree(name, relation, n, m, d, pool, jitter,
         ("cosine", 1.0, True, FusedPool),
         ("dot", 1.0, True, FusedPool),
         ("cosine", 1.0, False, ScreenedPool),
-        ("dot", 1e25, True, ScreenedPool),  # products overflow, so they screen nothing
         ("euclidean", 1.0, True, DensePool),
     ],
 )
@@ -116,6 +116,26 @@ def test_which_way_a_batch_goes(metric, scale, numba, kind):
         batch = Batch.of(x, y, None, None, None, None, metric)
         block = next(batch_source(batch, metric, None, screened=True).blocks)
     assert type(block.pool) is kind
+
+
+@pytest.mark.parametrize("numba", [True, False])
+def test_a_batch_beyond_the_reach_of_screening_is_compared_exactly(numba):
+    """Squares of the reference overflow float32, products with the batch don't."""
+    x, y, *_ = a_batch(30, None, 4, 30, 1.0, 5, 1.0, 0)[0]
+    with patched("legolas_metric.compiled.has_numba", lambda: numba):
+        batch = Batch.of(x * 1e-10, y, x * 1e25, y, None, None, "dot")
+        block = next(batch_source(batch, "dot", None, screened=True).blocks)
+    assert type(block.pool) is DensePool
+
+
+@pytest.mark.parametrize("miner", [FullHardMiner, SemiHardMiner, MultiSimilarityMiner])
+def test_similarities_that_float32_cannot_hold_are_refused(miner):
+    x, y, *_ = a_batch(30, None, 4, 30, 1.0, 5, 1.0, 0)[0]
+    own = miner(index=ExactIndex(metric="dot"))
+    with pytest.raises(ValueError, match="would overflow float32 under metric='dot': scale the embeddings down"):
+        own(x * 3e19, y)
+    with pytest.raises(ValueError, match="would overflow float32"):
+        own.mine(EmbeddingBank(x * 3e19, y, metric="dot"))
 
 
 @pytest.mark.parametrize("numba", [True, False])

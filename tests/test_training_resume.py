@@ -128,3 +128,11 @@ def test_resuming_in_the_same_object_plans_by_the_bank_that_came_back(data, tmp_
     mining._resume(learner, saved)
     assert mining.bank is not old
     assert mining._pk["neighbors"].bank is mining.bank
+
+
+@pytest.mark.parametrize(("saved", "now", "how"), [(0.9, None, "with"), (None, 0.9, "without")])
+def test_a_run_with_an_averaged_encoder_goes_on_with_one(data, tmp_path, saved, now, how):  # noqa: F811
+    x, labels = data
+    run(x, labels, tmp_path, {"ema": saved})
+    with pytest.raises(ValueError, match=f"ema={now}, but the saved run was {how} an averaged encoder"):
+        run(x, labels, tmp_path / "again", {"ema": now}, resume=tmp_path / "step=5.ckpt")

@@ -24,7 +24,7 @@ from legolas_metric.checks import (
     check_dimension,
 )
 from legolas_metric.compiled import runs_compiled
-from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows
+from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows, check_range
 from legolas_metric.miners.classes import Classes
 from legolas_metric.miners.dense import DensePool, Table
 from legolas_metric.miners.fused import FusedPool
@@ -113,8 +113,10 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None, *
     else:
         labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
         anchors = batch.anchors[labelled]
+    check_range(anchors, batch.rows, metric)
     table = Table(anchors, batch.rows, metric)
-    error = screening_error(anchors, batch.rows, metric) if screened and metric != "euclidean" else None
+    error = screening_error(anchors, batch.rows, metric) if screened and metric != "euclidean" else math.inf
+    error = error if math.isfinite(error) else None
     return Source(labelled, batch.rows, _dense_blocks(table, anchors.ids, relation, error))
 
 
@@ -141,6 +143,7 @@ def bank_source(
     asked = _anchor_rows(bank, anchors)
     if not dense and (relation is None or relation.by_label):
         return Source(bank.ids[asked], rows, _index_blocks(asked, rows, index, relation))
+    check_range(rows, rows, bank.metric)
     order = bank.ids.argsort()  # in a dense block, ties go to the smaller row
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
@@ -166,7 +169,7 @@ def _dense_blocks(
     relations: Relations = (
         Classes.of(anchors, self_row, rows) if relation is None else Masks(anchors, rows, self_row, relation)
     )
-    compiled = error is not None and math.isfinite(error) and runs_compiled(rows.embeddings.device)
+    compiled = error is not None and runs_compiled(rows.embeddings.device)
     screened = FusedPool if compiled else ScreenedPool
     for part in chunks(len(anchors), max(_LEAST_BLOCK, _BLOCK_ELEMENTS // len(rows))):
         own = relations if part.stop - part.start == len(anchors) else relations[part]

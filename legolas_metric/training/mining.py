@@ -230,7 +230,17 @@ class GlobalMining(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a saved state when training begins; `rounds` then starts with the last round before it."""
+        """Take up a saved state when training begins; `rounds` then starts with the last round before it.
+
+        Raises:
+            ValueError: this run averages its encoder (`ema`) and the saved one did not, or the other way round.
+        """
+        averaged = state_dict.get("average") is not None
+        if state_dict and averaged != (self.ema is not None):
+            raise ValueError(
+                f"ema={self.ema}, but the saved run was {'with' if averaged else 'without'} an averaged encoder: "
+                "go on with the same setting"
+            )
         self._saved = state_dict or None
 
     def _resume(self, learner: MetricLearner, saved: Mapping[str, Any]) -> None:
