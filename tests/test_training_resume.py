@@ -11,7 +11,16 @@ from test_training import D, Seen, data  # noqa: F401
 from torch import nn
 from torch.utils.data import Dataset
 
-from legolas_metric import FullHardMiner, HardMiner, MiningSchedule, PKSampler, RandomMiner, SemiHardMiner
+from legolas_metric import (
+    EmbeddingBank,
+    FullHardMiner,
+    HardMiner,
+    MiningSchedule,
+    NeighborPKSampler,
+    PKSampler,
+    RandomMiner,
+    SemiHardMiner,
+)
 from legolas_metric.losses import SupConLoss
 from legolas_metric.miners.schedule import Plateau
 from legolas_metric.training import GlobalMining, MetricLearner, ValidationMonitor
@@ -117,6 +126,30 @@ def test_batches_go_on_behind_those_that_were_trained_on_however_many_were_fetch
                 next(loader)
             after.load_state_dict(before.state_dict(done))
             assert list(after) == whole[done:]
+
+
+def test_classes_that_were_chosen_go_on_however_many_epochs_were_fetched():
+    labels = torch.arange(24) // 2
+
+    def fed(seed):
+        rows = torch.randn(24, 3, generator=torch.Generator().manual_seed(seed))
+        near = NeighborPKSampler(EmbeddingBank(rows, labels), 3, 2, batches_per_epoch=3)
+        batches = FedBatches(12)
+        batches.feed([near, PKSampler(labels, 2, 2)], 0)
+        return batches
+
+    whole = list(fed(0))
+    for done in range(12):
+        before, after = fed(0), fed(1)  # other neighbours
+        loader = iter(before)
+        for _ in range(min(done + 8, 12)):  # the next epochs of the former have begun
+            next(loader)
+        after.load_state_dict(before.state_dict(done))
+        went_on = list(after)
+        first = -(-done // 2)  # draw of the former, 3 of which are an epoch
+        for draw in range(first, min(6, first - first % 3 + 3)):
+            assert went_on[2 * draw - done] == whole[2 * draw]
+        assert went_on[1 - done % 2 :: 2] == whole[done:][1 - done % 2 :: 2]
 
 
 def test_resuming_in_the_same_object_plans_by_the_bank_that_came_back(data, tmp_path):  # noqa: F811

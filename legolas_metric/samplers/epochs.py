@@ -51,6 +51,15 @@ class PlannedSampler(Sampler[list[int]], ABC):
         """The epoch, and the batch of it that comes next."""
         return self.epoch, self._next
 
+    @property
+    def choice(self) -> Int64[Tensor, "b p"] | None:
+        """What the epoch's plan rests on beside the settings, for `state_at`; None where there is nothing."""
+        return None
+
+    def state_at(self, epoch: int, batch: int, choice: Int64[Tensor, "b p"] | None) -> dict[str, Any]:
+        """The state before a batch of any epoch, planned by the choice that it had then."""
+        return {"epoch": epoch, "batch": batch, **self.settings()}
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration hands out; call it on every rank, with the same number.
 
@@ -73,7 +82,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
         done = self._next if consumed is None else consumed
         if not 0 <= done <= len(self):
             raise ValueError(f"consumed must lie in 0..{len(self)}, the batches of an epoch, got {consumed}")
-        return {"epoch": self.epoch, "batch": done, **self.settings()}
+        return self.state_at(self.epoch, done, self.choice)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` stood: the next iteration yields what was left of that epoch.

@@ -235,12 +235,15 @@ class NeighborPKSampler(PlannedSampler):
             "data": self._members.fingerprint,
         }
 
-    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where the epoch stands, see `PlannedSampler`, and the classes of its batches once they are chosen."""
-        state = super().state_dict(consumed)
-        if self._classes is not None and self._classes[0] == self.epoch:
-            state["classes"] = self._classes[1].clone()
-        return state
+    @property
+    def choice(self) -> Int64[Tensor, "b p"] | None:
+        """The classes of the epoch's batches, once they are chosen."""
+        return self._classes[1] if self._classes is not None and self._classes[0] == self.epoch else None
+
+    def state_at(self, epoch: int, batch: int, choice: Int64[Tensor, "b p"] | None) -> dict[str, Any]:
+        """See `PlannedSampler`; with the classes."""
+        state = super().state_at(epoch, batch, choice)
+        return state if choice is None else {**state, "classes": choice.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` stood, with the classes that were chosen then."""

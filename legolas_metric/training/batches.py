@@ -3,11 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxtyping import Int64
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from legolas_metric.checks import ArrayLike, as_ids, as_labels
 from legolas_metric.datasets.source import Inputs
 from legolas_metric.samplers.epochs import PlannedSampler
+
+_Place = tuple[int, int, Int64[Tensor, "b p"] | None]  # an epoch, a batch of it, and the choice of its plan
 
 
 class Examples(Dataset[tuple[Any, int, int]]):
@@ -37,7 +41,7 @@ class FedBatches(Sampler[list[int]]):
         self.steps = steps
         self._sources: Sequence[PlannedSampler] = ()
         self._start = self._first = 0  # the steps at which the next and the last iteration begin: 0, but after a load
-        self._drawn: list[tuple[PlannedSampler, tuple[int, int]]] = []  # of each step: from where, and where it stood
+        self._drawn: list[tuple[PlannedSampler, _Place]] = []  # of each step: from where, and where that stood
 
     def feed(self, sources: Sequence[PlannedSampler], epoch: int) -> None:
         """Take the samplers of the coming steps, one for each turn; the same object may stand in several."""
@@ -55,12 +59,8 @@ class FedBatches(Sampler[list[int]]):
     def state_dict(self, consumed: int) -> dict[str, Any]:
         """Where the samplers stand after so many steps of the running epoch, whatever a loader has fetched ahead."""
         ahead = dict(reversed(self._drawn[consumed - self._first :]))  # the first draw of each
-        states = []
-        for source in dict.fromkeys(self._sources):
-            epoch, batch = ahead.get(source, source.position)
-            same = epoch == source.epoch
-            states.append(source.state_dict(batch) if same else {"epoch": epoch, "batch": batch, **source.settings()})
-        return {"step": consumed, "sources": states}
+        places = {source: ahead.get(source, (*source.position, source.choice)) for source in self._sources}
+        return {"step": consumed, "sources": [source.state_at(*place) for source, place in places.items()]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` stood, with samplers like those that were fed then."""
@@ -82,8 +82,10 @@ class FedBatches(Sampler[list[int]]):
         self._drawn = []
         for step in range(self._first, self.steps):
             source = self._sources[step % len(self._sources)]
-            self._drawn.append((source, source.position))
-            yield next(streams.setdefault(source, _endless(source)))
+            batch = next(streams.setdefault(source, _endless(source)))
+            epoch, following = source.position
+            self._drawn.append((source, (epoch, following - 1, source.choice)))
+            yield batch
 
 
 class ResumableLoader(DataLoader[tuple[Any, int, int]]):
