@@ -23,6 +23,8 @@ _CACHED = 1 << 19  # bytes of one side of a tile
 _BLOCKS = 4  # of rows for each thread, at least
 _ROOM, _WINDOWED_ROOM = 32, 128  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
 _STRIP = 240  # rows whose float scores are computed together
+_IN_ONE_THREAD = 1 << 27  # factors, whose products take two milliseconds: threads would cost a fourth of that
+_SETTLED = 4096  # anchors that are brought to their end together
 _LANES = 16  # among which the first scores of a row are dealt out, and multiples of it
 
 
@@ -41,9 +43,11 @@ def sweep_compiled(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     anchors = _anchors(job, floors)
     slots = np.empty((job.n, 3 * (2 * job.k + (_WINDOWED_ROOM if job.ceiling is not None else _ROOM))))
     sweep = _Sweep(job, anchors, slots)
-    groups = [count for count in in_threads(sweep.run, sweep.tiles()) if count is not None]
-    parts = chunks(job.n, max(1, -(-job.n // (4 * torch.get_num_threads()))))
-    count = sum(in_threads(lambda part: buffers.settle_all(anchors[part], slots[part], job.k), parts))
+    width = job.columns.left.numel() // job.columns.padded
+    run = map if job.n * job.columns.rows * width < _IN_ONE_THREAD else in_threads
+    groups = [count for count in run(sweep.run, sweep.tiles()) if count is not None]
+    parts = chunks(job.n, _SETTLED)
+    count = sum(run(lambda part: buffers.settle_all(anchors[part], slots[part], job.k), parts))
     anchor, column = np.empty(count, np.int64), np.empty(count, np.int64)
     buffers.survivors(anchors, slots, anchor, column)
     reached = torch.from_numpy(anchors[:, REACHED].astype(np.float32))

@@ -25,6 +25,7 @@ from legolas_metric.numerics import chunks
 
 _RERANKED = 4096  # anchors whose pairs are sorted together, so that memory stays small
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
+_FEWEST_SAMPLED = 4096  # anchors beyond which that is worth a pass
 _HALVED = 16  # neighbours up to which half a tile on the diagonal says enough; many need whole tiles to raise a floor
 _FEWEST_STEPS = 2**12  # of int16, for its bound to be worth a product
 _CROWDED = 0.25  # share of them that may overflow
@@ -95,7 +96,7 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, shrink: float
             dtype = torch.float32
     columns = make_table(problem.rows.embeddings, frame, dtype)
     n = len(problem.anchors)
-    if dtype != torch.float32 and n > 8 * _SAMPLE:
+    if dtype != torch.float32 and n > _FEWEST_SAMPLED:
         some = torch.arange(0, n, n // _SAMPLE, device=problem.low.device)
         tried = _screen(problem.part(some), frame, columns, dtype, None, workspace_mb, shrink)
         if float(tried.overflowed.float().mean()) > _CROWDED:
