@@ -5,10 +5,10 @@ from typing import no_type_check
 
 import numpy as np
 
-from legolas_metric.compiled import compiled_sum
+from legolas_metric.compiled import compiled, compiled_sum
 from legolas_metric.pointers import fetch, pointer, shifted
 
-_AHEAD = 4  # pairs whose rows are brought from memory meanwhile
+AHEAD = 4  # pairs whose rows are brought from memory meanwhile
 _LINE = 16  # floats of a line of the processor's cache
 
 
@@ -44,20 +44,33 @@ def unit_rows(rows, tolerance, out):
 
 @compiled_sum
 @no_type_check
+def reported(x, y, d, euclidean):
+    """The similarity of two rows, given by pointers, that is reported: in float64, rounded to float32."""
+    total = 0.0
+    if euclidean:
+        for j in range(d):
+            gap = np.float64(x[j]) - np.float64(y[j])
+            total += gap * gap
+        return np.float32(-math.sqrt(total))
+    for j in range(d):
+        total += np.float64(x[j]) * np.float64(y[j])
+    return np.float32(total)
+
+
+@compiled
+@no_type_check
+def fetch_row(rows, row, d):
+    """Have a row brought from memory, of a pointer to all of them."""
+    for j in range(0, d, _LINE):
+        fetch(shifted(rows, row * d + j))
+
+
+@compiled
+@no_type_check
 def pair_similarities(x, y, query, row, euclidean, out):
-    """The reported similarity of each pair (query, row): in float64, rounded to float32."""
-    base, ahead = pointer(y), len(query) - _AHEAD
+    """The reported similarity of each pair (query, row)."""
+    left, right, d = pointer(x), pointer(y), x.shape[1]
     for pair in range(len(query)):
-        if pair < ahead:
-            for j in range(0, y.shape[1], _LINE):
-                fetch(shifted(base, row[pair + _AHEAD] * y.shape[1] + j))
-        a, b, total = query[pair], row[pair], 0.0
-        if euclidean:
-            for j in range(x.shape[1]):
-                gap = np.float64(x[a, j]) - np.float64(y[b, j])
-                total += gap * gap
-            out[pair] = -math.sqrt(total)
-        else:
-            for j in range(x.shape[1]):
-                total += np.float64(x[a, j]) * np.float64(y[b, j])
-            out[pair] = total
+        if pair + AHEAD < len(query):
+            fetch_row(right, row[pair + AHEAD], d)
+        out[pair] = reported(shifted(left, query[pair] * d), shifted(right, row[pair] * d), d, euclidean)

@@ -5,9 +5,10 @@ from typing import no_type_check
 import numpy as np
 
 from legolas_metric.compiled import compiled
+from legolas_metric.kernels import reported
+from legolas_metric.pointers import pointer, shifted
 
 _CHUNK = 1024
-_LANES = 16
 
 
 @compiled
@@ -79,9 +80,7 @@ def own_similarities(x, y, first, count, asker, found, euclidean, best):
     nor are those of its group, where there are groups: `asker` [q, 1 or 2] and `found` [n, 1 or 2] hold ids and groups.
     Places [q, w] that are left over in `best` hold -inf.
     """
-    d = x.shape[1]
-    whole = d - d % _LANES
-    sums = np.empty(_LANES)
+    left, right, d = pointer(x), pointer(y), x.shape[1]
     for i in range(len(x)):
         filled = 0
         for j in range(first[i], first[i] + count[i]):
@@ -90,20 +89,7 @@ def own_similarities(x, y, first, count, asker, found, euclidean, best):
                 alike |= asker[i, c] == found[j, c]
             if alike:
                 continue
-            a, b, total = x[i], y[j], 0.0
-            if euclidean:
-                for c in range(d):
-                    total += (np.float64(a[c]) - np.float64(b[c])) ** 2
-                total = -np.sqrt(total)
-            else:
-                sums[:] = 0
-                for start in range(0, whole, _LANES):
-                    for c in range(_LANES):  # side by side, as a single sum would wait for itself
-                        sums[c] += np.float64(a[start + c]) * np.float64(b[start + c])
-                for c in range(whole, d):
-                    total += np.float64(a[c]) * np.float64(b[c])
-                total += sums.sum()
-            score, place = np.float32(total), filled
+            score, place = reported(shifted(left, i * d), shifted(right, j * d), d, euclidean), filled
             while place > 0 and best[i, place - 1] < score:
                 best[i, place] = best[i, place - 1]
                 place -= 1

@@ -10,7 +10,9 @@ from typing import no_type_check
 
 import numpy as np
 
-from legolas_metric.compiled import compiled, compiled_sum
+from legolas_metric.compiled import compiled
+from legolas_metric.kernels import reported
+from legolas_metric.pointers import pointer, shifted
 
 _STRIP = 64  # columns that are looked at together: short loops without branches become vector instructions
 _LEAST = np.float32(np.finfo(np.float32).min)
@@ -52,6 +54,7 @@ def split(score, order, start, size, self_row, skip, skipped):
 def extreme_positive(row, kept, x, y, error, sign):
     """The positive of the largest (sign 1) or least (sign -1) similarity; ties to the smaller row."""
     found, value = _answer(len(row))
+    left, right, d = pointer(x), pointer(y), x.shape[1]
     for i in range(len(row)):
         best, top, at = _NONE, _NONE, -1
         for j in range(row.shape[1]):
@@ -60,7 +63,7 @@ def extreme_positive(row, kept, x, y, error, sign):
         for j in range(row.shape[1]):
             r = row[i, j]
             if r >= 0 and sign * kept[i, j] >= best - 2 * error:
-                s = sign * _similarity(x[i], y[r])
+                s = sign * reported(shifted(left, i * d), shifted(right, r * d), d, False)
                 if s > top or (s == top and r < at):
                     top, at = s, r
         found[i, 0], value[i, 0] = at, sign * top
@@ -77,6 +80,7 @@ def nearest_negative(score, anchor, low, high, x, y, error):
     n = score.shape[1]
     found, value = _answer(len(anchor))
     bits, scratch = score.view(np.int32), np.empty(1, np.float32)
+    left, right, d = pointer(x), pointer(y), x.shape[1]
     for i in range(len(anchor)):
         a = anchor[i]
         under, over = (low[i], high[i]) if len(high) else (-np.inf, np.inf)
@@ -92,7 +96,7 @@ def nearest_negative(score, anchor, low, high, x, y, error):
             if open_:
                 for j in range(len(strip)):
                     if least <= strip[j] <= most:
-                        s = _similarity(x[a], y[begin + j])
+                        s = reported(shifted(left, a * d), shifted(right, (begin + j) * d), d, False)
                         if top < s < over:
                             top, at = s, begin + j
         found[i, 0], value[i, 0] = (at, top) if top > under else (-1, _NONE)
@@ -107,6 +111,7 @@ def settle(score, row, kept, x, y, nearest, farthest, epsilon, error, over, unde
     A negative is informative from `over` up (itself excluded), a positive from `under` down.
     """
     n = score.shape[1]
+    left, right, d = pointer(x), pointer(y), x.shape[1]
     for i in range(len(score)):
         line = score[i]
         over[i], under[i] = _floor(farthest[i, 0] - epsilon), -_floor(-(nearest[i, 0] + epsilon))
@@ -120,7 +125,7 @@ def settle(score, row, kept, x, y, nearest, farthest, epsilon, error, over, unde
             if open_:
                 for j in range(len(strip)):
                     if least <= strip[j] <= most:
-                        strip[j] = _similarity(x[i], y[begin + j])
+                        strip[j] = reported(shifted(left, i * d), shifted(right, (begin + j) * d), d, False)
             for j in range(len(strip)):
                 total += strip[j] > over[i]
         negatives[i] = total
@@ -128,7 +133,7 @@ def settle(score, row, kept, x, y, nearest, farthest, epsilon, error, over, unde
         for j in range(row.shape[1]):
             if row[i, j] >= 0:
                 if abs(kept[i, j] - under[i]) <= 2 * error:
-                    kept[i, j] = _similarity(x[i], y[row[i, j]])
+                    kept[i, j] = reported(shifted(left, i * d), shifted(right, row[i, j] * d), d, False)
                 total += kept[i, j] < under[i]
         positives[i] = total
 
@@ -155,9 +160,11 @@ def informative(score, row, kept, over, under, a1, p, a2, n):
 @no_type_check
 def similarities(x, y, anchor, row, value):
     """The reported similarity of anchors and rows; -inf where the row is -1."""
+    left, right, d = pointer(x), pointer(y), x.shape[1]
     for i in range(len(anchor)):
         for j in range(row.shape[1]):
-            value[i, j] = _similarity(x[anchor[i]], y[row[i, j]]) if row[i, j] >= 0 else _NONE
+            own, other = shifted(left, anchor[i] * d), shifted(right, row[i, j] * d)
+            value[i, j] = reported(own, other, d, False) if row[i, j] >= 0 else _NONE
 
 
 @compiled
@@ -199,13 +206,3 @@ def _floor(value):
     """The largest float32 that is not above."""
     near = np.float32(value)
     return np.nextafter(near, _NONE) if near > value else near
-
-
-@compiled_sum
-@no_type_check
-def _similarity(x, y):
-    """The reported similarity: the product in float64, rounded to float32."""
-    total = 0.0
-    for j in range(len(x)):
-        total += np.float64(x[j]) * np.float64(y[j])
-    return np.float32(total)

@@ -22,6 +22,7 @@ from legolas_metric.index.exact.layout import (
     WIDTH,
     WINDOWED,
 )
+from legolas_metric.kernels import AHEAD, fetch_row, reported
 from legolas_metric.pointers import pointer, shifted
 
 ROWS, COLUMNS = PANELS
@@ -174,3 +175,43 @@ def sweep_tile(
                     mask &= mask - 1
                     _look(tables, row + line, column + one, found[line, one], place, sides, scale)
     return groups
+
+
+@compiled
+@no_type_check
+def best_of_pairs(x, y, ids, first, column, low, high, sign, euclidean, found, value):
+    """The k best columns of each anchor, by the reported similarity, ties to the smaller id; -1 past the last.
+
+    Args:
+        x, y, ids: anchors, columns, and what the latter are called.
+        first: [n + 1], anchor i has the columns column[first[i] : first[i + 1]].
+        low, high: [n], the window of each anchor; empty for none.
+        sign: 1 for the largest similarities, -1 for the least.
+        euclidean: whether similarity is a distance.
+        found, value: [n, k], written.
+    """
+    left, right, d, k = pointer(x), pointer(y), x.shape[1], found.shape[1]
+    for anchor in range(len(found)):
+        own, count = shifted(left, anchor * d), 0
+        for pair in range(first[anchor], first[anchor + 1]):
+            if pair + AHEAD < len(column):
+                fetch_row(right, column[pair + AHEAD], d)
+            score = reported(own, shifted(right, column[pair] * d), d, euclidean)
+            if len(low) and not low[anchor] < score < high[anchor]:
+                continue
+            name, place = ids[column[pair]], count
+            while place > 0 and _better(sign * score, name, sign * value[anchor, place - 1], found[anchor, place - 1]):
+                place -= 1
+            count = min(count + 1, k)
+            for at in range(count - 1, place, -1):
+                found[anchor, at], value[anchor, at] = found[anchor, at - 1], value[anchor, at - 1]
+            if place < k:
+                found[anchor, place], value[anchor, place] = name, score
+        for at in range(count, k):
+            found[anchor, at], value[anchor, at] = -1, -np.inf
+
+
+@inlined
+@no_type_check
+def _better(score, name, other, rival):
+    return score > other or (score == other and name < rival)

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.compiled import runs_compiled
+from legolas_metric.compiled import arrays, in_threads, runs_compiled
 from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.job import Job, Screened
 from legolas_metric.index.exact.processor import sweep_compiled, tile_size
@@ -24,6 +24,7 @@ from legolas_metric.index.scan import part_of, scan
 from legolas_metric.numerics import chunks
 
 _RERANKED = 4096  # anchors whose pairs are sorted together, so that memory stays small
+_INSERTED = 64  # neighbours up to which each candidate is put in its place: beyond, they are sorted
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
 _FEWEST_SAMPLED = 4096  # anchors beyond which that is worth a pass
 _HALVED = 16  # neighbours up to which half a tile on the diagonal says enough; many need whole tiles to raise a floor
@@ -193,6 +194,8 @@ def _rerank(
     problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
 ) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
     """The k best of the surviving pairs, by the similarity that is reported; anchors ascend."""
+    if problem.k <= _INSERTED and runs_compiled(anchor.device):
+        return _rerank_compiled(problem, anchor, column)
     ids, similarities = [], []
     for part in chunks(len(problem.anchors), _RERANKED):
         own, bounds = problem.anchors[part], part_of(problem.bounds, part)
@@ -206,6 +209,36 @@ def _rerank(
         ids.append(best[0])
         similarities.append(best[1])
     return torch.cat(ids), torch.cat(similarities)
+
+
+def _rerank_compiled(
+    problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
+) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
+    """The same, anchor by anchor."""
+    from legolas_metric.index.exact.kernels import best_of_pairs
+
+    n = len(problem.anchors)
+    found = torch.empty(n, problem.k, dtype=torch.int64), torch.empty(n, problem.k)
+    first = torch.zeros(n + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(anchor, minlength=n), 0, out=first[1:])
+    none = torch.empty(0, dtype=torch.float64)
+    own, rows = problem.anchors.embeddings, problem.rows
+
+    def work(part: slice) -> None:
+        low, high = (none, none) if problem.bounds is None else (bound[part] for bound in problem.bounds)
+        pairs = first[part.start : part.stop + 1]
+        best_of_pairs(
+            *arrays(own[part], rows.embeddings, rows.ids, pairs, column, low, high),
+            -1 if problem.farthest else 1,
+            problem.metric == "euclidean",
+            *arrays(found[0][part], found[1][part]),
+        )
+
+    if n <= _RERANKED:  # threads would cost more
+        work(slice(0, n))
+    else:
+        in_threads(work, chunks(n, _RERANKED // 4))
+    return found
 
 
 def _tile(dtype: torch.dtype, workspace_mb: int, most: int) -> int:
