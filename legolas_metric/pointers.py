@@ -43,3 +43,23 @@ def fetch(typing: Any, place: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(place), emit
+
+
+@intrinsic
+def to_float(typing: Any, value: Any) -> Any:
+    """The float32 whose bits are those of an int32, as which it is kept among floats."""
+
+    def emit(context: Any, builder: Any, sign: Any, values: Any) -> Any:
+        return builder.bitcast(builder.trunc(values[0], _INT), ir.FloatType())
+
+    return types.float32(types.int64), emit
+
+
+@intrinsic
+def to_int(typing: Any, value: Any) -> Any:
+    """The number that `to_float` made a float32 of."""
+
+    def emit(context: Any, builder: Any, sign: Any, values: Any) -> Any:
+        return builder.zext(builder.bitcast(values[0], _INT), ir.IntType(64))
+
+    return types.int64(types.float32), emit

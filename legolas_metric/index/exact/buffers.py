@@ -32,9 +32,10 @@ from legolas_metric.index.exact.layout import (
     WIDTH,
     WINDOWED,
 )
-from legolas_metric.pointers import fetch, pointer, shifted
+from legolas_metric.pointers import fetch, pointer, shifted, to_float, to_int
 
 _LARGEST = 2.0**31 - 1
+_ROUNDED, _LEAST = 2.0**-22, 2.0**-126  # relative and absolute: bounds are kept as float32
 
 
 @compiled
@@ -194,6 +195,7 @@ def take(anchors, slots, most, anchor, column, score, levels, errors, place, sca
     head = shifted(anchors, anchor * ANCHOR)
     value = score * scale[UNIT]
     error = errors[place] + scale[RELATIVE] * abs(value)
+    error += _ROUNDED * (abs(value) + error) + _LEAST
     high = value + error
     low = value - error
     head[LOOKED] += 1
@@ -204,7 +206,7 @@ def take(anchors, slots, most, anchor, column, score, levels, errors, place, sca
         slot = 3 * (anchor * most + fill)
         slots[slot + HIGH] = high
         slots[slot + LOW] = low
-        slots[slot + AT] = column
+        slots[slot + AT] = to_float(column)
         head[FILL] = fill + 1
         raised = scale[SOUGHT] == 1 and low > head[FLOOR]
         if raised:
@@ -235,5 +237,5 @@ def survivors(anchors, slots, anchor, column):
     count = 0
     for row in range(anchors.shape[0]):
         for slot in range(0, 3 * int(anchors[row, FILL]), 3):
-            anchor[count], column[count] = row, int(slots[row, slot + AT])
+            anchor[count], column[count] = row, to_int(slots[row, slot + AT])
             count += 1

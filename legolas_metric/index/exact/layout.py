@@ -1,6 +1,6 @@
 """What the compiled loops work on: a table of anchors, one of their candidates, and small tuples of numbers.
 
-Both are float64, a row an anchor: [n, ANCHOR] with the columns that follow, and [n, 3 c] with c slots of three. What
+A row is an anchor: float64 [n, ANCHOR] with the columns that follow, and float32 [n, 3 c] with c slots of three. What
 is read for a candidate lies side by side in the first, which stays in cache; the second is written, and seldom read.
 
 Plain arrays and tuples: loops that are kept on disk name the classes of their arguments, and would not load once one of
@@ -23,7 +23,7 @@ REACHED = 8
 """The floor of anchors before they were closed, because too many candidates remained; else -inf."""
 ANCHOR = 9
 HIGH, LOW, AT = 0, 1, 2
-"""A slot: the upper and the lower bound of the candidate's true score, and its column."""
+"""A slot: the upper and the lower bound of the candidate's true score, and the bits of its column's number."""
 
 ROW, COLUMN, ANCHORS, WIDTH = 0, 1, 2, 3
 """Where a tile lies: its first row, of so many anchors, and its first column, of so many."""

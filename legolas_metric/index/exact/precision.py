@@ -76,7 +76,7 @@ def _integer_product() -> Callable[[], None]:
 
     left, right = (np.ones((_SIZE // panel, _COLUMNS // 2, panel, 2), np.int16) for panel in PANELS)
     terms, levels = np.zeros(_SIZE, np.int32), np.full((2, _SIZE), 2**31 - 1, np.int32)
-    side, anchors, slots = (levels, np.zeros(_SIZE)), np.zeros((_SIZE, ANCHOR)), np.zeros((_SIZE, 3))
+    side, anchors, slots = (levels, np.zeros(_SIZE)), np.zeros((_SIZE, ANCHOR)), np.zeros((_SIZE, 3), np.float32)
     place, scale = (0, 0, _SIZE, _SIZE), (0.5, 0.0, False, 1)
     return lambda: kernels.sweep_tile(left, right, terms, terms, anchors, slots, place, *side, *side, scale)
 

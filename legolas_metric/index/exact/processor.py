@@ -21,7 +21,7 @@ from legolas_metric.numerics import chunks
 _TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
 _CACHED = 1 << 19  # bytes of one side of a tile
 _BLOCKS = 4  # of rows for each thread, at least
-_ROOM, _WINDOWED_ROOM = 32, 128  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
+_ROOM, _WINDOWED_ROOM = 32, 384  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
 _STRIP = 240  # rows whose float scores are computed together
 _IN_ONE_THREAD = 1 << 27  # factors, whose products take two milliseconds: threads would cost a fourth of that
 _SETTLED = 4096  # anchors that are brought to their end together
@@ -41,7 +41,8 @@ def sweep_compiled(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     from legolas_metric.index.exact import buffers
 
     anchors = _anchors(job, floors)
-    slots = np.empty((job.n, 3 * (2 * job.k + (_WINDOWED_ROOM if job.ceiling is not None else _ROOM))))
+    room = _WINDOWED_ROOM if job.ceiling is not None else _ROOM
+    slots = np.empty((job.n, 3 * (2 * job.k + room)), np.float32)
     sweep = _Sweep(job, anchors, slots)
     width = job.columns.left.numel() // job.columns.padded
     run = map if job.n * job.columns.rows * width < _IN_ONE_THREAD else in_threads

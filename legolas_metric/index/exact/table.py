@@ -97,7 +97,7 @@ def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthe
     """The scale that brings every norm to at most 1, and a centre where it pays; the last table is the one searched."""
     rows = tables[-1]
     sign = -1 if farthest else 1
-    centre = rows.mean(0, dtype=torch.float64)
+    centre = rows.mean(0, dtype=torch.float32 if metric == "cosine" else torch.float64)  # any centre will do
     largest = 1.0 if metric == "cosine" else max(float(table.abs().max()) for table in tables)
     if largest == 0:
         return Frame(metric, 1.0, centre.double() if metric == "euclidean" else None, sign)
