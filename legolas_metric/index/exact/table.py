@@ -97,10 +97,11 @@ def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthe
     """The scale that brings every norm to at most 1, and a centre where it pays; the last table is the one searched."""
     rows = tables[-1]
     sign = -1 if farthest else 1
-    centre = rows.mean(0, dtype=torch.float32 if metric == "cosine" else torch.float64)  # any centre will do
+    # Any centre will do: that of unit rows is worked out faster.
+    centre = (rows.mean(0) if metric == "cosine" else rows.mean(0, dtype=torch.float64)).double()
     largest = 1.0 if metric == "cosine" else max(float(table.abs().max()) for table in tables)
     if largest == 0:
-        return Frame(metric, 1.0, centre.double() if metric == "euclidean" else None, sign)
+        return Frame(metric, 1.0, centre if metric == "euclidean" else None, sign)
     unit = min(_LARGEST_SCALE, 2.0 ** -math.ceil(math.log2(largest)))  # so that squares neither overflow nor vanish
     spread = 1.0 if metric == "cosine" else float((rows * unit).square().sum()) / len(rows)
     offset = centre * unit
@@ -110,7 +111,7 @@ def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthe
         centre, offset = None, None
     norm = max(_largest_norm(table, unit, offset) for table in tables)
     scale = min(_LARGEST_SCALE, unit * 2.0 ** -math.ceil(math.log2(norm))) if norm > 0 else unit
-    return Frame(metric, scale, None if centre is None else centre.double(), sign)
+    return Frame(metric, scale, centre, sign)
 
 
 def with_steps(frame: Frame, tables: list[Float32[Tensor, "_ d"]]) -> Frame:
