@@ -270,7 +270,8 @@ def compare(
         write_report(html, "A and B", [f"A: {a}", f"B: {b}"], comparison_sections(held))
     figures = {name: all_figures(*reports) for name, reports in held.items()}
     if as_json or form is Form.json:
-        show_json({str(a): figures["A"], str(b): figures["B"]}, several=True)
+        names = (str(a), str(b)) if a != b else (f"{a} (A)", f"{b} (B)")
+        show_json(dict(zip(names, figures.values())), several=True)
         return
     show(compare_table(figures["A"], figures["B"]), form)
     if form is Form.table:

@@ -157,7 +157,7 @@ def sparkline(values: Sequence[Value]) -> str:
 
 def in_order(paths: Sequence[Path]) -> list[Path]:
     """Files in the order of the numbers in their names: epoch-2 before epoch-10."""
-    return sorted(paths, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))])
+    return sorted(paths, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))])
 
 
 def plain(value: object) -> object:

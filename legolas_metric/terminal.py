@@ -69,14 +69,15 @@ def each(
     Bad files are named on stderr and the rest goes on; where none is left, that is the end.
     """
     results: dict[str, T] = {}
-    for path in in_order(files):
+    paths = in_order(list(dict.fromkeys(files)))
+    for path in paths:
         try:
             results[str(path)] = about(path, lambda path=path: work(read(path)))
         except BAD_INPUT as error:
             complain(error)
     if not results:
         raise SystemExit(2)
-    return results, int(len(results) < len(files))
+    return results, int(len(results) < len(paths))
 
 
 def about(path: Path, call: Callable[[], T]) -> T:

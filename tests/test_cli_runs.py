@@ -112,6 +112,21 @@ def test_several_files_give_a_table_in_the_order_of_their_epochs(call):
     assert "Rank@1           ▁█" in out
 
 
+def test_a_file_named_twice_counts_once(call):
+    status, out, err = call("rank", "epoch-1.npz", "./epoch-1.npz", "epoch-2.npz", "--format", "csv")
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) == 3
+    status, out, _ = call("compare", "untrained.npz", "untrained.npz", "--json")
+    assert (status, [row["file"] for row in json.loads(out)]) == (0, ["untrained.npz (A)", "untrained.npz (B)"])
+
+
+def test_digits_that_are_no_numbers_stop_nothing(call):
+    Path("epoch-²1.npz").write_bytes(Path("epoch-1.npz").read_bytes())
+    status, out, err = call("rank", "epoch-²1.npz", "epoch-2.npz", "--format", "csv")
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) == 3
+
+
 def test_probe_and_verify_take_several_files_too(call):
     status, out, _ = call("probe", "epoch-1.npz", "epoch-2.npz")
     assert status == 0

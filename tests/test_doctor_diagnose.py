@@ -144,6 +144,36 @@ def test_wrong_labels_are_found():
     assert line
 
 
+@pytest.mark.parametrize("per_class", [4, 5, 7])
+def test_wrong_labels_of_small_classes_are_found(per_class):
+    """A class of four fills at most three of the ten places beside a row that was taken out of it."""
+    generator = torch.Generator().manual_seed(0)
+    right = torch.arange(50 * per_class) // per_class
+    x = 3 * torch.randn(50, 32, generator=generator)[right] + 0.5 * torch.randn(len(right), 32, generator=generator)
+    wrong = torch.arange(0, len(right), 3 * per_class)  # one of every third class
+    y = right.clone()
+    y[wrong] = (y[wrong] + 1) % 50
+    noise = label_noise(fitted_rows(x, y, ids=None, groups=None, metric="cosine"))
+    found = noise.suspects.tolist()
+    assert set(found) <= set(wrong.tolist())
+    assert len(found) > 0.6 * len(wrong)
+    assert noise.suggested.tolist() == right[noise.suspects].tolist()
+    assert noise.contradicted >= len(found)
+    clean = label_noise(fitted_rows(x, right, ids=None, groups=None, metric="cosine"))
+    assert len(clean.suspects) == clean.contradicted == 0
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_classes_that_rank_well_are_no_guessing(classes):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(210) % classes
+    x = 0.5 * torch.randn(210, 8, generator=generator)
+    x[torch.arange(210), y] += 2.5
+    assert diagnose(x, y).healthy
+    guessed = diagnose(torch.randn(210, 8, generator=generator), y)
+    assert any("hardly better than guessing" in line for line in sentences(guessed))
+
+
 def test_a_class_of_three_is_judged_by_the_two_places_that_it_can_fill():
     """A row with both its mates beside it is no suspect, though eight of its ten neighbours have another label."""
     generator = torch.Generator().manual_seed(0)

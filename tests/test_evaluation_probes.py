@@ -49,6 +49,14 @@ def test_tied_votes_go_to_the_nearest():
     assert report.accuracy == 1.0
 
 
+def test_tied_votes_go_to_the_nearest_however_far_its_other_rows_are():
+    angle = torch.tensor([0.0, 50, 10, 20, 30, 40]).deg2rad()
+    train = torch.stack([angle.cos(), angle.sin()], 1)
+    query = torch.tensor([[1.0, 0.0]])
+    for labels in ([1, 1, 0, 0, 2, 3], [3, 3, 0, 0, 2, 1]):  # places 1 and 6 against 2 and 3
+        assert knn_probe(train, labels, query, [labels[0]], num_classes=4, k=6).accuracy == 1.0
+
+
 def test_linear_probe_separates_what_is_linear():
     x, y = blobs(noise=0.1)
     assert linear_probe(x[:80], y[:80], x[80:], y[80:], num_classes=4).accuracy == 1.0

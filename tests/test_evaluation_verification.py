@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from test_evaluation_ranking import as_rows, table
 
 from legolas_metric import evaluate_verification
+from legolas_metric.evaluation import roc
 
 
 @pytest.fixture(params=["compiled", "plain"])
@@ -85,6 +86,11 @@ def test_flags_rates_with_fewer_than_thirty_errors():
     report = evaluate_verification(torch.randn(80, 4), y)
     assert report.impostor == 80 * 79 // 2 - 40
     assert report.flagged == (1e-3, 1e-4)  # 31, 3 and 0.3 impostor pairs
+
+
+def test_thirty_errors_are_enough_though_the_product_falls_short():
+    assert 3e-4 * 100_000 < 30
+    assert roc.too_few_errors([3e-4, 2.9e-4], 100_000) == (2.9e-4,)
 
 
 def test_blocks_leave_no_trace(monkeypatch):

@@ -277,3 +277,51 @@ def test_the_newer_precision_switches_are_respected():
     )
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("precision", ["int16", "float32"])
+def test_a_query_that_is_a_fitted_row_of_another_label_is_not_its_own_answer(precision):
+    generator = torch.Generator().manual_seed(0)
+    rows, labels = torch.randn(900, 16, generator=generator), torch.arange(900) // 9
+    named = labels.roll(9)  # the queries are the rows, by other names
+    found = (
+        ExactIndex(precision=precision)
+        .fit(rows, labels)
+        .search(rows, 2, labels=named, ids=torch.arange(900), want="negative")
+    )
+    unit = torch.nn.functional.normalize(rows.double())
+    s = (unit @ unit.T).masked_fill_(named[:, None] == labels, -2).fill_diagonal_(-2)
+    assert torch.equal(found.ids, s.topk(2, 1).indices)
+
+
+def test_true_is_no_number_of_neighbours():  # other types than int are refused before, where the tests check types
+    with pytest.raises(TypeError, match="k must be an integer, got True"):
+        ExactIndex().fit(torch.eye(4), [0, 0, 1, 1]).self_join(True)
+
+
+def test_the_one_label_that_has_no_place():
+    labels = torch.arange(900) // 9
+    labels[labels == 3] = 2**63 - 1
+    index = ExactIndex(precision="float32").fit(torch.randn(900, 16), labels)
+    with pytest.raises(ValueError, match=r"labels must be below 2\^63 - 1"):
+        index.self_join(1)
+
+
+@pytest.mark.parametrize("precision", ["int16", "float32"])
+def test_float64_as_the_default_of_torch_changes_nothing(precision):
+    rows, labels = torch.randn(900, 16, dtype=torch.float32), torch.arange(900) // 9
+    index = ExactIndex(precision=precision).fit(rows, labels)
+    want = index.self_join(3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = ExactIndex(precision=precision).fit(rows, labels).self_join(3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(got.ids, want.ids)
+    assert torch.equal(got.similarities, want.similarities)
+
+
+def test_more_neighbours_than_rows_take_memory_for_the_rows_alone():
+    rows, labels = torch.randn(700, 8), torch.arange(700) // 7
+    found = ExactIndex(precision="float32").fit(rows, labels).self_join(5000)
+    assert ((found.ids >= 0).sum(1) == 693).all()

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -210,6 +211,18 @@ def test_an_alarm_ends_by_its_own_fault(generator):
     guard.check(BAD, epoch=0)
     assert guard.check(report, epoch=1) is None
     assert not guard.alarmed
+
+
+def test_an_alarm_lasts_while_its_own_fault_is_near_whatever_else_is_worse(generator):
+    good = probe_embeddings(torch.randn(400, 16, generator=generator))
+    edge = replace(good, effective_rank=4.5)  # healthy, but for the stricter limits
+    masked = replace(edge, resultant_length=0.987)  # by these also near a point, which is looked at first
+    assert [judge(r, strictness=1.5).fault for r in (edge, masked)] == ["dimensional collapse", "point collapse"]
+    for report in (edge, masked):
+        guard = CollapseGuard("warn", recovery=1)
+        guard.check(replace(good, effective_rank=3.0), epoch=0)
+        assert guard.check(report, epoch=1) is None
+        assert guard.alarmed
 
 
 def test_an_alarm_that_lasts_acts_again_and_gives_up():

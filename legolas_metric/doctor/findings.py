@@ -17,7 +17,7 @@ _ORDER: tuple[Severity, ...] = ("fault", "warning", "note")
 
 _CONFIDENT_AUC = 0.8
 _POOR_RANK = 0.5
-_CHANCE = 3.0
+_CHANCE, _ABOVE_CHANCE = 3.0, 0.25
 _GOOD = 0.9
 _LEAK = 0.1
 _TRUSTED_RANK = 0.3
@@ -122,7 +122,7 @@ def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
 def _chance(facts: Facts) -> Iterator[Finding]:
     found = facts.ranking.per_query
     chance = float((found.positives / (found.positives + found.negatives)).mean())
-    if facts.ranking.rank[1] < _CHANCE * chance:
+    if facts.ranking.rank[1] < min(_CHANCE * chance, chance + _ABOVE_CHANCE * (1 - chance)):  # few classes: a share
         yield Finding(
             severity="fault",
             sentence=f"Rank-1 {facts.ranking.rank[1]:.3f} is hardly better than guessing",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from legolas_metric.index.protocol import Rows
 _NEIGHBOURS = 10
 _MAJORITY = 0.6
 _FEW = 0.2
+_FEWEST_VOTES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -19,8 +21,9 @@ class LabelNoise:
     """What neighbourhoods say about labels. Good evidence only where most queries find their own class.
 
     Attributes:
-        suspects: ids of rows of whose nearest rows most have one other label, and at most a fifth their own (of those
-            that could: a class of three rows can fill two places).
+        suspects: ids of rows of whose nearest rows most have one other label, three at least, and at most a fifth their
+            own: of the places that the rows of a label can fill. So mislabelled rows of classes of two or three are
+            not found.
         suggested: the label that those neighbours carry.
         negatives: anchors with a row of another label among their nearest.
         contradicted: of these, how many have a nearest negative that itself lies among rows of the anchor's label: a
@@ -52,22 +55,26 @@ def label_noise(rows: Rows) -> LabelNoise:
     found = ExactIndex().fit(rows.embeddings, labels).self_join(k, want="any").ids
     near = labels[found]
     asked = labels != UNLABELLED
-    # Votes: how many of a row's neighbours carry each neighbour's label.
-    votes = (near[:, :, None] == near[:, None, :]).sum(2).masked_fill(near == UNLABELLED, 0)
-    most = votes.max(1)
+    _, place, size = labels.unique(return_inverse=True, return_counts=True)
+    room = size[place].clamp_max(k)  # of each row: the places that the rows of its label can fill
+    number = torch.arange(k, device=labels.device)
+    # Votes: how many of the nearest places that a neighbour's label can fill are filled by it.
+    alike = (near[:, :, None] == near[:, None, :]) & (number < room[found][:, :, None])
+    votes = alike.sum(2).masked_fill(near == UNLABELLED, 0)
+    share = (votes / room[found]).masked_fill(votes < _FEWEST_VOTES, 0)
+    most = share.max(1)
     suggested = near.gather(1, most.indices[:, None])[:, 0]
     own = (near == labels[:, None]).sum(1)
-    _, place, size = labels.unique(return_inverse=True, return_counts=True)
     mates = (size[place] - 1).clamp_max(k)  # a class of three can fill two of the places
-    suspect = asked & (mates > 0) & (own <= _FEW * mates) & (most.values >= _MAJORITY * k) & (suggested != labels)
+    suspect = asked & (mates > 0) & (own <= _FEW * mates) & (most.values >= _MAJORITY) & (suggested != labels)
     other = (near != labels[:, None]) & (near != UNLABELLED)
     has = asked & other.any(1)
     negative = found.gather(1, other.int().argmax(1, keepdim=True))[:, 0]
-    agree = (near[negative] == labels[:, None]).sum(1)
+    agree = ((near[negative] == labels[:, None]) & (number < room[:, None])).sum(1)
     return LabelNoise(
         suspects=rows.ids[suspect],
         suggested=suggested[suspect],
         negatives=int(has.sum()),
-        contradicted=int((has & (agree > k / 2)).sum()),
+        contradicted=int((has & (agree >= _FEWEST_VOTES) & (agree > room / 2)).sum()),
         neighbours=k,
     )

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, Metric, as_embeddings, as_integers, as_labels, check_at_least
+from legolas_metric.checks import ArrayLike, Metric, as_embeddings, as_integers, as_labels, check_at_least, check_metric
 from legolas_metric.evaluation.report import WORSE
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.numerics import prepare
@@ -153,14 +153,15 @@ def knn_probe(
     check_at_least("k", k, 1)
     if k > len(known):
         raise ValueError(f"k={k} neighbours of {len(known)} training rows: choose a smaller k")
-    before = baseline
+    before = _untrained(baseline)
     if isinstance(before, tuple):
         before = knn_probe(before[0], known, before[1], test_labels, num_classes=num_classes, k=k, metric=metric)
     found = ExactIndex(metric=metric).fit(train).search(test, k).ids
-    votes = torch.nn.functional.one_hot(known.to(found.device)[found], num_classes).double()
-    # The nearest of the tied classes wins: earlier votes weigh more, by less than a vote in all.
-    weight = 1 + torch.arange(k, 0, -1, device=found.device).double() / (2 * k**2)
-    called = (votes * weight[:, None]).sum(1).argmax(1)
+    near = known.to(found.device)[found]
+    votes = torch.nn.functional.one_hot(near, num_classes).sum(1)
+    place = torch.arange(k, device=found.device).expand_as(near)
+    first = torch.full_like(votes, k).scatter_reduce_(1, near, place, "amin")
+    called = (votes * (k + 1) - first).argmax(1)
     return classification_report(called, test_labels, num_classes=num_classes, baseline=before)
 
 
@@ -197,13 +198,14 @@ def linear_probe(
     """
     from sklearn.linear_model import LogisticRegression  # half a second, that only those who ask for it should pay
 
+    check_metric(metric)
     given = as_labels(train_labels, len(train), name="train_labels", of="train")
     _check_classes("train_labels", given, num_classes)
     _check_classes("test_labels", as_labels(test_labels, len(test), name="test_labels", of="test"), num_classes)
     known = given.cpu().numpy()
     if len(np.unique(known)) < 2:
         raise ValueError("train_labels hold one class: a linear probe needs two or more")
-    before = baseline
+    before = _untrained(baseline)
     if isinstance(before, tuple):
         before = linear_probe(
             before[0],
@@ -222,6 +224,18 @@ def linear_probe(
     model = LogisticRegression(C=strength, max_iter=max_iter).fit(x, known)
     called = model.predict(z).astype(np.int64)
     return classification_report(called, test_labels, num_classes=num_classes, baseline=before)
+
+
+def _untrained(baseline: object) -> Untrained:
+    """A baseline as it was given, if it is one."""
+    if isinstance(baseline, list | tuple) and len(baseline) == 2:
+        return baseline[0], baseline[1]
+    if baseline is None or isinstance(baseline, ClassificationReport):
+        return baseline
+    raise TypeError(
+        "baseline must be (train, test), the untrained encoder's embeddings of both, or a ClassificationReport, "
+        f"got {type(baseline).__name__}"
+    )
 
 
 def _check_classes(name: str, values: Int64[Tensor, " n"], num_classes: int) -> None:

@@ -174,7 +174,7 @@ class FaissIndex:
         rows = self._fitted()
         n, q = len(rows), len(own)
         out_ids = torch.full((q, k), NO_ID, device=own.ids.device)
-        out_values = torch.full((q, k), -torch.inf, device=own.ids.device)
+        out_values = own.embeddings.new_full((q, k), -torch.inf)
         short = torch.arange(q, device=own.ids.device)
         if want == "negative":
             assert own.labels is not None

@@ -1,6 +1,7 @@
 """What every nearest-neighbour index answers, which rows are admissible to which query, and the shared input checks."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -150,6 +151,8 @@ def query_rows(
 
 def check_request(queries: Rows, fitted: Rows, k: int, want: Want) -> None:
     """Refuse a search that cannot be answered: k, the relation's name, or labels and groups that it needs."""
+    if not isinstance(k, Integral) or isinstance(k, bool):
+        raise TypeError(f"k must be an integer, got {k!r}")
     check_at_least("k", k, 1)
     check_choice("want", want, get_args(Want))
     if want == "any":

@@ -30,7 +30,8 @@ from legolas_metric.probes.verdict import judge
 class CollapseProbe:
     """Collapse measures of rows that come in batches, in float64 and O(d^2 + C d) memory.
 
-    The report does not depend on how the rows were cut into batches or spread over probes (to 1e-9), and equals that of
+    The report does not depend on how the rows were cut into batches or spread over probes (to 1e-9; to 1e-5 where all
+    rows lie within 1e-5 of one point, as sums of squares then say little of their differences), and equals that of
     `probe_embeddings` but for what needs the rows themselves, which is None: uniformity, nc4, class ranks, hubness.
 
     Example:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from legolas_metric.checks import check_at_least, check_choice
 from legolas_metric.probes.report import CLASS, DIMENSIONAL, POINT, VERDICTS, CollapseReport
-from legolas_metric.probes.verdict import judge
+from legolas_metric.probes.verdict import judge, shows
 
 _log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class CollapseGuard:
         self._faulty = 0
         if not self.alarmed:
             return
-        edge = judge(report, strictness=self.margin).fault == self.actions[-1].fault
+        edge = shows(report, self.actions[-1].fault, strictness=self.margin)
         self._healthy = 0 if edge else self._healthy + 1
         if self._healthy >= self.recovery:
             self.alarmed, self._healthy, self._taken = False, 0, 0

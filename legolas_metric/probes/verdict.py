@@ -52,11 +52,20 @@ def judge(report: CollapseReport, *, strictness: float | int = 1.0) -> Verdict:
         report: with a baseline.
         strictness: factor on every limit; above 1, a report must be healthier to pass.
     """
-    checks = [look(report, strictness) for look in (_point, _classes, _dimensions, _clusters)]
+    checks = _checks(report, strictness)
     for fault, failed, evidence in checks:
         if failed:
             return Verdict(fault, evidence)
     return Verdict(HEALTHY, tuple(sentence for _, _, evidence in checks for sentence in evidence))
+
+
+def shows(report: CollapseReport, fault: str, *, strictness: float | int = 1.0) -> bool:
+    """Whether the figures show a fault, be it their worst or not."""
+    return any(failed for name, failed, _ in _checks(report, strictness) if name == fault)
+
+
+def _checks(report: CollapseReport, strictness: float | int) -> "list[_Finding]":
+    return [look(report, strictness) for look in (_point, _classes, _dimensions, _clusters)]
 
 
 _Finding = tuple[str, bool, tuple[str, ...]]

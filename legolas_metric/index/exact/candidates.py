@@ -36,8 +36,8 @@ class Candidates:
         self.overflowed = torch.zeros(n, dtype=torch.bool, device=device)
         self.fill = torch.zeros(n, dtype=torch.int64, device=device)
         self.column = torch.zeros(n, self.slots, dtype=torch.int32, device=device)
-        self.low = torch.full((n, self.slots), -torch.inf, device=device)
-        self.high = torch.full((n, self.slots), -torch.inf, device=device)
+        self.low = floor.new_full((n, self.slots), -torch.inf)
+        self.high = floor.new_full((n, self.slots), -torch.inf)
 
     def add(
         self,

@@ -41,7 +41,8 @@ def needed_rows(rows: Rows, k: int, want: Want) -> Int64[Tensor, " m"] | None:
 
 def _numbered(rows: Float32[Tensor, "n d"]) -> Int64[Tensor, " n"] | None:
     """A number for each distinct row, found by a projection and then compared; None where few rows are equal."""
-    weights = torch.rand(rows.shape[1], generator=torch.Generator().manual_seed(0)).to(rows.device) + 0.5
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float32).to(rows.device) + 0.5
     ordered, order = (rows @ weights).sort()
     if int((ordered[1:] != ordered[:-1]).sum()) + 1 > _WORTH * len(rows):
         return None

@@ -42,7 +42,8 @@ def sweep_compiled(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
 
     anchors = _anchors(job, floors)
     room = _WINDOWED_ROOM if job.ceiling is not None else _ROOM
-    slots = np.empty((job.n, 3 * (2 * job.k + room)), np.float32)
+    most = min(2 * job.k, 2 * job.columns.rows) + room
+    slots = np.empty((job.n, 3 * most), np.float32)
     sweep = _Sweep(job, anchors, slots)
     width = job.columns.left.numel() // job.columns.padded
     run = map if job.n * job.columns.rows * width < _IN_ONE_THREAD else in_threads

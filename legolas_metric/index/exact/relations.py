@@ -101,6 +101,8 @@ def _problem(
 
 def _labelled_first(labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """Rows by label, unlabelled last."""
+    if bool((labels == torch.iinfo(torch.int64).max).any()):
+        raise ValueError("labels must be below 2^63 - 1, where unlabelled rows are sorted to: number the classes anew")
     return labels.masked_fill(labels == UNLABELLED, torch.iinfo(torch.int64).max).argsort(stable=True)
 
 

@@ -217,12 +217,11 @@ def _rerank_compiled(
     """The same, anchor by anchor."""
     from legolas_metric.index.exact.kernels import best_of_pairs
 
-    n = len(problem.anchors)
-    found = torch.empty(n, problem.k, dtype=torch.int64), torch.empty(n, problem.k)
+    n, own, rows = len(problem.anchors), problem.anchors.embeddings, problem.rows
+    found = torch.empty(n, problem.k, dtype=torch.int64), own.new_empty(n, problem.k)
     first = torch.zeros(n + 1, dtype=torch.int64)
     torch.cumsum(torch.bincount(anchor, minlength=n), 0, out=first[1:])
     none = torch.empty(0, dtype=torch.float64)
-    own, rows = problem.anchors.embeddings, problem.rows
 
     def work(part: slice) -> None:
         low, high = (none, none) if problem.bounds is None else (bound[part] for bound in problem.bounds)
