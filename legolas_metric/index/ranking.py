@@ -30,22 +30,10 @@ def similarities_of(
 ) -> Float32[Tensor, " t"]:
     """The reported similarity of each pair (query, row)."""
     out = x.new_empty(len(query))
-    if runs_compiled(x.device):
-        _compiled_similarities(x, y, query, row, metric, out)
+    if not runs_compiled(x.device):
+        for part in chunks(len(query), max(1, _PAIR_ELEMENTS // x.shape[1])):
+            out[part] = pair_similarity(x.index_select(0, query[part]), y.index_select(0, row[part]), metric)
         return out
-    for part in chunks(len(query), max(1, _PAIR_ELEMENTS // x.shape[1])):
-        out[part] = pair_similarity(x.index_select(0, query[part]), y.index_select(0, row[part]), metric)
-    return out
-
-
-def _compiled_similarities(
-    x: Float32[Tensor, "q d"],
-    y: Float32[Tensor, "n d"],
-    query: Int64[Tensor, " t"],
-    row: Int64[Tensor, " t"],
-    metric: Metric,
-    out: Float32[Tensor, " t"],
-) -> None:
     from legolas_metric.kernels import pair_similarities
 
     sides, pairs = arrays(x, y), arrays(query, row, out)
@@ -59,6 +47,7 @@ def _compiled_similarities(
         work(slice(None))
     else:
         in_threads(work, chunks(len(out), size))
+    return out
 
 
 def inside_window(

@@ -8,25 +8,19 @@ Letters: q anchors, n rows, m pairs or positives, k negatives, s positive and t 
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from legolas_metric.checks import Metric
 from legolas_metric.compiled import arrays
 from legolas_metric.miners.dense import DensePool, PairTuple
 from legolas_metric.miners.pool import Ranked, Window
-from legolas_metric.miners.screened import product
-from legolas_metric.records import SearchStats
+from legolas_metric.miners.screened import OverExact, product
 
 
-class FusedPool:
+class FusedPool(OverExact):
     """A block of anchors on the processor, whose scores may be off by `error` where that changes no choice.
 
     Similarities that it gives are those that are reported.
-
-    Args:
-        exact: the same block, for whatever is not answered from the screened products.
-        error: of the products, finite; see `screening_error`.
     """
 
     screened = False
@@ -34,11 +28,8 @@ class FusedPool:
     def __init__(self, exact: DensePool, error: float) -> None:
         from legolas_metric.miners import kernels
 
+        super().__init__(exact, error)
         self._passes = kernels
-        self.anchors, self.rows, self.relations = exact.anchors, exact.rows, exact.relations
-        self.metric: Metric = exact.metric
-        self.exact = exact
-        self.error = error
         self._sides = arrays(exact.anchors.embeddings, exact.rows.embeddings)
         self._parts: tuple[np.ndarray, ...] | None = None
 
@@ -57,18 +48,6 @@ class FusedPool:
         asked = np.arange(len(score)) if anchor is None else arrays(anchor)[0]
         bounds = (_UNBOUND, _UNBOUND) if window is None else arrays(*window)
         return _tensors(self._passes.nearest_negative(score, asked, *bounds, *self._sides, self.error))
-
-    def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
-        """See `Pool`."""
-        return self.exact.weighted(uniform, cutoffs)
-
-    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
-        """See `Pool`."""
-        return self.exact.neighbours(k, of_anchors=of_anchors)
-
-    def stats(self) -> SearchStats:
-        """See `Pool`."""
-        return self.exact.stats()
 
     def informative(self, epsilon: float) -> PairTuple:
         """See `DensePool`."""

@@ -90,10 +90,7 @@ def nearest_negative(score, anchor, low, high, x, y, error):
         top, at = _NONE, -1
         for begin in range(0, n, _STRIP):
             strip = line[begin : begin + _STRIP]
-            open_ = False
-            for j in range(len(strip)):
-                open_ |= (strip[j] >= least) & (strip[j] <= most)
-            if open_:
+            if _some_inside(pointer(strip), len(strip), least, most):
                 for j in range(len(strip)):
                     if least <= strip[j] <= most:
                         s = reported(shifted(left, a * d), shifted(right, (begin + j) * d), d, False)
@@ -119,10 +116,7 @@ def settle(score, row, kept, x, y, nearest, farthest, epsilon, error, over, unde
         total = 0
         for begin in range(0, n, _STRIP):
             strip = line[begin : begin + _STRIP]
-            open_ = False
-            for j in range(len(strip)):
-                open_ |= (strip[j] >= least) & (strip[j] <= most)
-            if open_:
+            if _some_inside(pointer(strip), len(strip), least, most):
                 for j in range(len(strip)):
                     if least <= strip[j] <= most:
                         strip[j] = reported(shifted(left, i * d), shifted(right, (begin + j) * d), d, False)
@@ -172,6 +166,16 @@ def similarities(x, y, anchor, row, value):
 def _answer(m):
     """Room for the row and the similarity of each anchor."""
     return np.empty((m, 1), np.int64), np.empty((m, 1), np.float32)
+
+
+@compiled
+@no_type_check
+def _some_inside(scores, size, least, most):
+    """Whether any of some scores, given by a pointer, lies within bounds."""
+    inside = False
+    for j in range(size):
+        inside |= (scores[j] >= least) & (scores[j] <= most)
+    return inside
 
 
 @compiled

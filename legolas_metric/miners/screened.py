@@ -30,21 +30,40 @@ def screening_error(anchors: Rows, rows: Rows, metric: Metric) -> float:
     return 1.01 * (rows.embeddings.shape[1] + 8) * 2.0**-24 * norms[0] * norms[-1] + 2.0**-120
 
 
-class ScreenedPool:
-    """A block of anchors whose similarities may be off by `error` where that does not change a choice.
+class OverExact:
+    """What pools of float32 products share: what these do not answer is asked of an exact pool.
 
     Args:
-        exact: the same block, for whatever is not answered from the screened products.
-        error: of the products, see `screening_error`.
+        exact: the same block, for whatever is not answered from the products.
+        error: of the products, finite; see `screening_error`.
     """
-
-    screened = True
 
     def __init__(self, exact: DensePool, error: float) -> None:
         self.anchors, self.rows, self.relations = exact.anchors, exact.rows, exact.relations
         self.metric: Metric = exact.metric
         self.exact = exact
         self.error = error
+
+    def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
+        """See `Pool`."""
+        return self.exact.weighted(uniform, cutoffs)
+
+    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+        """See `Pool`."""
+        return self.exact.neighbours(k, of_anchors=of_anchors)
+
+    def stats(self) -> SearchStats:
+        """See `Pool`."""
+        return self.exact.stats()
+
+
+class ScreenedPool(OverExact):
+    """A block of anchors whose similarities may be off by `error` where that does not change a choice."""
+
+    screened = True
+
+    def __init__(self, exact: DensePool, error: float) -> None:
+        super().__init__(exact, error)
         self._parts: tuple[Tensor, Tensor, Tensor] | None = None
 
     def positives(self, k: int, *, farthest: bool) -> Ranked:
@@ -78,18 +97,6 @@ class ScreenedPool:
         if len(open_):
             place[open_], value[open_] = self._compare(score, anchor, open_, None)
         return place, value
-
-    def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
-        """See `Pool`."""
-        return self.exact.weighted(uniform, cutoffs)
-
-    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
-        """See `Pool`."""
-        return self.exact.neighbours(k, of_anchors=of_anchors)
-
-    def stats(self) -> SearchStats:
-        """See `Pool`."""
-        return self.exact.stats()
 
     def split(self) -> tuple[Float32[Tensor, "q n"], Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
         """Screened similarities, -inf but for the negatives; and the positives: rows (-1 for none), similarities."""

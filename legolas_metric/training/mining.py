@@ -157,10 +157,8 @@ class GlobalMining(L.Callback):
         self._saved: Mapping[str, Any] | None = None  # a loaded state, until training begins
         self._pk: dict[Kind, PKSampler | NeighborPKSampler] = {}
         if "random" in self.turns:
-            random = PKSampler(
-                self.examples.labels, batch_size // k, k, batches_per_epoch=self._share("random"), seed=seed
-            )
-            self._pk["random"] = random
+            share = self._share("random")
+            self._pk["random"] = PKSampler(self.examples.labels, batch_size // k, k, batches_per_epoch=share, seed=seed)
 
     def loader(self, *, num_workers: int = 0) -> DataLoader[tuple[Any, int, int]]:
         """The data loader to train on; its batches are those that this callback mines."""
@@ -237,10 +235,8 @@ class GlobalMining(L.Callback):
         """
         averaged = state_dict.get("average") is not None
         if state_dict and averaged != (self.ema is not None):
-            raise ValueError(
-                f"ema={self.ema}, but the saved run was {'with' if averaged else 'without'} an averaged encoder: "
-                "go on with the same setting"
-            )
+            how = "with" if averaged else "without"
+            raise ValueError(f"ema={self.ema}, but the saved run was {how} an averaged encoder: set ema as it was")
         self._saved = state_dict or None
 
     def _resume(self, learner: MetricLearner, saved: Mapping[str, Any]) -> None:
