@@ -195,9 +195,9 @@ def test_tables(table, full, capsys):
             with capsys.disabled():
                 print(json.dumps(rows[-1]), flush=True)
     write(table, rows)
-    assert all(
-        row["agreement"] is None or row["agreement"] > 0.99 for row in rows if row["data"] in ("plain", "clustered")
-    )
+    ties_or_unlabelled = ("duplicates", "CLINC150")  # FAISS breaks ties its way, and has no label filter for -1
+    told = [row["agreement"] for row in rows if row["data"] not in ties_or_unlabelled]
+    assert all(share is None or share > 0.99 for share in told)
 
 
 def test_memory_of_200k_rows(full, capsys):
