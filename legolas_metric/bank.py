@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from legolas_metric.checks import (
     ArrayLike,
     Metric,
-    as_embeddings,
     as_groups,
     as_ids,
     as_integers,
@@ -25,7 +24,7 @@ from legolas_metric.checks import (
 )
 from legolas_metric.datasets.source import Inputs
 from legolas_metric.files import read_tensors, write_tensors
-from legolas_metric.numerics import prepare
+from legolas_metric.numerics import as_prepared
 
 _FORMAT = "legolas_metric.EmbeddingBank/1"
 
@@ -70,12 +69,11 @@ class EmbeddingBank:
         given = as_tensor(embeddings, name="embeddings")
         n = len(given) if given.ndim else 0
         own_ids = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
-        rows = as_embeddings(given, metric=metric, ids=None if ids is None else own_ids)
+        rows = as_prepared(given, metric, ids=None if ids is None else own_ids)
         own_labels, own_groups = as_labels(labels, n), as_groups(groups, n)
         self.metric: Metric = metric
-        self.embeddings: Float32[Tensor, "n d"] = prepare(rows, metric)
-        if self.embeddings.data_ptr() == rows.data_ptr():
-            self.embeddings = rows.clone()  # the bank is written in place; the caller's tensor must not be
+        # the bank is written in place; the caller's tensor must not be
+        self.embeddings: Float32[Tensor, "n d"] = rows if metric == "cosine" else rows.clone()
         self.labels: Int64[Tensor, " n"] = own_labels.to(rows.device, copy=True)
         self.ids: Int64[Tensor, " n"] = own_ids.to(rows.device, copy=True)
         self.groups: Int64[Tensor, " n"] | None = None if own_groups is None else own_groups.to(rows.device, copy=True)
@@ -172,12 +170,11 @@ class EmbeddingBank:
         given = as_tensor(embeddings, name="embeddings")
         n = len(given) if given.ndim else 0
         names = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
-        rows = as_embeddings(given, metric=self.metric, ids=names).to(self.embeddings.device)
-        check_dimension(rows, self.embeddings, names=("embeddings", "the bank"))
+        new = as_prepared(given, self.metric, ids=names).to(self.embeddings.device)
+        check_dimension(new, self.embeddings, names=("embeddings", "the bank"))
         where = self.rows(names)
         if step < int(self.steps[where].max()):
             raise ValueError(f"step {step} is before the step at which these rows were written: steps only grow")
-        new = prepare(rows, self.metric)
         self.drift = float(torch.cosine_similarity(self.embeddings[where].double(), new.double()).mean())
         self.embeddings[where] = new
         self.steps[where] = step

@@ -60,13 +60,35 @@ def as_embeddings(
         TypeError: integers, booleans or complex numbers.
         ValueError: not 2-D, empty, NaN or inf (also after the cast to float32), or zero rows under cosine.
     """
+    rows = as_float_rows(embeddings, name=name)
+    check_norms(rows, *_norm_range(rows), name=name, metric=metric, ids=ids)
+    return rows
+
+
+def as_float_rows(embeddings: ArrayLike, *, name: str) -> Float32[Tensor, "n d"]:
+    """What `as_embeddings` gives, before it looks at the values: they may not be finite.
+
+    Raises:
+        TypeError, ValueError: as `as_embeddings`, but for the values.
+    """
     rows = as_tensor(embeddings, name=name)
     if not rows.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {rows.dtype}: convert with .float()")
     if rows.ndim != 2 or rows.shape[0] == 0 or rows.shape[1] == 0:
         raise ValueError(f"{name} must be [n, d] with n >= 1 and d >= 1, got shape {tuple(rows.shape)}")
-    rows = rows.detach().to(torch.float32).contiguous()
-    least, most = _norm_range(rows)  # of finite rows finite, and 0 of zeros alone
+    return rows.detach().to(torch.float32).contiguous()
+
+
+def check_norms(
+    rows: Float32[Tensor, "n d"],
+    least: float,
+    most: float,
+    *,
+    name: str,
+    metric: Metric | None,
+    ids: Int64[Tensor, " n"] | None,
+) -> None:
+    """Raise, by their least and largest norm, where rows are not finite or, under "cosine", all zero."""
     if not math.isfinite(most):
         _refuse_rows(
             ~torch.isfinite(rows).all(1),
@@ -81,11 +103,10 @@ def as_embeddings(
             f"{name}: all zero, which has no direction under metric='cosine',",
             "drop these rows, or use metric='euclidean' or 'dot'",
         )
-    return rows
 
 
 def _norm_range(rows: Float32[Tensor, "n d"]) -> tuple[float, float]:
-    """The least and the largest norm of rows, in float64; the latter is not finite if an entry is not."""
+    """The least and the largest norm of rows, in float64: finite of finite rows, and 0 of zeros alone."""
     if runs_compiled(rows.device):
         from legolas_metric.kernels import norm_range
 
@@ -117,7 +138,7 @@ def as_integers(values: ArrayLike, n: int | None, *, name: str, of: str = "embed
             raise TypeError(f"{name} must be integers, got {given.dtype}: convert with .long() / .astype(int64)")
     if given.ndim != 1:
         raise ValueError(f"{name} must be 1-D, got shape {tuple(given.shape)}")
-    if n is not None and len(given) != n:
+    if n is not None and given.shape[0] != n:
         raise ValueError(f"{name} has {len(given)} entries for {n} rows of {of}: give one for each row")
     return given.detach().to(torch.int64).contiguous()
 

@@ -29,17 +29,20 @@ def norm_range(rows):
 @compiled_sum
 @no_type_check
 def unit_rows(rows, tolerance, out):
-    """Rows divided by their norm, which is taken in float64, unless it is 1 to a tolerance."""
+    """Rows divided by their norm, which is taken in float64, unless it is 1 to a tolerance; and its range, as above."""
+    least, most = math.inf, 0.0
     for i in range(len(rows)):
         row, unit, total = rows[i], out[i], 0.0
         for j in range(len(row)):
             wide = np.float64(row[j])
             total += wide * wide
+        least, most = min(least, total), max(most, total if total < math.inf else math.inf)
         norm = math.sqrt(total)
         if abs(norm - 1) <= tolerance:
             norm = 1.0
         for j in range(len(row)):
             unit[j] = np.float64(row[j]) / norm
+    return math.sqrt(least), math.sqrt(most)
 
 
 @compiled_sum

@@ -7,10 +7,10 @@ distance of unit vectors; for "euclidean" s = -d; for "dot" margins are in s its
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from legolas_metric.checks import Metric
+from legolas_metric.checks import ArrayLike, Metric, as_embeddings, as_float_rows, check_norms
 from legolas_metric.compiled import arrays, runs_compiled
 
 _UNIT_TOLERANCE = 2.0**-22
@@ -45,6 +45,21 @@ def normalise(rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
 def prepare(rows: Float32[Tensor, "n d"], metric: Metric) -> Float32[Tensor, "n d"]:
     """The rows on which a metric's similarity is computed: unit rows for "cosine", the rows themselves otherwise."""
     return normalise(rows) if metric == "cosine" else rows
+
+
+def as_prepared(
+    embeddings: ArrayLike, metric: Metric, *, name: str = "embeddings", ids: Int64[Tensor, " n"] | None = None
+) -> Float32[Tensor, "n d"]:
+    """What a user has, checked by `as_embeddings` and prepared; under "cosine" nothing of it shares its memory."""
+    rows = as_float_rows(embeddings, name=name)
+    if metric != "cosine" or not runs_compiled(rows.device):
+        return prepare(as_embeddings(rows, name=name, metric=metric, ids=ids), metric)
+    from legolas_metric.kernels import unit_rows
+
+    out = torch.empty_like(rows)
+    norms = unit_rows(rows.numpy(), _UNIT_TOLERANCE, out.numpy())
+    check_norms(rows, *norms, name=name, metric=metric, ids=ids)
+    return out
 
 
 def similarity_matrix(x: Float[Tensor, "q d"], y: Float[Tensor, "n d"], metric: Metric) -> Float[Tensor, "q n"]:

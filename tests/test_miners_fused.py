@@ -3,6 +3,7 @@
 import math
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,10 +20,12 @@ from legolas_metric import (
     RandomMiner,
     SemiHardMiner,
 )
+from legolas_metric.index.exact.precision import has_int16
 from legolas_metric.miners.dense import DensePool
 from legolas_metric.miners.fused import FusedPool
-from legolas_metric.miners.screened import ScreenedPool
+from legolas_metric.miners.screened import ScreenedPool, screening_error
 from legolas_metric.miners.sources import Batch, batch_source
+from legolas_metric.numerics import normalise
 
 MINERS = {
     "random": lambda **kw: RandomMiner(per_anchor=2, **kw),
@@ -53,14 +56,14 @@ def patched(target, value):
         yield
 
 
-def a_batch(n, m, d, pool, jitter, classes, scale, seed):
-    """Rows of which many are equal, or differ in the last places, labels from -1, and m reference rows like them."""
+def a_batch(n, m, d, pool, jitter, classes, scale, seed, least=-1):
+    """Rows of which many are equal, or differ in the last places, labels, and m reference rows like them."""
     g = torch.Generator().manual_seed(seed)
 
     def rows(count):
         base = torch.randn(pool, d, generator=g)[torch.randint(0, pool, (count,), generator=g)]
         x = scale * base * (1 + jitter * torch.randn(count, d, generator=g))
-        labels = torch.randint(-1, classes, (count,), generator=g)
+        labels = torch.randint(least, classes, (count,), generator=g)
         return x, labels, torch.randint(0, 3, (count,), generator=g)
 
     x, y, groups = rows(n)
@@ -81,12 +84,13 @@ def a_batch(n, m, d, pool, jitter, classes, scale, seed):
     pool=st.integers(1, 200),
     jitter=st.sampled_from([0.0, 1e-7, 3e-7, 1e-3, 1.0]),
     classes=st.integers(1, 40),
+    least=st.sampled_from([-1, 0]),
     scale=st.sampled_from([1e-15, 1.0, 3.0, 1e15]),
     metric=st.sampled_from(["cosine", "dot", "euclidean"]),
     seed=st.integers(0, 10_000),
 )
-def test_the_ways_of_mining_a_batch_agree(name, relation, n, m, d, pool, jitter, classes, scale, metric, seed):
-    batch, of = a_batch(n, m, d, pool, jitter, classes, scale, seed)
+def test_the_ways_of_mining_a_batch_agree(name, relation, n, m, d, pool, jitter, classes, least, scale, metric, seed):
+    batch, of = a_batch(n, m, d, pool, jitter, classes, scale, seed, least)
 
     def mined():
         return MINERS[name](index=ExactIndex(metric=metric), relation=RELATIONS[relation])(*batch, **of)
@@ -96,9 +100,60 @@ def test_the_ways_of_mining_a_batch_agree(name, relation, n, m, d, pool, jitter,
         by_torch = mined()
     with patched("legolas_metric.miners.sources.FusedPool", lambda exact, error: exact):
         exact = mined()
-    for part, other, third in zip(found, by_torch, exact, strict=True):
-        assert torch.equal(part, other)
-        assert torch.equal(part, third)
+    with patched("legolas_metric.miners.fused.has_int16", lambda device: False):
+        in_float32 = mined()
+    for part, *others in zip(found, by_torch, exact, in_float32, strict=True):
+        assert all(torch.equal(part, other) for other in others)
+
+
+@pytest.mark.skipif(not has_int16(torch.device("cpu")), reason="needs numba and AVX2")
+@settings(max_examples=150, deadline=None)
+@given(
+    n=st.integers(1, 110),
+    d=st.integers(1, 300),
+    pool=st.integers(1, 200),
+    sharpness=st.sampled_from([1, 5, 31]),
+    shift=st.sampled_from([0.0, 0.3, 1.0]),
+    seed=st.integers(0, 10_000),
+)
+def test_products_in_int16_lie_within_their_error(n, d, pool, sharpness, shift, seed):
+    from legolas_metric.miners import kernels
+
+    g = torch.Generator().manual_seed(seed)
+    base = torch.randn(pool, d, generator=g)[torch.randint(0, pool, (n,), generator=g)]
+    x = normalise((base + 0.1 * torch.randn(n, d, generator=g)) ** sharpness + shift)
+    side = 16 * (-(-n // 16) + 1)
+    score = np.full((side, side), np.nan, np.float32)
+    error = kernels.gram(x.numpy(), score)
+    length = float(x.double().mean(0).square().sum())
+    assert (error == math.inf) == (length > 0.3) or abs(length - 0.3) < 1e-6
+    if error < math.inf:
+        exact = (x.double() @ x.double().T).numpy()
+        assert np.abs(score[:n, :n] - exact).max() <= error < 2e-4 + 3e-5 * math.sqrt(d)
+        assert (score[:n, n:] == -math.inf).all()
+    else:
+        assert np.isnan(score).all()
+
+
+@pytest.mark.skipif(not has_int16(torch.device("cpu")), reason="needs numba and AVX2")
+@pytest.mark.parametrize(
+    ("shift", "unlabelled", "reference", "metric", "used"),
+    [
+        (0.0, False, False, "cosine", True),
+        (3.0, False, False, "cosine", False),
+        (0.0, True, False, "cosine", False),
+        (0.0, False, True, "cosine", False),
+        (0.0, False, False, "dot", False),
+    ],
+)
+def test_when_products_are_in_int16(shift, unlabelled, reference, metric, used):
+    x, y, *_ = a_batch(60, None, 40, 60, 1.0, 8, 1.0, 1, least=0)[0]
+    y[0] = -1 if unlabelled else y[0]
+    batch = Batch.of(x + shift, y, *((x + shift, y) if reference else (None, None)), None, None, metric)
+    pool = next(batch_source(batch, metric, None, screened=True).blocks).pool
+    asked, before = pool.negatives(None, 1, None), screening_error(pool.anchors, pool.rows, metric)
+    assert torch.equal(asked[0], pool.exact.negatives(None, 1, None)[0])
+    assert (pool.error > 10 * before) == used
 
 
 @pytest.mark.parametrize(

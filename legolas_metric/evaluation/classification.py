@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, Metric, as_embeddings, as_integers, as_labels, check_at_least, check_metric
+from legolas_metric.checks import ArrayLike, Metric, as_integers, as_labels, check_at_least, check_metric
 from legolas_metric.evaluation.report import WORSE
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.numerics import prepare
+from legolas_metric.numerics import as_prepared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -217,10 +217,7 @@ def linear_probe(
             strength=strength,
             max_iter=max_iter,
         )
-    x, z = (
-        prepare(as_embeddings(rows, name=name, metric=metric), metric).cpu().numpy()
-        for rows, name in ((train, "train"), (test, "test"))
-    )
+    x, z = (as_prepared(rows, metric, name=name).cpu().numpy() for rows, name in ((train, "train"), (test, "test")))
     model = LogisticRegression(C=strength, max_iter=max_iter).fit(x, known)
     called = model.predict(z).astype(np.int64)
     return classification_report(called, test_labels, num_classes=num_classes, baseline=before)

@@ -12,7 +12,6 @@ from legolas_metric.checks import (
     UNLABELLED,
     ArrayLike,
     Metric,
-    as_embeddings,
     as_groups,
     as_ids,
     as_integers,
@@ -22,7 +21,7 @@ from legolas_metric.checks import (
     check_device,
     check_dimension,
 )
-from legolas_metric.numerics import prepare
+from legolas_metric.numerics import as_prepared
 from legolas_metric.records import Neighbors
 
 Want = Literal["negative", "positive", "cross_group_positive", "any"]
@@ -93,7 +92,7 @@ class Rows:
     groups: Int64[Tensor, " n"] | None
 
     def __len__(self) -> int:
-        return len(self.embeddings)
+        return self.embeddings.shape[0]
 
     def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Rows":
         return Rows(
@@ -113,12 +112,11 @@ def fitted_rows(
     metric: Metric,
 ) -> Rows:
     """Check and prepare the arguments of `fit`: copies, so that what the caller does to theirs changes no answer."""
-    raw = as_embeddings(embeddings, metric=metric)
-    n, device = len(raw), raw.device
+    rows = as_prepared(embeddings, metric)
+    n, device = len(rows), rows.device
     own_groups = as_groups(groups, n)
-    rows = prepare(raw, metric)
     return Rows(
-        rows.clone() if rows is raw else rows,
+        rows if metric == "cosine" else rows.clone(),
         None if labels is None else as_labels(labels, n).to(device, copy=True),
         as_ids(ids, n).to(device, copy=True),
         None if own_groups is None else own_groups.to(device, copy=True),
@@ -135,14 +133,14 @@ def query_rows(
     metric: Metric,
 ) -> Rows:
     """Check and prepare the arguments of `search`; ids may repeat, and are -1 where none are given."""
-    raw = as_embeddings(queries, name="queries", metric=metric)
-    check_dimension(raw, fitted.embeddings, names=("queries", "the fitted rows"))
-    check_device(raw, fitted.embeddings, names=("queries", "the fitted rows"))
-    q, device = len(raw), raw.device
+    rows = as_prepared(queries, metric, name="queries")
+    check_dimension(rows, fitted.embeddings, names=("queries", "the fitted rows"))
+    check_device(rows, fitted.embeddings, names=("queries", "the fitted rows"))
+    q, device = len(rows), rows.device
     own_ids = torch.full((q,), NO_ID) if ids is None else as_integers(ids, q, name="ids", of="queries")
     own_groups = as_groups(groups, q, of="queries")
     return Rows(
-        prepare(raw, metric),
+        rows,
         None if labels is None else as_labels(labels, q, of="queries").to(device),
         own_ids.to(device),
         None if own_groups is None else own_groups.to(device),

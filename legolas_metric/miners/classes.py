@@ -18,6 +18,7 @@ from legolas_metric.index.protocol import NO_ID, Rows
 Part = slice | Int64[Tensor, " m"]
 
 _NO_GROUP = np.empty(0, np.int64)
+_FEW = 4096  # labels, up to which a compiled sort takes less time than torch's
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,7 @@ class Classes:
         assert anchors.labels is not None
         assert rows.labels is not None
         if not other_group:
-            labels, order = rows.labels.sort(stable=True)
-            return cls(order, *_run(labels, anchors.labels), self_row)
+            return cls(*_ordered_runs(rows.labels, anchors.labels), self_row)
         assert anchors.groups is not None
         assert rows.groups is not None
         q = len(anchors)
@@ -71,7 +71,7 @@ class Classes:
     def fewest(self) -> int:
         """No anchor has fewer positives or negatives than this, however many it may have."""
         least, most = self.size.aminmax()
-        return 0 if self.group is not None else min(int(least) - 1, len(self.order) - int(most))
+        return 0 if self.group is not None else min(int(least) - 1, self.order.shape[0] - int(most))
 
     @property
     def positives(self) -> Int64[Tensor, " q"]:
@@ -109,18 +109,19 @@ class Classes:
     def split_(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
         """The positives of anchors that have any, and their scores; sets all scores but the negatives' to -inf."""
         if runs_compiled(score.device):
-            return self._split_compiled(score)
+            row, kept = self.split_array(*arrays(score))
+            return torch.from_numpy(row), torch.from_numpy(kept)
         member, other = self._members()
         kept = score.gather(1, member).masked_fill_(other, -torch.inf)
         score.scatter_(1, member, -torch.inf)  # the anchor's own class only: the rest is not touched
         return member.masked_fill_(other, NO_ID), kept
 
-    def _split_compiled(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
+    def split_array(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same in arrays, by a compiled loop; the scores may have more columns than there are rows."""
         from legolas_metric.miners.kernels import split
 
         skip = arrays(*self.group) if self.group is not None else (_NO_GROUP, _NO_GROUP)
-        row, kept = split(*arrays(score, self.order, self.start, self.size, self.self_row), *skip)
-        return torch.from_numpy(row), torch.from_numpy(kept)
+        return split(score, *arrays(self.order, self.start, self.size, self.self_row), *skip)
 
     def _members(self) -> tuple[Int64[Tensor, "q m"], Bool[Tensor, "q m"]]:
         """Rows of each anchor's class, the last one repeated; and which of them are no positives, or repetitions."""
@@ -153,13 +154,20 @@ def draw_distinct(uniform: Float64[Tensor, "q k"], count: Int64[Tensor, " q"]) -
     return out
 
 
+def _ordered_runs(
+    labels: Int64[Tensor, " n"], values: Int64[Tensor, " q"]
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " q"], Int64[Tensor, " q"]]:
+    """The order of labels, and where in it each value's run starts, and how long it is."""
+    if labels.shape[0] <= _FEW and runs_compiled(labels.device):  # torch would wake its threads
+        from legolas_metric.miners.kernels import ordered_runs
+
+        order, start, size = ordered_runs(*arrays(labels, values))
+        return torch.from_numpy(order), torch.from_numpy(start), torch.from_numpy(size)
+    ordered, order = labels.sort(stable=True)
+    return order, *_run(ordered, values)
+
+
 def _run(ordered: Int64[Tensor, " n"], values: Int64[Tensor, " q"]) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
     """Where each value's run in an ascending array starts, and how long it is."""
-    if runs_compiled(ordered.device):  # torch would wake its threads
-        from legolas_metric.miners.kernels import runs
-
-        start, size = torch.empty_like(values), torch.empty_like(values)
-        runs(*arrays(ordered, values, start, size))
-        return start, size
     start = torch.searchsorted(ordered, values)
     return start, torch.searchsorted(ordered, values, right=True) - start

@@ -1,4 +1,4 @@
-"""The fused pool: a batch's choices from float32 products, each rule in one compiled pass over the rows of a block.
+"""The fused pool: a batch's choices from float32 or int16 products, each rule in one compiled pass over a block.
 
 The choices are those of `ScreenedPool`, which makes them by calls of torch. A call costs ten microseconds whatever it
 does, and small batches need a hundred.
@@ -12,6 +12,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.compiled import arrays
+from legolas_metric.index.exact.layout import PANELS
+from legolas_metric.index.exact.precision import has_int16
+from legolas_metric.miners.classes import Classes
 from legolas_metric.miners.dense import DensePool, PairTuple
 from legolas_metric.miners.pool import Ranked, Window
 from legolas_metric.miners.screened import OverExact, product
@@ -65,12 +68,29 @@ class FusedPool(OverExact):
     def _split(self) -> tuple[np.ndarray, ...]:
         """Scores, -inf but for the negatives; and the positives: rows (-1 for none), scores."""
         if self._parts is None:
-            score = product(self.anchors.embeddings, self.rows.embeddings)
-            self._parts = arrays(score, *self.relations.split_(score))
+            if isinstance(self.relations, Classes):
+                score = self._scores(self.anchors is self.rows and self.metric == "cosine")
+                self._parts = score, *self.relations.split_array(score)
+            else:
+                score = self._scores(False)
+                self._parts = score, *arrays(*self.relations.split_(torch.from_numpy(score)))
         return self._parts
+
+    def _scores(self, gram: bool) -> np.ndarray:
+        """Products of anchors and rows; if `gram` maybe one half in int16, with further columns of -inf."""
+        n, d = self._sides[1].shape
+        if gram and n * n * d * torch.get_num_threads() <= _IN_ONE_THREAD and has_int16(self.rows.embeddings.device):
+            side = -(-n // PANELS[1]) * PANELS[1] + PANELS[1]
+            score = np.empty((side, side), np.float32)
+            error = self._passes.gram(self._sides[1], score)
+            if error < np.inf:
+                self.error = error
+                return score[:n]
+        return product(self.anchors.embeddings, self.rows.embeddings).numpy()
 
 
 _UNBOUND = np.empty(0)
+_IN_ONE_THREAD = 1 << 28  # factors and threads, up to which half the products in int16 take one thread less time
 
 
 def _tensors(found: tuple[np.ndarray, np.ndarray]) -> Ranked:

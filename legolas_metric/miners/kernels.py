@@ -6,15 +6,22 @@ other places. Scores are off by less than `error`; what they leave open is compa
 Letters: q anchors, n rows, m positives of an anchor, or anchors in any order, d dimensions.
 """
 
+import math
 from typing import no_type_check
 
 import numpy as np
 
-from legolas_metric.compiled import compiled
+from legolas_metric.compiled import compiled, compiled_sum
+from legolas_metric.index.exact import microtile
+from legolas_metric.index.exact.layout import PANELS
 from legolas_metric.kernels import reported
 from legolas_metric.pointers import pointer, shifted
 
-_STRIP = 64  # columns that are looked at together: short loops without branches become vector instructions
+ROWS, COLUMNS = PANELS
+_LARGEST_FACTOR, _LARGEST_SCORE = 2.0**15 - 1, 0.99 * 2.0**31  # in int16 and in int32, with room for rounding
+_NEAREST = np.float32(1.5 * 2.0**23)  # added to and taken from a smaller float32, it rounds to a whole number
+_COLLAPSED = 0.3  # squared length of the mean of unit rows from which int16 tells too few of their scores apart
+_STRIP, _LANES = 64, 16  # scores that are looked at together: loops without branches become vector instructions
 _LEAST = np.float32(np.finfo(np.float32).min)
 _NONE = np.float32(-np.inf)
 _NO_KEY = np.int32(np.array(-np.inf, np.float32).view(np.int32)[()] ^ np.int32(0x7FFFFFFF))
@@ -22,14 +29,105 @@ _NO_KEY = np.int32(np.array(-np.inf, np.float32).view(np.int32)[()] ^ np.int32(0
 
 @compiled
 @no_type_check
-def runs(ordered, values, start, size):
-    """Where each value's run in an ascending array starts, and how long it is."""
+def gram(x, score):
+    """The products of unit rows with each other, from factors rounded to int16; -inf in the columns past them.
+
+    Args:
+        x: [n, d].
+        score: [w, w], w a multiple of COLUMNS and at least n + COLUMNS; the first n rows are written.
+
+    Returns:
+        By how much a score lies off at most; infinite, and nothing is written, where the rows are too much alike.
+    """
+    n, d = x.shape
+    pairs = (d + 1) // 2
+    steps, mean = _steps(x)
+    if mean > _COLLAPSED:
+        return np.inf
+    left = np.zeros((len(score), 2 * pairs), np.int16)
+    right = np.empty((len(score) // COLUMNS, pairs, COLUMNS), np.int32)
+    _round(pointer(x), n, d, np.float32(steps), pointer(left), 2 * pairs)
+    lost = _most_lost(pointer(x), n, d, np.float32(steps), pointer(left), 2 * pairs) / steps
+    _pack(pointer(left.view(np.int32)), len(right), pairs, pointer(right))
+    width, unit = score.shape[1], np.float32(1 / (steps * steps))
+    a, b, out = left.ctypes.data, right.ctypes.data, score.ctypes.data
+    for column in range(0, n, COLUMNS):
+        for row in range(0, min(n, column + COLUMNS), ROWS):
+            place, mirrored = out + 4 * (row * width + column), out + 4 * (column * width + row)
+            microtile.gram_tile((a + 4 * row * pairs, b + 4 * column * pairs, pairs, place, mirrored, width), unit)
+    score[:n, n:] = _NONE
+    return lost * (2 + lost) + 8 * 2.0**-24 + 0 * (left[0, 0] + right[0, 0, 0])  # which must live so long
+
+
+@compiled
+@no_type_check
+def _steps(x):
+    """What 1 becomes in int16, so that no product of unit rows leaves int32; and the squared length of their mean."""
+    n, d = x.shape
+    flat, bits, total = pointer(x), pointer(x.view(np.int32)), np.zeros(d, np.float32)
+    most, sums, scratch = np.int32(0), pointer(total), np.empty(1, np.float32)
+    for i in range(n):
+        row, own = shifted(flat, i * d), shifted(bits, i * d)
+        for j in range(d):
+            sums[j] += row[j]
+            size = np.int32(own[j] & np.int32(0x7FFFFFFF))
+            most = size if size > most else most
+    scratch.view(np.int32)[0] = most
+    length = 0.0
+    for j in range(d):
+        length += (np.float64(total[j]) / n) ** 2
+    return min(_LARGEST_FACTOR / scratch[0], math.sqrt(_LARGEST_SCORE) - math.sqrt(d)), length
+
+
+@compiled
+@no_type_check
+def _round(x, n, d, steps, out, width):
+    """Rows in whole steps, of a pointer to them."""
+    for i in range(n):
+        row, own = shifted(x, i * d), shifted(out, i * width)
+        for j in range(d):
+            own[j] = np.int16(np.int32(np.float32(np.float32(row[j] * steps + _NEAREST) - _NEAREST)))
+
+
+@compiled_sum
+@no_type_check
+def _most_lost(x, n, d, steps, rounded, width):
+    """The longest difference, in steps, of a row and what it is rounded to, with room for its own float32."""
+    most = np.float32(0)
+    for i in range(n):
+        row, own, total = shifted(x, i * d), shifted(rounded, i * width), np.float32(0)
+        for j in range(d):
+            gap = np.float32(row[j] * steps - np.float32(own[j]))
+            total += gap * gap
+        most = max(most, total)
+    return 1.001 * math.sqrt(most) + 0.005 * math.sqrt(d)
+
+
+@compiled
+@no_type_check
+def _pack(rows, panels, pairs, out):
+    """Panels of COLUMNS rows, of pointers to pairs of factors: each pair of all its rows side by side."""
+    for panel in range(panels):
+        own, packed = shifted(rows, panel * pairs * COLUMNS), shifted(out, panel * pairs * COLUMNS)
+        for pair in range(pairs):
+            for row in range(COLUMNS):
+                packed[pair * COLUMNS + row] = own[row * pairs + pair]
+
+
+@compiled
+@no_type_check
+def ordered_runs(labels, values):
+    """The stable order of labels, and where in it each value's run starts, and how long it is."""
+    order = np.argsort(labels, kind="mergesort")
+    ordered = labels[order]
+    start, size = np.empty(len(values), np.int64), np.empty(len(values), np.int64)
     begin = end = 0
     for i in range(len(values)):
         if i == 0 or values[i] != values[i - 1]:
             begin = np.searchsorted(ordered, values[i])
             end = np.searchsorted(ordered, values[i], side="right")
         start[i], size[i] = begin, end - begin
+    return order, start, size
 
 
 @compiled
@@ -77,25 +175,24 @@ def nearest_negative(score, anchor, low, high, x, y, error):
 
     Without bounds these two are empty.
     """
-    n = score.shape[1]
+    n, flat = score.shape[1], pointer(score)
     found, value = _answer(len(anchor))
     bits, scratch = score.view(np.int32), np.empty(1, np.float32)
     left, right, d = pointer(x), pointer(y), x.shape[1]
     for i in range(len(anchor)):
         a = anchor[i]
         under, over = (low[i], high[i]) if len(high) else (-np.inf, np.inf)
-        line = score[a]
+        line = shifted(flat, a * n)
         best = _largest_below(bits[a], np.float32(over - error), scratch)
         least, most = max(np.float32(best - 2 * error), _LEAST), np.float32(over + error)
         top, at = _NONE, -1
-        for begin in range(0, n, _STRIP):
-            strip = line[begin : begin + _STRIP]
-            if _some_inside(pointer(strip), len(strip), least, most):
-                for j in range(len(strip)):
-                    if least <= strip[j] <= most:
-                        s = reported(shifted(left, a * d), shifted(right, (begin + j) * d), d, False)
-                        if top < s < over:
-                            top, at = s, begin + j
+        j = _next_inside(line, 0, n, least, most)
+        while j < n:
+            if line[j] + error > top:
+                s = reported(shifted(left, a * d), shifted(right, j * d), d, False)
+                if top < s < over:
+                    top, at = s, j
+            j = _next_inside(line, j + 1, n, least, most)
         found[i, 0], value[i, 0] = (at, top) if top > under else (-1, _NONE)
     return found, value
 
@@ -113,15 +210,13 @@ def settle(score, row, kept, x, y, nearest, farthest, epsilon, error, over, unde
         line = score[i]
         over[i], under[i] = _floor(farthest[i, 0] - epsilon), -_floor(-(nearest[i, 0] + epsilon))
         least, most = max(np.float32(over[i] - 2 * error), _LEAST), np.float32(over[i] + 2 * error)
+        j = _next_inside(pointer(line), 0, n, least, most)
+        while j < n:
+            line[j] = reported(shifted(left, i * d), shifted(right, j * d), d, False)
+            j = _next_inside(pointer(line), j + 1, n, least, most)
         total = 0
-        for begin in range(0, n, _STRIP):
-            strip = line[begin : begin + _STRIP]
-            if _some_inside(pointer(strip), len(strip), least, most):
-                for j in range(len(strip)):
-                    if least <= strip[j] <= most:
-                        strip[j] = reported(shifted(left, i * d), shifted(right, (begin + j) * d), d, False)
-            for j in range(len(strip)):
-                total += strip[j] > over[i]
+        for j in range(n):
+            total += line[j] > over[i]
         negatives[i] = total
         total = 0
         for j in range(row.shape[1]):
@@ -166,6 +261,22 @@ def similarities(x, y, anchor, row, value):
 def _answer(m):
     """Room for the row and the similarity of each anchor."""
     return np.empty((m, 1), np.int64), np.empty((m, 1), np.float32)
+
+
+@compiled
+@no_type_check
+def _next_inside(scores, j, n, least, most):
+    """The next place, from j on, of a score within bounds, of a pointer to n of them; n where there is none."""
+    while j < n:
+        if j % _STRIP == 0 and not _some_inside(shifted(scores, j), min(_STRIP, n - j), least, most):
+            j += _STRIP
+        elif j % _LANES == 0 and not _some_inside(shifted(scores, j), min(_LANES, n - j), least, most):
+            j += _LANES
+        elif least <= scores[j] <= most:
+            return j
+        else:
+            j += 1
+    return n
 
 
 @compiled

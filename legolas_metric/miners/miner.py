@@ -14,7 +14,7 @@ from legolas_metric.checks import ArrayLike, Metric, check_at_least
 from legolas_metric.index.auto import AutoIndex
 from legolas_metric.index.protocol import NeighborIndex
 from legolas_metric.miners.relation import LabelRelation
-from legolas_metric.miners.select import Selection, counted, select
+from legolas_metric.miners.select import Selection, select, together
 from legolas_metric.miners.sources import Batch, Source, bank_source, batch_source
 from legolas_metric.miners.strategy import NO_DRAWS, Draws, Strategy
 from legolas_metric.records import MiningStats, SearchStats, Triplets
@@ -114,28 +114,28 @@ class Miner:
         self.calls = state["calls"]
 
     def _mine(self, source: Source, started: float, age: int, drift: float | None) -> Triplets:
-        anchors, device = len(source.names), source.names.device
+        anchors, device = source.names.shape[0], source.names.device
         draws = self._draw(anchors, device)
-        found: list[tuple[Int64[Tensor, " m"], Selection]] = []
+        found: list[Selection] = []
         no_positive = no_negative = 0
         searched = SearchStats(engine="labels")
         for block in source.blocks:
             no_positive += block.no_positive
             no_negative += block.no_negative
-            if len(block.number):
+            if block.names.shape[0]:
                 own = draws[block.number] if self.strategy.is_random else draws
-                found.append((block.number, select(block.pool, self.strategy, own)))
+                found.append(select(block.pool, block.names, self.strategy, own))
                 searched = block.pool.stats()
-        chosen = [selection for _, selection in found]
+        chosen = together(found, device)
         stats = MiningStats(
             anchors=anchors,
             no_positive=no_positive,
             no_negative=no_negative,
-            outside_window=sum(part.outside_window for part in chosen),
-            fallback=sum(part.fallback for part in chosen),
-            exhausted=sum(part.exhausted for part in chosen),
-            short=sum(part.short for part in chosen),
-            filtered=counted([part.filtered for part in chosen]),
+            outside_window=chosen.outside_window,
+            fallback=chosen.fallback,
+            exhausted=chosen.exhausted,
+            short=chosen.short,
+            filtered=chosen.filtered,
             widened=searched.widened,
             engine=searched.engine,
             precision=searched.precision,
@@ -146,18 +146,10 @@ class Miner:
             drift=drift,
             details=searched.details,
         )
-        self._complain(stats, sum(part.contested for part in chosen), sum(part.pairs for part in chosen))
-        if not found:
-            none, no_similarity = torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, device=device)
-            return Triplets(none, none.clone(), none.clone(), no_similarity, no_similarity.clone(), stats)
-        return Triplets(
-            source.names.index_select(0, _joined([number.index_select(0, part.anchor) for number, part in found])),
-            source.rows.ids.index_select(0, _joined([part.positive for part in chosen])),
-            source.rows.ids.index_select(0, _joined([part.negative for part in chosen])),
-            _joined([part.s_ap for part in chosen]),
-            _joined([part.s_an for part in chosen]),
-            stats,
-        )
+        self._complain(stats, chosen.contested, chosen.pairs)
+        ids = source.rows.ids
+        positive, negative = ids.index_select(0, chosen.positive), ids.index_select(0, chosen.negative)
+        return Triplets(chosen.anchor, positive, negative, chosen.s_ap, chosen.s_an, stats)
 
     def _draw(self, q: int, device: torch.device) -> Draws:
         """Random numbers for q anchors: the miner's seed and the number of the call decide them."""
@@ -183,10 +175,6 @@ class Miner:
                 f"a negative, {stats.outside_window} without a negative inside the window, {stats.exhausted} without "
                 "one that the guard lets pass: use on_empty='skip' or 'hardest', a wider window, or other anchors"
             )
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def check_index(index: Index) -> None:

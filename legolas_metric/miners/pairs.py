@@ -96,12 +96,11 @@ class MultiSimilarityMiner:
         source = batch_source(batch, metric, self.relation, screened=True)
         found: list[PairTuple] = []
         for block in source.blocks:
-            if len(block.number):
+            if len(block.names):
                 assert isinstance(block.pool, DensePool | ScreenedPool | FusedPool)
                 a1, p, a2, n = block.pool.informative(self.epsilon)
-                if len(block.number) < len(batch.anchors):
-                    names = source.names[block.number]
-                    a1, a2 = names[a1], names[a2]
+                if len(block.names) < len(batch.anchors):
+                    a1, a2 = block.names[a1], block.names[a2]
                 found.append((a1, p, a2, n))
         if len(found) == 1:  # millions of pairs: not copied
             return found[0]
@@ -123,8 +122,8 @@ class MultiSimilarityMiner:
         for block in source.blocks:
             no_positive += block.no_positive
             no_negative += block.no_negative
-            if len(block.number):
-                parts.append((source.names[block.number], _informative(block.pool, self.epsilon, self.max_negatives)))
+            if len(block.names):
+                parts.append((block.names, _informative(block.pool, self.epsilon, self.max_negatives)))
                 searched = block.pool.stats()
         capped = sum(part.capped for _, part in parts)
         stats = MiningStats(

@@ -16,7 +16,6 @@ from legolas_metric.checks import (
     UNLABELLED,
     ArrayLike,
     Metric,
-    as_embeddings,
     as_groups,
     as_ids,
     as_labels,
@@ -25,13 +24,13 @@ from legolas_metric.checks import (
 )
 from legolas_metric.compiled import runs_compiled
 from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows, check_range
-from legolas_metric.miners.classes import Classes
+from legolas_metric.miners.classes import Classes, Part
 from legolas_metric.miners.dense import DensePool, Table
 from legolas_metric.miners.fused import FusedPool
 from legolas_metric.miners.pool import IndexPool, Pool
 from legolas_metric.miners.relation import LabelRelation, Masks, Relations
 from legolas_metric.miners.screened import ScreenedPool, screening_error
-from legolas_metric.numerics import chunks, prepare
+from legolas_metric.numerics import as_prepared, chunks
 
 _BLOCK_ELEMENTS = 1 << 20  # of a block's similarities: they stay in the processor's cache
 _LEAST_BLOCK = 64
@@ -42,12 +41,14 @@ class Block:
     """Some of the anchors, in a pool: those that have a positive and a negative.
 
     Attributes:
+        names: [m], what the answer calls them.
         number: [m], which of the anchors asked for.
         pool: of these anchors.
         no_positive, no_negative: anchors of this block that lack them.
     """
 
-    number: Int64[Tensor, " m"]
+    names: Int64[Tensor, " m"]
+    number: Part
     pool: Pool
     no_positive: int
     no_negative: int
@@ -117,7 +118,7 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None, *
     table = Table(anchors, batch.rows, metric)
     error = screening_error(anchors, batch.rows, metric) if screened and metric != "euclidean" else math.inf
     error = error if math.isfinite(error) else None
-    return Source(labelled, batch.rows, _dense_blocks(table, anchors.ids, relation, error))
+    return Source(labelled, batch.rows, _dense_blocks(table, labelled, anchors.ids, relation, error))
 
 
 def bank_source(
@@ -148,7 +149,7 @@ def bank_source(
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     table = Table(rows[asked], rows[order], bank.metric)
-    return Source(bank.ids[asked], table.rows, _dense_blocks(table, place[asked], relation, None))
+    return Source(bank.ids[asked], table.rows, _dense_blocks(table, bank.ids[asked], place[asked], relation, None))
 
 
 def _index_blocks(
@@ -157,11 +158,18 @@ def _index_blocks(
     other_group = relation is not None and relation.positive_group == "other"
     classes = Classes.of(rows[asked], asked, rows, other_group=other_group)
     kept, no_positive, no_negative = _usable(classes)
-    yield Block(kept, IndexPool(asked[kept], rows, index, classes[kept]), no_positive, no_negative)
+    if kept is None:
+        kept = torch.arange(len(asked), device=asked.device)
+    own = asked[kept]
+    yield Block(rows.ids[own], kept, IndexPool(own, rows, index, classes[kept]), no_positive, no_negative)
 
 
 def _dense_blocks(
-    table: Table, self_row: Int64[Tensor, " q"], relation: LabelRelation | None, error: float | None
+    table: Table,
+    names: Int64[Tensor, " q"],
+    self_row: Int64[Tensor, " q"],
+    relation: LabelRelation | None,
+    error: float | None,
 ) -> Iterator[Block]:
     anchors, rows = table.anchors, table.rows
     if len(anchors) == 0:
@@ -174,16 +182,17 @@ def _dense_blocks(
     for part in chunks(len(anchors), max(_LEAST_BLOCK, _BLOCK_ELEMENTS // len(rows))):
         own = relations if part.stop - part.start == len(anchors) else relations[part]
         kept, no_positive, no_negative = _usable(own)
-        whole = no_positive + no_negative == 0
-        pool = DensePool(table, part if whole else kept + part.start, own if whole else own[kept])
-        number = kept + part.start if part.start else kept
-        yield Block(number, pool if error is None else screened(pool, error), no_positive, no_negative)
+        number: Part = part
+        if kept is not None:
+            number, own = kept + part.start, own[kept]
+        pool = DensePool(table, number, own)
+        yield Block(names[number], number, pool if error is None else screened(pool, error), no_positive, no_negative)
 
 
-def _usable(relations: Relations) -> tuple[Int64[Tensor, " m"], int, int]:
-    """Numbers of the anchors that have a positive and a negative; anchors without a positive, without a negative."""
+def _usable(relations: Relations) -> tuple[Int64[Tensor, " m"] | None, int, int]:
+    """Numbers of the anchors that have a positive and a negative, or None for all; how many lack the one, the other."""
     if relations.fewest > 0:
-        return torch.arange(len(relations.self_row), device=relations.self_row.device), 0, 0
+        return None, 0, 0
     positive, negative = relations.positives > 0, relations.negatives > 0
     return (positive & negative).nonzero()[:, 0], int((~positive).sum()), int((positive & ~negative).sum())
 
@@ -192,12 +201,12 @@ def _batch_rows(
     embeddings: ArrayLike, labels: ArrayLike, groups: ArrayLike | None, metric: Metric, prefix: str
 ) -> Rows:
     name = f"{prefix}emb" if prefix else "embeddings"
-    raw = as_embeddings(embeddings, name=name, metric=metric)
-    n, device = len(raw), raw.device
+    rows = as_prepared(embeddings, metric, name=name)
+    n, device = rows.shape[0], rows.device
     own_labels = as_labels(labels, n, name=f"{prefix}labels", of=name).to(device)
     own_groups = as_groups(groups, n, of=name)
     return Rows(
-        prepare(raw, metric),
+        rows,
         own_labels,
         torch.arange(n, device=device),
         None if own_groups is None else own_groups.to(device),

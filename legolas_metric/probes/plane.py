@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_embeddings, check_at_least
-from legolas_metric.numerics import normalise
+from legolas_metric.checks import ArrayLike, check_at_least
+from legolas_metric.numerics import as_prepared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +45,7 @@ def principal_plane(embeddings: ArrayLike, *, most: int = 1500, seed: int = 0) -
         (torch.Size([3, 2]), 1.0)
     """
     check_at_least("most", most, 1)
-    unit = normalise(as_embeddings(embeddings, metric="cosine")).double()
+    unit = as_prepared(embeddings, "cosine").double()
     centred = unit - unit.mean(0)
     strengths, directions = torch.linalg.eigh(centred.T @ centred)
     two = directions.flip(1)[:, :2]
