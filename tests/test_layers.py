@@ -39,7 +39,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BLIND_TO_MINING = {"losses", "probes", "evaluation"}
 
 # Modules of compiled loops: the only ones that import numba, and imported by functions only.
-COMPILED = {"buffers", "kernels", "microtile", "pointers"}
+COMPILED = {"buffers", "gram", "kernels", "microtile", "pointers"}
 
 DOORS = {
     "faiss": {"index/faiss.py"},

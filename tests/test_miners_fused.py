@@ -13,6 +13,7 @@ from legolas_metric import (
     EasyPositiveMiner,
     EmbeddingBank,
     ExactIndex,
+    FalseNegativeGuard,
     FullHardMiner,
     HardMiner,
     LabelRelation,
@@ -37,6 +38,7 @@ MINERS = {
     "hard x3": lambda **kw: HardMiner(positive="all", per_anchor=3, **kw),
     "hard mixed": lambda **kw: HardMiner(ranks=(2, 4), mix=0.3, **kw),
     "full-hard": lambda **kw: FullHardMiner(**kw),
+    "easy semi-hard 0.3": lambda **kw: EasyPositiveMiner(margin=0.3, **kw),
     "easy positive": lambda **kw: EasyPositiveMiner(negative="hard", **kw),
     "multi-similarity": lambda **kw: MultiSimilarityMiner(epsilon=0.1, **kw),
     "every pair": lambda **kw: MultiSimilarityMiner(epsilon=math.inf, **kw),
@@ -102,7 +104,9 @@ def test_the_ways_of_mining_a_batch_agree(name, relation, n, m, d, pool, jitter,
         exact = mined()
     with patched("legolas_metric.miners.fused.has_int16", lambda device: False):
         in_float32 = mined()
-    for part, *others in zip(found, by_torch, exact, in_float32, strict=True):
+    with patched("legolas_metric.miners.miner.fits_gram", lambda rows, metric: False):
+        rule_by_rule = mined()
+    for part, *others in zip(found, by_torch, exact, in_float32, rule_by_rule, strict=True):
         assert all(torch.equal(part, other) for other in others)
 
 
@@ -117,14 +121,15 @@ def test_the_ways_of_mining_a_batch_agree(name, relation, n, m, d, pool, jitter,
     seed=st.integers(0, 10_000),
 )
 def test_products_in_int16_lie_within_their_error(n, d, pool, sharpness, shift, seed):
-    from legolas_metric.miners import kernels
+    from legolas_metric.miners.gram import gram
 
     g = torch.Generator().manual_seed(seed)
     base = torch.randn(pool, d, generator=g)[torch.randint(0, pool, (n,), generator=g)]
-    x = normalise((base + 0.1 * torch.randn(n, d, generator=g)) ** sharpness + shift)
+    sharp = (base + 0.1 * torch.randn(n, d, generator=g)).double() ** sharpness + shift
+    x = normalise(torch.nn.functional.normalize(sharp, eps=0).float())
     side = 16 * (-(-n // 16) + 1)
     score = np.full((side, side), np.nan, np.float32)
-    error = kernels.gram(x.numpy(), score)
+    error = gram(x.numpy(), score)
     length = float(x.double().mean(0).square().sum())
     assert (error == math.inf) == (length > 0.3) or abs(length - 0.3) < 1e-6
     if error < math.inf:
@@ -133,6 +138,46 @@ def test_products_in_int16_lie_within_their_error(n, d, pool, sharpness, shift, 
         assert (score[:n, n:] == -math.inf).all()
     else:
         assert np.isnan(score).all()
+
+
+@pytest.mark.skipif(not has_int16(torch.device("cpu")), reason="needs numba and AVX2")
+@pytest.mark.parametrize(
+    ("name", "settings", "unlabelled", "shift", "plain"),
+    [
+        ("full-hard", {}, False, 0.0, True),
+        ("easy semi-hard", {}, False, 0.0, True),
+        ("full-hard", {"relation": LabelRelation()}, False, 0.0, False),
+        ("full-hard", {"index": ExactIndex(metric="dot")}, False, 0.0, False),
+        ("full-hard", {"guard": FalseNegativeGuard()}, False, 0.0, False),
+        ("full-hard", {"per_anchor": 2}, False, 0.0, False),
+        ("full-hard", {"mix": 0.5}, False, 0.0, False),
+        ("full-hard", {"on_empty": "raise"}, False, 0.0, False),
+        ("hard", {}, False, 0.0, False),
+        ("semi-hard all", {}, False, 0.0, False),
+        ("semi-hard to the nearest", {}, False, 0.0, False),
+        ("full-hard", {}, True, 0.0, False),
+        ("full-hard", {}, False, 3.0, False),
+    ],
+)
+def test_which_batches_are_mined_in_one_call(monkeypatch, name, settings, unlabelled, shift, plain):
+    from legolas_metric.miners import miner
+
+    done, whole = [], miner.plain_triplets
+
+    def counted(*args, **kwargs):
+        done.append(whole(*args, **kwargs))
+        return done[-1]
+
+    monkeypatch.setattr(miner, "plain_triplets", counted)
+    x, y, *_ = a_batch(60, None, 40, 60, 1.0, 8, 1.0, 1, least=0)[0]
+    y[0] = -1 if unlabelled else y[0]
+    own = MINERS[name](**settings)
+    a, p, n = own(x + shift, y)
+    assert any(found is not None for found in done) == plain
+    assert own.calls == 1
+    assert len(a) > 0
+    assert (y[a] == y[p]).all()
+    assert (y[a] != y[n]).all()
 
 
 @pytest.mark.skipif(not has_int16(torch.device("cpu")), reason="needs numba and AVX2")
@@ -181,6 +226,14 @@ def test_a_batch_beyond_the_reach_of_screening_is_compared_exactly(numba):
         batch = Batch.of(x * 1e-10, y, x * 1e25, y, None, None, "dot")
         block = next(batch_source(batch, "dot", None, screened=True).blocks)
     assert type(block.pool) is DensePool
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("name", MINERS)
+def test_a_batch_without_any_label_has_no_tuples(name, metric):
+    x, y, *_ = a_batch(30, None, 4, 30, 1.0, 5, 1.0, 0)[0]
+    found = MINERS[name](index=ExactIndex(metric=metric))(x, torch.full_like(y, -1))
+    assert [part.tolist() for part in found] == [[]] * (4 if "pair" in name or "multi" in name else 3)
 
 
 @pytest.mark.parametrize("miner", [FullHardMiner, SemiHardMiner, MultiSimilarityMiner])

@@ -164,7 +164,7 @@ def check_request(queries: Rows, fitted: Rows, k: int, want: Want) -> None:
 
 def check_range(queries: Rows, fitted: Rows, metric: Metric) -> None:
     """Refuse rows so long that a similarity would overflow float32, in which it is reported."""
-    if metric == "cosine":
+    if metric == "cosine" or not len(queries):
         return
     longest = [
         float(torch.linalg.vector_norm(rows.embeddings, dim=1, dtype=torch.float64).max()) for rows in (queries, fitted)

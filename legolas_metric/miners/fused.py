@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from legolas_metric.checks import Metric
 from legolas_metric.compiled import arrays
 from legolas_metric.index.exact.layout import PANELS
 from legolas_metric.index.exact.precision import has_int16
+from legolas_metric.index.protocol import Rows
 from legolas_metric.miners.classes import Classes
 from legolas_metric.miners.dense import DensePool, PairTuple
 from legolas_metric.miners.pool import Ranked, Window
@@ -33,7 +35,8 @@ class FusedPool(OverExact):
 
         super().__init__(exact, error)
         self._passes = kernels
-        self._sides = arrays(exact.anchors.embeddings, exact.rows.embeddings)
+        (own,) = arrays(exact.anchors.embeddings)
+        self._sides = (own, own) if exact.anchors is exact.rows else (own, *arrays(exact.rows.embeddings))
         self._parts: tuple[np.ndarray, ...] | None = None
 
     def positives(self, k: int, *, farthest: bool) -> Ranked:
@@ -69,24 +72,51 @@ class FusedPool(OverExact):
         """Scores, -inf but for the negatives; and the positives: rows (-1 for none), scores."""
         if self._parts is None:
             if isinstance(self.relations, Classes):
-                score = self._scores(self.anchors is self.rows and self.metric == "cosine")
+                own = self.anchors is self.rows and fits_gram(self.rows, self.metric)
+                score = self._gram() if own else self._product()
                 self._parts = score, *self.relations.split_array(score)
             else:
-                score = self._scores(False)
+                score = self._product()
                 self._parts = score, *arrays(*self.relations.split_(torch.from_numpy(score)))
         return self._parts
 
-    def _scores(self, gram: bool) -> np.ndarray:
-        """Products of anchors and rows; if `gram` maybe one half in int16, with further columns of -inf."""
-        n, d = self._sides[1].shape
-        if gram and n * n * d * torch.get_num_threads() <= _IN_ONE_THREAD and has_int16(self.rows.embeddings.device):
-            side = -(-n // PANELS[1]) * PANELS[1] + PANELS[1]
-            score = np.empty((side, side), np.float32)
-            error = self._passes.gram(self._sides[1], score)
-            if error < np.inf:
-                self.error = error
-                return score[:n]
+    def _gram(self) -> np.ndarray:
+        """Products of the rows with each other, half of them computed, and further columns of -inf."""
+        score = gram_room(len(self.rows))
+        error = self._passes.gram(self._sides[1], score)
+        if error == np.inf:
+            return self._product()
+        self.error = error
+        return score[: len(self.rows)]
+
+    def _product(self) -> np.ndarray:
         return product(self.anchors.embeddings, self.rows.embeddings).numpy()
+
+
+def fits_gram(rows: Rows, metric: Metric) -> bool:
+    """Whether half the products of rows, in int16 and one thread, take less time than all in float32 and threads."""
+    n, d = rows.embeddings.shape
+    few = n * n * d * torch.get_num_threads() <= _IN_ONE_THREAD
+    return few and metric == "cosine" and has_int16(rows.embeddings.device)
+
+
+def gram_room(n: int) -> np.ndarray:
+    """Room for the products of n rows with each other, as the compiled loops fill it."""
+    side = (-(-n // PANELS[1]) + 1) * PANELS[1]
+    return np.empty((side, side), np.float32)
+
+
+def plain_triplets(
+    rows: Rows, *, farthest: bool, semi_hard: bool, margin: float
+) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"], Int64[Tensor, " t"]] | None:
+    """What `select` chooses for rows that `fits_gram`, in one call; None where some have no label, or all are alike."""
+    from legolas_metric.miners import kernels
+
+    assert rows.labels is not None
+    sides = arrays(rows.embeddings, rows.labels)
+    done, *found = kernels.plain(*sides, -1 if farthest else 1, semi_hard, float(margin), gram_room(len(rows)))
+    a, p, n = map(torch.from_numpy, found)
+    return (a, p, n) if done else None
 
 
 _UNBOUND = np.empty(0)

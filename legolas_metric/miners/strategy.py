@@ -83,6 +83,12 @@ class Strategy:
         """Whether any choice is left to chance."""
         return self.positive == "random" or self.negative != "nearest" or self.ranks is not None or self.mix > 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to it but the nearest or farthest positive and the nearest negative."""
+        rest = self.per_anchor == 1 and self.guard is None and self.on_empty == "skip" and self.reference == "chosen"
+        return rest and not self.is_random and self.positive != "all"
+
     def window(self, s_ap: Float32[Tensor, " p"], metric: Metric) -> Window | None:
         """The similarities between which a pair's negative must lie, or None where any will do."""
         if not self.semi_hard:
