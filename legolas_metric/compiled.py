@@ -1,7 +1,8 @@
 """Loops compiled for the processor by numba, where it is installed; torch does the same work on other devices.
 
-Modules of such loops are named `kernels`, or after what they make. They import numba, which takes half a second, and are
-therefore imported by the functions that call them. Their loops carry `@no_type_check`, which keeps the tests' run-time type checks out.
+Modules of such loops are named `kernels`, or after what they make. They import numba, which takes half a second, and
+are therefore imported by the functions that call them. Their loops carry `@no_type_check`, which keeps the tests'
+run-time type checks out.
 """
 
 from collections.abc import Callable, Iterable
