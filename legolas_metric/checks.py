@@ -7,6 +7,7 @@ what came, and what to do.
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -179,6 +180,13 @@ def check_at_least(name: str, value: float | int, least: float | int) -> None:
     """Raise unless a number is at least `least`."""
     if not value >= least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise unless a number is an integer, and at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    check_at_least(name, int(value), least)
 
 
 def check_device(a: Tensor, b: Tensor, *, names: tuple[str, str]) -> None:

@@ -25,6 +25,7 @@ from legolas_metric import (
     HardMiner,
     MiningSchedule,
     MultiSimilarityLoss,
+    RandomMiner,
     SemiHardMiner,
     SupConLoss,
     TripletLoss,
@@ -188,6 +189,41 @@ def test_pml_miner_is_a_stage(batch):
     assert got.stats.no_positive == expected.stats.no_positive
     stage.load_state_dict(stage.state_dict())
     assert repr(stage) == "PmlMiner(BatchHardMiner)"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: miners.BatchEasyHardMiner("easy", "semihard"),
+        lambda: miners.BatchEasyHardMiner("easy", "hard"),
+        lambda: miners.HDCMiner(0.3),
+        lambda: miners.MultiSimilarityMiner(),
+    ],
+)
+def test_a_bank_is_a_batch_to_a_pml_miner_that_takes_it_whole(make, batch):
+    x, y = batch
+    own = as_miner(make())
+    found = own.mine(EmbeddingBank(x, y))
+    expected = as_miner(make())(x, y)
+    assert len(found) > 0
+    for part, other in zip((found.anchor, found.positive, found.negative), expected, strict=True):
+        assert torch.equal(part, other)
+    some = own.mine(EmbeddingBank(x, y), anchors=[2, 9])
+    assert set(some.anchor.tolist()) == {2, 9} & set(found.anchor.tolist())
+
+
+def test_a_pml_miner_of_nearest_positives_takes_no_bank_in_parts(batch):
+    x, y = batch
+    with pytest.raises(ValueError, match=r"would take each row itself: pass as_miner\(miner, chunk=24\)"):
+        as_miner(miners.BatchEasyHardMiner("easy", "semihard"), chunk=7).mine(EmbeddingBank(x, y))
+
+
+def test_an_adapted_miner_keeps_its_calls_in_its_state(batch):
+    x, y = batch
+    miner, again = as_miner(RandomMiner(seed=3)), as_miner(RandomMiner(seed=3))
+    miner(x, y)
+    again.load_state_dict(miner.state_dict())
+    assert [part.tolist() for part in again(x, y)] == [part.tolist() for part in miner(x, y)]
 
 
 def test_pml_miner_of_pairs_in_a_batch(batch):

@@ -5,7 +5,15 @@ import pytest
 import torch
 from test_miners_global import Oracle, answerable, make_bank, rows_of
 
-from legolas_metric import EmbeddingBank, ExactIndex, FalseNegativeGuard, FullHardMiner, HardMiner, SemiHardMiner
+from legolas_metric import (
+    EmbeddingBank,
+    ExactIndex,
+    FalseNegativeGuard,
+    FullHardMiner,
+    HardMiner,
+    LabelRelation,
+    SemiHardMiner,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:the guard rejected the first candidate")
 
@@ -18,7 +26,7 @@ def kept(bank, oracle, a, guard):
     }
 
     def share(i, label):
-        return sum(oracle.label[j] == label for j in near[i]) / guard.neighbours
+        return sum(oracle.label[j] == label != -1 for j in near[i]) / max(1, len(near[i]))
 
     positives = sorted(oracle.s[a, p] for p in oracle.positives(a))
     s_p = {
@@ -51,6 +59,7 @@ GUARDS = {
     "relative to a quantile": {"vote": None, "relative": 0.95, "reference": "quantile", "quantile": 0.25},
     "absolute": {"vote": None, "absolute": 0.2},
     "vote": {"vote": 0.4, "neighbours": 5},
+    "a vote of all rows": {"vote": 0.2, "neighbours": 100},
     "all": {"vote": 0.4, "neighbours": 4, "absolute": 0.05, "relative": 0.9, "skip": 1, "near_duplicate": 0.2},
 }
 
@@ -130,8 +139,8 @@ def test_a_reference_over_many_positives_takes_an_even_sample():
 
 def test_mostly_rejecting_warns_with_a_remedy():
     bank = make_bank()
-    with pytest.warns(UserWarning, match=r"first candidate of 5\d of 5\d pairs \(rank: \d+ candidates\): loosen the"):
-        HardMiner(guard=FalseNegativeGuard(vote=None, skip=2)).mine(bank)
+    with pytest.warns(UserWarning, match=r"first candidate of 5\d of 5\d pairs \(absolute_margin: \d+ candidates\)"):
+        HardMiner(guard=FalseNegativeGuard(vote=None, absolute=1.9)).mine(bank)
 
 
 def test_raise_counts_the_guarded():
@@ -173,3 +182,80 @@ def test_default_guard_on_planted_label_noise(miner):
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         FalseNegativeGuard(**settings)
+
+
+def test_near_duplicates_are_told_from_exact_ones_by_float64():
+    bank = EmbeddingBank(torch.tensor([[1.0, 0.0], [0.8, 0.6], [1.0, 0.0], [0.0, 1.0]]), [0, 0, 1, 1])
+    for least in (1e-6, 1e-4, 0.1):
+        guard = FalseNegativeGuard(near_duplicate=least, vote=None)
+        assert HardMiner(guard=guard).mine(bank, anchors=[0]).negative.tolist() == [3]
+
+
+def test_near_duplicates_need_a_distance():
+    rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.1, 0.1], [-1.0, 0.0]])
+    guard = FalseNegativeGuard(near_duplicate=0.1, vote=None)
+    miner = HardMiner(index=ExactIndex(metric="dot"), guard=guard)
+    with pytest.raises(ValueError, match="near_duplicate is a distance, which metric='dot' hasn't"):
+        miner.mine(EmbeddingBank(rows, [0, 0, 1, 1], metric="dot"))
+
+
+def test_the_ranks_that_are_skipped_are_no_reason_to_warn(recwarn):
+    bank = make_bank()
+    HardMiner(guard=FalseNegativeGuard(skip=2, vote=None)).mine(bank)
+    assert not [w for w in recwarn if "rejected the first candidate" in str(w.message)]
+    with pytest.warns(UserWarning, match="rejected the first candidate"):
+        HardMiner(guard=FalseNegativeGuard(skip=2, absolute=1.9, vote=None)).mine(bank)
+
+
+def noisy_clusters():
+    """Ten rows around each of six centres, of which one carries another label; its true label."""
+    g = torch.Generator().manual_seed(0)
+    true = torch.arange(60) // 10
+    rows = 2 * torch.randn(6, 16, generator=g)[true] + 0.3 * torch.randn(60, 16, generator=g)
+    named = true.clone()
+    named[0] = 3
+    return rows, named, true
+
+
+@pytest.mark.parametrize("labels", ["one for each class", "one for each row"])
+def test_a_vote_follows_the_relation(labels):
+    rows, named, true = noisy_clusters()
+    guard = FalseNegativeGuard()
+    by_label = HardMiner(positive="nearest", guard=guard).mine(EmbeddingBank(rows, named))
+    tags = torch.eye(6)[named] if labels == "one for each row" else torch.eye(6)
+    own = torch.arange(60) if labels == "one for each row" else named
+    relation = LabelRelation.multi_label(tags)
+    by_tags = HardMiner(positive="nearest", guard=guard, relation=relation).mine(EmbeddingBank(rows, own))
+    assert by_label.stats.filtered == by_tags.stats.filtered == {"vote": by_tags.stats.filtered["vote"]}
+    assert torch.equal(by_label.anchor, by_tags.anchor)
+    assert torch.equal(by_label.negative, by_tags.negative)
+    assert not (true[by_tags.anchor] == true[by_tags.negative]).any()
+
+
+def test_rows_without_a_label_vote_for_nobody_under_a_relation():
+    rows, named, _ = noisy_clusters()
+    named[10:30] = -1
+    relation = LabelRelation.multi_label(torch.eye(6))
+    guard = FalseNegativeGuard()
+    by_label = HardMiner(positive="nearest", guard=guard).mine(EmbeddingBank(rows, named))
+    by_tags = HardMiner(positive="nearest", guard=guard, relation=relation).mine(EmbeddingBank(rows, named))
+    assert by_label.stats.filtered == by_tags.stats.filtered
+    assert torch.equal(by_label.negative, by_tags.negative)
+    assert (named[by_label.negative] == -1).any()
+
+
+def test_a_vote_by_too_many_labels_is_refused(monkeypatch):
+    monkeypatch.setattr("legolas_metric.miners.guard._MOST_LABELS", 50)
+    rows, named, _ = noisy_clusters()
+    relation = LabelRelation.multi_label(torch.eye(6)[named])
+    with pytest.raises(ValueError, match="a vote by a relation of 60 labels compares each with each"):
+        HardMiner(guard=FalseNegativeGuard(), relation=relation).mine(EmbeddingBank(rows, torch.arange(60)))
+
+
+def test_where_there_are_fewer_rows_than_voters_all_of_them_vote():
+    angle = torch.tensor([0.0, 0.1, 0.2, 0.15, 1.5, 1.6])  # the row 3 is mislabelled
+    bank = EmbeddingBank(torch.stack([angle.cos(), angle.sin()], 1), [0, 0, 0, 1, 1, 1])
+    # of the five others of each candidate, three carry the label 0: a fourth of twelve, more than half of five
+    found = HardMiner(guard=FalseNegativeGuard(neighbours=12, vote=0.6)).mine(bank, anchors=[0])
+    assert found.stats.filtered == {"vote": 3}
+    assert len(found) == 0

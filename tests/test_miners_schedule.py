@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 
 from legolas_metric import FullHardMiner, HardMiner, MiningSchedule, RandomMiner, SemiHardMiner
@@ -163,3 +164,29 @@ def test_an_alarm_in_a_plateau_stage_delays_the_epochs_that_follow():
         schedule.advance(epoch, value=0.5)
         stages.append(schedule.stage)
     assert stages == [0, 0, 0, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([(0, RandomMiner()), ("5", HardMiner())], "a stage starts at an epoch or with a Plateau, got '5'"),
+        ([(0, RandomMiner()), (2.5, HardMiner())], "a stage starts at an epoch or with a Plateau, got 2.5"),
+        ([(0, "hard")], "a stage is a miner such as HardMiner"),
+        ([(0, RandomMiner()), (1, HardMiner)], "a stage is a miner such as HardMiner"),
+    ],
+)
+def test_what_is_no_stage_is_refused(stages, message):
+    with pytest.raises(TypeError, match=message):
+        MiningSchedule.__init__.__wrapped__(MiningSchedule.__new__(MiningSchedule), stages)
+
+
+def test_epochs_may_be_numpy_integers():
+    stages = [(0, RandomMiner()), (np.int64(5), HardMiner()), (np.int64(3), HardMiner())]
+    with pytest.raises(ValueError, match="ascending"):
+        MiningSchedule.__init__.__wrapped__(MiningSchedule.__new__(MiningSchedule), stages)
+
+
+def test_a_value_that_is_not_a_number_is_refused():
+    schedule = MiningSchedule([(0, RandomMiner()), (Plateau(2), HardMiner())])
+    with pytest.raises(ValueError, match="the value that stage 1 waits for is NaN"):
+        schedule.advance(0, value=float("nan"))

@@ -152,6 +152,25 @@ def test_bad_places(make):
         sampler.load_state_dict(state)
     with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
         sampler.set_epoch(-1)
+    with pytest.raises(ValueError, match="the state's batch must be at least 0, got -3"):
+        sampler.load_state_dict(sampler.state_dict() | {"batch": -3})
+
+
+@SAMPLERS
+def test_numbers_that_are_not_whole(make):
+    sampler = make()
+    with pytest.raises(TypeError, match="epoch must be an integer, got True"):
+        sampler.set_epoch(True)
+    with pytest.raises(TypeError, match="consumed must be an integer, got True"):
+        sampler.state_dict(consumed=True)
+    with pytest.raises(TypeError, match=r"the state's epoch must be an integer, got 1\.5"):
+        sampler.load_state_dict(sampler.state_dict() | {"epoch": 1.5})
+
+
+@pytest.mark.parametrize("name", ["p", "k", "batches_per_epoch", "seed", "rank", "world_size"])
+def test_settings_that_are_not_whole(name):
+    with pytest.raises(TypeError, match=f"{name} must be an integer, got True"):
+        PKSampler(LABELS, **({"p": 4, "k": 3} | {name: True}))
 
 
 @SAMPLERS

@@ -150,6 +150,18 @@ def test_an_updated_bank_changes_the_next_epoch_and_refresh_this_one():
     assert list(sampler) == epoch_of(NeighborPKSampler(other, 4, 2, pool=3), 0) != before
     with pytest.raises(ValueError, match="the bank has other labels than the one the sampler was made with"):
         sampler.refresh(EmbeddingBank(other.embeddings, bank.labels.flip(0)))
+    with pytest.raises(ValueError, match="the bank has other ids than the one"):
+        sampler.refresh(EmbeddingBank(other.embeddings, bank.labels, ids=bank.ids.flip(0)))
+
+
+def test_refresh_keeps_the_groups():
+    groups = torch.arange(84) % 4
+    bank = bank_of(groups=groups)
+    sampler = NeighborPKSampler(bank, 4, 2, distinct_groups=True)
+    for other in (torch.zeros(84, dtype=torch.int64), None):
+        with pytest.raises(ValueError, match="the bank has other groups than the one"):
+            sampler.refresh(EmbeddingBank(bank.embeddings, bank.labels, groups=other))
+    NeighborPKSampler(bank, 4, 2).refresh(EmbeddingBank(bank.embeddings, bank.labels))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -2,13 +2,22 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
 from test_training import STAGES, Seen, data, encoder, fit  # noqa: F401
 
-from legolas_metric import CollapseGuard, HardMiner, MiningSchedule, RandomMiner, SemiHardMiner, probe_embeddings
+from legolas_metric import (
+    CollapseGuard,
+    HardMiner,
+    MiningSchedule,
+    RandomMiner,
+    SemiHardMiner,
+    TripletSampler,
+    probe_embeddings,
+)
 from legolas_metric.losses import SupConLoss
 from legolas_metric.miners.schedule import Plateau
 from legolas_metric.training import GlobalMining, MetricLearner, ValidationMonitor
@@ -133,3 +142,70 @@ def test_a_guard_that_steps_the_schedule_back_is_heeded_by_the_next_round(data):
     assert [r.miner for r in mining.rounds] == ["RandomMiner", "SemiHardMiner", "RandomMiner", "SemiHardMiner"]
     assert [change.epoch for change in schedule.changes] == [1, 2, 3]
     assert "point collapse" in schedule.changes[1].reason
+
+
+def test_a_monitor_that_is_never_logged_is_refused(data):  # noqa: F811
+    x, labels = data
+    schedule = MiningSchedule([(0, RandomMiner()), (Plateau(1), HardMiner())])
+    monitor = ValidationMonitor(x, labels)
+    mining = GlobalMining(x, labels, schedule=schedule, batch_size=24, monitor="rank_at_one", progress=False)
+    with pytest.raises(ValueError, match=r"monitor='rank_at_one' was not logged in 1 epochs; what was: .*rank_at_1"):
+        fit(MetricLearner(encoder(), SupConLoss()), mining.loader(), mining, monitor, epochs=2)
+
+
+@pytest.mark.parametrize(("batch_size", "steps", "turns"), [(12, 6, 1), (12, 30, 1), (12, 6, 2)])
+def test_what_share_of_the_mined_batches_is_fed_is_recorded(data, batch_size, steps, turns):  # noqa: F811
+    x, labels = data
+    mining = GlobalMining(
+        x,
+        labels,
+        schedule=HARD,
+        batch_size=batch_size,
+        turns=("mined", "random")[:turns],
+        k=3,
+        steps_per_epoch=steps,
+        progress=False,
+    )
+    fit(MetricLearner(encoder(), SupConLoss()), mining.loader(), mining, epochs=1)
+    (only,) = mining.rounds
+    batches = len(TripletSampler(only.triplets, batch_size))
+    assert only.fed == min(1.0, steps / turns / batches)
+    assert (only.fed == 1.0) == (steps == 30)
+
+
+def test_a_round_within_an_epoch_draws_the_class_graph_anew(data):  # noqa: F811
+    x, labels = data
+    graphs, seeds = {}, []
+
+    class Graphs(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            sampler = mining._pk["neighbors"]
+            graphs[sampler] = sampler.choice
+            if batch_idx % 2:
+                seeds.append(int(batch[1][0]))
+
+    mining = GlobalMining(
+        x,
+        labels,
+        schedule=HARD,
+        batch_size=12,
+        turns=("mined", "neighbors"),
+        k=3,
+        every_steps=6,
+        steps_per_epoch=24,
+        progress=False,
+    )
+    learner = MetricLearner(encoder(), SupConLoss(), lr=0.5)
+    fit(learner, mining.loader(), mining, Graphs(), epochs=1)
+    assert [r.step for r in mining.rounds] == [0, 6, 12, 18]
+    assert len(graphs) == 4
+    assert len({str(graph.tolist()) for graph in graphs.values()}) > 1
+    assert sorted(seeds) == list(range(12))  # each class in turn, whichever graph its batch is of
+
+
+def test_several_processes_are_refused(data):  # noqa: F811
+    x, labels = data
+    mining = GlobalMining(x, labels, schedule=HARD, progress=False)
+    trainer = SimpleNamespace(world_size=2, global_step=0, current_epoch=0)
+    with pytest.raises(ValueError, match="2 processes would train on the same batches"):
+        mining.on_fit_start.__wrapped__(mining, trainer, MetricLearner(encoder(), SupConLoss()))

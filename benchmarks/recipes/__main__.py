@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="only these, in this order (default: all)")
     parser.add_argument("--data", type=Path, help="the .npz of ecg or clinc")
     parser.add_argument("--steps", type=int, help="(default: the task's)")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16, which some processors imitate slowly")
     parser.add_argument("--out", type=Path, help="file of results, one JSON line a run")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a file of results, and stop")
     parser.add_argument("--against", metavar="NAME", help="of the table: the recipe to compare each seed with")
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--task {options.task} reads a file: give --data")
     task = {"omniglot": lambda _: omniglot(), "ecg": ecg, "clinc": clinc}[options.task](options.data)
     task = replace(task, steps=options.steps) if options.steps else task
+    task = replace(task, bfloat16=False) if options.float32 else task
     torch.set_num_threads(1)
     done = {(line["task"], line["recipe"], line["seed"], line["steps"]) for line in read(options.out)}
     for seed in options.seeds:

@@ -43,6 +43,16 @@ PK_TRIPLETS = tuple(
 )
 PK_MULTI_SIMILARITY = Recipe(name="PK + multi-similarity", loss=MULTI_SIMILARITY)
 NEAR_MULTI_SIMILARITY = Recipe(name="near classes + multi-similarity", loss=MULTI_SIMILARITY, turns=("neighbors",))
+NEAR_TRIPLETS = tuple(  # the default pool's classes lie so near that batch-hard finds only what is hopeless
+    Recipe(
+        name=f"near classes (pool {pool}) + triplet, full-hard",
+        loss=TRIPLET,
+        miner=FULL_HARD,
+        turns=("neighbors",),
+        pool=pool,
+    )
+    for pool in (200, 400)
+)
 
 
 def pk(temperature: float, **changes: object) -> Recipe:
@@ -86,13 +96,7 @@ OMNIGLOT = (
     ),
     NEAR_MULTI_SIMILARITY,
     Recipe(name="near classes + triplet, full-hard", loss=TRIPLET, miner=FULL_HARD, turns=("neighbors",)),
-    Recipe(
-        name="near classes (pool 200) + triplet, full-hard",
-        loss=TRIPLET,
-        miner=FULL_HARD,
-        turns=("neighbors",),
-        pool=200,
-    ),
+    *NEAR_TRIPLETS,
 )
 
 ECG = (

@@ -1,7 +1,6 @@
 """What every nearest-neighbour index answers, which rows are admissible to which query, and the shared input checks."""
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -16,10 +15,10 @@ from legolas_metric.checks import (
     as_ids,
     as_integers,
     as_labels,
-    check_at_least,
     check_choice,
     check_device,
     check_dimension,
+    check_whole,
 )
 from legolas_metric.numerics import as_prepared
 from legolas_metric.records import Neighbors
@@ -149,9 +148,7 @@ def query_rows(
 
 def check_request(queries: Rows, fitted: Rows, k: int, want: Want) -> None:
     """Refuse a search that cannot be answered: k, the relation's name, or labels and groups that it needs."""
-    if not isinstance(k, Integral) or isinstance(k, bool):
-        raise TypeError(f"k must be an integer, got {k!r}")
-    check_at_least("k", k, 1)
+    check_whole("k", k, 1)
     check_choice("want", want, get_args(Want))
     if want == "any":
         return

@@ -64,9 +64,11 @@ def as_miner(miner: Any, *, chunk: int = 1024) -> Any:
     """Our miner as a PML miner, or a PML miner as ours.
 
     Ours becomes a `BaseMiner`, which `DistributedMinerWrapper`, `CrossBatchMemory` and trainers accept. PML's becomes
-    what a `MiningSchedule` takes as a stage: `mine(bank)` hands it `chunk` anchors at a time with the whole bank as
-    reference, takes what it lists, drops the pairs of a row with itself (PML can't tell a bank's rows from a batch's)
-    and unlabelled rows, and counts the anchors that were left without a triplet.
+    what a `MiningSchedule` takes as a stage: `mine(bank)` hands it the whole bank as a batch or, where that has more
+    than `chunk` rows, `chunk` anchors at a time with the bank as reference. It takes what is listed, leaves out
+    unlabelled anchors, and counts the anchors that were left without a triplet. Against a reference PML can't tell a
+    row from itself: pairs of a row with itself are dropped, and may have cost others their place (in `HDCMiner` and
+    `DistanceWeightedMiner`). In a call by PML's convention, -1 is a class like others, as with PML.
 
     Args:
         miner: either kind.
@@ -74,6 +76,8 @@ def as_miner(miner: Any, *, chunk: int = 1024) -> Any:
 
     Raises:
         TypeError: neither kind.
+        ValueError: when it mines, a bank of more than `chunk` rows by a miner that takes the nearest positive, which
+            is the row itself there.
 
     Example:
         >>> import torch
@@ -187,7 +191,11 @@ class PmlMiner:
         started = time.perf_counter()
         rows = torch.arange(len(bank), device=bank.ids.device) if anchors is None else bank.rows(anchors)
         rows = rows[bank.labels[rows] != UNLABELLED]
-        parts = [self._against(bank, rows[part]) for part in chunks(len(rows), self.chunk)]
+        if len(bank) <= self.chunk:
+            parts = [self._within(bank, rows)]
+        else:
+            self._check_positives(bank)
+            parts = [self._against(bank, rows[part]) for part in chunks(len(rows), self.chunk)]
         a, p, n = (torch.cat([rows[:0], *(part[place] for part in parts)]) for place in range(3))
         x = bank.embeddings
         return Triplets(
@@ -222,6 +230,18 @@ class PmlMiner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to take up."""
+
+    def _within(self, bank: EmbeddingBank, rows: Int64[Tensor, " q"]) -> tuple[Tensor, Tensor, Tensor]:
+        a, p, n = self(bank.embeddings, bank.labels)
+        asked = torch.isin(a, rows)
+        return a[asked], p[asked], n[asked]
+
+    def _check_positives(self, bank: EmbeddingBank) -> None:
+        if getattr(self.miner, "pos_strategy", None) == "easy":
+            raise ValueError(
+                f"{type(self.miner).__name__} takes the nearest positive, and against a bank of {len(bank)} rows PML "
+                f"would take each row itself: pass as_miner(miner, chunk={len(bank)}), or use EasyPositiveMiner()"
+            )
 
     def _against(self, bank: EmbeddingBank, rows: Int64[Tensor, " q"]) -> tuple[Tensor, Tensor, Tensor]:
         a, p, n = self(bank.embeddings[rows], bank.labels[rows], bank.embeddings, bank.labels)
@@ -279,12 +299,18 @@ def _miner_class() -> type[nn.Module]:
     from pytorch_metric_learning.miners import BaseMiner
 
     class Adapted(BaseMiner):
-        def __init__(self, miner: Callable[..., tuple[Tensor, ...]]) -> None:
+        def __init__(self, miner: Any) -> None:
             super().__init__()
             self.miner = miner
 
         def mine(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> tuple[Tensor, ...]:
             return self.miner(embeddings, labels, ref_emb, ref_labels)
+
+        def get_extra_state(self) -> dict[str, Any]:
+            return self.miner.state_dict()
+
+        def set_extra_state(self, state: Mapping[str, Any]) -> None:
+            self.miner.load_state_dict(state)
 
         def __reduce__(self) -> tuple[Any, ...]:
             return as_miner, (self.miner,), self.__dict__

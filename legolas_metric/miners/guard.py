@@ -5,6 +5,7 @@ k neighbours.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,14 +13,16 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from legolas_metric.checks import check_at_least, check_choice
+from legolas_metric.checks import UNLABELLED, check_at_least, check_choice
 from legolas_metric.index.protocol import NO_ID
 from legolas_metric.miners.pool import Pool, pair_similarities
+from legolas_metric.miners.relation import Masks
 from legolas_metric.numerics import chunks, similarity
 
 Reference = Literal["mean", "quantile", "nearest"]
 
 _REFERENCE_POSITIVES = 64
+_MOST_LABELS = 1 << 14
 _CHUNK_ELEMENTS = 1 << 22
 
 
@@ -36,7 +39,8 @@ class FalseNegativeGuard:
     - "absolute_margin": s_an > s_p - absolute.
     - "vote": of the candidate's `neighbours` nearest rows at least `vote` carry the anchor's label, and more than carry
       its own; or the same the other way round: the anchor's neighbours carry the candidate's label (then the anchor is
-      the mislabelled one).
+      the mislabelled one). Rows without a label vote for none. Under a `LabelRelation` of labels, to carry a label is
+      to be a positive of it.
 
     Args:
         relative: r, below 1 for a bound below s_p; None switches it off.
@@ -44,14 +48,15 @@ class FalseNegativeGuard:
         reference: "mean", "quantile" or "nearest" of the anchor's positives (over at most 64 of them, evenly chosen).
             Against the farthest positive every hard negative would be rejected.
         quantile: for "quantile"; 0 is the farthest positive, 1 the nearest.
-        near_duplicate: in d; None switches it off.
+        near_duplicate: in d, which "dot" hasn't; None switches it off.
         skip: nearest candidates that are never taken.
         vote: share of the neighbours, in (0, 1]; None switches it off.
-        neighbours: how many rows vote.
+        neighbours: how many rows vote; all others, where there are fewer.
         depth: candidates that are looked at before a pair is dropped, and counted as exhausted.
 
     Raises:
-        ValueError: a setting out of range.
+        ValueError: a setting out of range; `near_duplicate` under "dot", or a vote by a relation of more than 16,384
+            labels, when it mines.
 
     Example:
         >>> import torch
@@ -100,7 +105,10 @@ class FalseNegativeGuard:
         if self.skip:
             found["rank"] = (torch.arange(row.shape[1], device=row.device) < self.skip).expand_as(row)
         if self.near_duplicate is not None:
-            found["near_duplicate"] = s_an > similarity(s_an.new_tensor(self.near_duplicate), pool.metric)
+            if pool.metric == "dot":
+                raise ValueError("near_duplicate is a distance, which metric='dot' hasn't: use 'cosine' or 'euclidean'")
+            nearest = torch.tensor(self.near_duplicate, dtype=torch.float64, device=s_an.device)
+            found["near_duplicate"] = s_an.double() > similarity(nearest, pool.metric)
         if self.relative is not None or self.absolute is not None:
             s_p = self._reference(pool)[anchor][:, None]
             if self.relative is not None:
@@ -135,21 +143,48 @@ class FalseNegativeGuard:
     def _outvoted(self, pool: Pool, anchor: Int64[Tensor, " p"], row: Int64[Tensor, "p c"]) -> Bool[Tensor, "p c"]:
         """Candidates whose neighbours carry the anchor's label, or that carry the label of the anchor's neighbours."""
         assert self.vote is not None
-        assert pool.rows.labels is not None
-        assert pool.anchors.labels is not None
-        labels = torch.cat([pool.rows.labels, pool.rows.labels.new_full((1,), NO_ID - 1)])  # the last: no neighbour
-        of_row = labels[pool.neighbours(self.neighbours, of_anchors=False)]
-        of_anchor = labels[pool.neighbours(self.neighbours, of_anchors=True)]
-        own = (of_row == pool.rows.labels[:, None]).float().mean(1)
-        own_of_anchor = (of_anchor == pool.anchors.labels[:, None]).float().mean(1)
+        alike, of_rows, of_anchors = _alike(pool)
+        near_row, near_anchor = (pool.neighbours(self.neighbours, of_anchors=side) for side in (False, True))
+        row_votes, anchor_votes = ((near != NO_ID).sum(1).clamp_min(1) for near in (near_row, near_anchor))
+        by_row, by_anchor = of_rows[near_row], of_rows[near_anchor]  # the last of the rows' stands for no neighbour
+        own = alike(of_rows[:-1, None], by_row).sum(1) / row_votes
+        own_of_anchor = alike(of_anchors[:, None], by_anchor).sum(1) / anchor_votes
         out = torch.zeros_like(row, dtype=torch.bool)
         for part in chunks(len(row), max(1, _CHUNK_ELEMENTS // (row.shape[1] * self.neighbours))):
             a, c = anchor[part], row[part].clamp_min(0)
-            for_anchor = (of_row[c] == pool.anchors.labels[a][:, None, None]).float().mean(2)
-            for_candidate = (of_anchor[a][:, None] == pool.rows.labels[c][:, :, None]).float().mean(2)
+            for_anchor = alike(of_anchors[a][:, None, None], by_row[c]).sum(2) / row_votes[c]
+            for_candidate = alike(of_rows[c][:, :, None], by_anchor[a][:, None]).sum(2) / anchor_votes[a][:, None]
             out[part] = (for_anchor >= self.vote) & (for_anchor > own[c])
             out[part] |= (for_candidate >= self.vote) & (for_candidate > own_of_anchor[a][:, None])
         return out
+
+
+def _alike(pool: Pool) -> tuple[Callable[[Tensor, Tensor], Tensor], Int64[Tensor, " n1"], Int64[Tensor, " q"]]:
+    """Whether labels are positives of each other; the labels of the rows, one for no row at all, and of the anchors."""
+    rows, anchors = pool.rows.labels, pool.anchors.labels
+    assert rows is not None
+    assert anchors is not None
+    compare = pool.relations.relation.compare if isinstance(pool.relations, Masks) else None
+    if compare is None:
+        return _same_label, torch.cat([rows, rows.new_full((1,), NO_ID - 1)]), anchors
+    known = torch.cat([rows, anchors]).unique()
+    known = known[known != UNLABELLED]
+    if len(known) > _MOST_LABELS:
+        raise ValueError(
+            f"a vote by a relation of {len(known)} labels compares each with each: give examples of equal tags one "
+            "label, or pass FalseNegativeGuard(vote=None)"
+        )
+    table = torch.zeros(len(known) + 1, len(known) + 1, dtype=torch.bool, device=rows.device)
+    table[:-1, :-1] = compare(known, known) > 0  # what has no label is like nothing
+
+    def numbered(labels: Tensor) -> Tensor:
+        return torch.where(labels == UNLABELLED, len(known), torch.searchsorted(known, labels))
+
+    return (lambda a, b: table[a, b]), numbered(torch.cat([rows, rows.new_full((1,), UNLABELLED)])), numbered(anchors)
+
+
+def _same_label(a: Int64[Tensor, "*s"], b: Int64[Tensor, "*t"]) -> Bool[Tensor, "*u"]:
+    return (a == b) & (a != UNLABELLED)
 
 
 def _summary(

@@ -1,9 +1,11 @@
 """Which miner an epoch uses: easy ones first, harder ones later, and a step back when a probe alarms."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Int64
@@ -64,7 +66,7 @@ class Plateau:
     """In place of a stage's first epoch: enter it when the value has not grown for some epochs.
 
     Attributes:
-        patience: epochs without a new best value since the stage before was entered.
+        patience: epochs without a new best value since the stage before was entered, or its `hold` was over.
         min_delta: by how much a value must exceed the best to be a new best.
     """
 
@@ -81,7 +83,7 @@ class MiningSchedule:
 
     `advance(epoch)` gives the miner of an epoch. With an `alarm` (a collapse probe's verdict) it steps back to the
     stage before, and enters the harder one again `hold` epochs later at the earliest; later stages that start at an
-    epoch are delayed by as much.
+    epoch are delayed by as much as that one is.
 
     Behaviour in corner cases: an alarm in the first stage is recorded and changes nothing; an epoch that skips several
     stages enters the last of them, but never passes a stage that waits for a plateau; an epoch may be asked for again.
@@ -91,6 +93,7 @@ class MiningSchedule:
         hold: epochs to stay in a stage after stepping back to it.
 
     Raises:
+        TypeError: a start that is neither an integer nor a `Plateau`, a stage that is no miner.
         ValueError: no stages, a first stage that does not start at epoch 0, epochs that do not ascend.
 
     Example:
@@ -105,7 +108,12 @@ class MiningSchedule:
     """
 
     def __init__(self, stages: Sequence[tuple[int | Plateau, TripletMiner]], *, hold: int = 1) -> None:
-        starts = [start for start, _ in stages if isinstance(start, int)]
+        for start, miner in stages:
+            if not isinstance(start, Integral | Plateau):
+                raise TypeError(f"a stage starts at an epoch or with a Plateau, got {start!r}")
+            if isinstance(miner, type) or not isinstance(miner, TripletMiner):
+                raise TypeError(f"a stage is a miner such as HardMiner(), got {miner!r}; as_miner takes those of PML")
+        starts = [start for start, _ in stages if not isinstance(start, Plateau)]
         if not stages or stages[0][0] != 0:
             raise ValueError(f"the first stage must start at epoch 0, got stages at {[start for start, _ in stages]}")
         if any(later <= earlier for earlier, later in pairwise(starts)):
@@ -137,7 +145,7 @@ class MiningSchedule:
             The miner to use from here on.
 
         Raises:
-            ValueError: no value, where the next stage waits for a plateau of it.
+            ValueError: no value, or NaN, where the next stage waits for a plateau of it.
         """
         if alarm:
             self._step_back(epoch, alarm)
@@ -193,6 +201,8 @@ class MiningSchedule:
             return ""
         if value is None:
             raise ValueError(f"stage {after + 1} waits for a plateau: pass advance(epoch, value=...)")
+        if math.isnan(value):
+            raise ValueError(f"the value that stage {after + 1} waits for is NaN: see what became of the metric")
         if self.best is None or value > self.best + plateau.min_delta:
             self.best, self.best_epoch = value, epoch
         stale = epoch - self.best_epoch
@@ -204,7 +214,7 @@ class MiningSchedule:
             return
         start = self.stages[self.stage][0]
         self.held_until = epoch + self.hold
-        if isinstance(start, int):
+        if not isinstance(start, Plateau):
             self.delay = self.held_until - start
         else:
             entered = next(change.epoch for change in reversed(self.changes) if change.after == self.stage)

@@ -216,7 +216,8 @@ def _guarded(
     last = torch.where(number == NO_ID, -1, place).amax(1)
     last = torch.where(chosen[:, 0] == NO_ID, row.shape[1], last)
     seen = torch.arange(row.shape[1], device=row.device) < last[:, None]
-    contested = there[:, 0] & ~passed[:, 0]
+    first = 0 if guard is None else guard.skip  # of those that are looked at
+    contested = there[:, first] & ~passed[:, first]
     return _Choice(
         chosen,
         s_an.gather(1, place).masked_fill(chosen == NO_ID, -torch.inf),

@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from legolas_metric.checks import check_at_least
+from legolas_metric.checks import check_whole
 
 
 class PlannedSampler(Sampler[list[int]], ABC):
@@ -65,7 +65,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
 
         The epoch at which a loaded state stands goes on where it stood; any other begins at its first batch.
         """
-        check_at_least("epoch", epoch, 0)
+        check_whole("epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._start, self._next = epoch, 0, 0
 
@@ -82,6 +82,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
         done = self._next if consumed is None else consumed
         if not 0 <= done <= len(self):
             raise ValueError(f"consumed must lie in 0..{len(self)}, the batches of an epoch, got {consumed}")
+        check_whole("consumed", done, 0)
         return self.state_at(self.epoch, done, self.choice)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -90,7 +91,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
         After a whole epoch, that is the next epoch's first batch. A state serves every rank.
 
         Raises:
-            ValueError: the state is of a sampler with other settings, which would plan other batches.
+            ValueError: the state is of a sampler with other settings, which would plan other batches, or no state.
         """
         own = self.settings()
         other = [f"{key} (saved {state.get(key)}, here {own[key]})" for key in own if state.get(key) != own[key]]
@@ -99,14 +100,18 @@ class PlannedSampler(Sampler[list[int]], ABC):
                 f"this state is of another sampler: {', '.join(other) or 'epoch or batch is missing'}. "
                 "Construct the sampler with the settings and data it was saved with"
             )
+        for key in ("epoch", "batch"):
+            check_whole(f"the state's {key}", state[key], 0)
         self.epoch, self._start = state["epoch"], state["batch"]
         if self._start >= len(self):
             self.epoch, self._start = self.epoch + 1, 0
         self._next = self._start
 
 
-def check_rank(rank: int, world_size: int) -> None:
-    """Raise unless a process has its place in the world."""
-    check_at_least("world_size", world_size, 1)
-    if not 0 <= rank < world_size:
+def check_place(rank: int, world_size: int, seed: int) -> None:
+    """Raise unless a process has its place in the world, and its samplers an integer to draw by."""
+    check_whole("seed", seed, -(2**63))
+    check_whole("world_size", world_size, 1)
+    check_whole("rank", rank, 0)
+    if rank >= world_size:
         raise ValueError(f"rank must lie in 0..{world_size - 1} for world_size={world_size}, got {rank}")

@@ -9,10 +9,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import Metric, check_at_least, check_choice
+from legolas_metric.checks import Metric, check_choice, check_whole
 from legolas_metric.numerics import chunks, similarity_matrix
 from legolas_metric.samplers.draws import NEIGHBORS, random_bits
-from legolas_metric.samplers.epochs import PlannedSampler, check_rank
+from legolas_metric.samplers.epochs import PlannedSampler, check_place
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.schedule import occurrence, planned_visits
 
@@ -105,8 +105,9 @@ class NeighborPKSampler(PlannedSampler):
     Behaviour in corner cases:
         - Every class seeds one batch in C / world_size batches of each rank; where C is no multiple of world_size, some
           classes seed a second one. Classes with many near ones stand in more batches than others.
-        - A class of n examples has shown all of them after being a seed ceil(n / k) times. No batch holds a class or an
-          example twice (unless `short="repeat"`), but the batches of one step on two ranks may share classes.
+        - A class of n examples has shown all of them once every class was a seed ceil(n / k) times. No batch holds a
+          class or an example twice (unless `short="repeat"`), but the batches of one step on two ranks may share
+          classes.
         - An epoch's classes are chosen once, when it is first asked for: updating the bank changes the next epoch.
           `refresh` changes this one, or takes another bank.
         - `state_dict` holds the classes of a begun epoch, so that it goes on exactly, whatever became of the bank.
@@ -144,12 +145,12 @@ class NeighborPKSampler(PlannedSampler):
         world_size: int = 1,
     ) -> None:
         super().__init__()
-        check_rank(rank, world_size)
-        check_at_least("p", p, 2)
-        check_at_least("k", k, 1)
+        check_place(rank, world_size, seed)
+        check_whole("p", p, 2)
+        check_whole("k", k, 1)
         check_choice("short", short, get_args(Short))
         if batches_per_epoch is not None:
-            check_at_least("batches_per_epoch", batches_per_epoch, 1)
+            check_whole("batches_per_epoch", batches_per_epoch, 1)
         if distinct_groups and bank.groups is None:
             raise ValueError("distinct_groups=True compares groups: make the bank with groups")
         self._members = Members.of(
@@ -160,6 +161,7 @@ class NeighborPKSampler(PlannedSampler):
         if count < world_size:
             raise ValueError(f"world_size={world_size} ranks need as many seeds, got {count} classes: use fewer ranks")
         self.pool = min(2 * (p - 1), count - 1) if pool is None else pool
+        check_whole("pool", self.pool, 0)
         if not p - 1 <= self.pool < count:
             raise ValueError(f"pool must lie in {p - 1}..{count - 1}: p - 1 to the number of other classes, got {pool}")
         self.bank, self.p, self.k, self.seed, self.rank, self.world_size = bank, p, k, seed, rank, world_size
@@ -190,11 +192,17 @@ class NeighborPKSampler(PlannedSampler):
         """Choose the classes anew when the epoch is next begun; from another bank of the same rows, if one is given.
 
         Raises:
-            ValueError: the bank's labels are not those that the sampler was made with.
+            ValueError: the bank's ids, labels or (with distinct_groups) groups are not those that the sampler was made
+                with.
         """
         if bank is not None:
-            if not torch.equal(bank.labels, self.bank.labels.to(bank.labels.device)):
-                raise ValueError("the bank has other labels than the one the sampler was made with: make a new sampler")
+            names = ("ids", "labels", "groups") if self._members.blocks is not None else ("ids", "labels")
+            for name in names:
+                new, old = getattr(bank, name), getattr(self.bank, name)
+                if new is None or not torch.equal(new.cpu(), old.cpu()):
+                    raise ValueError(
+                        f"the bank has other {name} than the one the sampler was made with: make a new sampler"
+                    )
             self.bank = bank
         self._classes = None
 

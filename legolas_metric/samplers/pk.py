@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_groups, check_at_least, check_choice
+from legolas_metric.checks import ArrayLike, as_groups, check_choice, check_whole
 from legolas_metric.samplers.draws import fingerprint
-from legolas_metric.samplers.epochs import PlannedSampler, check_rank
+from legolas_metric.samplers.epochs import PlannedSampler, check_place
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.schedule import Weights, class_visits, planned_visits, round_steps
 
@@ -62,9 +62,9 @@ class PKSampler(PlannedSampler):
         batches_per_epoch: batches of an epoch on each rank (default: until every class was visited). Shorter and longer
             epochs go on where the one before stopped, so that coverage holds over time.
         weights: how often a class is visited. "balanced": once an epoch (every class alike); "proportional":
-            ceil(size / k) times (every example alike, an epoch sees each at least once); "sqrt": ceil(sqrt(size / k))
-            times, between the two; or {label: weight}, for example the effective number (1 - b^n) / (1 - b): the
-            lightest class once, the others round(weight / lightest) times.
+            ceil(size / k) times (every example alike; without distinct_groups, a round sees each at least once);
+            "sqrt": ceil(sqrt(size / k)) times, between the two; or {label: weight}, for example the effective number
+            (1 - b^n) / (1 - b): the lightest class once, the others round(weight / lightest) times.
         short: what to do with a class of fewer than k examples. "skip": leave it out, see `left_out`; "repeat": visit
             it like any other, its examples repeated within the batch.
         seed: of all random choices; the same on every rank.
@@ -75,8 +75,9 @@ class PKSampler(PlannedSampler):
         - The last batch is topped up with classes that are not in it, so all batches have p * k rows; these classes
           are visited once more in that epoch.
         - A class's examples are shuffled and handed out k by k, so a class of n examples has shown all of them after
-          ceil(n / k) visits; the last of these visits is filled up with examples shown before. No batch holds an
-          example twice, unless `short="repeat"`.
+          ceil(n / k) rounds (epochs of the default length); the last of these visits is filled up with examples shown
+          before. A visit that tops up a batch shows what the next round shows again. No batch holds an example twice,
+          unless `short="repeat"`.
         - With distinct_groups, a class of at least k groups is drawn from k of them, group by group in turn; each
           group's examples take turns too, so that small groups' examples come more often. A class of fewer groups is
           drawn from all of them, as evenly as their sizes allow. A class of one group has no honest positive, but is
@@ -117,12 +118,12 @@ class PKSampler(PlannedSampler):
         world_size: int = 1,
     ) -> None:
         super().__init__()
-        check_rank(rank, world_size)
-        check_at_least("p", p, 1)
-        check_at_least("k", k, 1)
+        check_place(rank, world_size, seed)
+        check_whole("p", p, 1)
+        check_whole("k", k, 1)
         check_choice("short", short, get_args(Short))
         if batches_per_epoch is not None:
-            check_at_least("batches_per_epoch", batches_per_epoch, 1)
+            check_whole("batches_per_epoch", batches_per_epoch, 1)
         if distinct_groups and groups is None:
             raise ValueError("distinct_groups=True compares groups: pass groups, one for each label")
         as_groups(groups, len(labels), of="labels")

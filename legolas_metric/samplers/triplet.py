@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float64, Int64, UInt64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_ids, check_at_least
+from legolas_metric.checks import ArrayLike, as_ids, check_whole
 from legolas_metric.records import Triplets
 from legolas_metric.samplers.draws import TRIPLETS, fingerprint, random_bits, random_order, stable_order
-from legolas_metric.samplers.epochs import PlannedSampler, check_rank
+from legolas_metric.samplers.epochs import PlannedSampler, check_place
 
 _LEVELS = 3  # of families; each brings fewer triplets together than the one before
 _MOST_ROWS = 2**31
@@ -88,8 +88,8 @@ class TripletSampler(PlannedSampler):
         world_size: int = 1,
     ) -> None:
         super().__init__()
-        check_rank(rank, world_size)
-        check_at_least("batch_size", batch_size, 3)
+        check_place(rank, world_size, seed)
+        check_whole("batch_size", batch_size, 3)
         if len(triplets) == 0:
             raise ValueError("no triplets: the miner found none, see triplets.stats for the reasons")
         names = torch.stack([triplets.anchor, triplets.positive, triplets.negative], 1).cpu().numpy()

@@ -8,7 +8,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from legolas_metric.training.mining import GlobalMining as GlobalMining
-from legolas_metric.training.mining import MiningRound as MiningRound
 from legolas_metric.training.module import MetricLearner as MetricLearner
 from legolas_metric.training.monitor import EpochRecord as EpochRecord
 from legolas_metric.training.monitor import ValidationMonitor as ValidationMonitor
+from legolas_metric.training.round import MiningRound as MiningRound

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -24,6 +24,7 @@ from legolas_metric.samplers.triplet import TripletSampler
 from legolas_metric.training.batches import Examples, FedBatches, ResumableLoader
 from legolas_metric.training.generators import generator_states, restore_generators
 from legolas_metric.training.module import MetricLearner
+from legolas_metric.training.round import MiningRound
 
 log = logging.getLogger(__name__)
 
@@ -31,44 +32,17 @@ Kind = Literal["mined", "neighbors", "random"]
 Pairs = Literal["batch", "mined"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MiningRound:
-    """One refresh of the bank and what was mined from it.
-
-    Attributes:
-        epoch, step: when.
-        miner: name of the strategy in charge.
-        triplets: what it found, with its `MiningStats`.
-        encode_seconds, mine_seconds: wall time of the two parts; the first is 0 where the bank is rewritten in turn.
-        drift: mean cosine between the rows that were last written and what they were before; None the first time.
-
-    Example:
-        >>> import torch
-        >>> from legolas_metric import EmbeddingBank, HardMiner
-        >>> from legolas_metric.training import MiningRound
-        >>> mined = HardMiner().mine(EmbeddingBank(torch.eye(4), [0, 0, 1, 1]))
-        >>> seconds = {"encode_seconds": 0.1, "mine_seconds": 0.2}
-        >>> len(MiningRound(epoch=0, step=0, miner="hard", triplets=mined, drift=None, **seconds).triplets)
-        4
-    """
-
-    epoch: int
-    step: int
-    miner: str
-    triplets: Triplets
-    encode_seconds: float
-    mine_seconds: float
-    drift: float | None
-
-
 class GlobalMining(L.Callback):
     """Mine the whole training set at the start of every epoch, and build the epoch's batches from what was found.
 
     Each round embeds the data set with the encoder as it is, asks the schedule for the epoch's miner, mines, and
-    feeds the triplets to a `TripletSampler`; every round is kept in `rounds`, nothing is thrown away in silence.
+    feeds the triplets to a `TripletSampler`; every round is kept in `rounds`. Triplets of different classes share few
+    rows, so their batches often are more than the steps of an epoch: `fed` of a round says which share was taken.
 
     Behaviour in corner cases: a round within an epoch replaces the mined batches of the steps that are left, but for
-    those that a loader has fetched ahead; none is mined after an epoch's last step, as the next epoch begins with one.
+    those that a loader has fetched ahead, and the class graph of "neighbors", whose seeds go on where they were; none
+    is mined after an epoch's last step, as the next epoch begins with one. Batches that have all been taken come again,
+    in another order. It serves one process: training on several is refused.
 
     Args:
         dataset: any map-style `Dataset` (items x or (x, ...)), or an array of inputs.
@@ -169,6 +143,8 @@ class GlobalMining(L.Callback):
         """Mine for the first epoch, or go on where a loaded state stood."""
         # Before the first epoch's loader is iterated: its workers may draw batches before on_train_epoch_start.
         learner, self._trainer = _learner(pl_module), trainer
+        if trainer.world_size > 1:
+            raise ValueError(f"{trainer.world_size} processes would train on the same batches: use one, devices=1")
         if self.ema is not None:
             average = get_ema_multi_avg_fn(self.ema)
             self._averaged = AveragedModel(learner.encoder, multi_avg_fn=average, use_buffers=True)
@@ -276,7 +252,11 @@ class GlobalMining(L.Callback):
         if self.monitor is None:
             return None
         assert self._trainer is not None
-        return float(self._trainer.callback_metrics.get(self.monitor, self._earlier))
+        logged, first = self._trainer.callback_metrics, self._trainer.check_val_every_n_epoch
+        if self.monitor not in logged and self._earlier == -math.inf and first is not None and self._epoch >= first:
+            names = ", ".join(sorted(logged))
+            raise ValueError(f"monitor={self.monitor!r} was not logged in {self._epoch} epochs; what was: {names}")
+        return float(logged.get(self.monitor, self._earlier))
 
     def _round(self, learner: MetricLearner) -> None:
         epoch, step = self._epoch, self._step
@@ -292,19 +272,22 @@ class GlobalMining(L.Callback):
         name = type(miner).__name__
         if len(triplets) == 0:
             raise ValueError(f"{name} found no triplet in epoch {epoch} ({triplets.stats}): ease its window or guard")
+        fed = self._feed(triplets, learner, epoch)
         self.rounds.append(
             MiningRound(
                 epoch=epoch,
                 step=step,
                 miner=name,
                 triplets=triplets,
+                fed=fed,
                 encode_seconds=encoded - started,
                 mine_seconds=mined - encoded,
                 drift=self.bank.drift,
             )
         )
-        log.info("epoch %d: %s found %d triplets, %s", epoch, name, len(triplets), triplets.stats)
-        self._feed(triplets, learner, epoch)
+        log.info(
+            "epoch %d: %s found %d triplets, %.2f of them fed, %s", epoch, name, len(triplets), fed, triplets.stats
+        )
 
     def _embed(self, learner: MetricLearner, rows: Int64[Tensor, " m"], step: int) -> EmbeddingBank:
         examples = self.examples
@@ -328,19 +311,24 @@ class GlobalMining(L.Callback):
         """Steps of an epoch that a kind of batch serves."""
         return max(1, sum(self.turns[step % len(self.turns)] == kind for step in range(len(self.batches))))
 
-    def _feed(self, triplets: Triplets, learner: MetricLearner, epoch: int) -> None:
-        assert self.bank is not None
+    def _feed(self, triplets: Triplets, learner: MetricLearner, epoch: int) -> float:
+        """Make batches for the steps that are left of an epoch; the share of those of triplets that it takes."""
         learner.triplets = triplets if self.pairs == "mined" else None
-        if "neighbors" in self.turns and "neighbors" not in self._pk:
-            self._pk["neighbors"] = NeighborPKSampler(
-                self.bank,
-                self.batch_size // self._k,
-                self._k,
-                batches_per_epoch=self._share("neighbors"),
-                seed=self.seed,
-            )
+        if "neighbors" in self.turns and ("neighbors" not in self._pk or self._done):
+            self._pk["neighbors"] = self._neighbors(self._pk.get("neighbors"))
         mined = TripletSampler(triplets, self.batch_size, ids=self.examples.ids, seed=self.seed)
         self.batches.feed([mined if kind == "mined" else self._pk[kind] for kind in self.turns], epoch)
+        left = sum(self.turns[step % len(self.turns)] == "mined" for step in range(self._done, len(self.batches)))
+        return min(1.0, left / len(mined))
+
+    def _neighbors(self, before: PKSampler | NeighborPKSampler | None) -> NeighborPKSampler:
+        """Batches of near classes by the bank as it is, from the seed on that comes next."""
+        assert self.bank is not None
+        share, p = self._share("neighbors"), self.batch_size // self._k
+        sampler = NeighborPKSampler(self.bank, p, self._k, batches_per_epoch=share, seed=self.seed)
+        if before is not None:
+            sampler.load_state_dict(before.state_at(*before.position, None))
+        return sampler
 
 
 def _learner(pl_module: L.LightningModule) -> MetricLearner:

@@ -28,9 +28,10 @@ from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.probes.report import CollapseReport
 from legolas_metric.records import Triplets
 from legolas_metric.samplers.pk import PKSampler
-from legolas_metric.training.mining import Examples, GlobalMining, MiningRound
+from legolas_metric.training.mining import Examples, GlobalMining
 from legolas_metric.training.module import MetricLearner
 from legolas_metric.training.monitor import EpochRecord, ValidationMonitor
+from legolas_metric.training.round import MiningRound
 
 P, K = 32, 4
 
