@@ -182,11 +182,14 @@ def check_at_least(name: str, value: float | int, least: float | int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise unless a number is an integer, and at least `least`."""
+def check_whole(name: str, value: Any, least: int) -> int:
+    """An integer as Python's own; raise unless it is one, at least `least`, and below 2^63."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     check_at_least(name, int(value), least)
+    if int(value) >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {value}")
+    return int(value)
 
 
 def check_device(a: Tensor, b: Tensor, *, names: tuple[str, str]) -> None:

@@ -208,7 +208,9 @@ def test_a_bank_is_a_batch_to_a_pml_miner_that_takes_it_whole(make, batch):
     assert len(found) > 0
     for part, other in zip((found.anchor, found.positive, found.negative), expected, strict=True):
         assert torch.equal(part, other)
-    some = own.mine(EmbeddingBank(x, y), anchors=[2, 9])
+    some = own.mine(EmbeddingBank(x, y), anchors=[9, 2])
+    with pytest.raises(ValueError, match="must be unique"):
+        own.mine(EmbeddingBank(x, y), anchors=[2, 2])
     assert set(some.anchor.tolist()) == {2, 9} & set(found.anchor.tolist())
 
 

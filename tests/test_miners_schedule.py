@@ -1,11 +1,14 @@
 """Stages by epoch, steps back on alarms, and what is remembered."""
 
 import logging
+import math
 
 import numpy as np
 import pytest
+from pytorch_metric_learning.miners import BatchHardMiner
 
-from legolas_metric import FullHardMiner, HardMiner, MiningSchedule, RandomMiner, SemiHardMiner
+from legolas_metric import FullHardMiner, HardMiner, MiningSchedule, MultiSimilarityMiner, RandomMiner, SemiHardMiner
+from legolas_metric.interop.pml import as_miner
 from legolas_metric.miners.schedule import Plateau, StageChange
 
 STAGES = (RandomMiner, SemiHardMiner, HardMiner, FullHardMiner)
@@ -171,8 +174,12 @@ def test_an_alarm_in_a_plateau_stage_delays_the_epochs_that_follow():
     [
         ([(0, RandomMiner()), ("5", HardMiner())], "a stage starts at an epoch or with a Plateau, got '5'"),
         ([(0, RandomMiner()), (2.5, HardMiner())], "a stage starts at an epoch or with a Plateau, got 2.5"),
-        ([(0, "hard")], "a stage is a miner such as HardMiner"),
-        ([(0, RandomMiner()), (1, HardMiner)], "a stage is a miner such as HardMiner"),
+        ([(False, RandomMiner())], "a stage starts at an epoch or with a Plateau, got False"),
+        ([(0, "hard")], "a stage is a miner of triplets such as HardMiner"),
+        ([(0, RandomMiner()), (1, HardMiner)], "a stage is a miner of triplets such as HardMiner"),
+        ([(0, MultiSimilarityMiner())], "a stage is a miner of triplets such as HardMiner"),
+        ([(0, BatchHardMiner())], "as_miner takes those of PML"),
+        ([(0, as_miner(HardMiner()))], "as_miner takes those of PML"),
     ],
 )
 def test_what_is_no_stage_is_refused(stages, message):
@@ -184,6 +191,36 @@ def test_epochs_may_be_numpy_integers():
     stages = [(0, RandomMiner()), (np.int64(5), HardMiner()), (np.int64(3), HardMiner())]
     with pytest.raises(ValueError, match="ascending"):
         MiningSchedule.__init__.__wrapped__(MiningSchedule.__new__(MiningSchedule), stages)
+
+
+def test_stages_of_users_and_of_pml_are_welcome():
+    class Own:
+        def mine(self, bank, anchors=None):
+            return HardMiner().mine(bank)
+
+        def __call__(self, embeddings, labels, ref_emb=None, ref_labels=None):
+            return HardMiner()(embeddings, labels)
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    class Kept(HardMiner):
+        pass
+
+    schedule = MiningSchedule([(0, Own()), (1, Kept()), (2, as_miner(BatchHardMiner()))])
+    assert [type(schedule.advance(epoch)).__name__ for epoch in range(3)] == ["Own", "Kept", "PmlMiner"]
+
+
+def test_no_epoch_counts_before_the_first_value():
+    schedule = MiningSchedule([(0, RandomMiner()), (Plateau(1), HardMiner())])
+    values = [-math.inf, -math.inf, 0.1, 0.2, 0.2]
+    assert [type(schedule.advance(epoch, value=value)).__name__ for epoch, value in enumerate(values)] == [
+        *["RandomMiner"] * 4,
+        "HardMiner",
+    ]
 
 
 def test_a_value_that_is_not_a_number_is_refused():

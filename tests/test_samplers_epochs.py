@@ -167,6 +167,23 @@ def test_numbers_that_are_not_whole(make):
         sampler.load_state_dict(sampler.state_dict() | {"epoch": 1.5})
 
 
+def test_numbers_of_numpy_are_as_good_as_pythons():
+    numbers = {"p": 4, "k": 3, "batches_per_epoch": 5, "seed": -7, "rank": 1, "world_size": 2}
+    build = PKSampler.__init__.__wrapped__
+    ours, theirs = PKSampler.__new__(PKSampler), PKSampler.__new__(PKSampler)
+    build(ours, LABELS, **numbers)
+    build(theirs, LABELS, **{name: np.int64(number) for name, number in numbers.items()})
+    PKSampler.set_epoch.__wrapped__(theirs, np.int64(2))
+    ours.set_epoch(2)
+    assert list(ours) == list(theirs)
+    assert {type(value) for value in theirs.state_dict().values()} == {int}
+
+
+def test_seeds_that_would_wrap_are_refused():
+    with pytest.raises(ValueError, match=r"seed must be below 2\^63"):
+        PKSampler(LABELS, 4, 3, seed=2**64 + 1)
+
+
 @pytest.mark.parametrize("name", ["p", "k", "batches_per_epoch", "seed", "rank", "world_size"])
 def test_settings_that_are_not_whole(name):
     with pytest.raises(TypeError, match=f"{name} must be an integer, got True"):

@@ -144,13 +144,29 @@ def test_a_guard_that_steps_the_schedule_back_is_heeded_by_the_next_round(data):
     assert "point collapse" in schedule.changes[1].reason
 
 
-def test_a_monitor_that_is_never_logged_is_refused(data):  # noqa: F811
+def test_a_monitor_that_is_never_logged_is_warned_of_and_begins_no_stage(data):  # noqa: F811
     x, labels = data
     schedule = MiningSchedule([(0, RandomMiner()), (Plateau(1), HardMiner())])
     monitor = ValidationMonitor(x, labels)
     mining = GlobalMining(x, labels, schedule=schedule, batch_size=24, monitor="rank_at_one", progress=False)
-    with pytest.raises(ValueError, match=r"monitor='rank_at_one' was not logged in 1 epochs; what was: .*rank_at_1"):
-        fit(MetricLearner(encoder(), SupConLoss()), mining.loader(), mining, monitor, epochs=2)
+    with pytest.warns(UserWarning, match=r"monitor=.rank_at_one. is not among the logged .* logged: .*rank_at_1"):
+        fit(MetricLearner(encoder(), SupConLoss()), mining.loader(), mining, monitor, epochs=4)
+    assert [r.miner for r in mining.rounds] == ["RandomMiner"] * 4
+
+
+def test_epochs_before_the_first_validation_do_not_count(data):  # noqa: F811
+    x, labels = data
+    schedule = MiningSchedule([(0, RandomMiner()), (Plateau(1), HardMiner())])
+
+    class Growing(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module) -> None:
+            if trainer.current_epoch >= 2:
+                pl_module.log("grows", float(trainer.current_epoch))
+
+    mining = GlobalMining(x, labels, schedule=schedule, batch_size=24, monitor="grows", progress=False)
+    with pytest.warns(UserWarning, match="monitor='grows'"):
+        fit(MetricLearner(encoder(), SupConLoss()), mining.loader(), mining, Growing(), epochs=6)
+    assert [r.miner for r in mining.rounds] == ["RandomMiner"] * 6
 
 
 @pytest.mark.parametrize(("batch_size", "steps", "turns"), [(12, 6, 1), (12, 30, 1), (12, 6, 2)])

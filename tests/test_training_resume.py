@@ -128,6 +128,36 @@ def test_batches_go_on_behind_those_that_were_trained_on_however_many_were_fetch
             assert list(after) == whole[done:]
 
 
+def test_batches_fetched_from_samplers_that_were_let_go_since_come_all_the_same():
+    def sampler(seed):
+        return PKSampler(torch.arange(12) // 2, 2, 2, batches_per_epoch=3, seed=seed)
+
+    def later():
+        return [sampler(2), sampler(1)]  # the second stays
+
+    for ahead in range(5):
+        before = FedBatches(12)
+        before.feed([sampler(0), sampler(1)], 0)
+        loader, whole = iter(before), []
+        for _ in range(4 + ahead):
+            whole.append(next(loader))
+        kept = before._sources[1]
+        before.feed([sampler(2), kept], 0)
+        states = {done: before.state_dict(done) for done in range(4, 4 + ahead + 1)}
+        whole.extend(loader)
+        for done, state in states.items():
+            assert len(state["fetched"]) == sum(step % 2 == 0 for step in range(done, 4 + ahead))
+            after = FedBatches(12)
+            after.feed(later(), 0)
+            after.load_state_dict(state)
+            again = iter(after)
+            assert [next(again)] == whole[done : done + 1]
+            once_more = FedBatches(12)  # saved and loaded again, in the midst of what was fetched
+            once_more.feed(later(), 0)
+            once_more.load_state_dict(after.state_dict(done + 1))
+            assert list(again) == list(once_more) == whole[done + 1 :]
+
+
 def test_classes_that_were_chosen_go_on_however_many_epochs_were_fetched():
     labels = torch.arange(24) // 2
 

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least
+from legolas_metric.checks import UNLABELLED, ArrayLike, as_ids, check_at_least
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.index.protocol import NO_ID, NeighborIndex
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
@@ -67,8 +67,9 @@ def as_miner(miner: Any, *, chunk: int = 1024) -> Any:
     what a `MiningSchedule` takes as a stage: `mine(bank)` hands it the whole bank as a batch or, where that has more
     than `chunk` rows, `chunk` anchors at a time with the bank as reference. It takes what is listed, leaves out
     unlabelled anchors, and counts the anchors that were left without a triplet. Against a reference PML can't tell a
-    row from itself: pairs of a row with itself are dropped, and may have cost others their place (in `HDCMiner` and
-    `DistanceWeightedMiner`). In a call by PML's convention, -1 is a class like others, as with PML.
+    row from itself: pairs of a row with itself are dropped, and may have cost others their place (in `HDCMiner`,
+    `DistanceWeightedMiner` and others that look at all pairs together, whose answer then depends on `chunk`). In a call
+    by PML's convention, -1 is a class like others, as with PML.
 
     Args:
         miner: either kind.
@@ -93,7 +94,7 @@ def as_miner(miner: Any, *, chunk: int = 1024) -> Any:
     check_at_least("chunk", chunk, 1)
     if isinstance(miner, BaseMiner):
         return PmlMiner(miner, chunk)
-    if not callable(miner) or not hasattr(miner, "mine"):
+    if isinstance(miner, type) or not callable(miner) or not hasattr(miner, "mine"):
         raise TypeError(f"as_miner takes a miner of this library or of PML, got {type(miner)}")
     return _miner_class()(miner)
 
@@ -189,7 +190,9 @@ class PmlMiner:
     def mine(self, bank: EmbeddingBank, anchors: ArrayLike | None = None) -> Triplets:
         """Mine a whole bank, some anchors at a time."""
         started = time.perf_counter()
-        rows = torch.arange(len(bank), device=bank.ids.device) if anchors is None else bank.rows(anchors)
+        rows = torch.arange(len(bank), device=bank.ids.device)
+        if anchors is not None:
+            rows = bank.rows(as_ids(anchors, len(anchors), of="anchors")).sort().values
         rows = rows[bank.labels[rows] != UNLABELLED]
         if len(bank) <= self.chunk:
             parts = [self._within(bank, rows)]
@@ -307,10 +310,11 @@ def _miner_class() -> type[nn.Module]:
             return self.miner(embeddings, labels, ref_emb, ref_labels)
 
         def get_extra_state(self) -> dict[str, Any]:
-            return self.miner.state_dict()
+            return self.miner.state_dict() if hasattr(self.miner, "state_dict") else {}
 
         def set_extra_state(self, state: Mapping[str, Any]) -> None:
-            self.miner.load_state_dict(state)
+            if hasattr(self.miner, "load_state_dict"):
+                self.miner.load_state_dict(state)
 
         def __reduce__(self) -> tuple[Any, ...]:
             return as_miner, (self.miner,), self.__dict__

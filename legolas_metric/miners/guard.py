@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED, check_at_least, check_choice
+from legolas_metric.checks import UNLABELLED, check_at_least, check_choice, check_whole
 from legolas_metric.index.protocol import NO_ID
 from legolas_metric.miners.pool import Pool, pair_similarities
 from legolas_metric.miners.relation import Masks
@@ -40,7 +40,7 @@ class FalseNegativeGuard:
     - "vote": of the candidate's `neighbours` nearest rows at least `vote` carry the anchor's label, and more than carry
       its own; or the same the other way round: the anchor's neighbours carry the candidate's label (then the anchor is
       the mislabelled one). Rows without a label vote for none. Under a `LabelRelation` of labels, to carry a label is
-      to be a positive of it.
+      to be a positive of it, which it is asked for all labels of rows and anchors.
 
     Args:
         relative: r, below 1 for a bound below s_p; None switches it off.
@@ -83,12 +83,14 @@ class FalseNegativeGuard:
         for name, value in (("relative", self.relative), ("quantile", self.quantile), ("vote", self.vote)):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+        if self.vote == 0:
+            raise ValueError("vote=0 would reject every candidate: None switches it off")
         if self.absolute is not None and not math.isfinite(self.absolute):
             raise ValueError(f"absolute must be a finite difference of similarities, got {self.absolute}")
         check_at_least("near_duplicate", self.near_duplicate or 0, 0)
-        check_at_least("skip", self.skip, 0)
-        check_at_least("neighbours", self.neighbours, 1)
-        check_at_least("depth", self.depth, self.skip + 1)
+        check_whole("skip", self.skip, 0)
+        check_whole("neighbours", self.neighbours, 1)
+        check_whole("depth", self.depth, self.skip + 1)
 
     def reject(
         self, pool: Pool, anchor: Int64[Tensor, " p"], row: Int64[Tensor, "p c"], s_an: Float32[Tensor, "p c"]

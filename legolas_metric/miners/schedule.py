@@ -12,7 +12,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, check_at_least
+from legolas_metric.checks import ArrayLike, check_at_least, check_whole
+from legolas_metric.miners.pairs import MultiSimilarityMiner
 from legolas_metric.records import Triplets
 
 _log = logging.getLogger(__name__)
@@ -109,18 +110,19 @@ class MiningSchedule:
 
     def __init__(self, stages: Sequence[tuple[int | Plateau, TripletMiner]], *, hold: int = 1) -> None:
         for start, miner in stages:
-            if not isinstance(start, Integral | Plateau):
+            if not isinstance(start, Integral | Plateau) or isinstance(start, bool):
                 raise TypeError(f"a stage starts at an epoch or with a Plateau, got {start!r}")
-            if isinstance(miner, type) or not isinstance(miner, TripletMiner):
-                raise TypeError(f"a stage is a miner such as HardMiner(), got {miner!r}; as_miner takes those of PML")
+            if not _mines_triplets(miner):
+                raise TypeError(
+                    f"a stage is a miner of triplets such as HardMiner(), got {miner!r}; as_miner takes those of PML"
+                )
         starts = [start for start, _ in stages if not isinstance(start, Plateau)]
         if not stages or stages[0][0] != 0:
             raise ValueError(f"the first stage must start at epoch 0, got stages at {[start for start, _ in stages]}")
         if any(later <= earlier for earlier, later in pairwise(starts)):
             raise ValueError(f"stages must start at ascending epochs, got {starts}")
-        check_at_least("hold", hold, 1)
         self.stages = tuple(stages)
-        self.hold = hold
+        self.hold = check_whole("hold", hold, 1)
         self.stage = 0
         self.delay = 0
         self.held_until = 0
@@ -138,7 +140,8 @@ class MiningSchedule:
 
         Args:
             epoch: counted from 0.
-            value: what a `Plateau` looks at, larger is better (for example, validation Rank@1).
+            value: what a `Plateau` looks at, larger is better (for example, validation Rank@1); -inf before the first
+                is known, which counts no epoch.
             alarm: why the stage before should be taken up again, in words; None or empty if all is well.
 
         Returns:
@@ -203,6 +206,9 @@ class MiningSchedule:
             raise ValueError(f"stage {after + 1} waits for a plateau: pass advance(epoch, value=...)")
         if math.isnan(value):
             raise ValueError(f"the value that stage {after + 1} waits for is NaN: see what became of the metric")
+        if value == -math.inf:
+            self.best_epoch = epoch
+            return ""
         if self.best is None or value > self.best + plateau.min_delta:
             self.best, self.best_epoch = value, epoch
         stale = epoch - self.best_epoch
@@ -228,3 +234,9 @@ class MiningSchedule:
     def _record(self, stage: int, epoch: int, reason: str) -> None:
         self.changes.append(StageChange(epoch, self.stage, stage, reason))
         _log.info("epoch %d: stage %d -> %d, %r: %s", epoch, self.stage, stage, self.stages[stage][1], reason)
+
+
+def _mines_triplets(miner: object) -> bool:
+    """Whether something has the calls of a `TripletMiner`; miners of PML have a `mine` of other arguments."""
+    foreign = any(base.__module__.startswith("pytorch_metric_learning") for base in type(miner).__mro__)
+    return isinstance(miner, TripletMiner) and not foreign and not isinstance(miner, type | MultiSimilarityMiner)

@@ -65,7 +65,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
 
         The epoch at which a loaded state stands goes on where it stood; any other begins at its first batch.
         """
-        check_whole("epoch", epoch, 0)
+        epoch = check_whole("epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._start, self._next = epoch, 0, 0
 
@@ -100,18 +100,15 @@ class PlannedSampler(Sampler[list[int]], ABC):
                 f"this state is of another sampler: {', '.join(other) or 'epoch or batch is missing'}. "
                 "Construct the sampler with the settings and data it was saved with"
             )
-        for key in ("epoch", "batch"):
-            check_whole(f"the state's {key}", state[key], 0)
-        self.epoch, self._start = state["epoch"], state["batch"]
+        self.epoch, self._start = (check_whole(f"the state's {key}", state[key], 0) for key in ("epoch", "batch"))
         if self._start >= len(self):
             self.epoch, self._start = self.epoch + 1, 0
         self._next = self._start
 
 
-def check_place(rank: int, world_size: int, seed: int) -> None:
-    """Raise unless a process has its place in the world, and its samplers an integer to draw by."""
-    check_whole("seed", seed, -(2**63))
-    check_whole("world_size", world_size, 1)
-    check_whole("rank", rank, 0)
+def checked_place(rank: Any, world_size: Any, seed: Any) -> tuple[int, int, int]:
+    """The same as Python's integers; raise unless a process has its place in the world."""
+    rank, world_size = check_whole("rank", rank, 0), check_whole("world_size", world_size, 1)
     if rank >= world_size:
         raise ValueError(f"rank must lie in 0..{world_size - 1} for world_size={world_size}, got {rank}")
+    return rank, world_size, check_whole("seed", seed, -(2**63))

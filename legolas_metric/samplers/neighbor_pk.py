@@ -12,7 +12,7 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import Metric, check_choice, check_whole
 from legolas_metric.numerics import chunks, similarity_matrix
 from legolas_metric.samplers.draws import NEIGHBORS, random_bits
-from legolas_metric.samplers.epochs import PlannedSampler, check_place
+from legolas_metric.samplers.epochs import PlannedSampler, checked_place
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.schedule import occurrence, planned_visits
 
@@ -145,12 +145,11 @@ class NeighborPKSampler(PlannedSampler):
         world_size: int = 1,
     ) -> None:
         super().__init__()
-        check_place(rank, world_size, seed)
-        check_whole("p", p, 2)
-        check_whole("k", k, 1)
+        rank, world_size, seed = checked_place(rank, world_size, seed)
+        p, k = check_whole("p", p, 2), check_whole("k", k, 1)
         check_choice("short", short, get_args(Short))
         if batches_per_epoch is not None:
-            check_whole("batches_per_epoch", batches_per_epoch, 1)
+            batches_per_epoch = check_whole("batches_per_epoch", batches_per_epoch, 1)
         if distinct_groups and bank.groups is None:
             raise ValueError("distinct_groups=True compares groups: make the bank with groups")
         self._members = Members.of(
@@ -160,8 +159,7 @@ class NeighborPKSampler(PlannedSampler):
         count = len(self._members.classes)
         if count < world_size:
             raise ValueError(f"world_size={world_size} ranks need as many seeds, got {count} classes: use fewer ranks")
-        self.pool = min(2 * (p - 1), count - 1) if pool is None else pool
-        check_whole("pool", self.pool, 0)
+        self.pool = min(2 * (p - 1), count - 1) if pool is None else check_whole("pool", pool, 0)
         if not p - 1 <= self.pool < count:
             raise ValueError(f"pool must lie in {p - 1}..{count - 1}: p - 1 to the number of other classes, got {pool}")
         self.bank, self.p, self.k, self.seed, self.rank, self.world_size = bank, p, k, seed, rank, world_size

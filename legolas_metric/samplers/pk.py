@@ -10,7 +10,7 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_groups, check_choice, check_whole
 from legolas_metric.samplers.draws import fingerprint
-from legolas_metric.samplers.epochs import PlannedSampler, check_place
+from legolas_metric.samplers.epochs import PlannedSampler, checked_place
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.schedule import Weights, class_visits, planned_visits, round_steps
 
@@ -118,12 +118,11 @@ class PKSampler(PlannedSampler):
         world_size: int = 1,
     ) -> None:
         super().__init__()
-        check_place(rank, world_size, seed)
-        check_whole("p", p, 1)
-        check_whole("k", k, 1)
+        rank, world_size, seed = checked_place(rank, world_size, seed)
+        p, k = check_whole("p", p, 1), check_whole("k", k, 1)
         check_choice("short", short, get_args(Short))
         if batches_per_epoch is not None:
-            check_whole("batches_per_epoch", batches_per_epoch, 1)
+            batches_per_epoch = check_whole("batches_per_epoch", batches_per_epoch, 1)
         if distinct_groups and groups is None:
             raise ValueError("distinct_groups=True compares groups: pass groups, one for each label")
         as_groups(groups, len(labels), of="labels")

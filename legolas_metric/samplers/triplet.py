@@ -10,7 +10,7 @@ from torch import Tensor
 from legolas_metric.checks import ArrayLike, as_ids, check_whole
 from legolas_metric.records import Triplets
 from legolas_metric.samplers.draws import TRIPLETS, fingerprint, random_bits, random_order, stable_order
-from legolas_metric.samplers.epochs import PlannedSampler, check_place
+from legolas_metric.samplers.epochs import PlannedSampler, checked_place
 
 _LEVELS = 3  # of families; each brings fewer triplets together than the one before
 _MOST_ROWS = 2**31
@@ -88,8 +88,8 @@ class TripletSampler(PlannedSampler):
         world_size: int = 1,
     ) -> None:
         super().__init__()
-        check_place(rank, world_size, seed)
-        check_whole("batch_size", batch_size, 3)
+        rank, world_size, seed = checked_place(rank, world_size, seed)
+        batch_size = check_whole("batch_size", batch_size, 3)
         if len(triplets) == 0:
             raise ValueError("no triplets: the miner found none, see triplets.stats for the reasons")
         names = torch.stack([triplets.anchor, triplets.positive, triplets.negative], 1).cpu().numpy()

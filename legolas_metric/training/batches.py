@@ -41,7 +41,9 @@ class FedBatches(Sampler[list[int]]):
         self.steps = steps
         self._sources: Sequence[PlannedSampler] = ()
         self._start = self._first = 0  # the steps at which the next and the last iteration begin: 0, but after a load
-        self._drawn: list[tuple[PlannedSampler, _Place]] = []  # of each step: from where, and where that stood
+        # Of each step: from where it was drawn, where that stood, and the batch.
+        self._drawn: list[tuple[PlannedSampler | None, _Place | None, list[int]]] = []
+        self._fetched: dict[int, list[int]] = {}  # steps whose batch came from samplers that a saved run had let go
 
     def feed(self, sources: Sequence[PlannedSampler], epoch: int) -> None:
         """Take the samplers of the coming steps, one for each turn; the same object may stand in several."""
@@ -52,19 +54,23 @@ class FedBatches(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch: each sampler plans its batches for it."""
-        self._start = 0
+        self._start, self._fetched = 0, {}
         for source in self._sources:
             source.set_epoch(epoch)
 
     def state_dict(self, consumed: int) -> dict[str, Any]:
         """Where the samplers stand after so many steps of the running epoch, whatever a loader has fetched ahead."""
-        ahead = dict(reversed(self._drawn[consumed - self._first :]))  # the first draw of each
-        places = {source: ahead.get(source, (*source.position, source.choice)) for source in self._sources}
-        return {"step": consumed, "sources": [source.state_at(*place) for source, place in places.items()]}
+        ahead = self._drawn[consumed - self._first :]
+        first = {source: place for source, place, _ in reversed(ahead)}
+        places = {source: first.get(source) or (*source.position, source.choice) for source in self._sources}
+        gone = {consumed + i: batch for i, (source, _, batch) in enumerate(ahead) if source not in self._sources}
+        gone = {step: batch for step, batch in (self._fetched | gone).items() if step >= consumed}
+        sources = [source.state_at(*place) for source, place in places.items()]
+        return {"step": consumed, "sources": sources, "fetched": gone}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` stood, with samplers like those that were fed then."""
-        self._start = state["step"]
+        self._start, self._fetched = state["step"], dict(state["fetched"])
         for source, saved in zip(dict.fromkeys(self._sources), state["sources"], strict=True):
             source.load_state_dict(saved)
 
@@ -81,10 +87,14 @@ class FedBatches(Sampler[list[int]]):
         self._first, self._start = self._start, 0
         self._drawn = []
         for step in range(self._first, self.steps):
-            source = self._sources[step % len(self._sources)]
-            batch = next(streams.setdefault(source, _endless(source)))
-            epoch, following = source.position
-            self._drawn.append((source, (epoch, following - 1, source.choice)))
+            if step in self._fetched:
+                batch = self._fetched[step]
+                self._drawn.append((None, None, batch))
+            else:
+                source = self._sources[step % len(self._sources)]
+                batch = next(streams.setdefault(source, _endless(source)))
+                epoch, following = source.position
+                self._drawn.append((source, (epoch, following - 1, source.choice), batch))
             yield batch
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, get_args
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, as_groups, check_at_least, check_choice
+from legolas_metric.checks import ArrayLike, as_groups, check_choice, check_whole
 from legolas_metric.miners.schedule import MiningSchedule
 from legolas_metric.records import MiningStats, Triplets
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
@@ -61,6 +62,8 @@ class GlobalMining(L.Callback):
             `max_staleness` refuses an older bank.
         ema: embed with an exponential moving average of the encoder with this decay, which moves more slowly.
         monitor: the logged metric that a schedule's `Plateau` looks at, such as "rank_at_1" of `ValidationMonitor`.
+            Until it is logged no epoch counts, which is warned of from the second epoch on. A `patience` should be
+            longer than the epochs between two validations.
         ids, groups: as `EmbeddingBank`.
         seed: of the batches.
         progress: show a bar while embedding.
@@ -98,8 +101,9 @@ class GlobalMining(L.Callback):
         progress: bool = True,
     ) -> None:
         super().__init__()
-        check_at_least("every", every, 1)
-        check_at_least("every_steps", 1 if every_steps is None else every_steps, 1)
+        steps = {"every": every, "every_steps": every_steps, "steps_per_epoch": steps_per_epoch}
+        for name, whole in ({"batch_size": batch_size, "k": k} | steps).items():
+            check_whole(name, 1 if whole is None else whole, 1)
         for name, share in (("rotate", rotate), ("ema", ema)):
             if share is not None and not 0 < share < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {share}")
@@ -126,6 +130,7 @@ class GlobalMining(L.Callback):
         self._averaged: AveragedModel | None = None
         self._next = 0  # the row of the bank that is rewritten next
         self._epoch = self._done = self._step = 0  # of training: the epoch, its steps so far, and all steps
+        self._began = 0  # the epoch at which this fit began
         self._trainer: L.Trainer | None = None
         self._earlier = -math.inf  # the monitored value before training was interrupted
         self._saved: Mapping[str, Any] | None = None  # a loaded state, until training begins
@@ -149,6 +154,7 @@ class GlobalMining(L.Callback):
             average = get_ema_multi_avg_fn(self.ema)
             self._averaged = AveragedModel(learner.encoder, multi_avg_fn=average, use_buffers=True)
             self._averaged.update_parameters(learner.encoder)  # the first one copies
+        self._began = trainer.current_epoch
         if self._saved is None:
             self._step = trainer.global_step
             self._begin(learner, trainer.current_epoch, due=True)
@@ -252,11 +258,19 @@ class GlobalMining(L.Callback):
         if self.monitor is None:
             return None
         assert self._trainer is not None
-        logged, first = self._trainer.callback_metrics, self._trainer.check_val_every_n_epoch
-        if self.monitor not in logged and self._earlier == -math.inf and first is not None and self._epoch >= first:
-            names = ", ".join(sorted(logged))
-            raise ValueError(f"monitor={self.monitor!r} was not logged in {self._epoch} epochs; what was: {names}")
-        return float(logged.get(self.monitor, self._earlier))
+        return float(self._trainer.callback_metrics.get(self.monitor, self._earlier))
+
+    def _awaited(self) -> float | None:
+        """The same, with a warning where epochs have passed without it."""
+        value = self._value()
+        if value == -math.inf and self._epoch > self._began:
+            assert self._trainer is not None
+            warnings.warn(
+                f"monitor={self.monitor!r} is not among the logged metrics, so no plateau of it can begin a stage; "
+                f"logged: {', '.join(sorted(self._trainer.callback_metrics)) or 'none'}",
+                stacklevel=2,
+            )
+        return value
 
     def _round(self, learner: MetricLearner) -> None:
         epoch, step = self._epoch, self._step
@@ -266,7 +280,7 @@ class GlobalMining(L.Callback):
         elif self.rotate is None:
             self._rewrite(learner, torch.arange(len(self.examples)), step)
         encoded = time.perf_counter()
-        miner = self.schedule.advance(epoch, value=self._value())
+        miner = self.schedule.advance(epoch, value=self._awaited())
         triplets = miner.mine(self.bank)
         mined = time.perf_counter()
         name = type(miner).__name__
@@ -285,9 +299,7 @@ class GlobalMining(L.Callback):
                 drift=self.bank.drift,
             )
         )
-        log.info(
-            "epoch %d: %s found %d triplets, %.2f of them fed, %s", epoch, name, len(triplets), fed, triplets.stats
-        )
+        log.info("epoch %d: %s found %d triplets, fed %.2f, %s", epoch, name, len(triplets), fed, triplets.stats)
 
     def _embed(self, learner: MetricLearner, rows: Int64[Tensor, " m"], step: int) -> EmbeddingBank:
         examples = self.examples

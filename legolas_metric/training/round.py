@@ -13,7 +13,8 @@ class MiningRound:
         epoch, step: when.
         miner: name of the strategy in charge.
         triplets: what it found, with its `MiningStats`.
-        fed: share of the batches made of them that the epoch's steps took; what they did not take was not trained on.
+        fed: share of the batches made of them for which the epoch had steps left. A later round of that epoch may take
+            over before they are through; without one, further epochs go on with them.
         encode_seconds, mine_seconds: wall time of the two parts; the first is 0 where the bank is rewritten in turn.
         drift: mean cosine between the rows that were last written and what they were before; None the first time.
 
