@@ -207,7 +207,6 @@ class MiningSchedule:
         if math.isnan(value):
             raise ValueError(f"the value that stage {after + 1} waits for is NaN: see what became of the metric")
         if value == -math.inf:
-            self.best_epoch = epoch
             return ""
         if self.best is None or value > self.best + plateau.min_delta:
             self.best, self.best_epoch = value, epoch
