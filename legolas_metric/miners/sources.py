@@ -142,14 +142,15 @@ def bank_source(
     if relation is None or relation.compare is None:
         _refuse_hopeless(bank.labels)
     asked = _anchor_rows(bank, anchors)
+    names = bank.ids[asked]
     if not dense and (relation is None or relation.by_label):
-        return Source(bank.ids[asked], rows, _index_blocks(asked, rows, index, relation))
+        return Source(names, rows, _index_blocks(asked, rows, index, relation))
     check_range(rows, rows, bank.metric)
     order = bank.ids.argsort()  # in a dense block, ties go to the smaller row
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     table = Table(rows[asked], rows[order], bank.metric)
-    return Source(bank.ids[asked], table.rows, _dense_blocks(table, bank.ids[asked], place[asked], relation, None))
+    return Source(names, table.rows, _dense_blocks(table, names, place[asked], relation, None))
 
 
 def _index_blocks(
