@@ -8,14 +8,7 @@ import argparse
 import torch
 from torch.utils.data import DataLoader
 
-from legolas_metric import (
-    EmbeddingBank,
-    SemiHardMiner,
-    SupConLoss,
-    TripletSampler,
-    evaluate_ranking,
-    probe_embeddings,
-)
+from legolas_metric import EmbeddingBank, SemiHardMiner, SupConLoss, TripletSampler, evaluate_ranking, probe_embeddings
 from legolas_metric.datasets import split_omniglot
 from legolas_metric.encoders import Conv4
 

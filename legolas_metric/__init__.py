@@ -17,21 +17,20 @@ from legolas_metric.evaluation.distribution import ClassDistribution as ClassDis
 from legolas_metric.evaluation.distribution import class_distribution as class_distribution
 from legolas_metric.evaluation.protocol import RetrievalProtocol as RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking as evaluate_ranking
-from legolas_metric.evaluation.report import RankingReport as RankingReport
+from legolas_metric.evaluation.ranking_report import RankingReport as RankingReport
 from legolas_metric.evaluation.verification import VerificationReport as VerificationReport
 from legolas_metric.evaluation.verification import evaluate_verification as evaluate_verification
 from legolas_metric.index.auto import AutoIndex as AutoIndex
 from legolas_metric.index.exact import ExactIndex as ExactIndex
 from legolas_metric.index.faiss import FaissIndex as FaissIndex
-from legolas_metric.losses.bank import BankLoss as BankLoss
+from legolas_metric.losses.bank_loss import BankLoss as BankLoss
 from legolas_metric.losses.focal import FocalLoss as FocalLoss
 from legolas_metric.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
 from legolas_metric.losses.supcon import SupConLoss as SupConLoss
 from legolas_metric.losses.terms import LossDetail as LossDetail
 from legolas_metric.losses.triplet import TripletLoss as TripletLoss
-from legolas_metric.miners.guard import FalseNegativeGuard as FalseNegativeGuard
-from legolas_metric.miners.pairs import MultiSimilarityMiner as MultiSimilarityMiner
-from legolas_metric.miners.relation import LabelRelation as LabelRelation
+from legolas_metric.miners.false_negatives import FalseNegativeGuard as FalseNegativeGuard
+from legolas_metric.miners.informative_pairs import MultiSimilarityMiner as MultiSimilarityMiner
 from legolas_metric.miners.schedule import MiningSchedule as MiningSchedule
 from legolas_metric.miners.triplets import DistanceWeightedMiner as DistanceWeightedMiner
 from legolas_metric.miners.triplets import EasyPositiveMiner as EasyPositiveMiner
@@ -41,16 +40,17 @@ from legolas_metric.miners.triplets import RandomMiner as RandomMiner
 from legolas_metric.miners.triplets import SemiHardMiner as SemiHardMiner
 from legolas_metric.probes.collapse import CollapseProbe as CollapseProbe
 from legolas_metric.probes.collapse import probe_embeddings as probe_embeddings
-from legolas_metric.probes.guard import CollapseGuard as CollapseGuard
-from legolas_metric.probes.guard import GuardAction as GuardAction
+from legolas_metric.probes.collapse_guard import CollapseGuard as CollapseGuard
+from legolas_metric.probes.collapse_guard import GuardAction as GuardAction
+from legolas_metric.probes.collapse_report import CollapseReport as CollapseReport
 from legolas_metric.probes.hubness import hubness_of as hubness_of
-from legolas_metric.probes.report import CollapseReport as CollapseReport
 from legolas_metric.records import MiningStats as MiningStats
 from legolas_metric.records import Neighbors as Neighbors
 from legolas_metric.records import Pairs as Pairs
 from legolas_metric.records import Triplets as Triplets
+from legolas_metric.relations import LabelRelation as LabelRelation
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler as NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler as PKSampler
-from legolas_metric.samplers.triplet import TripletSampler as TripletSampler
+from legolas_metric.samplers.triplet_sampler import TripletSampler as TripletSampler
 
 __version__ = "0.1.0"

@@ -13,10 +13,7 @@ from tqdm.auto import tqdm
 from legolas_metric.checks import (
     ArrayLike,
     Metric,
-    as_groups,
-    as_ids,
     as_integers,
-    as_labels,
     as_tensor,
     check_at_least,
     check_dimension,
@@ -24,7 +21,7 @@ from legolas_metric.checks import (
 )
 from legolas_metric.datasets.source import Inputs
 from legolas_metric.files import read_tensors, write_tensors
-from legolas_metric.numerics import as_prepared
+from legolas_metric.rows import as_groups, as_ids, as_labels, as_prepared
 
 _FORMAT = "legolas_metric.EmbeddingBank/1"
 

@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def call(folder, monkeypatch, capsys):
     """Run the command line: (exit status, stdout, stderr)."""
-    from legolas_metric.cli import main  # here, so that other tests need not import all of it
+    from legolas_metric.cli.app import main
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["legolas-metric", *arguments])

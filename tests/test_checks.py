@@ -3,11 +3,7 @@ import pytest
 import torch
 
 from legolas_metric.checks import (
-    as_embeddings,
-    as_groups,
-    as_ids,
     as_integers,
-    as_labels,
     as_tensor,
     check_at_least,
     check_choice,
@@ -15,6 +11,7 @@ from legolas_metric.checks import (
     check_dimension,
     check_metric,
 )
+from legolas_metric.rows import as_embeddings, as_groups, as_ids, as_labels
 
 ROWS = [[1.0, 2.0], [3.0, 5.0], [-4.0, 0.5]]
 

@@ -38,7 +38,7 @@ OPTIONS = {
 def test_options_are_pinned(command):
     from typer.main import get_command
 
-    from legolas_metric.cli import app
+    from legolas_metric.cli.app import app
 
     held = get_command(app).commands[command].params
     assert {name for option in held for name in option.opts if name.startswith("--")} - {"--help"} == OPTIONS[command]
@@ -126,7 +126,7 @@ def test_an_interrupt_is_status_130(call, monkeypatch, kind):
     def interrupted(*_, **__):
         raise kind
 
-    monkeypatch.setattr("legolas_metric.cli.probe_embeddings", interrupted)
+    monkeypatch.setattr("legolas_metric.cli.app.probe_embeddings", interrupted)
     assert call("probe", "x.npy") == (130, "", "")
 
 
@@ -155,7 +155,7 @@ def test_mine_says_why_faiss_refuses_without_its_source(call, index, reason):
 @pytest.mark.parametrize("name", ["there", "there.npz"])
 def test_an_output_that_is_a_folder_is_refused_before_any_work(call, monkeypatch, name):
     Path(name).mkdir()
-    monkeypatch.setattr("legolas_metric.cli.read_embeddings", pytest.fail)
+    monkeypatch.setattr("legolas_metric.cli.app.read_embeddings", pytest.fail)
     message = f"legolas-metric: cannot write {name}: it is a folder. Name a file, such as one in that folder.\n"
     assert call("mine", "epoch-1.npz", "--out", name) == (2, "", message)
     assert call("probe", "epoch-1.npz", "--html", name) == (2, "", message)
@@ -178,7 +178,7 @@ def test_every_command_refuses_the_same_files(call, command, file, message):
 
 def test_demo_is_called_with_its_options(call, monkeypatch):
     asked = {}
-    monkeypatch.setattr("legolas_metric.demo.run_demo", lambda out, **settings: asked.update(settings, out=out))
+    monkeypatch.setattr("legolas_metric.demo.run.run_demo", lambda out, **settings: asked.update(settings, out=out))
     threads = torch.get_num_threads()
     try:
         assert call("demo", "--out", "there", "--epochs", "4", "--seed", "3", "--threads", "1")[0] == 0

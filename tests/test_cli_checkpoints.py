@@ -9,9 +9,7 @@ import pytest
 import torch
 from cli_files import embeddings
 
-from legolas_metric import (
-    evaluate_ranking,
-)
+from legolas_metric import evaluate_ranking
 from legolas_metric.files import write_tensors
 
 

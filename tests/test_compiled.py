@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from legolas_metric.compiled import in_threads
+from legolas_metric.compiled.threads import in_threads
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -6,12 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from legolas_metric import (
-    class_disjoint_folds,
-    class_disjoint_split,
-    group_disjoint_folds,
-    group_disjoint_split,
-)
+from legolas_metric import class_disjoint_folds, class_disjoint_split, group_disjoint_folds, group_disjoint_split
 
 VALUES = st.lists(st.integers(0, 9), min_size=2, max_size=40).filter(lambda values: len(set(values)) > 1)
 

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from legolas_metric.datasets import Omniglot, split_omniglot
-from legolas_metric.demo import figures_table, run_demo, summary
+from legolas_metric.demo.run import figures_table, run_demo, summary
 
 FIGURES = {"rank_at_1", "map_at_r", "auc", "effective_rank", "mean_cosine", "top1_variance"}
 
@@ -101,12 +101,12 @@ def test_an_unwritable_folder_is_refused_before_training(tmp_path):
         run_demo(tmp_path / "file" / "demo")
 
 
-@pytest.mark.parametrize("moment", ["legolas_metric.demo.figures_table", "pathlib.Path.replace"])
+@pytest.mark.parametrize("moment", ["legolas_metric.demo.run.figures_table", "pathlib.Path.replace"])
 def test_a_run_interrupted_while_it_reports_leaves_nothing_half_written(run, tmp_path, monkeypatch, moment):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("legolas_metric.demo.compare_on_omniglot", lambda *args, **kwargs: run[1])
+    monkeypatch.setattr("legolas_metric.demo.run.compare_on_omniglot", lambda *args, **kwargs: run[1])
     monkeypatch.setattr(moment, stop)
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path / "demo")

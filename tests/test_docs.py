@@ -64,7 +64,7 @@ def test_links_lead_to_files(path):
 def test_commands_exist_with_their_options(path):
     from typer.main import get_command
 
-    from legolas_metric.cli import app
+    from legolas_metric.cli.app import app
 
     commands: Any = get_command(app)
     for _, block in code_blocks(path, "text"):

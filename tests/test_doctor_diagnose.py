@@ -6,7 +6,7 @@ import torch
 from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.doctor.findings import findings
 from legolas_metric.doctor.noise import label_noise
-from legolas_metric.index.protocol import fitted_rows
+from legolas_metric.rows import fitted_rows
 
 
 def clustered(n=400, per_class=10, noise=0.5, d=32, seed=0):

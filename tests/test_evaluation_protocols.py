@@ -6,7 +6,7 @@ from test_evaluation_ranking import as_rows, table
 
 from legolas_metric import RetrievalProtocol, evaluate_ranking
 from legolas_metric.evaluation.trials import trials
-from legolas_metric.index.protocol import fitted_rows
+from legolas_metric.rows import fitted_rows
 
 NAMES = {
     "r_precision": "r_precision",

@@ -9,9 +9,9 @@ from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.exact import answer as routing
 from legolas_metric.index.exact import precision as asking
 from legolas_metric.index.exact.certificate import certify
-from legolas_metric.index.exact.relations import Request
+from legolas_metric.index.exact.requests import Request
 from legolas_metric.index.exact.table import choose_frame, make_table, with_steps
-from legolas_metric.index.protocol import fitted_rows
+from legolas_metric.rows import fitted_rows
 
 METRICS = ("cosine", "dot", "euclidean")
 

@@ -18,7 +18,7 @@ from legolas_metric.index.exact import side as siding
 from legolas_metric.index.exact import solve as solving
 from legolas_metric.index.exact import sweep as sweeping
 from legolas_metric.index.exact.duplicates import needed_rows
-from legolas_metric.index.protocol import fitted_rows
+from legolas_metric.rows import fitted_rows
 
 WANTS = ("any", "negative", "positive", "cross_group_positive")
 METRICS = ("cosine", "dot", "euclidean")

@@ -11,7 +11,7 @@ from loss_ways import WAYS, computed
 from torch.autograd import gradcheck, gradgradcheck
 
 from legolas_metric import BankLoss, EmbeddingBank
-from legolas_metric.compiled import has_numba
+from legolas_metric.compiled.jit import has_numba
 from legolas_metric.distributed import World
 from legolas_metric.losses import (
     FocalLoss,

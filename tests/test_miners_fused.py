@@ -21,12 +21,12 @@ from legolas_metric import (
     RandomMiner,
     SemiHardMiner,
 )
+from legolas_metric.geometry import normalise
 from legolas_metric.index.exact.precision import has_int16
 from legolas_metric.miners.dense import DensePool
 from legolas_metric.miners.fused import FusedPool
 from legolas_metric.miners.screened import ScreenedPool, screening_error
 from legolas_metric.miners.sources import Batch, batch_source
-from legolas_metric.numerics import normalise
 
 MINERS = {
     "random": lambda **kw: RandomMiner(per_anchor=2, **kw),
@@ -98,7 +98,7 @@ def test_the_ways_of_mining_a_batch_agree(name, relation, n, m, d, pool, jitter,
         return MINERS[name](index=ExactIndex(metric=metric), relation=RELATIONS[relation])(*batch, **of)
 
     found = mined()
-    with patched("legolas_metric.compiled.has_numba", lambda: False):
+    with patched("legolas_metric.compiled.jit.has_numba", lambda: False):
         by_torch = mined()
     with patched("legolas_metric.miners.sources.FusedPool", lambda exact, error: exact):
         exact = mined()
@@ -212,7 +212,7 @@ def test_when_products_are_in_int16(shift, unlabelled, reference, metric, used):
 )
 def test_which_way_a_batch_goes(metric, scale, numba, kind):
     x, y, *_ = a_batch(30, None, 4, 30, 1.0, 5, scale, 0)[0]
-    with patched("legolas_metric.compiled.has_numba", lambda: numba):
+    with patched("legolas_metric.compiled.jit.has_numba", lambda: numba):
         batch = Batch.of(x, y, None, None, None, None, metric)
         block = next(batch_source(batch, metric, None, screened=True).blocks)
     assert type(block.pool) is kind
@@ -222,7 +222,7 @@ def test_which_way_a_batch_goes(metric, scale, numba, kind):
 def test_a_batch_beyond_the_reach_of_screening_is_compared_exactly(numba):
     """Squares of the reference overflow float32, products with the batch don't."""
     x, y, *_ = a_batch(30, None, 4, 30, 1.0, 5, 1.0, 0)[0]
-    with patched("legolas_metric.compiled.has_numba", lambda: numba):
+    with patched("legolas_metric.compiled.jit.has_numba", lambda: numba):
         batch = Batch.of(x * 1e-10, y, x * 1e25, y, None, None, "dot")
         block = next(batch_source(batch, "dot", None, screened=True).blocks)
     assert type(block.pool) is DensePool
@@ -252,7 +252,7 @@ def test_a_batch_leaves_the_callers_tensors_alone(name, numba):
     x, y, *_ = a_batch(60, None, 5, 60, 1.0, 8, 1.0, 1)[0]
     unit, before = torch.nn.functional.normalize(x), (x.clone(), y.clone())
     kept = unit.clone()
-    with patched("legolas_metric.compiled.has_numba", lambda: numba):
+    with patched("legolas_metric.compiled.jit.has_numba", lambda: numba):
         MINERS[name]()(x, y)
         MINERS[name]()(unit, y)
     assert torch.equal(x, before[0])
@@ -263,7 +263,7 @@ def test_a_batch_leaves_the_callers_tensors_alone(name, numba):
 @pytest.mark.parametrize("numba", [True, False])
 def test_bounds_are_compared_in_float64_and_exclude_themselves(numba):
     dot = ExactIndex(metric="dot")
-    with patched("legolas_metric.compiled.has_numba", lambda: numba):
+    with patched("legolas_metric.compiled.jit.has_numba", lambda: numba):
         # s_ap = 2, so the window is 1 < s < 2; of the negatives one lies on each bound, and one between.
         x, y = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 1.0], [2.0, 1.0], [1.5, 9.0]]), torch.tensor([0, 0, 1, 1, 1])
         window = SemiHardMiner(positive="nearest", margin=1.0, index=dot)

@@ -245,7 +245,7 @@ def test_rows_without_a_label_vote_for_nobody_under_a_relation():
 
 
 def test_a_vote_by_too_many_labels_is_refused(monkeypatch):
-    monkeypatch.setattr("legolas_metric.miners.guard._MOST_LABELS", 50)
+    monkeypatch.setattr("legolas_metric.miners.false_negatives._MOST_LABELS", 50)
     rows, named, _ = noisy_clusters()
     relation = LabelRelation.multi_label(torch.eye(6)[named])
     with pytest.raises(ValueError, match="a vote by a relation of 60 labels compares each with each"):

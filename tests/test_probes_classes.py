@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from legolas_metric import probe_embeddings
 from legolas_metric.probes.collapse import iid_report
-from legolas_metric.probes.rows import iid_row_measures
+from legolas_metric.probes.row_measures import iid_row_measures
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from legolas_metric import CollapseGuard, SupConLoss, probe_embeddings
-from legolas_metric.probes.report import VERDICTS
+from legolas_metric.probes.collapse_report import VERDICTS
 from legolas_metric.probes.verdict import judge
 
 CLASSES, ROWS, INPUTS = 20, 20, 16

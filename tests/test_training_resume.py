@@ -25,7 +25,7 @@ from legolas_metric.losses import SupConLoss
 from legolas_metric.miners.schedule import Plateau
 from legolas_metric.training import GlobalMining, MetricLearner, ValidationMonitor
 from legolas_metric.training.batches import FedBatches
-from legolas_metric.training.generators import generator_states, restore_generators
+from legolas_metric.training.resume import generator_states, restore_generators
 
 EPOCHS, STEPS = 4, 6
 SETTINGS = {

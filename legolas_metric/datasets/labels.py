@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, as_labels
+from legolas_metric.checks import UNLABELLED, ArrayLike
+from legolas_metric.rows import as_labels
 
 
 @dataclass(frozen=True, slots=True)

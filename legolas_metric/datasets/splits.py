@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, as_integers, as_labels
+from legolas_metric.checks import UNLABELLED, ArrayLike, as_integers
+from legolas_metric.rows import as_labels
 
 Split = tuple[Int64[Tensor, " a"], Int64[Tensor, " b"]]
 

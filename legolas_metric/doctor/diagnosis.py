@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-from legolas_metric.checks import ArrayLike, as_embeddings, as_groups, as_ids, as_labels
+from legolas_metric.checks import ArrayLike
 from legolas_metric.doctor.findings import Facts, Finding, findings
 from legolas_metric.doctor.noise import label_noise
 from legolas_metric.evaluation.distribution import class_distribution
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
-from legolas_metric.evaluation.report import RankingReport
+from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
-from legolas_metric.index.protocol import fitted_rows
 from legolas_metric.probes.collapse import probe_embeddings
-from legolas_metric.probes.report import CollapseReport
+from legolas_metric.probes.collapse_report import CollapseReport
+from legolas_metric.rows import as_embeddings, as_groups, as_ids, as_labels, fitted_rows
 
 _IN_FULL = 10_000  # rows up to which whole rankings cost a second or two: they show Rank@1 against the gallery
 

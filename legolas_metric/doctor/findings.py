@@ -8,9 +8,9 @@ import torch
 
 from legolas_metric.doctor.noise import LabelNoise
 from legolas_metric.evaluation.distribution import ClassDistribution
-from legolas_metric.evaluation.report import WORSE, RankingReport
+from legolas_metric.evaluation.ranking_report import WORSE, RankingReport
 from legolas_metric.evaluation.verification import VerificationReport
-from legolas_metric.probes.report import HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
+from legolas_metric.probes.collapse_report import HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
 
 Severity = Literal["fault", "warning", "note"]
 _ORDER: tuple[Severity, ...] = ("fault", "warning", "note")

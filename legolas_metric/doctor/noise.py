@@ -8,7 +8,7 @@ from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.index.protocol import Rows
+from legolas_metric.rows import Rows
 
 _NEIGHBOURS = 10
 _MAJORITY = 0.6

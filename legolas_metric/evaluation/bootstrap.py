@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import check_at_least
-from legolas_metric.numerics import chunks
+from legolas_metric.geometry import chunks
 
 _CHUNK_ELEMENTS = 1 << 22
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, Metric, as_integers, as_labels, check_at_least, check_metric
-from legolas_metric.evaluation.report import WORSE
+from legolas_metric.checks import ArrayLike, Metric, as_integers, check_at_least, check_metric
+from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.numerics import as_prepared
+from legolas_metric.rows import as_labels, as_prepared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,9 +6,9 @@ import torch
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_metric
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.report import WORSE
+from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.evaluation.trials import side
-from legolas_metric.index.protocol import fitted_rows
+from legolas_metric.rows import fitted_rows
 
 _SILHOUETTE_ROWS = 10_000
 

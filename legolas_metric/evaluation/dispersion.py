@@ -5,7 +5,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
-from legolas_metric.numerics import chunks
+from legolas_metric.geometry import chunks
 
 _CHUNK_ROWS = 1 << 14
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, as_labels
+from legolas_metric.checks import UNLABELLED, ArrayLike
+from legolas_metric.rows import as_labels
 
 _IMBALANCE = 10.0
 _DOMINANT = 0.5

@@ -11,8 +11,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, Metric
-from legolas_metric.index.protocol import Rows
-from legolas_metric.numerics import chunks, similarity_matrix
+from legolas_metric.geometry import chunks, similarity_matrix
+from legolas_metric.rows import Rows
 
 Scores = Callable[[], Iterator[Float64[Tensor, " t"]]]
 """Blocks of scores, not yet rounded to float32. Threads that ask at once share them out. Each block is to be used

@@ -13,14 +13,14 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.compiled import runs_compiled
-from legolas_metric.evaluation.expectation import Places
+from legolas_metric.compiled.jit import runs_compiled
 from legolas_metric.evaluation.protocol import RetrievalProtocol
+from legolas_metric.evaluation.ranking_measures import Places
 from legolas_metric.evaluation.scores import Counts, above_in_order, count_above, row_blocks
 from legolas_metric.evaluation.trials import Trial
+from legolas_metric.geometry import chunks, pair_similarity, similarity_matrix
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.index.protocol import Rows
-from legolas_metric.numerics import chunks, pair_similarity, similarity_matrix
+from legolas_metric.rows import Rows
 
 _LEAST_GALLERY = 8192
 _LARGEST_CLASS = 64
@@ -206,7 +206,7 @@ def _band_own(trial: Trial, part: slice, protocol: RetrievalProtocol, metric: Me
 
 def _compiled_own(trial: Trial, part: slice, protocol: RetrievalProtocol, metric: Metric) -> Float32[Tensor, "q w"]:
     """The same, compiled: pair by pair."""
-    from legolas_metric.evaluation.kernels import own_similarities
+    from legolas_metric.evaluation.counting_loops import own_similarities
 
     def excluded(rows: Rows) -> np.ndarray:
         compared = [rows.ids, rows.groups] if protocol.exclude == "same_group" else [rows.ids]

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_ids, check_at_least, check_choice
+from legolas_metric.checks import ArrayLike, check_at_least, check_choice
+from legolas_metric.rows import as_ids
 
 Exclude = Literal["self", "same_group"]
 ExcludeRule = Callable[[Int64[Tensor, " q"], Int64[Tensor, " g"]], Bool[Tensor, "q g"]]

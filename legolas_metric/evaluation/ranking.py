@@ -8,14 +8,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric
-from legolas_metric.evaluation import expectation
+from legolas_metric.evaluation import ranking_measures as expectation
 from legolas_metric.evaluation.dispersion import mean_squared_distances
 from legolas_metric.evaluation.placing import Placed, place_all
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.report import QueryMeasures, RankingReport
+from legolas_metric.evaluation.ranking_report import QueryMeasures, RankingReport
 from legolas_metric.evaluation.trials import Trial, trials
 from legolas_metric.evaluation.worst import worst_queries
-from legolas_metric.index.protocol import Rows, fitted_rows
+from legolas_metric.rows import Rows, fitted_rows
 
 
 def evaluate_ranking(

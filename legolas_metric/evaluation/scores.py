@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from legolas_metric.compiled import runs_compiled
-from legolas_metric.numerics import chunks
+from legolas_metric.compiled.jit import runs_compiled
+from legolas_metric.geometry import chunks
 
 _WORKSPACE_BYTES = 64 << 20
 _MOST_ROWS = 256
@@ -34,7 +34,7 @@ def count_above(scores: Float32[Tensor, "q n"], values: Float32[Tensor, "q w"]) 
     if values.shape[1] > _FEW or not runs_compiled(scores.device):
         # NumPy's vectorised sort takes a fifth of the time of torch's.
         return above_in_order(torch.from_numpy(np.sort(scores.numpy(), axis=1)), values)
-    from legolas_metric.evaluation import kernels
+    from legolas_metric.evaluation import counting_loops as kernels
 
     greater, equal = torch.empty(2, *values.shape, dtype=torch.int64)
     parts = [t.tensor_split(torch.get_num_threads()) for t in (scores, values, greater, equal)]

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.compiled import in_threads, runs_compiled
+from legolas_metric.compiled.jit import runs_compiled
+from legolas_metric.compiled.threads import in_threads
 from legolas_metric.evaluation.pairs import Scores
 from legolas_metric.evaluation.roc import RocCounts
 
@@ -122,7 +123,7 @@ class GridTally:
 
     def _count(self, scores: Float64[Tensor, " t"], counts: Int64[Tensor, " c"]) -> None:
         if self._impostor.compiled:
-            from legolas_metric.evaluation.kernels import count_cells
+            from legolas_metric.evaluation.counting_loops import count_cells
 
             count_cells(scores.numpy(), self._cells.scale, self._cells.offset, counts.numpy())
         else:
@@ -138,7 +139,7 @@ class GridTally:
 
 def _compiled_count(levels: Float32[Tensor, " m1"], low: float, high: float) -> Callable[[Tensor, Tensor], None]:
     """What `_searched` does, compiled: a grid tells how many levels lie below a score, but for a comparison or two."""
-    from legolas_metric.evaluation.kernels import count_levels, levels_below
+    from legolas_metric.evaluation.counting_loops import count_levels, levels_below
 
     ascending = levels.numpy()
     cells = 1 << min((_CELLS_A_LEVEL * len(levels)).bit_length(), _FINEST)

@@ -10,8 +10,8 @@ from torch import Tensor
 from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.datasets.labels import LabelIndex
 from legolas_metric.evaluation.protocol import Episodes, RetrievalProtocol
-from legolas_metric.index.protocol import Rows
-from legolas_metric.numerics import prepare
+from legolas_metric.geometry import prepare
+from legolas_metric.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)

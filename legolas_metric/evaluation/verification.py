@@ -10,10 +10,10 @@ from torch import Tensor
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_metric
 from legolas_metric.evaluation import roc
 from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores, score_range
-from legolas_metric.evaluation.report import WORSE
+from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.evaluation.tally import ExactTally, GridTally
-from legolas_metric.index.protocol import Rows, fitted_rows
-from legolas_metric.numerics import similarity_matrix
+from legolas_metric.geometry import similarity_matrix
+from legolas_metric.rows import Rows, fitted_rows
 
 _BINS = 200
 _CORNERS = 512

@@ -7,9 +7,9 @@ from torch import Tensor
 from legolas_metric.checks import Metric
 from legolas_metric.evaluation.placing import own_class
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.report import QueryMeasures, WrongNeighbours
+from legolas_metric.evaluation.ranking_report import QueryMeasures, WrongNeighbours
 from legolas_metric.evaluation.trials import Trial
-from legolas_metric.numerics import chunks, similarity_matrix
+from legolas_metric.geometry import chunks, similarity_matrix
 
 _QUERIES = 20
 _WRONG = 5

@@ -11,8 +11,9 @@ from torch import Tensor
 from legolas_metric.checks import ArrayLike, Metric, check_at_least, check_metric
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.faiss import FaissIndex
-from legolas_metric.index.protocol import NO_ID, Want, Window
+from legolas_metric.index.interface import Want, Window
 from legolas_metric.records import Neighbors
+from legolas_metric.rows import NO_ID
 
 _AUDITED = 256  # queries; a recall of 0.9 is then known to about 0.02
 _SLOWEST = 20e-9  # seconds a pair and 128 dimensions; what takes less than the budget even so is not timed first

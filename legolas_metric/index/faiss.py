@@ -14,22 +14,13 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric
+from legolas_metric.index.admissible import admissible_pairs
 from legolas_metric.index.arithmetic import exact_arithmetic
-from legolas_metric.index.protocol import (
-    NO_ID,
-    Rows,
-    Want,
-    Window,
-    admissible_pairs,
-    check_range,
-    check_request,
-    fitted_rows,
-    query_rows,
-    window_bounds,
-)
-from legolas_metric.index.ranking import Bounds, best_of, inside_window, similarities_of
-from legolas_metric.index.scan import part_of, scan_classes
+from legolas_metric.index.brute_force import part_of, scan_classes
+from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.top_k import Bounds, best_of, inside_window, similarities_of
 from legolas_metric.records import Neighbors, SearchStats
+from legolas_metric.rows import NO_ID, Rows, check_range, fitted_rows, query_rows
 
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
 _FETCHED_ELEMENTS = 1 << 24  # (query, row) pairs fetched at once

@@ -15,12 +15,13 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import UNLABELLED, ArrayLike, as_ids, check_at_least
+from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least
 from legolas_metric.files import read_tensors, write_tensors
-from legolas_metric.index.protocol import NO_ID, NeighborIndex
+from legolas_metric.geometry import chunks, distance, pair_similarity
+from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
-from legolas_metric.numerics import chunks, distance, pair_similarity
 from legolas_metric.records import MiningStats, Triplets
+from legolas_metric.rows import NO_ID, as_ids
 
 PairLoss = SupConLoss | MultiSimilarityLoss | TripletLoss
 

@@ -1,7 +1,7 @@
 """Losses: what is minimised. Each is a pure function, and a module that holds its settings."""
 
-from legolas_metric.losses.bank import BankDetail as BankDetail
-from legolas_metric.losses.bank import BankLoss as BankLoss
+from legolas_metric.losses.bank_loss import BankDetail as BankDetail
+from legolas_metric.losses.bank_loss import BankLoss as BankLoss
 from legolas_metric.losses.focal import FocalLoss as FocalLoss
 from legolas_metric.losses.focal import focal_loss as focal_loss
 from legolas_metric.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss

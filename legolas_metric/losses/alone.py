@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from legolas_metric.checks import as_labels
-from legolas_metric.compiled import runs_compiled
-from legolas_metric.losses.batch import Given, as_rows, as_weights, least_norm
+from legolas_metric.compiled.jit import runs_compiled
+from legolas_metric.losses.loss_inputs import Given, as_rows, as_weights, least_norm
 from legolas_metric.losses.terms import refuse_second_derivative
+from legolas_metric.rows import as_labels
 
 # A strip of so many rows of 2,048 similarities stays in a core's cache.
 _ROWS = 256

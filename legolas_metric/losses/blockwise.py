@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from legolas_metric.losses.relation import Relation
+from legolas_metric.losses.pair_masks import Relation
 from legolas_metric.losses.terms import Sums, Terms, refuse_second_derivative
 
 # More rows at once widen the band of same-label columns and fall out of the cache.

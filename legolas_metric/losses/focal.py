@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, as_labels, check_at_least
-from legolas_metric.losses.batch import as_rows, as_weights
+from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least
+from legolas_metric.losses.loss_inputs import as_rows, as_weights
 from legolas_metric.losses.terms import LossDetail
+from legolas_metric.rows import as_labels
 
 
 def focal_loss(

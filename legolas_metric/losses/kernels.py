@@ -12,7 +12,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from legolas_metric.compiled import compiled, compiled_sum
+from legolas_metric.compiled.jit import compiled, compiled_sum
 from legolas_metric.losses.terms import IN, MULTI, OUT
 
 _LOG2_E = np.float32(math.log2(math.e))

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from legolas_metric.losses.batch import Batch
 from legolas_metric.losses.blockwise import Formula, Kernel, blockwise_sums, formula_sums
-from legolas_metric.losses.relation import Block, ByLabel, TripletBlock
+from legolas_metric.losses.loss_inputs import Batch
+from legolas_metric.losses.pair_masks import Block, ByLabel, TripletBlock
 from legolas_metric.losses.symmetric import PairSums, symmetric_sums
 from legolas_metric.losses.terms import LossDetail, Sums
 

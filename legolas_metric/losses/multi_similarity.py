@@ -12,9 +12,9 @@ from torch.nn.functional import pad
 from legolas_metric.checks import ArrayLike
 from legolas_metric.distributed import World
 from legolas_metric.losses.alone import PairForm, lone_mean, lone_rows
-from legolas_metric.losses.batch import Batch, Given, Indices, prepare
+from legolas_metric.losses.loss_inputs import Batch, Given, Indices, prepare
 from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
-from legolas_metric.losses.relation import Block
+from legolas_metric.losses.pair_masks import Block
 from legolas_metric.losses.symmetric import Finished, Positives
 from legolas_metric.losses.terms import MULTI, LossDetail, Sums, Terms
 

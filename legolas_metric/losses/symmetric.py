@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from legolas_metric.losses.relation import ByLabel
+from legolas_metric.losses.pair_masks import ByLabel
 from legolas_metric.losses.terms import Sums, Terms, refuse_second_derivative
 
 _ROWS = 256

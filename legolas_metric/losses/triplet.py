@@ -11,9 +11,9 @@ from torch.nn.functional import softplus
 
 from legolas_metric.checks import ArrayLike, check_choice
 from legolas_metric.distributed import World
-from legolas_metric.losses.batch import Batch, Given, Indices, prepare
+from legolas_metric.losses.loss_inputs import Batch, Given, Indices, prepare
 from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
-from legolas_metric.losses.relation import Block, ByLabel, ByTriplets, TripletBlock
+from legolas_metric.losses.pair_masks import Block, ByLabel, ByTriplets, TripletBlock
 from legolas_metric.losses.terms import LossDetail, Sums, Terms
 
 Selection = Literal["all", "hard", "semihard"]

@@ -10,14 +10,14 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.index.protocol import NO_ID, Rows
-from legolas_metric.index.ranking import best_of
-from legolas_metric.index.scan import scan
-from legolas_metric.miners.classes import Part
+from legolas_metric.geometry import similarity_matrix
+from legolas_metric.index.brute_force import scan
+from legolas_metric.index.top_k import best_of
+from legolas_metric.miners.by_label import Part
+from legolas_metric.miners.masks import Relations
 from legolas_metric.miners.pool import Ranked, Window
-from legolas_metric.miners.relation import Relations
-from legolas_metric.numerics import similarity_matrix
 from legolas_metric.records import SearchStats
+from legolas_metric.rows import NO_ID, Rows
 
 PairTuple = tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Int64[Tensor, " t"], Int64[Tensor, " t"]]
 

@@ -12,14 +12,14 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.compiled import arrays
+from legolas_metric.compiled.jit import arrays
 from legolas_metric.index.exact.layout import PANELS
 from legolas_metric.index.exact.precision import has_int16
-from legolas_metric.index.protocol import Rows
-from legolas_metric.miners.classes import Classes
+from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.dense import DensePool, PairTuple
 from legolas_metric.miners.pool import Ranked, Window
 from legolas_metric.miners.screened import OverExact, product
+from legolas_metric.rows import Rows
 
 
 class FusedPool(OverExact):

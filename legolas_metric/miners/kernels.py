@@ -11,10 +11,10 @@ from typing import no_type_check
 
 import numpy as np
 
-from legolas_metric.compiled import compiled
-from legolas_metric.kernels import reported
+from legolas_metric.compiled.jit import compiled
+from legolas_metric.compiled.pointers import pointer, shifted
+from legolas_metric.compiled.row_loops import reported
 from legolas_metric.miners.gram import gram
-from legolas_metric.pointers import pointer, shifted
 
 _STRIP, _LANES = 64, 16  # scores that are looked at together: loops without branches become vector instructions
 _LEAST = np.float32(np.finfo(np.float32).min)

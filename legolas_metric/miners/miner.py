@@ -12,13 +12,13 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, check_at_least
 from legolas_metric.index.auto import AutoIndex
-from legolas_metric.index.protocol import NeighborIndex
+from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.miners.fused import fits_gram, plain_triplets
-from legolas_metric.miners.relation import LabelRelation
 from legolas_metric.miners.select import Selection, select, together
 from legolas_metric.miners.sources import Batch, Source, bank_source, batch_source
 from legolas_metric.miners.strategy import NO_DRAWS, Draws, Strategy
 from legolas_metric.records import MiningStats, SearchStats, Triplets
+from legolas_metric.relations import LabelRelation
 
 Index = NeighborIndex | Literal["auto"]
 Tuple = tuple[Int64[Tensor, " t"], Int64[Tensor, " t"], Int64[Tensor, " t"]]

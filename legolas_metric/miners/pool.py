@@ -11,12 +11,13 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.compiled import arrays, runs_compiled
-from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows, Want
-from legolas_metric.index.ranking import similarities_of
-from legolas_metric.miners.classes import Classes
-from legolas_metric.miners.relation import Relations
+from legolas_metric.compiled.jit import arrays, runs_compiled
+from legolas_metric.index.interface import NeighborIndex, Want
+from legolas_metric.index.top_k import similarities_of
+from legolas_metric.miners.by_label import Classes
+from legolas_metric.miners.masks import Relations
 from legolas_metric.records import SearchStats
+from legolas_metric.rows import NO_ID, Rows
 
 Window = tuple[Float64[Tensor, " m"], Float64[Tensor, " m"]]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_at_least, check_whole
-from legolas_metric.miners.pairs import MultiSimilarityMiner
+from legolas_metric.miners.informative_pairs import MultiSimilarityMiner
 from legolas_metric.records import Triplets
 
 _log = logging.getLogger(__name__)

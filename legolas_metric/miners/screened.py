@@ -12,11 +12,11 @@ from torch import Tensor
 
 from legolas_metric.checks import Metric
 from legolas_metric.index.arithmetic import exact_arithmetic, is_exact
-from legolas_metric.index.protocol import NO_ID, Rows
-from legolas_metric.index.ranking import similarities_of
+from legolas_metric.index.top_k import similarities_of
 from legolas_metric.miners.dense import DensePool, PairTuple, gaps, kept_pairs
 from legolas_metric.miners.pool import Ranked, Window
 from legolas_metric.records import SearchStats
+from legolas_metric.rows import NO_ID, Rows
 
 _NONE = -(1 << 23)  # the bits of -inf as an integer: the largest of all finite negative numbers lie below it
 

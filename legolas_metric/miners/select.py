@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from legolas_metric.index.protocol import NO_ID
-from legolas_metric.miners.classes import draw_distinct
-from legolas_metric.miners.guard import FalseNegativeGuard
+from legolas_metric.miners.by_label import draw_distinct
+from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.pool import Pool, Ranked, pair_similarities
 from legolas_metric.miners.strategy import Draws, Strategy
+from legolas_metric.rows import NO_ID
 
 
 @dataclass(frozen=True, slots=True)

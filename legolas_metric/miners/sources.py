@@ -12,25 +12,18 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import (
-    UNLABELLED,
-    ArrayLike,
-    Metric,
-    as_groups,
-    as_ids,
-    as_labels,
-    check_device,
-    check_dimension,
-)
-from legolas_metric.compiled import runs_compiled
-from legolas_metric.index.protocol import NO_ID, NeighborIndex, Rows, check_range
-from legolas_metric.miners.classes import Classes, Part
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_device, check_dimension
+from legolas_metric.compiled.jit import runs_compiled
+from legolas_metric.geometry import chunks
+from legolas_metric.index.interface import NeighborIndex
+from legolas_metric.miners.by_label import Classes, Part
 from legolas_metric.miners.dense import DensePool, Table
 from legolas_metric.miners.fused import FusedPool
+from legolas_metric.miners.masks import Masks, Relations
 from legolas_metric.miners.pool import IndexPool, Pool
-from legolas_metric.miners.relation import LabelRelation, Masks, Relations
 from legolas_metric.miners.screened import ScreenedPool, screening_error
-from legolas_metric.numerics import as_prepared, chunks
+from legolas_metric.relations import LabelRelation
+from legolas_metric.rows import NO_ID, Rows, as_groups, as_ids, as_labels, as_prepared, check_range
 
 _BLOCK_ELEMENTS = 1 << 20  # of a block's similarities: they stay in the processor's cache
 _LEAST_BLOCK = 64

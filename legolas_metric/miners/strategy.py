@@ -11,9 +11,9 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric, check_at_least, check_choice
-from legolas_metric.miners.guard import FalseNegativeGuard
+from legolas_metric.geometry import distance, similarity
+from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.pool import Window
-from legolas_metric.numerics import distance, similarity
 
 Positive = Literal["random", "nearest", "farthest", "all"]
 Negative = Literal["random", "nearest", "distance_weighted"]

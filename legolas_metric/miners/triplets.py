@@ -4,10 +4,10 @@ import math
 from typing import Literal
 
 from legolas_metric.checks import check_choice
-from legolas_metric.miners.guard import FalseNegativeGuard
+from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.miner import Index, Miner
-from legolas_metric.miners.relation import LabelRelation
 from legolas_metric.miners.strategy import OnEmpty, Positive, Reference, Strategy
+from legolas_metric.relations import LabelRelation
 
 
 class RandomMiner(Miner):

@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_embeddings, as_labels, check_at_least, check_device
+from legolas_metric.checks import ArrayLike, check_at_least, check_device
 from legolas_metric.distributed import World
-from legolas_metric.index.protocol import NeighborIndex
-from legolas_metric.probes.classes import ClassMeasures, class_measures, iid_class_measures
+from legolas_metric.index.interface import NeighborIndex
+from legolas_metric.probes.class_measures import ClassMeasures, class_measures, iid_class_measures
+from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.probes.hubness import Hubness, iid_rows, search_hubness
 from legolas_metric.probes.iid import iid_eigenvalues
 from legolas_metric.probes.moments import Moments
-from legolas_metric.probes.report import CollapseReport
-from legolas_metric.probes.rows import RowMeasures, iid_row_measures, row_measures
+from legolas_metric.probes.row_measures import RowMeasures, iid_row_measures, row_measures
 from legolas_metric.probes.spectrum import (
     decay,
     effective_rank,
@@ -25,6 +25,7 @@ from legolas_metric.probes.spectrum import (
     top_share,
 )
 from legolas_metric.probes.verdict import judge
+from legolas_metric.rows import as_embeddings, as_labels
 
 
 class CollapseProbe:

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_ids, check_at_least
-from legolas_metric.index.protocol import NeighborIndex
+from legolas_metric.checks import ArrayLike, check_at_least
+from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.records import Neighbors
+from legolas_metric.rows import as_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

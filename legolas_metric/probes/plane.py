@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, check_at_least
-from legolas_metric.numerics import as_prepared
+from legolas_metric.rows import as_prepared
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ method.
 
 from dataclasses import dataclass
 
-from legolas_metric.probes.report import CLASS, DIMENSIONAL, HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
+from legolas_metric.probes.collapse_report import CLASS, DIMENSIONAL, HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
 
 # An untrained network can have R = 0.98 and rank well; runs stuck at the loss of a collapsed model had 0.998 and more.
 POINT_LENGTH = 0.99

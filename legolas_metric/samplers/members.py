@@ -6,8 +6,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64
 
-from legolas_metric.checks import ArrayLike, as_groups
+from legolas_metric.checks import ArrayLike
 from legolas_metric.datasets.labels import LabelIndex
+from legolas_metric.rows import as_groups
 from legolas_metric.samplers.draws import GROUPS, ROWS, fingerprint, shuffled_members
 
 Short = Literal["skip", "repeat"]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import Metric, check_choice, check_whole
-from legolas_metric.numerics import chunks, similarity_matrix
+from legolas_metric.geometry import chunks, similarity_matrix
 from legolas_metric.samplers.draws import NEIGHBORS, random_bits
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
-from legolas_metric.samplers.schedule import occurrence, planned_visits
+from legolas_metric.samplers.visits import occurrence, planned_visits
 
 _BLOCK_ELEMENTS = 1 << 24
 _GROUP = 16  # classes

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_groups, check_choice, check_whole
+from legolas_metric.checks import ArrayLike, check_choice, check_whole
+from legolas_metric.rows import as_groups
 from legolas_metric.samplers.draws import fingerprint
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
-from legolas_metric.samplers.schedule import Weights, class_visits, planned_visits, round_steps
+from legolas_metric.samplers.visits import Weights, class_visits, planned_visits, round_steps
 
 _WIDEST_WEIGHTS = 10_000
 

@@ -7,8 +7,9 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from legolas_metric.checks import ArrayLike, as_ids, as_labels
+from legolas_metric.checks import ArrayLike
 from legolas_metric.datasets.source import Inputs
+from legolas_metric.rows import as_ids, as_labels
 from legolas_metric.samplers.epochs import PlannedSampler
 
 _Place = tuple[int, int, Int64[Tensor, "b p"] | None]  # an epoch, a batch of it, and the choice of its plan

@@ -16,15 +16,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, as_groups, check_choice, check_whole
+from legolas_metric.checks import ArrayLike, check_choice, check_whole
 from legolas_metric.miners.schedule import MiningSchedule
 from legolas_metric.records import MiningStats, Triplets
+from legolas_metric.rows import as_groups
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler
-from legolas_metric.samplers.triplet import TripletSampler
+from legolas_metric.samplers.triplet_sampler import TripletSampler
 from legolas_metric.training.batches import Examples, FedBatches, ResumableLoader
-from legolas_metric.training.generators import generator_states, restore_generators
 from legolas_metric.training.module import MetricLearner
+from legolas_metric.training.resume import generator_states, restore_generators
 from legolas_metric.training.round import MiningRound
 
 log = logging.getLogger(__name__)

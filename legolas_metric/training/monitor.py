@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, as_labels
+from legolas_metric.checks import ArrayLike
 from legolas_metric.datasets.source import Inputs
 from legolas_metric.evaluation.ranking import RankingReport, evaluate_ranking
 from legolas_metric.probes.collapse import probe_embeddings
-from legolas_metric.probes.report import CollapseReport
+from legolas_metric.probes.collapse_report import CollapseReport
+from legolas_metric.rows import as_labels
 from legolas_metric.training.module import MetricLearner
 
 

@@ -10,13 +10,13 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
+from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.index.exact.precision import Precision, screening_dtype
-from legolas_metric.index.exact.relations import Request, arrange
+from legolas_metric.index.exact.requests import Request, arrange
 from legolas_metric.index.exact.solve import Solution, solve
-from legolas_metric.index.protocol import NO_ID
-from legolas_metric.index.scan import part_of, scan, scan_classes
 from legolas_metric.records import Neighbors, SearchStats
+from legolas_metric.rows import NO_ID
 
 _SMALL = 1 << 18  # pairs; below, the plain scan is faster than setting the engine up
 _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class

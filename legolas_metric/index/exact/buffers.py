@@ -8,7 +8,8 @@ from typing import no_type_check
 
 import numpy as np
 
-from legolas_metric.compiled import compiled, inlined
+from legolas_metric.compiled.jit import compiled, inlined
+from legolas_metric.compiled.pointers import fetch, pointer, shifted, to_float, to_int
 from legolas_metric.index.exact.layout import (
     ANCHOR,
     ANCHORS,
@@ -32,7 +33,6 @@ from legolas_metric.index.exact.layout import (
     WIDTH,
     WINDOWED,
 )
-from legolas_metric.pointers import fetch, pointer, shifted, to_float, to_int
 
 _LARGEST = 2.0**31 - 1
 _ROUNDED, _LEAST = 2.0**-22, 2.0**-126  # relative and absolute: bounds are kept as float32

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from legolas_metric.index.protocol import Rows, Want
+from legolas_metric.index.interface import Want
+from legolas_metric.rows import Rows
 
 _WORTH = 0.5  # share of the rows that may be left for the reduction to pay: a self-join computes half the products
 

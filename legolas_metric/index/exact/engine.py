@@ -6,18 +6,10 @@ from legolas_metric.checks import ArrayLike, Metric, check_at_least, check_choic
 from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.exact.answer import answer
 from legolas_metric.index.exact.precision import Precision
-from legolas_metric.index.exact.relations import Request
-from legolas_metric.index.protocol import (
-    Rows,
-    Want,
-    Window,
-    check_range,
-    check_request,
-    fitted_rows,
-    query_rows,
-    window_bounds,
-)
+from legolas_metric.index.exact.requests import Request
+from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.records import Neighbors
+from legolas_metric.rows import Rows, check_range, fitted_rows, query_rows
 
 
 class ExactIndex:

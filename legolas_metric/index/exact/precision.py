@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from legolas_metric.compiled import in_threads, runs_compiled
+from legolas_metric.compiled.jit import runs_compiled
+from legolas_metric.compiled.threads import in_threads
 from legolas_metric.index.exact.layout import ANCHOR, PANELS
 
 Precision = Literal["auto", "int16", "bfloat16", "float32"]
@@ -44,7 +45,7 @@ def has_int16(device: torch.device) -> bool:
     """Whether compiled loops can screen in int16."""
     if not runs_compiled(device):
         return False
-    from legolas_metric.index.exact import microtile
+    from legolas_metric.compiled import avx2 as microtile
 
     return microtile.has_products()
 
@@ -72,7 +73,7 @@ def _seconds_of(dtype: torch.dtype, device: str) -> float:
 
 def _integer_product() -> Callable[[], None]:
     """A tile in which nothing is found."""
-    from legolas_metric.index.exact import kernels
+    from legolas_metric.index.exact import passes as kernels
 
     left, right = (np.ones((_SIZE // panel, _COLUMNS // 2, panel, 2), np.int16) for panel in PANELS)
     terms, levels = np.zeros(_SIZE, np.int32), np.full((2, _SIZE), 2**31 - 1, np.int32)

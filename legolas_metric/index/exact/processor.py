@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from legolas_metric.compiled import in_threads
+from legolas_metric.compiled.threads import in_threads
+from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.job import Job, Screened, Work
 from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, REACHED
-from legolas_metric.index.protocol import NO_ID
-from legolas_metric.numerics import chunks
+from legolas_metric.rows import NO_ID
 
 _TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
 _CACHED = 1 << 19  # bytes of one side of a tile
@@ -75,7 +75,8 @@ class _Sweep:
     """The tiles of a job, and the work on each."""
 
     def __init__(self, job: Job, anchors: np.ndarray, slots: np.ndarray) -> None:
-        from legolas_metric.index.exact import buffers, kernels
+        from legolas_metric.index.exact import buffers
+        from legolas_metric.index.exact import passes as kernels
 
         self.job, self.anchors, self.slots = job, anchors, slots
         self.buffers, self.kernels = buffers, kernels

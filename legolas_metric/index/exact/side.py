@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64, Shaped
 from torch import Tensor
 
+from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.candidates import Candidates
 from legolas_metric.index.exact.job import Work
 from legolas_metric.index.exact.window import Ceiling
-from legolas_metric.numerics import chunks
 
 GROUP = 16
 PIECE = 1024  # columns of a piece; the rows of one divide it

@@ -11,17 +11,19 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.compiled import arrays, in_threads, runs_compiled
+from legolas_metric.compiled.jit import arrays, runs_compiled
+from legolas_metric.compiled.threads import in_threads
+from legolas_metric.geometry import chunks
+from legolas_metric.index.brute_force import part_of, scan
 from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.job import Job, Screened
 from legolas_metric.index.exact.processor import sweep_compiled, tile_size
 from legolas_metric.index.exact.sweep import sweep
 from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
-from legolas_metric.index.protocol import Rows, Want
-from legolas_metric.index.ranking import Bounds, best_of, inside_window, similarities_of
-from legolas_metric.index.scan import part_of, scan
-from legolas_metric.numerics import chunks
+from legolas_metric.index.interface import Want
+from legolas_metric.index.top_k import Bounds, best_of, inside_window, similarities_of
+from legolas_metric.rows import Rows
 
 _RERANKED = 4096  # anchors whose pairs are sorted together, so that memory stays small
 _INSERTED = 64  # neighbours up to which each candidate is put in its place: beyond, they are sorted
@@ -215,7 +217,7 @@ def _rerank_compiled(
     problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
 ) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
     """The same, anchor by anchor."""
-    from legolas_metric.index.exact.kernels import best_of_pairs
+    from legolas_metric.index.exact.passes import best_of_pairs
 
     n, own, rows = len(problem.anchors), problem.anchors.embeddings, problem.rows
     found = torch.empty(n, problem.k, dtype=torch.int64), own.new_empty(n, problem.k)

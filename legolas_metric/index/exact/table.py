@@ -20,8 +20,8 @@ from jaxtyping import Float, Float32, Float64, Int16, Int32, Shaped
 from torch import Tensor
 
 from legolas_metric.checks import Metric
+from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.layout import PANELS
-from legolas_metric.numerics import chunks
 
 _CENTRED_FROM = 0.3  # |centre|^2 over the mean of |x|^2 from which centring pays for its extra columns
 _CHUNK_ELEMENTS = 1 << 20

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from legolas_metric.index.exact.certificate import Certificate
 from legolas_metric.index.exact.table import Frame, Table
-from legolas_metric.index.ranking import Bounds
+from legolas_metric.index.top_k import Bounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,24 @@
+"""How much memory a blockwise pass may hold: three budgets, named once.
+
+A pass over a table too large to be held at once goes block by block; `rows_for` says how many rows a block has.
+"""
+
+CACHE = 4 << 20
+"""Bytes that stay in a processor's cache: for passes that read a block several times."""
+
+BLOCK = 64 << 20
+"""Bytes of a block that is read once or twice, and of the temporaries beside it."""
+
+WORKSPACE = 256 << 20
+"""Bytes of the large tables of a search: tiles of scores, candidates, reference rows."""
+
+
+def rows_for(budget: int, bytes_a_row: int) -> int:
+    """How many rows fit a budget, at least one.
+
+    Example:
+        >>> from legolas_metric.budgets import CACHE, rows_for
+        >>> rows_for(CACHE, 4 * 1024)
+        1024
+    """
+    return max(1, budget // max(1, bytes_a_row))

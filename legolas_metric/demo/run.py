@@ -1,0 +1,247 @@
+"""The main job on the bundled data: train, rank unseen characters, and show what happened."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from legolas_metric.cli.figures import on_screen
+from legolas_metric.datasets import Omniglot, split_omniglot
+from legolas_metric.demo.recipe import Comparison, Outcome, compare_on_omniglot
+from legolas_metric.files import check_writable, write_json
+from legolas_metric.report import Card, Gallery, Section, bars, curves, similarity_histogram, spectra, write_page
+from legolas_metric.tables import Table
+
+_COLUMNS = ["encoder", "Rank@1", "MAP@R", "AUC", "eff. rank", "cosine", "top-1", "mining, s"]
+_SHOWN_PAIRS = 12
+
+
+def run_demo(
+    out: Path,
+    *,
+    epochs: int = 6,
+    seed: int = 0,
+    data: tuple[Omniglot, Omniglot] | None = None,
+    console: Console | None = None,
+) -> Comparison:
+    """Train both encoders, print the table, and write `report.html` and `summary.json` into a folder.
+
+    Args:
+        out: the folder; refused before training starts where it can't be written.
+        epochs: of 115 steps of at most 128 drawings each, for each of the two trained encoders.
+        seed: of the split, the weights and the batches.
+        data: train and validation set (default: the 24 and 6 alphabets of `split_omniglot`).
+        console: where to print (default: the terminal).
+
+    Raises:
+        ValueError: fewer than 4 epochs, one for each stage of mining.
+        OSError: the folder cannot be written.
+    """
+    check_writable(out)
+    screen = console or Console()
+    train, validation = data or split_omniglot(seed=seed)
+    screen.print(
+        f"Omniglot: {_alphabets(train)} alphabets to train, {_alphabets(validation)} unseen ones to judge. "
+        f"Two runs of {epochs} epochs, seed {seed}, {torch.get_num_threads()} threads."
+    )
+    result = compare_on_omniglot(train, validation, epochs=epochs, seed=seed)
+    table = figures_table(result)
+    page = out / "report.html"
+    write_page(page, "Global mining on handwriting", _lead(result), report_sections(result, table))
+    write_json(out / "summary.json", summary(result))
+    screen.print(on_screen(table))
+    screen.print(_verdict(result))
+    screen.print(_race_line(result))
+    screen.print(f"Took {result.seconds:.0f} s. Report: {page.resolve().as_uri()}")
+    return result
+
+
+def summary(result: Comparison) -> dict[str, object]:
+    """The table's figures, as they are written to `summary.json`."""
+    return {
+        **{key: _figures(outcome) for key, outcome in _outcomes(result).items()},
+        "engines": {
+            "rows": result.race.rows,
+            "faiss_flat_seconds": result.race.faiss.stats.seconds,
+            "exact_seconds": result.race.exact.stats.seconds,
+            "agreement": result.race.agreement,
+        },
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "seed": result.seed,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("legolas-metric", "torch", "faiss-cpu", "lightning", "numpy")},
+        },
+    }
+
+
+def figures_table(result: Comparison) -> Table:
+    """Untrained, batch-only and ours, side by side; "mining" is seconds of embedding the bank and mining it."""
+    names = ("untrained", "batch-only", "ours")
+    rows = []
+    for name, outcome in zip(names, _outcomes(result).values()):
+        mining = outcome.mining_seconds if outcome.rounds else None
+        rows.append([name, *_figures(outcome).values(), mining])
+    formats = {"eff. rank": ".1f", "mining, s": ".1f"}
+    return Table(_COLUMNS, rows, better={"Rank@1": "max", "MAP@R": "max", "AUC": "max"}, formats=formats)
+
+
+def report_sections(result: Comparison, table: Table) -> list[Section]:
+    """The parts of the HTML report, from the records of the two runs."""
+    trained = {"batch-only": result.batch_only, "ours": result.mined}
+    everyone = {"untrained": result.untrained, **trained}
+    pairs = result.mined.verification
+    baseline = result.mined.collapse.baseline
+    assert baseline is not None
+    return [
+        Section("The figures", _FIGURES, table),
+        *(
+            Section(title, text, curves({name: curve(run) for name, run in trained.items()}, y=title))
+            for title, text, curve in _CURVES
+        ),
+        Section(
+            "Singular spectrum",
+            _SPECTRUM,
+            spectra({name: run.collapse.spectrum for name, run in everyone.items()}, baseline=baseline.spectrum),
+        ),
+        Section(
+            "Similarity of pairs",
+            _HISTOGRAM,
+            similarity_histogram(pairs.edges, pairs.genuine_histogram, pairs.impostor_histogram),
+        ),
+        Section("Mining, round by round", _ROUNDS, rounds_table(result.mined)),
+        Section(
+            "Mining engines",
+            _race_line(result),
+            bars(
+                {"FAISS Flat": result.race.faiss.stats.seconds, "exact": result.race.exact.stats.seconds}, x="seconds"
+            ),
+        ),
+        Section("Hardest mined pairs", _HARDEST, hardest_gallery(result)),
+    ]
+
+
+def rounds_table(outcome: Outcome) -> Table:
+    """What each refresh of the bank found, and what it could not."""
+    columns = ["epoch", "miner", "triplets", "no positive", "outside window", "mean s_ap", "mean s_an", "drift"]
+    rows = []
+    for r in outcome.rounds:
+        t, stats = r.triplets, r.triplets.stats
+        means = (float(t.s_ap.mean()), float(t.s_an.mean()))
+        rows.append([str(r.epoch), r.miner, len(t), stats.no_positive, stats.outside_window, *means, r.drift])
+    return Table(columns, rows)
+
+
+def hardest_gallery(result: Comparison, count: int = _SHOWN_PAIRS) -> Gallery:
+    """The triplets of the last round whose negative beats the positive by most, each anchor's class once."""
+    train, triplets = result.train, result.mined.rounds[-1].triplets
+    order = (triplets.s_an - triplets.s_ap).argsort(descending=True)
+    cards, seen = [], set()
+    for t in order.tolist():
+        a, p, n = (int(ids[t]) for ids in (triplets.anchor, triplets.positive, triplets.negative))
+        if int(train.labels[a]) in seen:
+            continue
+        seen.add(int(train.labels[a]))
+        pictures = [(role, train.images[row]) for role, row in (("anchor", a), ("positive", p), ("negative", n))]
+        name = train.alphabet_names[int(train.alphabets[n])].replace("_", " ")
+        text = f"s_ap {float(triplets.s_ap[t]):.2f}, s_an {float(triplets.s_an[t]):.2f}; negative from {name}"
+        cards.append(Card(pictures, text))
+        if len(cards) == count:
+            break
+    return Gallery(cards)
+
+
+def _outcomes(result: Comparison) -> dict[str, Outcome]:
+    return {"untrained": result.untrained, "batch_only": result.batch_only, "global": result.mined}
+
+
+def _figures(outcome: Outcome) -> dict[str, float]:
+    return {
+        "rank_at_1": outcome.ranking.rank[1],
+        "map_at_r": outcome.ranking.map_at_r,
+        "auc": outcome.verification.auc,
+        "effective_rank": outcome.collapse.effective_rank,
+        "mean_cosine": outcome.collapse.mean_cosine,
+        "top1_variance": outcome.collapse.top1_variance,
+    }
+
+
+def _alphabets(data: Omniglot) -> int:
+    return len(data.alphabets.unique())
+
+
+def _lead(result: Comparison) -> str:
+    seen, unseen = len(result.train), len(result.validation)
+    return (
+        f"An encoder (conv4) was trained on {seen:,} drawings of {_alphabets(result.train)} alphabets and judged on "
+        f"{unseen:,} drawings of {_alphabets(result.validation)} alphabets that it never saw. Both runs took "
+        f"{result.steps:,} steps of at most 128 drawings, from the same weights (seed {result.seed}); they differ in "
+        f"what a batch holds.\n\n{_verdict(result)}"
+    )
+
+
+def _verdict(result: Comparison) -> str:
+    ours, batch = result.mined.ranking, result.batch_only.ranking
+    gain = 100 * (ours.rank[1] - batch.rank[1])
+    how = "beats" if gain > 0 else "does not beat"
+    return (
+        f"Global mining {how} batch-only training here: Rank@1 {ours.rank[1]:.3f} against {batch.rank[1]:.3f} "
+        f"({gain:+.1f} points), MAP@R {ours.map_at_r:.3f} against {batch.map_at_r:.3f}; untrained "
+        f"{result.untrained.ranking.rank[1]:.3f}. It is one seed."
+    )
+
+
+def _race_line(result: Comparison) -> str:
+    race = result.race
+    faiss, exact = race.faiss.stats.seconds, race.exact.stats.seconds
+    return (
+        f"Full-hard mining of {race.rows:,} rows: FaissIndex('Flat') {faiss:.2f} s, ExactIndex() {exact:.2f} s "
+        f"({exact and faiss / exact:.1f} times as fast); the same negative for {race.agreement:.2%} of the anchors."
+    )
+
+
+_FIGURES = (
+    "Batch-only: PK sampling and the same loss, SupCon. Rank@1: share of the drawings whose nearest neighbour is the "
+    "same character. MAP@R: how well the first R neighbours are ranked, R being the other drawings of the character. "
+    "AUC: how often a random pair of one character lies closer than a random pair of two; it looks good long before "
+    "Rank@1 does.\n\nEffective rank, mean cosine and the top-1 share of the variance tell of collapse: how "
+    "many directions are in use, how alike all drawings look, how much one direction dominates."
+)
+_SPECTRUM = (
+    "Strength of each direction of the embedding, strongest first. A line that falls off a cliff has collapsed into "
+    "few directions; the grey line is what random directions would give at the same size."
+)
+_HISTOGRAM = (
+    "Every pair of drawings of the unseen alphabets, after global mining. The less the two heaps overlap, the better; "
+    "what matters for Rank@1 is the far right end of the negatives."
+)
+_ROUNDS = (
+    "Each epoch embeds all training drawings anew and mines them with the stage's strategy. Drift is the mean cosine "
+    "between a drawing's embedding and the one before."
+)
+_HARDEST = (
+    "From the last round: triplets whose negative, a different character, lies closer to the anchor than the positive, "
+    "the anchor's own character, worst first. Where you can't tell them apart either, training on them is a waste."
+)
+_CURVES = (
+    (
+        "Rank@1",
+        "Per epoch, on the unseen alphabets; epoch 0 is the untrained encoder.",
+        lambda run: [record.ranking.rank[1] for record in run.history],
+    ),
+    ("MAP@R", "Per epoch, on the unseen alphabets.", lambda run: [record.ranking.map_at_r for record in run.history]),
+    (
+        "Effective rank",
+        "Per epoch. A fall towards 1 is dimensional collapse.",
+        lambda run: [record.collapse.effective_rank for record in run.history],
+    ),
+    (
+        "Mean cosine",
+        "Per epoch, over all pairs. A rise towards 1 means that everything looks alike.",
+        lambda run: [record.collapse.mean_cosine for record in run.history],
+    ),
+)

@@ -1,0 +1,268 @@
+"""What a ranking came to: the means, and what lies behind them, query by query."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float32, Float64, Int64
+from torch import Tensor
+
+from legolas_metric.checks import check_at_least
+from legolas_metric.evaluation import ranking_measures as expectation
+from legolas_metric.evaluation.bootstrap import intervals
+from legolas_metric.evaluation.protocol import RetrievalProtocol
+
+# A fall from the untrained encoder's figure by no more than this is not worth a word.
+WORSE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QueryMeasures:
+    """One entry for each answerable query (of each episode, where there are episodes).
+
+    Attributes:
+        ids, labels, groups: of the query; groups are None where none were given.
+        positives: R, rows of its class in its gallery.
+        negatives: rows of other labels there.
+        start, size, tied: the level of the best positive: rows ranked strictly before it (exact up to the report's
+            `depth`), rows in it, positives in it.
+        r_precision, map_at_r: see `RankingReport`.
+        average_precision, inverse_penalty, ndcg: over the whole ranking; None unless `full=True`.
+        positive, negative: similarity of the best positive and of the best negative (-inf where there is none).
+    """
+
+    ids: Int64[Tensor, " q"]
+    labels: Int64[Tensor, " q"]
+    groups: Int64[Tensor, " q"] | None
+    positives: Int64[Tensor, " q"]
+    negatives: Int64[Tensor, " q"]
+    start: Int64[Tensor, " q"]
+    size: Int64[Tensor, " q"]
+    tied: Int64[Tensor, " q"]
+    r_precision: Float64[Tensor, " q"]
+    map_at_r: Float64[Tensor, " q"]
+    average_precision: Float64[Tensor, " q"] | None
+    inverse_penalty: Float64[Tensor, " q"] | None
+    ndcg: Float64[Tensor, " q"] | None
+    positive: Float32[Tensor, " q"]
+    negative: Float32[Tensor, " q"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongNeighbours:
+    """A query that went wrong, with what was found before its first positive.
+
+    Attributes:
+        id, label: of the query.
+        place: expected place of its first positive, from 1 (at least the report's depth, where it lies beyond).
+        positive: id of the most similar positive, and `positive_similarity`.
+        wrong, wrong_labels, wrong_similarities: the nearest rows of other labels, nearest first.
+    """
+
+    id: int
+    label: int
+    place: float
+    positive: int
+    positive_similarity: float
+    wrong: tuple[int, ...]
+    wrong_labels: tuple[int, ...]
+    wrong_similarities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Breakdown:
+    """Means over the queries of each class, or of each group, weakest Rank@1 first.
+
+    Attributes:
+        keys: labels or groups.
+        queries: answerable queries of each.
+        rank1, r_precision, map_at_r: means.
+    """
+
+    keys: Int64[Tensor, " c"]
+    queries: Int64[Tensor, " c"]
+    rank1: Float64[Tensor, " c"]
+    r_precision: Float64[Tensor, " c"]
+    map_at_r: Float64[Tensor, " c"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingReport:
+    """How well each row finds its own class. Shares are means over the answerable queries.
+
+    Attributes:
+        rank: k -> share of queries with a positive among the first k (CMC).
+        r_precision: share of positives among the first R, R being the query's own number of positives.
+        map_at_r: (1/R) sum over places i <= R of P(i) rel(i).
+        mean_average_precision: the same over the whole ranking, also divided by R; None unless `full=True`.
+        minp: mean of R / place of the last positive (mINP, Ye et al. 2021); None unless `full=True`.
+        ndcg: over the whole ranking, gains 1, discounts 1 / log2(1 + place); None unless `full=True`.
+        nn_accuracy: share of *all* queries whose nearest row has their label: the unanswerable count as wrong.
+        intra: mean squared distance of all pairs of one class (d^2 under cosine and euclidean).
+        inter: mean squared distance of all pairs of different labels.
+        queries: answerable queries, the denominator of the means (in all episodes).
+        unanswerable: queries whose gallery holds no positive, or fewer than asked for; counted here and left out.
+        gallery: rows that are searched, before what a query must not find is taken out.
+        depth: places up to which rankings were worked out, beside the first R of each; None for all of them.
+        protocol: how it was asked.
+        per_query: what the means are taken of.
+        worst: the queries that lost by the widest margin, with their wrong neighbours.
+        baseline: the report of the untrained encoder, by which this one is to be read; None where none was given.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import evaluate_ranking
+        >>> report = evaluate_ranking(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), [0, 0, 1])
+        >>> report.rank[1], report.queries, report.unanswerable
+        (1.0, 2, 1)
+    """
+
+    rank: Mapping[int, float]
+    r_precision: float
+    map_at_r: float
+    mean_average_precision: float | None
+    minp: float | None
+    ndcg: float | None
+    nn_accuracy: float
+    intra: float
+    inter: float
+    queries: int
+    unanswerable: int
+    gallery: int
+    depth: int | None
+    protocol: RetrievalProtocol
+    per_query: QueryMeasures = field(repr=False, compare=False)
+    worst: tuple[WrongNeighbours, ...] = field(repr=False, compare=False)
+    baseline: "RankingReport | None" = None
+
+    def shares(self) -> dict[str, float]:
+        """The measures that say how good the ranking is, in [0, 1], by name; larger is better."""
+        names = ("r_precision", "map_at_r", "mean_average_precision", "minp", "ndcg", "nn_accuracy")
+        values = {f"rank_at_{k}": share for k, share in self.rank.items()} | {n: getattr(self, n) for n in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def scalars(self) -> dict[str, int | float]:
+        """All that are single numbers, by name, for tables and JSON; what was not worked out is left out."""
+        counts = {"queries": self.queries, "unanswerable": self.unanswerable, "gallery": self.gallery}
+        return {**self.shares(), "intra": self.intra, "inter": self.inter, **counts}
+
+    def cmc(self, k: int) -> Float64[Tensor, " k"]:
+        """Rank@1 .. Rank@k.
+
+        Raises:
+            ValueError: k below 1, or beyond `depth`.
+        """
+        check_at_least("k", k, 1)
+        self._check_depth(k, f"Rank@{k}")
+        found = self.per_query
+        # Where nothing is tied, a query is answered from its own place on.
+        plain = found.size == 1
+        places = torch.bincount(found.start[plain].clamp_max(k), minlength=k + 1)[:k]
+        answered = places.cumsum(0).double()
+        if not bool(plain.all()):
+            start, size, tied = (column[~plain] for column in (found.start, found.size, found.tied))
+            answered += torch.stack([expectation.rank_at(start, size, tied, i).sum() for i in range(1, k + 1)])
+        return answered / len(found)
+
+    def rank1_at(self, sizes: Sequence[int]) -> dict[int, float]:
+        """Rank@1 where each query's gallery holds its positives and only `size` rows of other labels, drawn at random.
+
+        The expected value: with b rows of other labels ahead of the best positive, of N, it is C(N-b, size)/C(N, size).
+
+        Args:
+            sizes: impostors in the gallery; those beyond what a query has mean all that it has.
+
+        Raises:
+            ValueError: a ranking that was not worked out in full.
+        """
+        self._check_depth(None, "Rank@1 against gallery size")
+        found = self.per_query
+        cases = torch.stack([found.start, found.size - found.tied, found.tied, found.negatives], 1)
+        unique, count = cases.unique(dim=0, return_counts=True)
+        return {size: float(_rank1_among(unique, size) @ count.double()) / len(found) for size in sizes}
+
+    def first(self) -> Float64[Tensor, " q"]:
+        """Probability of each query to find a positive first, in the order of `per_query`; Rank@1 is its mean."""
+        return expectation.rank_at(self.per_query.start, self.per_query.size, self.per_query.tied, 1)
+
+    def by_class(self) -> Breakdown:
+        """Means of each class."""
+        return _breakdown(self.per_query, self.per_query.labels)
+
+    def by_group(self) -> Breakdown:
+        """Means of the queries of each group.
+
+        Raises:
+            ValueError: no groups were given.
+        """
+        if self.per_query.groups is None:
+            raise ValueError("by_group() needs groups: pass groups to evaluate_ranking")
+        return _breakdown(self.per_query, self.per_query.groups)
+
+    def intervals(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Confidence intervals by the bootstrap over identities: queries of one class stand or fall together.
+
+        Args:
+            level: share of the resampled means inside.
+            resamples: how many times the classes are drawn, with replacement.
+            seed: of the draw.
+
+        Returns:
+            name of the measure, as in `scalars` -> (low, high).
+        """
+        found = self.per_query
+        ranks = {f"rank_at_{k}": expectation.rank_at(found.start, found.size, found.tied, k) for k in self.rank}
+        named = {"r_precision": found.r_precision, "map_at_r": found.map_at_r, "ndcg": found.ndcg}
+        named |= {"mean_average_precision": found.average_precision, "minp": found.inverse_penalty}
+        columns = ranks | {name: column for name, column in named.items() if column is not None}
+        return intervals(columns, found.labels, level=level, resamples=resamples, seed=seed)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What makes these figures weaker than they look, a sentence each."""
+        said = []
+        before = {} if self.baseline is None else self.baseline.shares()
+        for name, value in self.shares().items():
+            if name in before and value < before[name] - WORSE:
+                said.append(f"training made {name} worse: {value:.3f}, untrained {before[name]:.3f}")
+        asked = self.queries + self.unanswerable
+        if self.unanswerable > asked / 10:
+            said.append(f"{self.unanswerable} of {asked} queries have too few positives to find and are left out")
+        return tuple(said)
+
+    def _check_depth(self, k: int | None, what: str) -> None:
+        if self.depth is not None and (k is None or k > self.depth):
+            raise ValueError(f"{what} needs more of the ranking than its first {self.depth} places: pass full=True")
+
+
+def _breakdown(found: QueryMeasures, keys: Int64[Tensor, " q"]) -> Breakdown:
+    unique, place, count = keys.unique(return_inverse=True, return_counts=True)
+    columns = (expectation.rank_at(found.start, found.size, found.tied, 1), found.r_precision, found.map_at_r)
+    means = [torch.zeros(len(unique)).double().to(keys.device).index_add_(0, place, x) / count for x in columns]
+    order = means[0].argsort(stable=True)
+    rank1, r_precision, map_at_r = (mean[order] for mean in means)
+    return Breakdown(keys=unique[order], queries=count[order], rank1=rank1, r_precision=r_precision, map_at_r=map_at_r)
+
+
+def _rank1_among(cases: Int64[Tensor, "u 4"], size: int) -> Float64[Tensor, " u"]:
+    """Rank@1 among `size` negatives drawn from those of each case: (ahead, tied negatives, tied positives, negatives).
+
+    Of the ties, j negatives come before the first positive with probability C(e-j+p-1, p-1) / C(e+p, p).
+    """
+    ahead, other, tied, negatives = cases.double().unbind(1)
+    drawn = negatives.clamp_max(size)
+    total, chance = torch.zeros_like(ahead), tied / (other + tied)
+    for j in range(int(other.max()) + 1):
+        missed = _log_choose(negatives - ahead - j, drawn) - _log_choose(negatives, drawn)
+        total += torch.where(j <= other, chance * missed.exp(), 0.0)
+        left = (other - j).clamp_min(0)
+        chance = chance * left / (left + tied - 1).clamp_min(1)
+    return total
+
+
+def _log_choose(n: Float64[Tensor, " u"], k: Float64[Tensor, " u"]) -> Float64[Tensor, " u"]:
+    """log C(n, k); -inf where k > n."""
+    inside = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma((n - k).clamp_min(0) + 1)
+    return torch.where(k > n, -torch.inf, inside)

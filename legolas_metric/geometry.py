@@ -1,0 +1,122 @@
+"""The geometry that every layer shares: normalising, similarity, distance, chunking.
+
+Larger similarity is always closer. For "cosine" the rows are unit vectors and d = sqrt(2 - 2 s), the Euclidean
+distance of unit vectors; for "euclidean" s = -d; for "dot" margins are in s itself, so d = -s.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Float32, Float64
+from torch import Tensor
+
+from legolas_metric.checks import Metric
+from legolas_metric.compiled.jit import arrays, runs_compiled
+
+UNIT_TOLERANCE = 2.0**-22
+_CHUNK_ELEMENTS = 1 << 20
+
+
+def chunks(n: int, size: int) -> Iterator[slice]:
+    """Slices that cover 0..n in order, each of at most `size` rows."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
+def normalise(rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
+    """Unit rows, x / |x|, with the norm taken in float64; rows that are unit to 2^-22 stay bit for bit as they are.
+
+    So normalising twice changes nothing, and ids mined from a bank do not depend on who normalised it.
+    """
+    out = torch.empty_like(rows)
+    if runs_compiled(rows.device):
+        from legolas_metric.compiled.row_loops import unit_rows
+
+        unit_rows(*arrays(rows), UNIT_TOLERANCE, out.numpy())
+        return out
+    for part in chunks(len(rows), max(1, _CHUNK_ELEMENTS // rows.shape[1])):
+        own = rows[part]
+        norm = torch.linalg.vector_norm(own, dim=1, keepdim=True, dtype=torch.float64)
+        norm.masked_fill_((norm - 1).abs_() <= UNIT_TOLERANCE, 1.0)
+        out[part] = own.double().div_(norm)  # a division of mixed widths takes 15 times as long
+    return out
+
+
+def prepare(rows: Float32[Tensor, "n d"], metric: Metric) -> Float32[Tensor, "n d"]:
+    """The rows on which a metric's similarity is computed: unit rows for "cosine", the rows themselves otherwise."""
+    return normalise(rows) if metric == "cosine" else rows
+
+
+def similarity_matrix(x: Float[Tensor, "q d"], y: Float[Tensor, "n d"], metric: Metric) -> Float[Tensor, "q n"]:
+    """All similarities of prepared rows, in the dtype of the input: a block of the screening kind, not yet exact."""
+    if metric == "euclidean":
+        return -torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    return x @ y.T
+
+
+def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric: Metric) -> Float64[Tensor, "*b"]:
+    """The similarity that decides every order, window and tie: of each pair of prepared rows, in float64.
+
+        cosine:     1 - |x - y|^2 / 2, and exactly 1 where |x - y| <= 4 eps of the rows' dtype
+        dot:        <x, y>
+        euclidean:  -|x - y|
+
+    The squared distance keeps the differences of a narrow cone, which <x, y> loses to the rounding of the norms. Within
+    4 eps lies all that rounding can make of two rows of one direction and different lengths: they are exact ties.
+    """
+    if metric == "dot":
+        return (x.double() * y.double()).sum(-1)
+    gap = x.double() - y.double()
+    if metric == "euclidean":
+        return -torch.linalg.vector_norm(gap, dim=-1)
+    squared = gap.square().sum(-1)
+    return (1 - squared.masked_fill_(squared <= tie_distance(x.dtype) ** 2, 0) / 2).clamp_min_(-1)
+
+
+def tie_distance(dtype: torch.dtype) -> float:
+    """The distance of unit rows up to which they have one direction: 4 eps, what rounding makes of other lengths."""
+    return 4 * torch.finfo(dtype).eps
+
+
+def pair_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric: Metric) -> Float32[Tensor, "*b"]:
+    """The similarity that is reported: `exact_similarity`, rounded to float32. Nothing is decided by it."""
+    return exact_similarity(x, y, metric).float()
+
+
+def distance(similarity: Float[Tensor, "*b"], metric: Metric) -> Float[Tensor, "*b"]:
+    """d of a similarity, in which margins are given: sqrt(2 - 2 s), or -s for "euclidean" and "dot"."""
+    return (2 - 2 * similarity).clamp_min(0).sqrt() if metric == "cosine" else -similarity
+
+
+def similarity(distance: Float[Tensor, "*b"], metric: Metric) -> Float[Tensor, "*b"]:
+    """s of a distance: the inverse of `distance` (for d >= 0 under "cosine")."""
+    return 1 - distance.square() / 2 if metric == "cosine" else -distance
+
+
+def semi_hard_window(
+    s_ap: Float64[Tensor, "*b"], margin: float, metric: Metric
+) -> tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]]:
+    """The similarities (low, high) between which a semi-hard negative lies: d_ap < d_an < d_ap + margin.
+
+    Args:
+        s_ap: `exact_similarity` of anchor and positive.
+        margin: in d, in s under "dot"; infinite for a window without a far end.
+        metric: whose similarity it is.
+
+    Example:
+        >>> import torch
+        >>> low, high = semi_hard_window(torch.tensor([0.5], dtype=torch.float64), 0.2, "cosine")
+        >>> low.item(), high.item()
+        (0.28, 0.5)
+    """
+    if margin == math.inf:
+        return torch.full_like(s_ap, -torch.inf), s_ap
+    return similarity(distance(s_ap, metric) + margin, metric), s_ap
+
+
+def masked_logsumexp(values: Float[Tensor, "n m"], mask: Bool[Tensor, "n m"]) -> Float[Tensor, " n"]:
+    """log sum exp over the masked entries of each row; -inf, with a gradient of zero, where a row has none."""
+    some = mask.any(1)
+    filled = values.masked_fill(~mask, -torch.inf).masked_fill(~some[:, None], 0.0)
+    return torch.logsumexp(filled, 1).masked_fill(~some, -torch.inf)

@@ -1,0 +1,206 @@
+"""The inner loops of a pass on a processor: which scores of a tile are candidates of which anchor.
+
+Letters: h x w tile.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+
+from legolas_metric.compiled import avx2 as microtile
+from legolas_metric.compiled.jit import compiled, inlined
+from legolas_metric.compiled.pointers import pointer, shifted
+from legolas_metric.compiled.row_loops import AHEAD, fetch_row, reported
+from legolas_metric.index.exact.buffers import raise_floors, take
+from legolas_metric.index.exact.layout import ANCHOR, ANCHORS, COLUMN, FIRST, LAST, OWN, PANELS, ROW, WIDTH, WINDOWED
+
+ROWS, COLUMNS = PANELS
+GROUP = 48  # float scores that are compared with what is needed before any is looked at
+_LOWEST = np.int32(-(2**31))
+
+
+@inlined
+@no_type_check
+def _matters(score, low, high, least, most, windowed):
+    """Whether a score lies between the bounds of its row, or of its column."""
+    if windowed:
+        return ((low < score) & (score < high)) | ((least < score) & (score < most))
+    return (low < score) | (least < score)
+
+
+@inlined
+@no_type_check
+def _look(tables, row, column, score, place, sides, scale):
+    """Take one score where it matters to its row or to its column. (A call costs as much as a dozen comparisons.)"""
+    anchors, slots, most = tables
+    rows, row_errors, columns, column_errors = sides
+    if column >= place[WIDTH] or row >= place[ANCHORS]:
+        return
+    head = shifted(anchors, row * ANCHOR)
+    if head[FIRST] <= column < head[LAST] or column == head[OWN]:
+        return
+    own, other = row - place[ROW], column - place[COLUMN]
+    if rows[own] < score:
+        take(anchors, slots, most, row, column, score, rows, row_errors, own, scale)
+    if columns[other] < score:
+        take(anchors, slots, most, column, row, score, columns, column_errors, other, scale)
+
+
+@compiled
+@no_type_check
+def look_at_strip(scores, top, anchors, slots, place, rows, row_errors, columns, column_errors, scale):
+    """Candidates among the scores of the rows from `top` on with all columns of a tile; groups looked at."""
+    windowed = scale[WINDOWED]
+    tables = pointer(anchors), pointer(slots), slots.shape[1] // 3
+    sides = pointer(rows), pointer(row_errors), pointer(columns), pointer(column_errors)
+    groups, flat = 0, pointer(scores)
+    for line in range(scores.shape[0]):
+        own = top + line - place[ROW]
+        low, high = rows[0, own], rows[1, own]
+        for edge in range(0, scores.shape[1], GROUP):
+            part = shifted(flat, line * scores.shape[1] + edge)
+            least, most = shifted(pointer(columns), edge), shifted(pointer(columns), columns.shape[1] + edge)
+            some = False
+            if windowed:
+                for one in range(GROUP):
+                    some |= _matters(part[one], low, high, least[one], most[one], True)
+            else:
+                for one in range(GROUP):
+                    some |= (low < part[one]) | (least[one] < part[one])
+            if not some:
+                continue
+            groups += 1
+            for one in range(edge, edge + GROUP):
+                score = scores[line, one]
+                if _matters(score, rows[0, own], high, columns[0, one], columns[1, one], windowed):
+                    _look(tables, top + line, place[COLUMN] + one, score, place, sides, scale)
+            low = rows[0, own]
+    return groups
+
+
+@inlined
+@no_type_check
+def _where(bases, pairs, row, column, own, height, other, width):
+    """What a micro-tile works on, as it takes it: addresses, but for the number of pairs of factors."""
+    left, right, row_terms, column_terms, rows, columns, found, masks = bases
+    return (
+        left + row * 4 * pairs,
+        right + column * 4 * pairs,
+        pairs,
+        row_terms + 4 * row,
+        column_terms + 4 * column,
+        rows + 4 * own,
+        rows + 4 * (height + own),
+        columns + 4 * other,
+        columns + 4 * (width + other),
+        found,
+        masks,
+    )
+
+
+@compiled
+@no_type_check
+def sweep_first_tile(
+    left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale, lanes
+):
+    """The same as `sweep_tile` for the first tile of its rows: raises their floors before any score is looked at."""
+    groups = 0
+    pairs, height, width = left.shape[1], row_errors.shape[0], column_errors.shape[0]
+    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.uint16)
+    bases = (
+        *(left.ctypes.data, right.ctypes.data, row_terms.ctypes.data, column_terms.ctypes.data),
+        *(rows.ctypes.data, columns.ctypes.data, found.ctypes.data, masks.ctypes.data),
+    )
+    strip = np.empty((ROWS, width), np.int32)
+    for own in range(0, height, ROWS):
+        row = place[ROW] + own
+        for other in range(0, width, COLUMNS):
+            some = microtile.plain(_where(bases, pairs, row, place[COLUMN] + other, own, height, other, width))
+            for line in range(ROWS):
+                for one in range(COLUMNS):
+                    strip[line, other + one] = found[line, one] if some else _LOWEST
+        raise_floors(strip, row, anchors, place, rows, row_errors, lanes, _LOWEST, scale)
+        groups += look_at_strip(strip, row, anchors, slots, place, rows, row_errors, columns, column_errors, scale)
+    return groups + 0 * int(masks[0])  # which must live so long
+
+
+@compiled
+@no_type_check
+def sweep_tile(
+    left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale
+):
+    """Candidates among the integer scores of a tile, rows packed by sixes, columns by sixteens; groups looked at."""
+    windowed = scale[WINDOWED]
+    groups = 0
+    pairs, height, width = left.shape[1], row_errors.shape[0], column_errors.shape[0]
+    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.uint16)
+    bases = (
+        *(left.ctypes.data, right.ctypes.data, row_terms.ctypes.data, column_terms.ctypes.data),
+        *(rows.ctypes.data, columns.ctypes.data, found.ctypes.data, masks.ctypes.data),
+    )
+    tables = pointer(anchors), pointer(slots), slots.shape[1] // 3
+    sides = pointer(rows), pointer(row_errors), pointer(columns), pointer(column_errors)
+    covered = np.empty((height // ROWS, 2), np.int64)  # columns that are forbidden to all rows of a panel
+    for panel in range(height // ROWS):
+        covered[panel, 0], covered[panel, 1] = 0, place[WIDTH]
+        for row in range(place[ROW] + panel * ROWS, min(place[ANCHORS], place[ROW] + (panel + 1) * ROWS)):
+            covered[panel, 0] = max(covered[panel, 0], int(anchors[row, FIRST]))
+            covered[panel, 1] = min(covered[panel, 1], int(anchors[row, LAST]))
+    for other in range(0, width, COLUMNS):
+        column = place[COLUMN] + other
+        for panel in range(height // ROWS):
+            if covered[panel, 0] <= column and column + COLUMNS <= covered[panel, 1]:
+                continue
+            own = panel * ROWS
+            row = place[ROW] + own
+            where = _where(bases, pairs, row, column, own, height, other, width)
+            if not (microtile.windowed(where) if windowed else microtile.plain(where)):
+                continue
+            for line in range(ROWS):
+                mask = int(masks[line])
+                groups += mask > 0
+                while mask:
+                    one = microtile.lowest(mask)
+                    mask &= mask - 1
+                    _look(tables, row + line, column + one, found[line, one], place, sides, scale)
+    return groups
+
+
+@compiled
+@no_type_check
+def best_of_pairs(x, y, ids, first, column, low, high, sign, euclidean, found, value):
+    """The k best columns of each anchor, by the reported similarity, ties to the smaller id; -1 past the last.
+
+    Args:
+        x, y, ids: anchors, columns, and what the latter are called.
+        first: [n + 1], anchor i has the columns column[first[i] : first[i + 1]].
+        low, high: [n], the window of each anchor; empty for none.
+        sign: 1 for the largest similarities, -1 for the least.
+        euclidean: whether similarity is a distance.
+        found, value: [n, k], written.
+    """
+    left, right, d, k = pointer(x), pointer(y), x.shape[1], found.shape[1]
+    for anchor in range(len(found)):
+        own, count = shifted(left, anchor * d), 0
+        for pair in range(first[anchor], first[anchor + 1]):
+            if pair + AHEAD < len(column):
+                fetch_row(right, column[pair + AHEAD], d)
+            score = reported(own, shifted(right, column[pair] * d), d, euclidean)
+            if len(low) and not low[anchor] < score < high[anchor]:
+                continue
+            name, place = ids[column[pair]], count
+            while place > 0 and _better(sign * score, name, sign * value[anchor, place - 1], found[anchor, place - 1]):
+                place -= 1
+            count = min(count + 1, k)
+            for at in range(count - 1, place, -1):
+                found[anchor, at], value[anchor, at] = found[anchor, at - 1], value[anchor, at - 1]
+            if place < k:
+                found[anchor, place], value[anchor, place] = name, score
+        for at in range(count, k):
+            found[anchor, at], value[anchor, at] = -1, -np.inf
+
+
+@inlined
+@no_type_check
+def _better(score, name, other, rival):
+    return score > other or (score == other and name < rival)

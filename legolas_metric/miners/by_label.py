@@ -1,0 +1,173 @@
+"""Which rows are an anchor's positives and negatives where labels alone decide it: drawn and listed without a search.
+
+Row numbers that do not exist are -1.
+
+Letters: q anchors, n rows, k draws, m the most positives of any anchor.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+from legolas_metric.compiled.jit import arrays, runs_compiled
+from legolas_metric.rows import NO_ID, Rows
+
+Part = slice | Int64[Tensor, " m"]
+
+_NO_GROUP = np.empty(0, np.int64)
+_FEW = 4096  # labels, up to which a compiled sort takes less time than torch's
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Relations by equality of labels: an anchor's class is a run of rows ordered by label, then group, then row.
+
+    Attributes:
+        order: [n], row numbers in that order.
+        start, size: [q], the anchor's class is order[start : start + size]; empty where no row has its label.
+        self_row: [q], the row that each anchor is; -1: none of them.
+        group: where in `order` the anchor's group begins, and how long it is, if positives must be of another group.
+    """
+
+    order: Int64[Tensor, " n"]
+    start: Int64[Tensor, " q"]
+    size: Int64[Tensor, " q"]
+    self_row: Int64[Tensor, " q"]
+    group: tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]] | None = None
+
+    @classmethod
+    def of(cls, anchors: Rows, self_row: Int64[Tensor, " q"], rows: Rows, *, other_group: bool = False) -> "Classes":
+        """Classes of the anchors, each of which is row `self_row` (-1: none of the rows).
+
+        Args:
+            anchors: with labels, none of them -1.
+            self_row: [q].
+            rows: with labels.
+            other_group: positives must be of another group.
+        """
+        assert anchors.labels is not None
+        assert rows.labels is not None
+        if not other_group:
+            return cls(*_ordered_runs(rows.labels, anchors.labels), self_row)
+        assert anchors.groups is not None
+        assert rows.groups is not None
+        q = len(anchors)
+        label = torch.cat([anchors.labels, rows.labels])
+        groups, group = torch.cat([anchors.groups, rows.groups]).unique(return_inverse=True)
+        label = label.unique(return_inverse=True)[1]  # dense, so that the key below cannot overflow
+        key = label * len(groups) + group
+        keys, order = key[q:].sort(stable=True)
+        return cls(order, *_run(label[q:][order], label[:q]), self_row, _run(keys, key[:q]))
+
+    def __getitem__(self, part: Part) -> "Classes":
+        """The same for some of the anchors."""
+        group = None if self.group is None else (self.group[0][part], self.group[1][part])
+        return Classes(self.order, self.start[part], self.size[part], self.self_row[part], group)
+
+    @property
+    def fewest(self) -> int:
+        """No anchor has fewer positives or negatives than this, however many it may have."""
+        least, most = self.size.aminmax()
+        return 0 if self.group is not None else min(int(least) - 1, self.order.shape[0] - int(most))
+
+    @property
+    def positives(self) -> Int64[Tensor, " q"]:
+        """How many positives each anchor has."""
+        return self.size - (self.group[1] if self.group is not None else (self.self_row >= 0).long())
+
+    @property
+    def negatives(self) -> Int64[Tensor, " q"]:
+        """How many negatives each anchor has; rows without a label are negatives."""
+        return len(self.order) - self.size
+
+    def draw_positive(self, uniform: Float64[Tensor, " q"]) -> Int64[Tensor, " q"]:
+        """A positive of each anchor, by a draw in [0, 1)."""
+        count = self.positives
+        place = self.start + (uniform * count).long()
+        skip, skipped = self.group or self._own_place()
+        place = place + torch.where(place >= skip, skipped, 0)
+        return torch.where(count > 0, self.order[place.clamp_max(len(self.order) - 1)], NO_ID)
+
+    def draw_negatives(self, uniform: Float64[Tensor, "q k"]) -> Int64[Tensor, "q k"]:
+        """k different negatives of each anchor, by draws in [0, 1)."""
+        place = draw_distinct(uniform, self.negatives)
+        start, size = self.start[:, None], self.size[:, None]
+        row = self.order[(place + torch.where(place >= start, size, 0)).clamp(0, len(self.order) - 1)]
+        return torch.where(place >= 0, row, NO_ID)
+
+    def list_positives(self) -> Int64[Tensor, "q m"]:
+        """All positives of each anchor, ascending; -1 in place of other rows of the class, and past the last."""
+        member, other = self._members()
+        if self.group is None:
+            return member.masked_fill(other, NO_ID)
+        row = member.masked_fill(other, len(self.order)).sort(1).values
+        return row.masked_fill(row == len(self.order), NO_ID)
+
+    def split_(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
+        """The positives of anchors that have any, and their scores; sets all scores but the negatives' to -inf."""
+        if runs_compiled(score.device):
+            row, kept = self.split_array(*arrays(score))
+            return torch.from_numpy(row), torch.from_numpy(kept)
+        member, other = self._members()
+        kept = score.gather(1, member).masked_fill_(other, -torch.inf)
+        score.scatter_(1, member, -torch.inf)  # the anchor's own class only: the rest is not touched
+        return member.masked_fill_(other, NO_ID), kept
+
+    def split_array(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same in arrays, by a compiled loop; the scores may have more columns than there are rows."""
+        from legolas_metric.miners.kernels import split
+
+        skip = arrays(*self.group) if self.group is not None else (_NO_GROUP, _NO_GROUP)
+        return split(score, *arrays(self.order, self.start, self.size, self.self_row), *skip)
+
+    def _members(self) -> tuple[Int64[Tensor, "q m"], Bool[Tensor, "q m"]]:
+        """Rows of each anchor's class, the last one repeated; and which of them are no positives, or repetitions."""
+        place = self.start[:, None] + torch.arange(int(self.size.max()), device=self.start.device)
+        end = (self.start + self.size)[:, None]
+        member = self.order[torch.minimum(place, end - 1)]
+        other = place >= end
+        if self.group is None:
+            return member, other.logical_or_(member == self.self_row[:, None])
+        beyond = place - self.group[0][:, None]
+        return member, other.logical_or_((beyond >= 0) & (beyond < self.group[1][:, None]))
+
+    def _own_place(self) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
+        """Where in `order` each anchor stands, and how many rows it is: one, or none."""
+        place = torch.empty_like(self.order)
+        place[self.order] = torch.arange(len(self.order), device=self.order.device)
+        return place[self.self_row], (self.self_row >= 0).long()
+
+
+def draw_distinct(uniform: Float64[Tensor, "q k"], count: Int64[Tensor, " q"]) -> Int64[Tensor, "q k"]:
+    """k different numbers below count in each row, by draws in [0, 1), each set equally likely; -1 past the count."""
+    drawn: list[Tensor] = []  # numbers drawn so far, each column ascending over the list
+    out = torch.full(uniform.shape, NO_ID, device=uniform.device)
+    for j in range(uniform.shape[1]):
+        value = (uniform[:, j] * (count - j)).long()
+        for earlier in drawn:  # the value-th of the numbers that are left
+            value = value + (value >= earlier).long()
+        out[:, j] = torch.where(count > j, value, NO_ID)
+        drawn = list(torch.stack([*drawn, value]).sort(0).values)
+    return out
+
+
+def _ordered_runs(
+    labels: Int64[Tensor, " n"], values: Int64[Tensor, " q"]
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " q"], Int64[Tensor, " q"]]:
+    """The order of labels, and where in it each value's run starts, and how long it is."""
+    if labels.shape[0] <= _FEW and runs_compiled(labels.device):  # torch would wake its threads
+        from legolas_metric.miners.kernels import ordered_runs
+
+        order, start, size = ordered_runs(*arrays(labels, values))
+        return torch.from_numpy(order), torch.from_numpy(start), torch.from_numpy(size)
+    ordered, order = labels.sort(stable=True)
+    return order, *_run(ordered, values)
+
+
+def _run(ordered: Int64[Tensor, " n"], values: Int64[Tensor, " q"]) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
+    """Where each value's run in an ascending array starts, and how long it is."""
+    start = torch.searchsorted(ordered, values)
+    return start, torch.searchsorted(ordered, values, right=True) - start
