@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
-from legolas_metric.compiled.jit import runs_compiled
-from legolas_metric.geometry import UNIT_TOLERANCE, prepare
+from legolas_metric.geometry import prepare
 
 NO_ID = -1
 """Stands for "no neighbour" in an answer, and for "not one of the fitted rows" in a query."""
@@ -163,10 +162,6 @@ def check_norms(
 
 def _norm_range(rows: Float32[Tensor, "n d"]) -> tuple[float, float]:
     """The least and the largest norm of rows, in float64: finite of finite rows, and 0 of zeros alone."""
-    if runs_compiled(rows.device):
-        from legolas_metric.compiled.row_loops import norm_range
-
-        return norm_range(rows.numpy())
     least, most = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).aminmax()
     return float(least), float(most)
 
@@ -222,11 +217,4 @@ def as_prepared(
 ) -> Float32[Tensor, "n d"]:
     """What a user has, checked by `as_embeddings` and prepared; under "cosine" nothing of it shares its memory."""
     rows = as_float_rows(embeddings, name=name)
-    if metric != "cosine" or not runs_compiled(rows.device):
-        return prepare(as_embeddings(rows, name=name, metric=metric, ids=ids), metric)
-    from legolas_metric.compiled.row_loops import unit_rows
-
-    out = torch.empty_like(rows)
-    norms = unit_rows(rows.numpy(), UNIT_TOLERANCE, out.numpy())
-    check_norms(rows, *norms, name=name, metric=metric, ids=ids)
-    return out
+    return prepare(as_embeddings(rows, name=name, metric=metric, ids=ids), metric)

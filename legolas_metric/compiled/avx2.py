@@ -12,7 +12,7 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
-from legolas_metric.index.exact.layout import PANELS
+from legolas_metric.compiled.panels import PANELS
 
 ROWS, COLUMNS = PANELS
 _LANES = 8

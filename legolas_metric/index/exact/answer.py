@@ -1,4 +1,6 @@
-"""Which way a request is answered: a plain scan while it is small, class by class for positives, else by the engine.
+"""Which way a request is answered: a plain scan, or the engine where its compiled loops run and pay.
+
+Positives are compared class by class, large classes each as a search of its own.
 
 Letters: q queries, k neighbours.
 """
@@ -10,9 +12,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
+from legolas_metric.compiled.jit import runs_compiled
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.exact.duplicates import needed_rows
-from legolas_metric.index.exact.precision import Precision, screening_dtype
+from legolas_metric.index.exact.precision import Precision, require_int16, screening_dtype
 from legolas_metric.index.exact.requests import Request, arrange
 from legolas_metric.index.exact.solve import Solution, solve
 from legolas_metric.records import Neighbors, SearchStats
@@ -24,12 +27,13 @@ _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine 
 
 def answer(request: Request, precision: Precision, workspace_mb: int, shrink: float = 1.0) -> Neighbors:
     """The neighbours that a request asks for; `shrink` breaks the certificate, for tests."""
-    own, rows, k = request.own, request.rows, request.k
-    if request.want in ("positive", "cross_group_positive"):
-        return _positives(request, precision, workspace_mb, shrink)
-    if precision == "auto" and len(own) * len(rows) <= _SMALL:
-        ids, similarities = _scan(request, workspace_mb)
+    rows, k = request.rows, request.k
+    positives = request.want in ("positive", "cross_group_positive")
+    if not _pays(request, precision):
+        ids, similarities = (_scan_classes if positives else _scan)(request, workspace_mb)
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
+    if positives:
+        return _positives(request, precision, workspace_mb, shrink)
     kept = needed_rows(rows, k, request.want)
     problem, query = arrange(request if kept is None else replace(request, rows=rows[kept]))
     ids, similarities = _empty(request)
@@ -38,6 +42,16 @@ def answer(request: Request, precision: Precision, workspace_mb: int, shrink: fl
     solution = solve(problem, _dtype(request, precision), workspace_mb, shrink)
     ids[query], similarities[query] = solution.ids, solution.similarities
     return Neighbors(ids, similarities, _stats(solution, len(query)))
+
+
+def _pays(request: Request, precision: Precision) -> bool:
+    """Whether compiled loops are there, and asked for or worth it."""
+    rows = request.rows.embeddings
+    if precision == "int16":
+        require_int16(rows.device)
+    if not runs_compiled(rows.device):
+        return False
+    return precision != "auto" or len(request.own) * len(rows) > _SMALL
 
 
 def _dtype(request: Request, precision: Precision) -> torch.dtype:
@@ -54,15 +68,8 @@ def _positives(request: Request, precision: Precision, workspace_mb: int, shrink
     large = classes[counts > _LARGE_CLASS]
     rest = (~torch.isin(own.labels, large)).nonzero().flatten()
     ids, similarities = _empty(request)
-    ids[rest], similarities[rest] = scan_classes(
-        own[rest],
-        rows,
-        request.k,
-        want=request.want,
-        metric=request.metric,
-        farthest=request.farthest,
-        bounds=part_of(request.bounds, rest),
-        workspace_mb=workspace_mb,
+    ids[rest], similarities[rest] = _scan_classes(
+        replace(request, own=own[rest], bounds=part_of(request.bounds, rest)), workspace_mb
     )
     solutions = []
     for label in large.tolist():
@@ -99,15 +106,16 @@ def _joined(solutions: list[Solution], anchors: int) -> Solution:
 
 
 def _scan(request: Request, workspace_mb: int) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    return scan(
-        request.own,
-        request.rows,
-        request.k,
-        want=request.want,
-        metric=request.metric,
-        farthest=request.farthest,
-        bounds=request.bounds,
-        workspace_mb=workspace_mb,
+    own, rows, k = request.own, request.rows, request.k
+    want, metric, farthest, bounds = request.want, request.metric, request.farthest, request.bounds
+    return scan(own, rows, k, want=want, metric=metric, farthest=farthest, bounds=bounds, workspace_mb=workspace_mb)
+
+
+def _scan_classes(request: Request, workspace_mb: int) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
+    own, rows, k = request.own, request.rows, request.k
+    want, metric, farthest, bounds = request.want, request.metric, request.farthest, request.bounds
+    return scan_classes(
+        own, rows, k, want=want, metric=metric, farthest=farthest, bounds=bounds, workspace_mb=workspace_mb
     )
 
 
