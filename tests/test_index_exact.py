@@ -59,17 +59,6 @@ KINDS = (
     *("plain", "near ties", "narrow cone", "one direction", "duplicates", "lattice"),
     *("collapsed", "all negative", "huge", "denormal"),
 )
-    "plain",
-    "near ties",
-    "narrow cone",
-    "one direction",
-    "duplicates",
-    "lattice",
-    "collapsed",
-    "all negative",
-    "huge",
-    "denormal",
-)
 
 
 def labelling(layout: str, n: int, rng: np.random.Generator) -> np.ndarray:
