@@ -5,6 +5,7 @@ Positives are compared class by class, large classes each as a search of its own
 Letters: q queries, k neighbours.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -12,16 +13,18 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
-from legolas_metric.compiled.jit import runs_compiled
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.exact.duplicates import needed_rows
+from legolas_metric.index.exact.loops import MINING
 from legolas_metric.index.exact.precision import Precision, require_int16, screening_dtype
 from legolas_metric.index.exact.requests import Request, arrange
 from legolas_metric.index.exact.solve import Solution, solve
+from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID
 
 _SMALL = 1 << 18  # pairs; below, the plain scan is faster than setting the engine up
+_SCREENING_S, _PRODUCT_S = 1e-8, 2.5e-11  # of the plain scan on one thread, for each pair and each of its dimensions
 _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class
 
 
@@ -44,19 +47,34 @@ def answer(request: Request, precision: Precision, workspace_mb: int, shrink: fl
     return Neighbors(ids, similarities, _stats(solution, len(query)))
 
 
+def _dtype(request: Request, precision: Precision) -> torch.dtype:
+    rows = request.rows.embeddings
+    return screening_dtype(precision, rows.shape[1], rows.device)
+
+
 def _pays(request: Request, precision: Precision) -> bool:
     """Whether compiled loops are there, and asked for or worth it."""
     rows = request.rows.embeddings
     if precision == "int16":
         require_int16(rows.device)
-    if not runs_compiled(rows.device):
-        return False
-    return precision != "auto" or len(request.own) * len(rows) > _SMALL
+    if precision != "auto":
+        return MINING.worth(rows.device, math.inf)
+    pairs = len(request.own) * len(rows)
+    if request.want in ("positive", "cross_group_positive"):
+        pairs = _pairs_within(request)
+    seconds = pairs * (_SCREENING_S + rows.shape[1] * _PRODUCT_S) / torch.get_num_threads()
+    return pairs > _SMALL and MINING.worth(rows.device, seconds)
 
 
-def _dtype(request: Request, precision: Precision) -> torch.dtype:
-    rows = request.rows.embeddings
-    return screening_dtype(precision, rows.shape[1], rows.device)
+def _pairs_within(request: Request) -> int:
+    """Pairs of queries and rows of one large class."""
+    labels, own = request.rows.labels, request.own.labels
+    assert labels is not None
+    assert own is not None
+    classes, counts = labels[labels != UNLABELLED].unique(return_counts=True)
+    large, counts = classes[counts > _LARGE_CLASS], counts[counts > _LARGE_CLASS]
+    place, found = lookup(own, large)
+    return int(counts[place[found]].sum()) if len(large) else 0
 
 
 def _positives(request: Request, precision: Precision, workspace_mb: int, shrink: float) -> Neighbors:

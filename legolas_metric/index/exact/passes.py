@@ -29,10 +29,10 @@ def _matters(score, low, high, least, most, windowed):
     return (low < score) | (least < score)
 
 
-@inlined
+@compiled
 @no_type_check
 def _look(tables, row, column, score, place, sides, scale):
-    """Take one score where it matters to its row or to its column. (A call costs as much as a dozen comparisons.)"""
+    """Take one score where it matters to its row or to its column."""
     anchors, slots, most = tables
     rows, row_errors, columns, column_errors = sides
     if column >= place[WIDTH] or row >= place[ANCHORS]:
