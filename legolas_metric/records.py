@@ -16,8 +16,9 @@ class SearchStats:
 
     Attributes:
         engine: name of what did the work, for example "exact" or "faiss:Flat".
-        precision: "float32", "bfloat16" or "int16" (screening; the answers are float32 in any case).
-        recall: audited share of the true neighbours that were found; None where the search is exact.
+        precision: "float32", "bfloat16" or "int16": of the screening; the answers are the same in any case.
+        recall: None where the search is exact; else the share of the true neighbours that were found, measured on a
+            sample of the queries; NaN where that was not measured.
         certified: share of the rows whose screening was certified without a rescan; None where nothing is screened.
         widened: queries for which the first search held too few admissible rows and was widened.
         details: further figures by name; of the exact engine: tiles, groups_per_row (whose scores were looked at),

@@ -71,3 +71,10 @@ def best_of(
     values = torch.full((q, k), -torch.inf, dtype=torch.float32, device=query.device)
     best[query, place], values[query, place] = ids[order], similarity[order].float()
     return best, values
+
+
+def recall_of(found: Int64[Tensor, "q k"], true: Int64[Tensor, "q k"]) -> float:
+    """Share of the true neighbours that were found; 1 where there are none."""
+    real = true != NO_ID
+    hit = (true[:, :, None] == found[:, None, :]).any(2) & real
+    return float(hit.sum() / real.sum()) if bool(real.any()) else 1.0
