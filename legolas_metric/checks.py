@@ -36,7 +36,8 @@ def as_tensor(values: ArrayLike, *, name: str) -> Tensor:
         raise TypeError(f"{name} must be numbers, got an array of {array.dtype}: convert with .astype()")
     # torch takes neither negative strides, read-only memory nor foreign byte order.
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(np.array(native, order="C", copy=not native.flags.writeable or None))
+    plain = np.asarray(native, order="C")
+    return torch.from_numpy(plain if plain.flags.writeable else plain.copy())
 
 
 def as_integers(values: ArrayLike, n: int | None, *, name: str, of: str = "embeddings") -> Int64[Tensor, " n"]:
