@@ -18,13 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from legolas_metric.budgets import UNPACKED
 from legolas_metric.checks import ArrayLike, as_tensor
+from legolas_metric.names import as_named
 from legolas_metric.outputs import check_file, check_writable, is_stream, whole_file
 
 FIELDS = ("embeddings", "labels", "ids", "groups", "images")
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 _PICKLE, _ZIP = b"\x80", b"PK\x03\x04"  # how such files begin
-_PACKED, _LARGE = 50, 1 << 30  # numbers that are embeddings do not shrink to a fiftieth
+_PACKED = 50  # numbers that are embeddings do not shrink to a fiftieth
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -125,21 +127,24 @@ def read_embeddings(
             embeddings inside.
     """
     names = (embeddings_key, labels_key, *FIELDS[2:])
-    arrays = read_arrays(Path(path), names, option="--embeddings-key")
+    arrays = read_arrays(Path(path), names, option="--embeddings-key", named=(labels_key, "groups"))
     if labels is not None:
-        arrays |= read_arrays(Path(labels), (labels_key,), option="--labels-key")
+        arrays |= read_arrays(Path(labels), (labels_key,), option="--labels-key", named=(labels_key,))
     elif labels_key != FIELDS[1] and labels_key not in arrays:
         raise ValueError(f"{path} has no array named {labels_key!r}, which labels_key (--labels-key) asks for")
     return EmbeddingFile(*(arrays.get(name) for name in names))  # pyright: ignore[reportArgumentType]
 
 
-def read_arrays(path: Path, wanted: Sequence[str], *, option: str | None = None) -> dict[str, Tensor]:
+def read_arrays(
+    path: Path, wanted: Sequence[str], *, option: str | None = None, named: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """Those of the wanted arrays that a file holds; the first is required, and stands alone in .npy and .pt.
 
     Args:
         path: the file.
         wanted: names of arrays.
         option: of the command line, by which another name is given; for the error text.
+        named: arrays that may hold names of classes or sessions, which are numbered.
 
     Raises:
         FileNotFoundError, OSError, TypeError, ValueError: see `read_embeddings`.
@@ -157,7 +162,14 @@ def read_arrays(path: Path, wanted: Sequence[str], *, option: str | None = None)
         told = f"{path} has no array named {wanted[0]!r}; it holds {', '.join(arrays) or 'nothing'}"
         key = "" if option is None or not arrays else f": name the one that is meant with {option} NAME"
         raise ValueError(told + key)
-    return {name: as_tensor(arrays[name], name=f"{path}: {name}") for name in wanted if name in arrays}
+    return {name: _as_numbers(arrays[name], f"{path}: {name}", name in named) for name in wanted if name in arrays}
+
+
+def _as_numbers(array: ArrayLike, name: str, named: bool) -> Tensor:
+    """The array; names of classes or sessions, where there may be some, numbered in ascending order."""
+    if named and isinstance(array, np.ndarray) and array.dtype.kind in "USMm":
+        return as_named(array, None, name=name).codes
+    return as_tensor(array, name=name)
 
 
 def check_exists(path: Path) -> None:
@@ -205,7 +217,7 @@ def _check_sizes(path: Path, file: BufferedIOBase, wanted: Sequence[str]) -> Non
             if info.filename.removesuffix(".npy") in wanted:
                 with archive.open(info) as member:
                     total += _check_size(path, member, info.file_size)
-                if info.file_size > max(_LARGE, _PACKED * info.compress_size):
+                if info.file_size > max(UNPACKED, _PACKED * info.compress_size):
                     raise _Told(
                         f"{path} would unpack {info.compress_size:,} bytes to {info.file_size:,}, which embeddings "
                         "never do: write it again with np.savez"

@@ -167,7 +167,7 @@ def test_no_pickle_is_ever_executed(tmp_path, kind):
         ("x.safetensors", {"x": X}, ValueError, "has no array named 'embeddings'; it holds x"),
         ("x.pt", {"x": X}, ValueError, "has no array named 'embeddings'; it holds x"),
         ("x.npz", {}, ValueError, "it holds nothing"),
-        ("x.npz", {"embeddings": X, "labels": np.array(["a", "b"])}, TypeError, "npz: labels must be numbers, got str"),
+        ("x.npz", {"embeddings": X, "ids": np.array(["a", "b"])}, TypeError, "npz: ids must be numbers, got str"),
         ("x.npy", {"embeddings": np.array(["a"])}, TypeError, "npy: embeddings must be numbers, got strings"),
     ],
 )
@@ -375,7 +375,7 @@ def test_an_array_that_is_larger_than_its_file_is_cut_short(tmp_path):
 
 def test_an_archive_that_unpacks_to_gigabytes_is_refused_by_its_header(tmp_path, monkeypatch):
     path = claims(tmp_path / "x.npz", (1 << 20, 9), packed=True, zeros=3)
-    monkeypatch.setattr("legolas_metric.files._LARGE", 1 << 25)
+    monkeypatch.setattr("legolas_metric.files.UNPACKED", 1 << 25)
     monkeypatch.setattr(np, "load", pytest.fail)
     with pytest.raises(ValueError, match=r"x.npz would unpack .* bytes to 50,331,776, which embeddings never do"):
         read_embeddings(path)
@@ -412,6 +412,15 @@ def test_arrays_of_other_names_are_read_by_their_keys(tmp_path, suffix):
         read_embeddings(path)
     with pytest.raises(ValueError, match=r"no array named 'y', which labels_key \(--labels-key\) asks for"):
         read_embeddings(path, embeddings_key="feats", labels_key="y")
+
+
+def test_names_of_classes_and_sessions_are_numbered(tmp_path):
+    names, days = np.array(["bob", "ann", "bob", "cy"]), np.array(["2020-01-02", "2020-01-01"] * 2, "datetime64[D]")
+    read = read_embeddings(save(tmp_path / "x.npz", embeddings=X, labels=names, groups=days))
+    assert read.labels.tolist() == [1, 0, 1, 2]
+    assert read.groups.tolist() == [1, 0, 1, 0]
+    labels = save(tmp_path / "y.npy", labels=names)
+    assert read_embeddings(save(tmp_path / "x.npy", embeddings=X), labels=labels).labels.tolist() == [1, 0, 1, 2]
 
 
 def test_an_output_that_is_read_is_refused_by_any_name(tmp_path):

@@ -90,9 +90,9 @@ def _encoded(path: Path, module: object, held: Mapping[str, Any]) -> EmbeddingFi
 
 
 def _data(name: str, labels: Path | None, key: str) -> dict[str, Any]:
-    given = {} if labels is None else {"labels": read_arrays(labels, (key,), option="--labels-key")[key]}
+    given = {} if labels is None else {"labels": read_arrays(labels, (key,), option="--labels-key", named=(key,))[key]}
     if ":" not in name:
-        held: dict[str, Any] = {**read_arrays(Path(name), ("images", key, "ids", "groups"))}
+        held: dict[str, Any] = dict(read_arrays(Path(name), ("images", key, "ids", "groups"), named=(key, "groups")))
         held |= {"labels": held[key]} if key in held else {}
         held |= given
         if "labels" not in held:
