@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal
 
 Value = str | int | float | None
@@ -88,6 +89,17 @@ class Table:
         for texts, marks in zip(self.text(), self.best()):
             lines.append(_line([f"**{text}**" if best else text for text, best in zip(texts, marks)]))
         return "\n".join(lines)
+
+    def html(self) -> str:
+        """An HTML table, for notebooks; the best figures in bold."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        rows = [
+            "".join(
+                f"<td>{f'<b>{escape(text)}</b>' if best else escape(text)}</td>" for text, best in zip(texts, marks)
+            )
+            for texts, marks in zip(self.text(), self.best())
+        ]
+        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
     def csv(self) -> str:
         """Comma-separated values in full precision, empty where nothing was measured."""

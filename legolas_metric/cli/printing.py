@@ -199,7 +199,7 @@ def show_verdicts(reports: Mapping[str, CollapseReport]) -> None:
     for name, report in reports.items():
         if len(reports) == 1 or report.remedy:
             remedy = [f"Remedy: {report.remedy}."] if report.remedy else []
-            print("\n  ".join([f"{name}: {report.verdict}.", *report.evidence, *remedy]))
+            print("\n  ".join([f"{name}: {report.verdict or 'no verdict'}.", *report.evidence, *remedy]))
 
 
 def show_intervals(reports: Mapping[str, RankingReport]) -> None:
