@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1] / "legolas_metric"
 LAYERS = (
     {"compiled"},
     {"checks", "budgets", "lookup"},
+    {"names"},
     {"geometry", "tables", "distributed"},
     {"measures", "relations"},
     {"rows", "records", "files"},
