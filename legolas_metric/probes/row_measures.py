@@ -28,8 +28,7 @@ class RowMeasures:
         nearest_share: share of the labelled rows whose nearest other row has their label: Rank@1 among the rows drawn
             (8 rows a class or more, where there are as many), by distances that no offset of all rows changes. Equal
             distances count with their share. This and nc4 take two classes.
-        nc4: share of the labelled rows whose nearest class mean is that of their own class (Papyan et al., 2020). Rows
-            that are alone in their class are left out: each is its own mean.
+        nc4: share of the labelled rows whose nearest class mean is that of their own class (Papyan et al., 2020).
         class_effective_rank: mean of the (centred) effective rank of each class of at least two rows.
         class_ranks: the single ranks: label -> effective rank, of the classes that were drawn.
     """
@@ -57,16 +56,17 @@ def row_measures(
     spread = uniformity(unit) if len(unit) > 1 else None
     if labels is None or len(classes) == 0:
         return RowMeasures(uniformity=spread)
-    told = len(classes) > 1  # one class alone is always found
     slots = torch.searchsorted(classes, labels)  # unlabelled rows, -1, fall on the first class; masked where it matters
     counts = torch.bincount(slots[labels >= 0], minlength=len(classes))
     several = (labels >= 0) & (counts[slots] > 1)
-    own = slots[drawn][several[drawn]]
+    told = len(classes) > 1 and bool(several.any())  # one class is always found, and a row alone is its own mean
+    labelled = labels[drawn] >= 0
+    own = slots[drawn][labelled]
     ranks = _class_ranks(rows, labels, slots, counts, sample, generator)
     return RowMeasures(
         uniformity=spread,
         nearest_share=_nearest_share(rows, slots, _draw_mates(several, slots, sample, generator)) if told else None,
-        nc4=nearest_mean_share(unit[several[drawn]], own, means) if told and len(own) else None,
+        nc4=nearest_mean_share(unit[labelled], own, means) if told and len(own) else None,
         class_effective_rank=sum(ranks.values()) / len(ranks) if ranks else None,
         class_ranks=ranks,
     )
@@ -86,7 +86,7 @@ def iid_row_measures(d: int, counts: Float64[Tensor, " c"], *, n: int, sample: i
     larger = counts[counts > 1]
     if len(larger) == 0:
         return RowMeasures(uniformity=spread)
-    size = float(larger.mean())
+    size = float(counts.mean())
     # Own mean beats C - 1 others: E Phi(z + sqrt(D / n_c))^(C - 1) over z ~ N(0, 1).
     z = torch.linspace(-8, 8, 1601, dtype=torch.float64)
     density = torch.exp(-z.square() / 2)
@@ -98,7 +98,7 @@ def iid_row_measures(d: int, counts: Float64[Tensor, " c"], *, n: int, sample: i
         uniformity=spread,
         nearest_share=float((drawn * (drawn - 1)).sum() / drawn.sum()) / others if told else None,
         nc4=float((density * wins).sum() / density.sum()) if told else None,
-        class_effective_rank=effective_rank(iid_eigenvalues(round(size), d, centred=True)),
+        class_effective_rank=effective_rank(iid_eigenvalues(round(float(larger.mean())), d, centred=True)),
     )
 
 
