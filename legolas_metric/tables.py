@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -112,16 +113,27 @@ class Table:
 
     def screen(self) -> "ScreenTable":
         """The table for a terminal, the best figures in bold."""
-        from rich.markup import escape
+        from rich.markup import escape as unmarked
         from rich.table import Table as ScreenTable
 
         screen = ScreenTable()
         for name, number in zip(self.columns, self.numeric()):
-            screen.add_column(escape(visible(name)), justify="right" if number else "left", overflow="fold")
+            screen.add_column(unmarked(visible(name)), justify="right" if number else "left", overflow="fold")
         for texts, marks in zip(self.text(), self.best()):
-            cells = [escape(visible(text)) for text in texts]
+            cells = [unmarked(visible(text)) for text in texts]
             screen.add_row(*(f"[bold]{cell}[/bold]" if best else cell for cell, best in zip(cells, marks)))
         return screen
+
+    def html(self) -> str:
+        """An HTML table, for notebooks; the best figures in bold."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        rows = [
+            "".join(
+                f"<td>{f'<b>{escape(text)}</b>' if best else escape(text)}</td>" for text, best in zip(texts, marks)
+            )
+            for texts, marks in zip(self.text(), self.best())
+        ]
+        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
     def csv(self) -> str:
         """Comma-separated values in full precision, empty where nothing was measured."""

@@ -145,7 +145,7 @@ def show_probed(reports: Mapping[str, CollapseReport], form: Form, *, several: b
     for name, report in reports.items():
         if len(reports) == 1 or report.remedy:
             remedy = [f"Remedy: {report.remedy}."] if report.remedy else []
-            say("\n  ".join([f"{name}: {report.verdict}.", *report.evidence, *remedy]))
+            say("\n  ".join([f"{name}: {report.verdict or 'no verdict'}.", *report.evidence, *remedy]))
     show_trends(figures, ("effective rank", "mean cosine"))
 
 
@@ -170,7 +170,7 @@ def mining_figures(stats: MiningStats) -> dict[str, Value]:
     """What a miner was asked, what it could not do, and how it went about it."""
     values: dict[str, Value] = {name: getattr(stats, name) for name in _MINING if name not in ("filtered", "engine")}
     values |= {"engine": f"{stats.engine} ({stats.precision})"}
-    values["recall"] = "exact" if stats.recall is None else stats.recall
+    values["recall"] = "exact" if stats.recall is None else "not measured" if math.isnan(stats.recall) else stats.recall
     filtered: dict[str, Value] = {f"filtered: {reason}": count for reason, count in stats.filtered.items()}
     return {**titled(values, _MINING[:5]), **filtered, **titled(values, _MINING[6:])}
 

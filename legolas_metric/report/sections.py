@@ -45,7 +45,7 @@ def collapse_sections(reports: Mapping[str, CollapseReport]) -> list[Section]:
     last = list(reports.values())[-1]
     assert last.baseline is not None
     verdicts = "\n\n".join(
-        f"{name}: {report.verdict}. {'; '.join(report.evidence)}."
+        f"{name}: {report.verdict or 'no verdict'}. {'; '.join(report.evidence)}."
         + (f" Remedy: {report.remedy}." if report.remedy else "")
         for name, report in reports.items()
     )
