@@ -26,8 +26,8 @@ def chunks(n: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
-def normalise(rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
-    """Unit rows, x / |x|, with the norm taken in float64; rows that are unit to 2^-22 stay bit for bit as they are.
+def normalise(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Unit rows, x / |x|, with the norm taken in float64; rows that are unit to 2 eps stay bit for bit as they are.
 
     So normalising twice changes nothing, and ids mined from a bank do not depend on who normalised it.
     """
@@ -35,12 +35,12 @@ def normalise(rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
     for part in chunks(len(rows), rows_for(CACHE, 12 * rows.shape[1])):
         wide = rows[part].double()
         norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-        norm.masked_fill_((norm - 1).abs_() <= UNIT_TOLERANCE, 1.0)
-        out[part] = wide.div_(norm)
+        norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
+        out[part] = wide / norm
     return out
 
 
-def prepare(rows: Float32[Tensor, "n d"], metric: Metric) -> Float32[Tensor, "n d"]:
+def prepare(rows: Float[Tensor, "n d"], metric: Metric) -> Float[Tensor, "n d"]:
     """The rows on which a metric's similarity is computed: unit rows for "cosine", the rows themselves otherwise."""
     return normalise(rows) if metric == "cosine" else rows
 

@@ -11,7 +11,7 @@ from legolas_metric.index.exact.precision import Precision
 from legolas_metric.index.exact.requests import Request
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.records import Neighbors
-from legolas_metric.rows import NO_ID, Rows, check_range, fitted_rows, query_rows
+from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
 
 
 class ExactIndex:
@@ -130,7 +130,6 @@ class ExactIndex:
     def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
         rows = self.rows
         check_request(own, rows, k, want)
-        check_range(own, rows, self.metric)
         bounds = window_bounds(window, len(own), own.ids.device)
         request = Request(own, rows, min(k, len(rows)), want, self.metric, farthest, bounds)
         with exact_arithmetic(own.ids.device):
