@@ -217,9 +217,12 @@ def test_the_budget_is_estimated_within_a_factor_of_two(n, full, capsys):
         return index.search(rows[part], 1, labels=labels[part], ids=part, want="negative")
 
     _, estimated = estimate(ask, order, joined=True)
-    start = time.perf_counter()
-    index.self_join(1)
-    real = time.perf_counter() - start
+    times = []
+    for _ in range(2 if n > 50_000 else 4):
+        start = time.perf_counter()
+        index.self_join(1)
+        times.append(time.perf_counter() - start)
+    real = min(times)
     with capsys.disabled():
         print(json.dumps({"n": n, "estimated_s": round(estimated, 2), "real_s": round(real, 2)}), flush=True)
     assert 0.5 < estimated / real < 2
