@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.compiled.jit import arrays, runs_compiled
 
-UNIT_TOLERANCE = 2.0**-22
-_CHUNK_ELEMENTS = 1 << 20
+UNIT_TOLERANCE = 2.0**-22  # 2 eps of float32
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
@@ -24,26 +24,26 @@ def chunks(n: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
-def normalise(rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
-    """Unit rows, x / |x|, with the norm taken in float64; rows that are unit to 2^-22 stay bit for bit as they are.
+def normalise(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Unit rows, x / |x|, with the norm taken in float64; rows that are unit to 2 eps stay bit for bit as they are.
 
     So normalising twice changes nothing, and ids mined from a bank do not depend on who normalised it.
     """
     out = torch.empty_like(rows)
-    if runs_compiled(rows.device):
+    if runs_compiled(rows.device) and rows.dtype == torch.float32:
         from legolas_metric.compiled.row_loops import unit_rows
 
         unit_rows(*arrays(rows), UNIT_TOLERANCE, out.numpy())
         return out
-    for part in chunks(len(rows), max(1, _CHUNK_ELEMENTS // rows.shape[1])):
+    for part in chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1])):
         own = rows[part]
         norm = torch.linalg.vector_norm(own, dim=1, keepdim=True, dtype=torch.float64)
-        norm.masked_fill_((norm - 1).abs_() <= UNIT_TOLERANCE, 1.0)
+        norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
         out[part] = own.double().div_(norm)  # a division of mixed widths takes 15 times as long
     return out
 
 
-def prepare(rows: Float32[Tensor, "n d"], metric: Metric) -> Float32[Tensor, "n d"]:
+def prepare(rows: Float[Tensor, "n d"], metric: Metric) -> Float[Tensor, "n d"]:
     """The rows on which a metric's similarity is computed: unit rows for "cosine", the rows themselves otherwise."""
     return normalise(rows) if metric == "cosine" else rows
 

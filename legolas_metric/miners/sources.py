@@ -12,8 +12,8 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
-from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_tensor, check_device, check_dimension
-from legolas_metric.geometry import UNIT_TOLERANCE, chunks
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, check_device, check_dimension
+from legolas_metric.geometry import chunks
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.by_label import Classes
@@ -21,7 +21,8 @@ from legolas_metric.miners.dense import DensePool, Table, block_rows
 from legolas_metric.miners.masks import Masks, Relations
 from legolas_metric.miners.pool import IndexPool, Pool, Searched
 from legolas_metric.relations import LabelRelation
-from legolas_metric.rows import NO_ID, Rows, as_float_rows, as_groups, as_ids, as_labels, check_norms, check_range
+from legolas_metric.names import Names, as_named
+from legolas_metric.rows import NO_ID, Rows, as_float_rows, as_ids, as_labels, check_norms
 
 _PAIR_BYTES = 512  # of a pair of anchor and positive on its way through an index: its slot, window and answer
 
@@ -85,7 +86,7 @@ class Batch:
         anchors = _batch_rows(embeddings, labels, groups, metric, "")
         if ref_emb is None or ref_labels is None:
             return cls(anchors, anchors)
-        rows = _batch_rows(ref_emb, ref_labels, ref_groups, metric, "ref_")
+        rows = _batch_rows(ref_emb, ref_labels, ref_groups, metric, "ref_", like=anchors)
         check_device(anchors.embeddings, rows.embeddings, names=("embeddings", "ref_emb"))
         check_dimension(anchors.embeddings, rows.embeddings, names=("embeddings", "ref_emb"))
         if rows.embeddings.dtype != anchors.embeddings.dtype:
@@ -112,7 +113,6 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -
     else:
         labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
         anchors = batch.anchors[labelled]
-    check_range(anchors, batch.rows, metric)
     table = Table(anchors, batch.rows, metric)
     return Source(labelled, batch.rows, _dense_blocks(table, labelled, anchors.ids, relation))
 
@@ -144,12 +144,12 @@ def bank_source(
     """
     if index.metric != bank.metric:
         raise ValueError(f"the index has metric={index.metric!r}, the bank {bank.metric!r}: give both the same metric")
-    whole = Rows(bank.embeddings, bank.labels, bank.ids, bank.groups)
+    whole = bank.table
     _check_groups(whole, relation, "EmbeddingBank")
     asked = _anchor_rows(bank, anchors)
     rows, self_row = whole, asked
     if candidates is not None:
-        rows = whole[bank.rows(as_ids(candidates, len(candidates), of="candidates")).sort().values]
+        rows = whole[_named_rows(bank, candidates, "candidates")]
         place, there = lookup(bank.ids[asked], rows.ids)
         self_row = torch.where(there, place, NO_ID)
     if relation is None or relation.compare is None:
@@ -159,7 +159,6 @@ def bank_source(
         other_group = relation is not None and relation.positive_group == "other"
         classes = Classes.of(own, self_row, rows, other_group=other_group)
         return Source(names, rows, _index_blocks(own, Searched(rows, index), classes, every_positive))
-    check_range(own, rows, bank.metric)
     order = rows.ids.argsort()  # in a dense block, ties go to the smaller row
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
@@ -209,35 +208,42 @@ def _usable(relations: Relations) -> tuple[Int64[Tensor, " m"] | None, int, int]
 
 
 def _batch_rows(
-    embeddings: ArrayLike, labels: ArrayLike, groups: ArrayLike | None, metric: Metric, prefix: str
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike | None,
+    metric: Metric,
+    prefix: str,
+    like: Rows | None = None,
 ) -> Rows:
+    """Rows of a batch; `like`: the rows with whose names of labels and groups these are numbered alike."""
     name = f"{prefix}emb" if prefix else "embeddings"
     rows = _prepared(embeddings, metric, name)
     n, device = rows.shape[0], rows.device
-    own_labels = as_labels(labels, n, name=f"{prefix}labels", of=name).to(device)
-    own_groups = as_groups(groups, n, of=name)
+    known: tuple[Names | None, Names | None] = (None, None) if like is None else (like.label_names, like.group_names)
+    own_labels = as_named(labels, n, name=f"{prefix}labels", of=name, known=known[0])
+    own_groups = None
+    if groups is not None:
+        own_groups = as_named(groups, n, name=f"{prefix}groups", of=name, known=known[1])
     return Rows(
         rows,
-        own_labels,
+        as_labels(own_labels.codes, n, name=f"{prefix}labels", of=name).to(device),
         torch.arange(n, device=device),
-        None if own_groups is None else own_groups.to(device),
+        None if own_groups is None else own_groups.codes.to(device),
+        own_labels.names,
+        None if own_groups is None else own_groups.names,
     )
 
 
 def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> Float[Tensor, "n d"]:
-    """What `as_prepared` gives, but that float64 stays float64, and that nothing is compiled: a batch is mined at once."""
-    given = as_tensor(embeddings, name=name)
-    narrow = as_float_rows(given, name=name)
-    rows = given.detach() if given.dtype == torch.float64 else narrow
-    norm = torch.linalg.vector_norm(narrow, dim=1, keepdim=True, dtype=torch.float64)
+    """`as_prepared(wide=True)` by torch alone: nothing is compiled for a batch."""
+    rows = as_float_rows(embeddings, name=name, wide=True)
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
     least, most = norm.aminmax()
-    check_norms(narrow, float(least), float(most), name=name, metric=metric, ids=None)
+    check_norms(rows, float(least), float(most), name=name, metric=metric, ids=None)
     if metric != "cosine":
         return rows
-    if rows.dtype == torch.float64:
-        return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    norm.masked_fill_((norm - 1).abs_() <= UNIT_TOLERANCE, 1.0)
-    return rows.double().div_(norm).float()
+    norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
+    return rows.double().div_(norm).to(rows.dtype)
 
 
 def _itself(anchors: Rows, rows: Rows) -> Int64[Tensor, " q"]:
@@ -266,11 +272,17 @@ def _keys(side: Rows) -> Int64[Tensor, " n"]:
     return out
 
 
+def _named_rows(bank: EmbeddingBank, ids: ArrayLike, name: str) -> Int64[Tensor, " m"]:
+    """Ascending rows of ids."""
+    given = as_integers(ids, None, name=name)
+    return bank.rows(as_ids(given, len(given), of=name)).sort().values
+
+
 def _anchor_rows(bank: EmbeddingBank, anchors: ArrayLike | None) -> Int64[Tensor, " q"]:
     """Ascending rows of the anchors asked for."""
     if anchors is None:
         return (bank.labels != UNLABELLED).nonzero()[:, 0]
-    rows = bank.rows(as_ids(anchors, len(anchors), of="anchors")).sort().values
+    rows = _named_rows(bank, anchors, "anchors")
     unlabelled = bank.ids[rows[bank.labels[rows] == UNLABELLED]]
     if len(unlabelled):
         raise ValueError(

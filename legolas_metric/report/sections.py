@@ -20,6 +20,7 @@ from legolas_metric.report.figures import (
 )
 from legolas_metric.report.page import Section
 from legolas_metric.report.pictures import Card, Gallery
+from legolas_metric.rows import as_labels
 
 Example = Callable[[int], ArrayLike]
 """Image (uint8) or signal (floating point) of an id."""
@@ -136,7 +137,7 @@ def plane_section(plane: Plane, labels: ArrayLike) -> Section:
         'The main plane'
     """
     first, second = plane.shares
-    own = [int(labels[row]) for row in plane.rows.tolist()]
+    own = as_labels(labels, None)[plane.rows.cpu()].tolist()
     text = (
         f"{len(own):,} rows on the two directions of most variance, which hold {first + second:.0%} of it.\n\n{_PLANE}"
     )
