@@ -4,7 +4,7 @@ Each prints as a short table, in a terminal and in a notebook.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_integers
 from legolas_metric.lookup import lookup
-from legolas_metric.triplet_files import Form, Naming, records_of, write_csv, write_jsonl, write_parquet
 from legolas_metric.tables import Sheet
+from legolas_metric.triplet_files import Form, Naming, records_of, write_csv, write_jsonl, write_parquet
 
 _SHOWN = 5  # rows of a record of tensors
 
@@ -171,7 +171,7 @@ class MiningStats:
             "searches widened": self.widened,
         }
         recall = self.search.recall
-        rows: list[list[object]] = [["anchors", f"{self.anchors:,}"]]
+        rows: list[Sequence[object]] = [["anchors", f"{self.anchors:,}"]]
         rows += [[name, f"{count:,}"] for name, count in counts.items() if count]
         rows.append(["engine", f"{self.engine} ({self.precision})"])
         rows.append(["recall", "exact" if recall is None else "not measured" if recall != recall else f"{recall:.3f}"])
@@ -232,7 +232,8 @@ class Triplets:
             text: the same, of the texts that a trainer reads; it goes before `names`.
 
         Returns:
-            [{"anchor", "positive", "negatives": [...], "scores": [...]}]; scores are similarities, the positive's first.
+            [{"anchor", "positive", "negatives": [...], "scores": [...]}]; scores are similarities, the
+            positive's first.
 
         Raises:
             ValueError: an id that `names` or `text` has not.
@@ -245,7 +246,7 @@ class Triplets:
             >>> triplets.records(names=["a", "b", "c", "d"])[0]["negatives"]
             ['c']
         """
-        return list(records_of(self, names if text is None else text))
+        return list(records_of(self._rows(), names if text is None else text))
 
     def to_jsonl(
         self,
@@ -268,7 +269,7 @@ class Triplets:
             ValueError: an unknown form, or an id that `names` or `text` has not.
             OSError: the folder cannot be written.
         """
-        write_jsonl(path, self, names if text is None else text, form)
+        write_jsonl(path, self._rows(), names if text is None else text, form)
 
     def to_csv(
         self,
@@ -279,7 +280,7 @@ class Triplets:
         form: Form = "triplet",
     ) -> None:
         """Write comma-separated values with a line of column names; arguments and errors as `to_jsonl`."""
-        write_csv(path, self, names if text is None else text, form)
+        write_csv(path, self._rows(), names if text is None else text, form)
 
     def to_parquet(
         self,
@@ -290,7 +291,11 @@ class Triplets:
         form: Form = "triplet",
     ) -> None:
         """Write a parquet file; arguments and errors as `to_jsonl`, and ImportError without pyarrow."""
-        write_parquet(path, self, names if text is None else text, form)
+        write_parquet(path, self._rows(), names if text is None else text, form)
+
+    def _rows(self) -> Iterator[tuple[int, int, int, float, float]]:
+        columns = (self.anchor, self.positive, self.negative, self.s_ap, self.s_an)
+        return zip(*(column.tolist() for column in columns))
 
     def __repr__(self) -> str:
         return self._sheet().text()

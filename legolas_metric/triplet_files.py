@@ -1,11 +1,11 @@
-"""Mined triplets in the forms that other trainers read: n-tuples, triplets, labelled pairs; as JSON lines, CSV, parquet."""
+"""Mined triplets in the forms that other trainers read (n-tuples, triplets, labelled pairs): JSON lines, CSV, more."""
 
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -19,26 +19,18 @@ Naming = Named | tuple[Named, Named]
 Line = dict[str, object]
 
 
-@runtime_checkable
-class Mined(Protocol):
-    """What is written: columns of ids and similarities of the same length."""
-
-    anchor: Tensor
-    positive: Tensor
-    negative: Tensor
-    s_ap: Tensor
-    s_an: Tensor
+Rows = Iterable[tuple[int, int, int, float, float]]
+"""Anchor, positive, negative, s_ap and s_an of each triplet."""
 
 
-def records_of(mined: Mined, naming: Naming | None) -> Iterator[Line]:
+def records_of(mined: Rows, naming: Naming | None) -> Iterator[Line]:
     """One record for each pair of anchor and positive, in the order in which the pairs come."""
     found: dict[tuple[int, int], tuple[list[int], list[float]]] = {}
-    columns = (mined.anchor, mined.positive, mined.negative, mined.s_ap, mined.s_an)
-    for a, p, n, s_ap, s_an in zip(*(column.tolist() for column in columns)):
+    for a, p, n, s_ap, s_an in mined:
         negatives, scores = found.setdefault((a, p), ([], [s_ap]))
         negatives.append(n)
         scores.append(s_an)
-    of_anchor, of_other = naming if _is_pair(naming) else (naming, naming)
+    of_anchor, of_other = _sides(naming)
     for (a, p), (negatives, scores) in found.items():
         yield {
             "anchor": _called(of_anchor, a),
@@ -48,7 +40,7 @@ def records_of(mined: Mined, naming: Naming | None) -> Iterator[Line]:
         }
 
 
-def lines_of(mined: Mined, naming: Naming | None, form: Form) -> Iterator[Line]:
+def lines_of(mined: Rows, naming: Naming | None, form: Form) -> Iterator[Line]:
     """The lines of a file."""
     check_choice("form", form, get_args(Form))
     for record in records_of(mined, naming):
@@ -67,7 +59,7 @@ def lines_of(mined: Mined, naming: Naming | None, form: Form) -> Iterator[Line]:
                 yield {"anchor": record["anchor"], "other": other, "label": int(place == 0), "score": score}
 
 
-def write_jsonl(path: str | os.PathLike[str], mined: Mined, naming: Naming | None, form: Form) -> None:
+def write_jsonl(path: str | os.PathLike[str], mined: Rows, naming: Naming | None, form: Form) -> None:
     """A JSON object a line."""
     lines = _begun(lines_of(mined, naming, form))
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as out:
@@ -75,7 +67,7 @@ def write_jsonl(path: str | os.PathLike[str], mined: Mined, naming: Naming | Non
             out.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_csv(path: str | os.PathLike[str], mined: Mined, naming: Naming | None, form: Form) -> None:
+def write_csv(path: str | os.PathLike[str], mined: Rows, naming: Naming | None, form: Form) -> None:
     """A line of column names, then a row a line; scores of an n-tuple as a column each."""
     rows, columns = _flat(mined, naming, form)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
@@ -84,11 +76,11 @@ def write_csv(path: str | os.PathLike[str], mined: Mined, naming: Naming | None,
         writer.writerows(rows)
 
 
-def write_parquet(path: str | os.PathLike[str], mined: Mined, naming: Naming | None, form: Form) -> None:
+def write_parquet(path: str | os.PathLike[str], mined: Rows, naming: Naming | None, form: Form) -> None:
     """The columns of `write_csv`, by pyarrow."""
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]  (an extra)
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("parquet files need pyarrow: pip install 'legolas-metric[parquet]', or use to_csv") from error
     rows, columns = _flat(mined, naming, form)
@@ -97,7 +89,7 @@ def write_parquet(path: str | os.PathLike[str], mined: Mined, naming: Naming | N
         pyarrow.parquet.write_table(table, temporary)
 
 
-def _flat(mined: Mined, naming: Naming | None, form: Form) -> tuple[list[Line], list[str]]:
+def _flat(mined: Rows, naming: Naming | None, form: Form) -> tuple[list[Line], list[str]]:
     """Rows of single values, and the names of all their columns in order."""
     rows: list[Line] = []
     for line in lines_of(mined, naming, form):
@@ -122,13 +114,10 @@ def _begun(lines: Iterator[Line]) -> Iterator[Line]:
     return chain([dict(first)] if first else [], lines)
 
 
-def _is_pair(naming: Naming | None) -> bool:
-    """Whether anchors are named apart from positives and negatives."""
-    return (
-        isinstance(naming, tuple)
-        and len(naming) == 2
-        and not any(isinstance(part, str | bytes | int | float) for part in naming)
-    )
+def _sides(naming: Any) -> tuple[Any, Any]:
+    """The names of anchors, and those of positives and negatives, which may be numbered apart."""
+    apart = isinstance(naming, tuple) and len(naming) == 2 and not any(isinstance(of, str | bytes) for of in naming)
+    return naming if apart else (naming, naming)
 
 
 def _called(named: Any, name: int) -> object:

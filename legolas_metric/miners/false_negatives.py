@@ -4,9 +4,8 @@ Letters: q anchors, n rows, p pairs of anchor and positive, c candidates of a pa
 k neighbours.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import torch
@@ -14,12 +13,12 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
-from legolas_metric.checks import UNLABELLED, check_choice, check_whole
+from legolas_metric.checks import UNLABELLED, check_choice, check_number, check_whole
 from legolas_metric.geometry import chunks, similarity
 from legolas_metric.miners.masks import Masks
-from legolas_metric.miners.settings import check_number
 from legolas_metric.miners.pool import Pool, pair_similarities
 from legolas_metric.rows import NO_ID
+from legolas_metric.tables import Sheet
 
 Reference = Literal["mean", "quantile", "nearest"]
 
@@ -27,7 +26,7 @@ _REFERENCE_POSITIVES = 64
 _MOST_LABELS = 1 << 14
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class FalseNegativeGuard:
     """Rejects candidates that are probably false negatives; the next candidate takes the place of a rejected one.
 
@@ -83,16 +82,28 @@ class FalseNegativeGuard:
         check_choice("reference", self.reference, get_args(Reference))
         for name, value in (("relative", self.relative), ("quantile", self.quantile), ("vote", self.vote)):
             if value is not None:
-                check_number(name, value, 0, 1)
+                check_number(name, value, least=0.0, most=1.0)
         if self.vote == 0:
             raise ValueError("vote=0 would reject every candidate: None switches it off")
-        if self.absolute is not None and not math.isfinite(check_number("absolute", self.absolute, -math.inf, math.inf)):
-            raise ValueError(f"absolute must be a finite difference of similarities, got {self.absolute}")
+        if self.absolute is not None:
+            check_number("absolute", self.absolute)
         if self.near_duplicate is not None:
-            check_number("near_duplicate", self.near_duplicate, 0, math.inf)
+            check_number("near_duplicate", self.near_duplicate, least=0.0)
         check_whole("skip", self.skip, 0)
         check_whole("neighbours", self.neighbours, 1)
         check_whole("depth", self.depth, self.skip + 1)
+
+    def __repr__(self) -> str:
+        rules = [
+            f"{rule.name}={getattr(self, rule.name)!r}"
+            for rule in fields(self)
+            if getattr(self, rule.name) != rule.default
+        ]
+        return f"FalseNegativeGuard({', '.join(rules)})"
+
+    def _repr_html_(self) -> str:
+        rows = [[rule.name, getattr(self, rule.name)] for rule in fields(self)]
+        return Sheet("FalseNegativeGuard", ["rule", "setting"], rows).html()
 
     def reject(
         self, pool: Pool, anchor: Int64[Tensor, " p"], row: Int64[Tensor, "p c"]

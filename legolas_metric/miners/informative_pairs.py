@@ -3,7 +3,6 @@
 Letters: q anchors, m positives and k negatives of an anchor, s positive and t negative pairs.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -14,11 +13,11 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, check_whole
+from legolas_metric.checks import ArrayLike, check_at_least, check_whole
 from legolas_metric.miners.dense import DensePool
+from legolas_metric.miners.foreign_arguments import explains
 from legolas_metric.miners.miner import Index, batch_metric, check_age, check_shared, described, template
 from legolas_metric.miners.pool import Pool, pair_similarities
-from legolas_metric.miners.settings import check_number, explains
 from legolas_metric.miners.sources import Batch, Source, bank_source, batch_ids, batch_source
 from legolas_metric.records import MiningStats, Pairs, SearchStats
 from legolas_metric.relations import LabelRelation
@@ -64,7 +63,7 @@ class MultiSimilarityMiner:
 
     def __post_init__(self) -> None:
         check_shared(self.index, self.relation)
-        check_number("epsilon", self.epsilon, 0, math.inf)
+        check_at_least("epsilon", self.epsilon, 0)
         check_whole("max_negatives", self.max_negatives, 1)
         if self.max_staleness is not None:
             check_whole("max_staleness", self.max_staleness, 0)
@@ -176,9 +175,7 @@ def _listed(
     return anchor, row
 
 
-def _mined(
-    source: Source, epsilon: float, limit: int | None, started: float, age: int, drift: float | None
-) -> Pairs:
+def _mined(source: Source, epsilon: float, limit: int | None, started: float, age: int, drift: float | None) -> Pairs:
     """The pairs of all blocks, with their similarities, and what fell short."""
     found: list[tuple[Tensor, ...]] = []
     no_positive = no_negative = outside = capped = 0

@@ -3,10 +3,9 @@
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, MISSING, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -109,7 +108,8 @@ class Miner:
             dense=dense,
             every_positive=self.strategy.positive == "all",
         )
-        return self._mine(source, started, age, bank.drift)
+        chosen, stats = self._choose(source, started, age, bank.drift)
+        return self._record(source, chosen, stats)
 
     def __call__(
         self,
@@ -143,8 +143,9 @@ class Miner:
             ValueError: as `EmbeddingBank`; or, with `on_empty="raise"`, any anchor without a triplet.
         """
         batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, batch_metric(self.index))
-        mined = self._mine_batch(batch, reported=False)
-        return mined.anchor, mined.positive, mined.negative
+        source = batch_source(batch, batch_metric(self.index), self.relation)
+        chosen, _ = self._choose(source, time.perf_counter(), 0, None, reported=False)
+        return chosen.anchor, chosen.positive, chosen.negative
 
     def mine_batch(
         self,
@@ -167,12 +168,18 @@ class Miner:
         Raises:
             ValueError: as the call.
         """
+        started = time.perf_counter()
         batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, batch_metric(self.index))
+        source = batch_source(batch, batch_metric(self.index), self.relation)
+        chosen, stats = self._choose(source, started, 0, None)
+        found = self._record(source, chosen, stats)
         names = batch_ids(ids, batch)
-        mined = self._mine_batch(batch, reported=True)
         of_rows = names if ref_emb is None or ref_labels is labels else batch.rows.ids
-        return Triplets(
-            names[mined.anchor], of_rows[mined.positive], of_rows[mined.negative], mined.s_ap, mined.s_an, mined.stats
+        return replace(
+            found,
+            anchor=names[found.anchor],
+            positive=of_rows[found.positive],
+            negative=of_rows[found.negative],
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -183,13 +190,13 @@ class Miner:
         """Take up a saved state, so that the next call draws what it would have drawn."""
         self.calls = state["calls"]
 
-    def _mine_batch(self, batch: Batch, *, reported: bool) -> Triplets:
-        source = batch_source(batch, batch_metric(self.index), self.relation)
-        return self._mine(source, time.perf_counter(), 0, None, reported=reported)
+    def _record(self, source: Source, chosen: Selection, stats: MiningStats) -> Triplets:
+        ids = source.rows.ids
+        return Triplets(chosen.anchor, ids[chosen.positive], ids[chosen.negative], chosen.s_ap, chosen.s_an, stats)
 
-    def _mine(
+    def _choose(
         self, source: Source, started: float, age: int, drift: float | None, *, reported: bool = True
-    ) -> Triplets:
+    ) -> tuple[Selection, MiningStats]:
         device = source.names.device
         draws = None
         if self.strategy.is_random:
@@ -224,9 +231,7 @@ class Miner:
             drift=drift,
         )
         self._complain(stats, chosen, source)
-        ids = source.rows.ids
-        positive, negative = ids.index_select(0, chosen.positive), ids.index_select(0, chosen.negative)
-        return Triplets(chosen.anchor, positive, negative, chosen.s_ap, chosen.s_an, stats)
+        return chosen, stats
 
     def _complain(self, stats: MiningStats, chosen: Selection, source: Source) -> None:
         """Raise on a shortfall where that was asked for; say once where the guard rejects most of what is found."""
@@ -259,11 +264,12 @@ class RankingMiner(Miner):
 
 
 def described(miner: Any) -> str:
-    """A miner or a guard by its name and the settings that are not the default ones."""
+    """A miner by its name, its margin, and the settings that are not the default ones, its own before the shared."""
+    shared = {setting.name for setting in fields(RankingMiner)}
     shown = [
         f"{setting.name}={getattr(miner, setting.name)!r}"
-        for setting in fields(miner)
-        if setting.init and (setting.default is MISSING or getattr(miner, setting.name) != setting.default)
+        for setting in sorted(fields(miner), key=lambda setting: setting.name in shared)
+        if setting.init and (setting.name == "margin" or getattr(miner, setting.name) != setting.default)
     ]
     return f"{type(miner).__name__}({', '.join(shown)})"
 
@@ -273,8 +279,8 @@ def _share_rejected(stats: MiningStats, chosen: Selection, source: Source) -> st
     reasons = ", ".join(f"{reason}: {count} candidates" for reason, count in stats.filtered.items() if count)
     some = ", ".join(f"({a}, {int(source.rows.ids[n])})" for a, n in chosen.doubted[:5])
     return (
-        f"the guard rejected the first candidate of {chosen.contested} of {chosen.pairs} pairs ({reasons}). Rejected is "
-        f"not mislabelled, and the share grows while training brings classes together: read some of these (anchor, "
+        f"the guard rejected the first candidate of {chosen.contested} of {chosen.pairs} pairs ({reasons}). Rejected "
+        f"is not mislabelled, and the share grows while training brings classes together: read some of these (anchor, "
         f"candidate) pairs by id to judge whether they are of one class: {some}. This is said once a miner; "
         "stats.contested and stats.filtered have the counts of each round"
     )
@@ -305,8 +311,8 @@ def check_age(bank: EmbeddingBank, step: int | None, max_staleness: int | None) 
     """Steps since the bank's oldest row was written; raise where they are too many, or where there is no bank."""
     if not isinstance(bank, EmbeddingBank):
         raise TypeError(
-            f"mine() takes an EmbeddingBank as bank, got {type(bank).__name__}: mine(EmbeddingBank(embeddings, labels)), "
-            "or call the miner itself for a batch, miner(embeddings, labels)"
+            f"mine() takes an EmbeddingBank as bank, got {type(bank).__name__}: mine(EmbeddingBank(embeddings, labels))"
+            ", or call the miner itself for a batch, miner(embeddings, labels)"
         )
     step = step if step is None else check_whole("step", step, 0)
     age = bank.max_age if step is None else step - bank.step + bank.max_age

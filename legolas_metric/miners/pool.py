@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.geometry import chunks, exact_similarity, similarity
+from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.index.interface import NeighborIndex, Want
 from legolas_metric.lookup import lookup
-from legolas_metric.miners.by_label import Classes, Part
+from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.masks import Relations
 from legolas_metric.records import SearchStats
 from legolas_metric.rows import NO_ID, Rows
@@ -64,11 +64,18 @@ class Pool(Protocol):
 
 def pair_similarities(pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
     """The similarity that decides, of anchors and rows; -inf where the row is -1."""
-    x, y = pool.anchors.embeddings, pool.rows.embeddings
+    return similarities_between(pool.anchors, pool.rows, pool.metric, anchor, row)
+
+
+def similarities_between(
+    anchors: Rows, rows: Rows, metric: Metric, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
+) -> Float64[Tensor, "m k"]:
+    """The same without a pool; a block at a time."""
+    x, y = anchors.embeddings, rows.embeddings
     out = torch.empty(row.shape, dtype=torch.float64, device=row.device)
     for part in chunks(len(row), rows_for(CACHE, 24 * x.shape[1] * row.shape[1])):
         near = y[row[part].clamp_min(0)]
-        out[part] = exact_similarity(x[anchor[part]][:, None].expand_as(near), near, pool.metric)
+        out[part] = exact_similarity(x[anchor[part]][:, None].expand_as(near), near, metric)
     return out.masked_fill_(row == NO_ID, -torch.inf)
 
 

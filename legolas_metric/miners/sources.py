@@ -20,8 +20,8 @@ from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.dense import DensePool, Table, block_rows
 from legolas_metric.miners.masks import Masks, Relations
 from legolas_metric.miners.pool import IndexPool, Pool, Searched
-from legolas_metric.relations import LabelRelation
 from legolas_metric.names import Names, as_named
+from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import NO_ID, Rows, as_float_rows, as_ids, as_labels, check_norms
 
 _PAIR_BYTES = 512  # of a pair of anchor and positive on its way through an index: its slot, window and answer
@@ -251,24 +251,22 @@ def _itself(anchors: Rows, rows: Rows) -> Int64[Tensor, " q"]:
 
     A memory that holds the batch would otherwise give each anchor itself for its nearest positive.
     """
-    keys = [_keys(side) for side in (anchors, rows)]
+    keys = [row_keys(side.embeddings, side.labels) for side in (anchors, rows) if side.labels is not None]
     place, found = lookup(keys[0], keys[1])
     same = (rows.embeddings[place] == anchors.embeddings).all(1)  # keys of 64 bits may coincide
     return torch.where(found & same, place, NO_ID)
 
 
-def _keys(side: Rows) -> Int64[Tensor, " n"]:
-    """Numbers of 64 bits that are equal for equal rows of one label."""
-    assert side.labels is not None
-    factors = torch.empty(side.embeddings.shape[1] + 1, dtype=torch.int64)
+def row_keys(rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"] | None = None) -> Int64[Tensor, " n"]:
+    """Numbers of 64 bits that are equal for rows that are equal bit for bit, and for others as good as never."""
+    factors = torch.empty(rows.shape[1] + 1, dtype=torch.int64)
     factors.random_(-(2**62), 2**62, generator=torch.Generator().manual_seed(1))
-    factors = factors.to(side.ids.device) | 1
-    rows = side.embeddings + 0.0  # -0 is 0
-    bits = rows.view(torch.int64 if rows.dtype == torch.float64 else torch.int32)
-    out = side.labels * factors[-1]
-    for part in chunks(len(bits), rows_for(BLOCK, 16 * bits.shape[1])):
-        own = bits[part].long()
-        out[part] += ((own ^ (own >> 15)) * factors[:-1]).sum(1)
+    factors = factors.to(rows.device) | 1
+    out = torch.zeros(len(rows), dtype=torch.int64, device=rows.device) if labels is None else labels * factors[-1]
+    for part in chunks(len(rows), rows_for(BLOCK, 16 * rows.shape[1])):
+        own = rows[part] + 0.0  # -0 is 0
+        bits = own.view(torch.int64 if rows.dtype == torch.float64 else torch.int32).long()
+        out[part] += ((bits ^ (bits >> 15)) * factors[:-1]).sum(1)
     return out
 
 

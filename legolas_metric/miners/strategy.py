@@ -1,6 +1,5 @@
 """A miner's rules as a record, and the random numbers that a call draws for them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -10,10 +9,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from legolas_metric.checks import check_choice, check_whole
+from legolas_metric.checks import check_at_least, check_choice, check_number, check_whole
 from legolas_metric.miners.by_label import Part
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
-from legolas_metric.miners.settings import check_number
 
 Positive = Literal["random", "nearest", "farthest", "all"]
 Negative = Literal["random", "nearest", "distance_weighted"]
@@ -58,8 +56,8 @@ class Strategy:
         check_choice("negative", self.negative, get_args(Negative))
         check_choice("reference", self.reference, get_args(Reference))
         check_choice("on_empty", self.on_empty, get_args(OnEmpty))
-        check_number("margin", self.margin, 0, math.inf)
-        check_number("mix", self.mix, 0, 1)
+        check_at_least("margin", self.margin, 0)
+        check_number("mix", self.mix, least=0.0, most=1.0)
         check_whole("per_anchor", self.per_anchor, 1)
         if self.guard is not None and not isinstance(self.guard, FalseNegativeGuard):
             raise TypeError(f"guard must be a FalseNegativeGuard or None, got {self.guard!r}")
@@ -68,7 +66,7 @@ class Strategy:
         if self.ranks is not None:
             self._check_ranks(self.ranks)
         for name, value in zip(("cutoff", "nonzero_loss_cutoff"), self.cutoffs):
-            check_number(name, value, 0, math.inf)
+            check_number(name, value, above=0.0)
         if not 0 < self.cutoffs[0] < self.cutoffs[1]:
             raise ValueError(f"cutoffs must be (least d, largest d) with 0 < least < largest, got {self.cutoffs}")
 

@@ -5,8 +5,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from legolas_metric.checks import check_choice
+from legolas_metric.miners.foreign_arguments import explains
 from legolas_metric.miners.miner import Miner, RankingMiner, batch_metric
-from legolas_metric.miners.settings import explains
 from legolas_metric.miners.strategy import Positive, Reference, Strategy
 
 

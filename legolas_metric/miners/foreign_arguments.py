@@ -1,23 +1,11 @@
-"""Checks of settings, and what a miner says to arguments that other libraries have."""
+"""What a miner says to arguments that other libraries have."""
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from functools import wraps
-from numbers import Real
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-
-
-def check_number(name: str, value: Any, least: float, most: float) -> float:
-    """A number as Python's own; raise unless it is one that lies between the two, both included; NaN never does."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not least <= float(value) <= most:
-        bounds = f"at least {least}" if most == math.inf else f"between {least} and {most}"
-        raise ValueError(f"{name} must {'be' if most == math.inf else 'lie'} {bounds}, got {value}")
-    return float(value)
 
 
 FOREIGN = {
