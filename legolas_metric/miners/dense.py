@@ -7,9 +7,8 @@ the sides of a window) is decided by `exact_similarity`.
 Letters: q anchors, n rows, m pairs or positives, k negatives, d dimensions, o rows left open, t pairs to compare.
 """
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
@@ -28,7 +27,7 @@ _UNIT = 2.0**-24  # half a unit in the last place of float32
 class Table:
     """The rows of a dense search as they are scored, shared by all blocks of anchors.
 
-    A score is -|x - y|^2 / 2 or, under "dot", <x, y>, times `unit`, a power of two.
+    A score is `unit` times <x, y>; or, where rows lie together or under "euclidean", times -|x - y|^2 / 2.
 
     Args:
         anchors: [q].
@@ -39,27 +38,27 @@ class Table:
     def __init__(self, anchors: Rows, rows: Rows, metric: Metric) -> None:
         self.anchors, self.rows = anchors, rows
         self.metric: Metric = metric
-        itself = anchors is rows
-        y = rows.embeddings.double()
-        x = y if itself else anchors.embeddings.double()
-        if metric != "dot" and len(rows):
-            centre = y.mean(0)
-            y = y - centre
-            x = y if itself else x - centre
-        scales = [_scale(side) for side in ((y,) if itself else (x, y))]
-        if metric != "dot":
-            scales = [min(scales)]
-        self.unit = scales[0] * scales[-1]
-        self._y = (y * scales[-1]).float()
-        self._x = self._y if itself else (x * scales[0]).float()
-        d = y.shape[1]
-        self.error = (2.02 * (d + 3) + 16) * _UNIT + 2.0**-120
-        if metric != "dot":
-            self._x, self._y = _with_halves(self._x, first=True), _with_halves(self._y, first=False)
-        if metric == "cosine":  # ties of one direction, rounding near 1, and similarities that are kept above -1
-            tie = tie_distance(rows.embeddings.dtype) ** 2 / 2 + 2.0**-52
-            self.error += tie * self.unit + (2.0**-20 if self.unit <= 1 else 0.0)
         self._near: dict[tuple[int, bool], Int64[Tensor, "m k"]] = {}
+        x, y, d = anchors.embeddings, rows.embeddings, rows.embeddings.shape[1]
+        self._centred = metric == "euclidean" or (metric == "cosine" and _lie_together(y))
+        if self._centred:
+            centre = y.mean(0, dtype=torch.float64)
+            y = y.double() - centre
+            x = y if anchors is rows else x.double() - centre
+            scale = min(_scale(side) for side in (x, y))
+            self.unit = scale**2
+            self._y = _with_halves(_scaled(y, scale), first=False)
+            self._x = _with_halves(_scaled(x, scale), first=True)
+            self.error = (2.02 * (d + 3) + 24) * _UNIT + 2.0**-120
+        else:
+            scales = (1.0, 1.0) if metric == "cosine" else (_scale(x), _scale(y))
+            self.unit = scales[0] * scales[1]
+            self._y = _scaled(y, scales[1])
+            self._x = self._y if anchors is rows else _scaled(x, scales[0])
+            self.error = (1.01 * d + 12) * _UNIT + 2.0**-120
+        if metric == "cosine":  # ties of one direction, rounding near 1; norms near 1, and what is kept above -1
+            self.error += (tie_distance(rows.embeddings.dtype) ** 2 / 2 + 2.0**-52) * self.unit
+            self.error += 2.0**-20 if self.unit <= 1 else 0.0
 
     def scores(self, part: Part | None) -> Float32[Tensor, "q n"]:
         """All scores of some anchors; None: of all."""
@@ -71,7 +70,7 @@ class Table:
 
     def as_scores(self, s: Float64[Tensor, " m"]) -> Float32[Tensor, " m"]:
         """Similarities as scores, to within the error."""
-        if self.metric == "dot":
+        if not self._centred:
             return (s * self.unit).float()
         if self.metric == "cosine":
             return ((s - 1) * self.unit).float()
@@ -79,7 +78,7 @@ class Table:
 
     def as_similarities(self, score: Float32[Tensor, "q n"]) -> Float32[Tensor, "q n"]:
         """Scores as similarities under "cosine", to within float32."""
-        return score / self.unit + 1
+        return score / self.unit + 1 if self._centred else score
 
     def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
         """The k most similar rows of each anchor, or of each row; never itself."""
@@ -277,10 +276,19 @@ def block_rows(n: int) -> int:
     return max(64, rows_for(CACHE, 4 * n))
 
 
-def _scale(rows: Float64[Tensor, "n d"]) -> float:
-    """A power of two that brings all norms to at most 1."""
-    longest = float(torch.linalg.vector_norm(rows, dim=1).max()) if len(rows) else 0.0
-    return 2.0 ** -np.ceil(np.log2(longest)) if longest > 0 else 1.0
+def _lie_together(rows: Float[Tensor, "n d"]) -> bool:
+    """Whether unit rows fill a narrow cone, so that it pays to look at them from its middle."""
+    return float(rows.mean(0).square().sum()) > 0.75
+
+
+def _scale(rows: Float[Tensor, "n d"]) -> float:
+    """What brings all norms to at most 1."""
+    longest = float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).max()) if len(rows) else 0.0
+    return (1 - 2.0**-20) / longest if longest > 0 else 1.0
+
+
+def _scaled(rows: Float[Tensor, "n d"], scale: float) -> Float32[Tensor, "n d"]:
+    return rows.float() if scale == 1 else (rows.double() * scale).float()
 
 
 def _with_halves(rows: Float32[Tensor, "n d"], *, first: bool) -> Float32[Tensor, "n e"]:

@@ -61,9 +61,7 @@ def mine_pairs(
         raise ValueError(f"queries has {n} rows, positives {len(rows[1])}: row i of one goes with row i of the other")
     classes = _answers(rows[1], rows[2] if len(rows) > 2 else None)
     if corpus is None and len(classes.unique()) == 1:
-        raise ValueError(
-            "no negatives: all positives are one row, and there is no corpus. Pass other pairs or a corpus"
-        )
+        raise ValueError("no negatives: all positives are one row, and there is no corpus: pass a corpus")
     bank = EmbeddingBank(torch.cat(rows), torch.cat([classes[:n], classes]), metric=metric)
     own = _without_vote(chosen)
     found = own.mine(bank, bank.ids[:n], candidates=bank.ids[n:])
@@ -88,8 +86,8 @@ def _without_vote(miner: Miner) -> Miner:
     own = copy.copy(miner)
     if isinstance(own, RankingMiner) and own.guard is not None and own.guard.vote is not None:
         warnings.warn(
-            "the guard can't vote: it asks what label a candidate's neighbours carry, and pairs have no labels. The vote "
-            "is left out; relative=, absolute=, near_duplicate= and skip= serve pairs too",
+            "the guard can't vote: it asks what label a candidate's neighbours carry, and pairs have no labels. The "
+            "vote is left out; relative=, absolute=, near_duplicate= and skip= serve pairs too",
             stacklevel=3,
         )
         own.guard = replace(own.guard, vote=None)
