@@ -163,7 +163,6 @@ class IndexPool:
 
     def negatives(self, anchor: Int64[Tensor, " m"], k: int, window: Window | None) -> Int64[Tensor, "m k"]:
         """See `Pool`."""
-        bounds = None if window is None else _inwards(window, self.anchors, self.rows, self.metric)
         return self._searched.search(
             self.anchors[anchor], self.relations.self_row[anchor], k, "negative", window=bounds
         )
@@ -185,23 +184,6 @@ class IndexPool:
     def stats(self) -> SearchStats:
         """See `Pool`."""
         return self._searched.stats or SearchStats(engine="labels")
-
-
-def _inwards(window: Window, anchors: Rows, rows: Rows, metric: Metric) -> Window:
-    """A window less what sums in another order can make of one similarity.
-
-    The bounds were computed here, and an index adds up the same products in its own order: a negative that is equal to
-    the positive lies on the bound, and must not fall inside by that difference.
-    """
-    low, high = window
-    d = rows.embeddings.shape[1]
-    if metric == "dot":
-        lengths = [float(side.embeddings.norm(dim=1, dtype=torch.float64).max()) for side in (anchors, rows)]
-        slack = torch.full_like(high, (d + 8) * 2.0**-53 * lengths[0] * lengths[1])
-    else:
-        of = 2 - 2 * high if metric == "cosine" else -high
-        slack = (d + 8) * 2.0**-53 * of.abs() + (2.0**-52 if metric == "cosine" else 0.0)
-    return low + slack, high - slack
 
 
 def _spread(bound: Float64[Tensor, " q"], where: Int64[Tensor, " q"], n: int) -> Float64[Tensor, " n"]:
