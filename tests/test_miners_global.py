@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from oracles import similarity
 
 from legolas_metric import (
     AutoIndex,
@@ -44,17 +45,6 @@ def d_of(s: float, metric: str) -> float:
     return math.sqrt(max(0.0, 2 - 2 * s)) if metric == "cosine" else -s
 
 
-def decided(x: np.ndarray, y: np.ndarray, metric: str) -> float:
-    """The float64 similarity that decides, of a bank's rows; a direction within 4 eps is the same one."""
-    a, b = x.astype(np.float64), y.astype(np.float64)
-    if metric == "dot":
-        return float((a * b).sum())
-    gap = float(np.sqrt(((a - b) ** 2).sum()))
-    if metric == "euclidean":
-        return -gap
-    return 1.0 if gap <= 4 * np.finfo(x.dtype).eps else max(-1.0, 1 - gap**2 / 2)
-
-
 class Oracle:
     """Similarities and relations of a bank, by id, without any tensor code."""
 
@@ -64,7 +54,7 @@ class Oracle:
         self.group = dict(zip(names, bank.groups.tolist())) if bank.groups is not None else {}
         self.metric = bank.metric
         self.s = {
-            (i, j): decided(rows[a], rows[b], bank.metric) for a, i in enumerate(names) for b, j in enumerate(names)
+            (i, j): similarity(rows[a], rows[b], bank.metric) for a, i in enumerate(names) for b, j in enumerate(names)
         }
 
     def reported(self, pairs: list[tuple[int, int]]) -> list[float]:

@@ -164,7 +164,7 @@ class IndexPool:
     def negatives(self, anchor: Int64[Tensor, " m"], k: int, window: Window | None) -> Int64[Tensor, "m k"]:
         """See `Pool`."""
         return self._searched.search(
-            self.anchors[anchor], self.relations.self_row[anchor], k, "negative", window=bounds
+            self.anchors[anchor], self.relations.self_row[anchor], k, "negative", window=window
         )
 
     def weighted(

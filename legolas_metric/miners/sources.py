@@ -24,7 +24,7 @@ from legolas_metric.names import Names, as_named
 from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import NO_ID, Rows, as_float_rows, as_ids, as_labels, check_norms
 
-_PAIR_BYTES = 512  # of a pair of anchor and positive on its way through an index: its slot, window and answer
+_EACH_PAIR = 512  # bytes of a pair of anchor and positive on its way through an index: its slot, window and answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def bank_source(
 def _index_blocks(own: Rows, searched: Searched, classes: Classes, every_positive: bool) -> Iterator[Block]:
     size = len(own)
     if every_positive and size:
-        size = rows_for(BLOCK, _PAIR_BYTES * max(1, int(classes.positives.max())))
+        size = rows_for(BLOCK, _EACH_PAIR * max(1, int(classes.positives.max())))
     for part in chunks(len(own), max(1, size)):
         of = classes if size >= len(own) else classes[part]
         kept, no_positive, no_negative = _usable(of)
