@@ -74,7 +74,7 @@ class Miner:
     ) -> Triplets:
         """Mine the whole bank.
 
-        Peak memory above the bank: what the index says of itself, 32 bytes a triplet, and some 200 MB of blocks.
+        Peak memory above the bank: what the index says of itself, 64 bytes a triplet, and some 200 MB of blocks.
 
         Args:
             bank: the rows among which positives and negatives are sought.

@@ -24,7 +24,7 @@ from legolas_metric.names import Names, as_named
 from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import NO_ID, Rows, as_float_rows, as_ids, as_labels, check_norms
 
-_EACH_PAIR = 512  # bytes of a pair of anchor and positive on its way through an index: its slot, window and answer
+_EACH_PAIR = 4096  # bytes of a pair of anchor and positive in a search: its slot, window and answer
 
 
 @dataclass(frozen=True, slots=True)
