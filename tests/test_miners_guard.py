@@ -170,10 +170,10 @@ def test_default_guard_on_planted_label_noise(miner):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"relative": 1.2}, "relative must lie between 0 and 1, got 1.2"),
-        ({"quantile": -0.1}, "quantile must lie between 0 and 1, got -0.1"),
-        ({"vote": 2.0}, "vote must lie between 0 and 1, got 2.0"),
-        ({"near_duplicate": -1.0}, "near_duplicate must be at least 0, got -1.0"),
+        ({"relative": 1.2}, "relative must be a finite number, at least 0 and at most 1, got 1.2"),
+        ({"quantile": -0.1}, "quantile must be a finite number, at least 0 and at most 1, got -0.1"),
+        ({"vote": 2.0}, "vote must be a finite number, at least 0 and at most 1, got 2.0"),
+        ({"near_duplicate": -1.0}, "near_duplicate must be a finite number, at least 0, got -1.0"),
         ({"skip": -1}, "skip must be at least 0, got -1"),
         ({"neighbours": 0}, "neighbours must be at least 1, got 0"),
         ({"skip": 5, "depth": 5}, "depth must be at least 6, got 5"),

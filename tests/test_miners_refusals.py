@@ -53,7 +53,7 @@ def test_a_single_class_with_distractors_can_be_mined():
             ValueError,
             r"1 ids are not in the bank \(first: \[7\]\)",
         ),
-        (lambda: HardMiner().mine(make_bank(), anchors=[0.5]), TypeError, "ids must be integers"),
+        (lambda: HardMiner().mine(make_bank(), anchors=[0.5]), TypeError, "anchors must be integers"),
     ],
 )
 def test_bad_settings_and_arguments_are_refused(call, error, message):
@@ -83,6 +83,5 @@ def test_unknown_words_are_refused():
 
 
 def test_repr_names_the_settings():
-    assert repr(SemiHardMiner(margin=0.3, seed=2)) == (
-        "SemiHardMiner(positive='random', margin=0.3, per_anchor=1, on_empty='skip', seed=2)"
-    )
+    assert repr(SemiHardMiner(margin=0.3, seed=2)) == "SemiHardMiner(margin=0.3, seed=2)"
+    assert repr(HardMiner()) == "HardMiner()"

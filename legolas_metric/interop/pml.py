@@ -20,7 +20,7 @@ from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.geometry import chunks, distance, pair_similarity
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
-from legolas_metric.records import MiningStats, Triplets
+from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.rows import NO_ID, as_ids
 
 PairLoss = SupConLoss | MultiSimilarityLoss | TripletLoss
@@ -264,7 +264,7 @@ def _stats(miner: Any, bank: EmbeddingBank, rows: Tensor, served: Tensor, second
         no_positive=no_positive,
         no_negative=no_negative,
         outside_window=max(0, left - no_positive - no_negative),
-        engine=f"pml:{type(miner).__name__}",
+        search=SearchStats(engine=f"pml:{type(miner).__name__}"),
         seconds=seconds,
         max_age=bank.max_age,
     )

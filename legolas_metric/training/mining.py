@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_choice, check_whole
 from legolas_metric.miners.schedule import MiningSchedule
-from legolas_metric.records import MiningStats, Triplets
+from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.rows import as_groups
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler
@@ -237,7 +237,8 @@ class GlobalMining(L.Callback):
         self._epoch, self._step, self._next = saved["epoch"], saved["step"], saved["next"]
         self._earlier = -math.inf if saved["value"] is None else saved["value"]
         mined = saved["round"]["triplets"]
-        triplets = Triplets(**(mined | {"stats": MiningStats(**mined["stats"])}))
+        told = mined["stats"] | {"search": SearchStats(**mined["stats"]["search"])}
+        triplets = Triplets(**(mined | {"stats": MiningStats(**told)}))
         self.rounds = [MiningRound(**(saved["round"] | {"triplets": triplets}))]
         self._feed(triplets, learner, self._epoch)
         self.batches.load_state_dict(saved["batches"])
