@@ -68,7 +68,21 @@ def measures(ranking):
         "map_at_r": sum((p for p, hit in list(zip(precision, ranking))[:r] if hit), Fraction(0)) / r,
         "map": sum((p for p, hit in zip(precision, ranking) if hit), Fraction(0)) / r,
         "minp": Fraction(r, last),
+        "mrr": Fraction(1, ranking.index(1) + 1),
+        **{name: value for k in range(1, len(ranking) + 2) for name, value in measures_at(ranking, k).items()},
         "ndcg": sum(hit / log2(i + 2) for i, hit in enumerate(ranking)) / sum(1 / log2(i + 2) for i in range(r)),
+    }
+
+
+def measures_at(ranking, k):
+    r, first = sum(ranking), ranking[:k]
+    precision = [Fraction(sum(ranking[: i + 1]), i + 1) for i in range(len(first))]
+    return {
+        f"recall_at_{k}": Fraction(sum(first), r),
+        f"precision_at_{k}": Fraction(sum(first), k),
+        f"map_at_{k}": sum((p for p, hit in zip(precision, first) if hit), Fraction(0)) / r,
+        f"ndcg_at_{k}": sum(hit / log2(i + 2) for i, hit in enumerate(first))
+        / sum(1 / log2(i + 2) for i in range(min(r, k))),
     }
 
 

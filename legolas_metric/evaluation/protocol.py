@@ -109,7 +109,7 @@ class RetrievalProtocol:
             )
 
     @classmethod
-    def named(cls, protocol: "RetrievalProtocol | str") -> "RetrievalProtocol":
+    def named(cls, protocol: object) -> "RetrievalProtocol":
         """A protocol, or one of those that need no further word: "leave-one-out", "re-identification",
         "cross-session", "cross-day".
 

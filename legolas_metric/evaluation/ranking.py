@@ -29,7 +29,7 @@ def evaluate_ranking(
     groups: ArrayLike | None = None,
     metric: Metric = "cosine",
     protocol: RetrievalProtocol | str = RetrievalProtocol(),  # noqa: B008  (frozen)
-    ks: int | Sequence[int] = (1, 5, 10),
+    ks: int | ArrayLike = (1, 5, 10),
     full: bool = False,
     baseline: ArrayLike | EmbeddingBank | RankingReport | None = None,
 ) -> RankingReport:

@@ -1,6 +1,6 @@
 """Tell pairs of one class from pairs of two, over all pairs: AUC, EER, TAR@FAR, and the similarity histogram."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -107,7 +107,7 @@ def evaluate_verification(
     *,
     groups: ArrayLike | None = None,
     metric: Metric = "cosine",
-    fars: float | Sequence[float] = (1e-2, 1e-3, 1e-4),
+    fars: float | ArrayLike = (1e-2, 1e-3, 1e-4),
     exact: bool = True,
     baseline: ArrayLike | EmbeddingBank | VerificationReport | None = None,
 ) -> VerificationReport:
