@@ -30,17 +30,6 @@ def exact_similarities(
     return out
 
 
-def similarities_of(
-    x: Float32[Tensor, "q d"],
-    y: Float32[Tensor, "n d"],
-    query: Int64[Tensor, " t"],
-    row: Int64[Tensor, " t"],
-    metric: Metric,
-) -> Float32[Tensor, " t"]:
-    """The reported similarity of each pair (query, row)."""
-    return exact_similarities(x, y, query, row, metric).float()
-
-
 def inside_window(
     similarity: Float64[Tensor, " t"], query: Int64[Tensor, " t"], bounds: Bounds | None
 ) -> Bool[Tensor, " t"]:
