@@ -25,7 +25,7 @@ from legolas_metric import EmbeddingBank, ExactIndex, Neighbors, PKSampler, SupC
 from legolas_metric.datasets import split_omniglot
 from legolas_metric.encoders import Conv4
 from legolas_metric.index.auto import estimate
-from legolas_metric.index.exact.loops import MINING
+from legolas_metric.index.exact import MINING
 from legolas_metric.training.mining import Examples
 
 RESULTS = Path(__file__).parent / "results"

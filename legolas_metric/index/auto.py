@@ -9,8 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, Metric, check_at_least, check_metric
-from legolas_metric.index.exact import ExactIndex
-from legolas_metric.index.exact.loops import MINING, plain_seconds
+from legolas_metric.index.exact import MINING, ExactIndex, plain_seconds
 from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.interface import Want, Window
 from legolas_metric.index.top_k import recall_of

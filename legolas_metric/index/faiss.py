@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric, check_whole
 from legolas_metric.index.admissible import admissible_pairs
 from legolas_metric.index.arithmetic import exact_arithmetic
@@ -24,7 +25,7 @@ from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
 
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
-_FETCHED_ELEMENTS = 1 << 24  # (query, row) pairs fetched at once
+_FETCHED = 64  # bytes that a pair (query, row) takes, or twice as many at the most
 _UNIT = 2.0**-24
 _NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
 _REACH = 2.0**60
@@ -53,7 +54,7 @@ class FaissIndex:
         audit: queries, drawn by a fixed seed, whose neighbours an approximate search is measured by; 0 for none. They
             are compared with all rows: some 15 ns a pair and thread.
 
-    Memory: two copies of the rows, and up to 1 GiB for what is fetched.
+    Memory: two copies of the rows, the answer, and up to 512 MiB for what is fetched.
 
     Raises:
         ValueError: an unknown metric or factory string, or a `faiss.Index` that holds rows or measures something else.
@@ -224,7 +225,7 @@ class FaissIndex:
         widened = 0
         while len(short):  # the first search, then wider ones for what is left
             left = []
-            step = max(1, _FETCHED_ELEMENTS // fetch)
+            step = rows_for(WORKSPACE, _FETCHED * fetch)
             for part in short.split(step):
                 ids, values, done = self._fetch(own[part], k, fetch, want, farthest, part_of(bounds, part))
                 out_ids[part], out_values[part] = ids, values

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from legolas_metric.budgets import WORKSPACE
+from legolas_metric.budgets import CACHE, WORKSPACE
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.job import Job, Screened, Work
@@ -20,12 +20,12 @@ from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, REACHED
 from legolas_metric.rows import NO_ID
 
 _TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
-_CACHED = 1 << 19  # bytes of one side of a tile
+_SIDE = CACHE // 8  # bytes of one side of a tile
 _BLOCKS = 4  # of rows for each thread, at least
 _ROOM, _WINDOWED_ROOM = 32, 384  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
 _SLOT = 12  # bytes
 _STRIP = 240  # rows whose float scores are computed together
-_IN_ONE_THREAD = 1 << 27  # factors, whose products take two milliseconds: threads would cost a fourth of that
+_IN_ONE_THREAD = 2**27  # factors, whose products take two milliseconds: threads would cost a fourth of that
 _SETTLED = 4096  # anchors that are brought to their end together
 _LANES = 16  # among which the first scores of a row are dealt out, and multiples of it
 
@@ -33,7 +33,7 @@ _LANES = 16  # among which the first scores of a row are dealt out, and multiple
 def tile_size(rows: int, width: int) -> int:
     """Rows and columns of a tile, for so many rows of so many bytes."""
     for tile in _TILES:
-        if tile * width <= _CACHED and tile * _BLOCKS * torch.get_num_threads() <= rows:
+        if tile * width <= _SIDE and tile * _BLOCKS * torch.get_num_threads() <= rows:
             return tile
     return _TILES[-1]
 
