@@ -46,6 +46,6 @@ def check_number(name: str, value: Any, *, least: int | float = -math.inf, most:
     """Raise unless a setting is a finite number between two others (included)."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and least <= value <= most):
+    if not (math.isfinite(value) and least <= float(value) <= most):
         limits = [f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
         raise ValueError(f"{name} must be {' and '.join(['finite', *limits])}, got {value}")

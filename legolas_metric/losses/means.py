@@ -49,11 +49,22 @@ def mean_and_sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> tuple[F
     return as_given(mean, batch.dtype), sums
 
 
-def as_given(value: Float[Tensor, ""], dtype: torch.dtype) -> Float[Tensor, ""]:
+def as_given(value: Float[Tensor, "*b"], dtype: torch.dtype) -> Float[Tensor, "*b"]:
     """A value in the type of the rows it is of; under autocast in float32, as torch's own losses are."""
     if torch.is_autocast_enabled(value.device.type):
         dtype = torch.promote_types(dtype, torch.float32)
     return value.to(dtype)
+
+
+def anchor_values(batch: Batch, ways: Ways) -> Float[Tensor, " n"]:
+    """Each anchor's own loss, in the order in which they came, by the formula; 0 for those that count in no mean."""
+    relation = batch.relation
+    with torch.autocast(batch.x.device.type, enabled=False):
+        terms = ways.formula((batch.x * ways.scale) @ batch.r.T, relation.whole())
+        value = torch.where((batch.weights > 0) & (terms.counted > 0), terms.value, 0.0)
+    if isinstance(relation, ByLabel) and relation.order is not None:
+        value = torch.zeros_like(value).index_copy(0, relation.order, value)
+    return as_given(value, batch.dtype)
 
 
 def _sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> Sums:

@@ -87,7 +87,8 @@ def ways_of(rule: TripletRule, batch: Batch) -> Ways:
     else:
         terms = partial(_picked, _hard if rule.selection == "hard" else partial(_semi_hard, margin=rule.margin))
     of_batch = partial(terms, rule=rule)
-    return Ways(*(partial(way, of_batch, rule=rule, dtype=batch.dtype) for way in (_formula, _kernel)))
+    formula, kernel = (partial(way, of_batch, rule=rule, dtype=batch.dtype) for way in (_formula, _kernel))
+    return Ways(formula, kernel)
 
 
 def _formula(
