@@ -7,7 +7,7 @@ from torch.utils.data import Sampler
 from legolas_metric.samplers.epochs import PlannedSampler
 
 
-def as_sampler(sampler: PlannedSampler) -> "FlatSampler":
+def as_sampler(sampler: Sampler[list[int]]) -> "FlatSampler":
     """One of our batch samplers as rows one by one: for `MetricLossOnly(sampler=..., batch_size=...)`.
 
     PML's trainers take a sampler of rows and cut it into batches of `batch_size` by themselves; a batch sampler in its
