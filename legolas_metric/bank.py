@@ -1,27 +1,27 @@
 """Embeddings of the whole data set, with labels, groups, ids, and the step at which each row was written."""
 
+import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from typing import get_args
 
 import torch
 from jaxtyping import Float32, Int64
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from torch import Tensor
 
 from legolas_metric.checks import (
     ArrayLike,
     Metric,
     as_integers,
     as_tensor,
-    check_at_least,
     check_dimension,
     check_metric,
+    check_whole,
 )
-from legolas_metric.datasets.source import Inputs
+from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_each, input_loader
+from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
-from legolas_metric.rows import as_groups, as_ids, as_labels, as_prepared
+from legolas_metric.lookup import lookup
+from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows
 
 _FORMAT = "legolas_metric.EmbeddingBank/1"
 
@@ -33,14 +33,14 @@ class EmbeddingBank:
 
     Args:
         embeddings: [n, d], finite; float32 inside.
-        labels: [n] integers, -1 for unlabelled.
+        labels: [n] integers, -1 for unlabelled; or names, which are numbered in ascending order (`label_names`).
         ids: [n] unique, >= 0: names of the examples, stable across epochs (default: row numbers).
-        groups: [n] integers: session, camera, recording.
+        groups: [n] integers or names: session, camera, recording.
         metric: "cosine", "dot" or "euclidean".
         step: encoder step at which these embeddings were computed.
 
     Raises:
-        TypeError: integer embeddings or float labels.
+        TypeError: integer embeddings, or labels that are neither integers nor names.
         ValueError: NaN or inf, zero rows under cosine, lengths that differ, ids that repeat, empty input.
 
     Example:
@@ -63,20 +63,23 @@ class EmbeddingBank:
         step: int = 0,
     ) -> None:
         check_metric(metric)
-        given = as_tensor(embeddings, name="embeddings")
-        n = len(given) if given.ndim else 0
-        own_ids = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
-        rows = as_prepared(given, metric, ids=None if ids is None else own_ids)
-        own_labels, own_groups = as_labels(labels, n), as_groups(groups, n)
+        check_whole("step", step, 0)
+        # copies: the bank is written in place; the caller's tensor must not be
+        held = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric)
+        assert held.labels is not None
         self.metric: Metric = metric
-        # the bank is written in place; the caller's tensor must not be
-        self.embeddings: Float32[Tensor, "n d"] = rows if metric == "cosine" else rows.clone()
-        self.labels: Int64[Tensor, " n"] = own_labels.to(rows.device, copy=True)
-        self.ids: Int64[Tensor, " n"] = own_ids.to(rows.device, copy=True)
-        self.groups: Int64[Tensor, " n"] | None = None if own_groups is None else own_groups.to(rows.device, copy=True)
+        self.embeddings: Float32[Tensor, "n d"] = held.embeddings
+        self.labels: Int64[Tensor, " n"] = held.labels
+        self.ids: Int64[Tensor, " n"] = held.ids
+        self.groups: Int64[Tensor, " n"] | None = held.groups
+        self.label_names, self.group_names = held.label_names, held.group_names
         self.steps: Int64[Tensor, " n"] = torch.full_like(self.ids, step)
         self.drift: float | None = None  # of the last update
-        self._sorted_ids, self._row_of_sorted = self.ids.sort()
+
+    @property
+    def table(self) -> Rows:
+        """The rows with their labels, ids and groups, as every part of the library takes them; no copies."""
+        return Rows(self.embeddings, self.labels, self.ids, self.groups, self.label_names, self.group_names)
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -98,48 +101,68 @@ class EmbeddingBank:
     @classmethod
     def encode(
         cls,
-        encoder: Callable[[Tensor], Tensor],
-        dataset: Dataset | ArrayLike,
+        encoder: Encoder,
+        dataset: Source,
         *,
         labels: ArrayLike,
         ids: ArrayLike | None = None,
         groups: ArrayLike | None = None,
         metric: Metric = "cosine",
         batch_size: int = 512,
+        collate_fn: Collate | None = None,
         num_workers: int = 0,
+        pin_memory: bool = False,
         device: torch.device | str | None = None,
         step: int = 0,
         progress: bool = True,
     ) -> "EmbeddingBank":
         """Embed a data set in evaluation mode, without gradients, and leave the encoder as it was.
 
+        A tuple of inputs, ((a, b), y), reaches the encoder as positional arguments, a dict or whatever else
+        `collate_fn` makes of a batch as one argument. All tensors in it are moved to the device, and floating ones are
+        given the encoder's dtype. Memory: the rows twice, n * d * 8 bytes, and one batch.
+
         Args:
             encoder: maps a batch of inputs to [b, d]. A module is put into evaluation mode, and each of its parts back
                 into its own mode afterwards, also after an error.
-            dataset: any map-style `Dataset` (its items, or the first part of items such as (x, y)), or an array.
+            dataset: an array, or any object with `len` and `[]`: its items, or the first part of items such as (x, y).
             labels, ids, groups, metric, step: see `EmbeddingBank`.
             batch_size: examples a forward pass.
-            num_workers: of the `DataLoader`.
+            collate_fn: makes a batch of a list of inputs (default: stacks them); labels and ids are not passed to it.
+            num_workers, pin_memory: of the `DataLoader`.
             device: where to encode and keep the rows (default: the encoder's own).
-            progress: show a progress bar.
+            progress: show a progress bar, unless another one has the screen.
 
         Raises:
-            TypeError, ValueError: as `EmbeddingBank`; lengths are compared before the first forward pass.
+            TypeError, ValueError: as `EmbeddingBank`; lengths are compared before the first forward pass, and rows that
+                are not finite are told of at the first batch that has them.
         """
         check_metric(metric)
-        check_at_least("batch_size", batch_size, 1)
+        settings = PassSettings(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            pin_memory=pin_memory,
+            progress=progress,
+        )
         source = Inputs(dataset)
         n = len(source)
         as_labels(labels, n, of="the data set")
-        as_ids(ids, n, of="the data set")
+        names = as_ids(ids, n, of="the data set")
         as_groups(groups, n, of="the data set")
-        where = torch.device(device) if device is not None else _device_of(encoder)
-        # A loader draws a seed even where nothing is random: from its own generator, so that training's stays as it is.
-        loader = DataLoader(source, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
-        bar = tqdm(loader, desc="encode", unit="batch", disable=not progress, leave=False)
-        with evaluating(encoder), torch.inference_mode(), bar as batches:  # closed before an error is told
-            rows = torch.cat([_encode_batch(encoder, batch.to(where)) for batch in batches])
-        return cls(rows.clone(), labels, ids=ids, groups=groups, metric=metric, step=step)
+        rows = torch.empty(0, 0)
+
+        def take(begin: int, part: Tensor) -> None:
+            nonlocal rows
+            part = as_prepared(part, metric, ids=names[begin : begin + len(part)])
+            if begin == 0:
+                rows = part.new_empty(n, part.shape[1])
+            check_dimension(part, rows, names=("a batch's embeddings", "the first batch's"))
+            rows[begin : begin + len(part)] = part
+
+        where = None if device is None else torch.device(device)
+        embed_each(encoder, input_loader(source, settings), take, device=where, progress=progress)
+        return cls(rows, labels, ids=ids, groups=groups, metric=metric, step=step)
 
     def rows(self, ids: ArrayLike) -> Int64[Tensor, " m"]:
         """Row numbers of ids.
@@ -148,11 +171,11 @@ class EmbeddingBank:
             ValueError: an id that the bank does not hold.
         """
         names = as_integers(ids, None, name="ids").to(self.ids.device)
-        place = torch.searchsorted(self._sorted_ids, names).clamp_max(len(self) - 1)
-        unknown = names[self._sorted_ids[place] != names]
-        if len(unknown):
+        place, found = lookup(names, self.ids)
+        if not bool(found.all()):
+            unknown = names[~found]
             raise ValueError(f"{len(unknown)} ids are not in the bank (first: {unknown[:5].tolist()})")
-        return self._row_of_sorted[place]
+        return place
 
     def update(self, ids: ArrayLike, embeddings: ArrayLike, *, step: int) -> float:
         """Write new embeddings of some ids; nothing is written if any of them is refused.
@@ -182,7 +205,9 @@ class EmbeddingBank:
         tensors = {"embeddings": self.embeddings, "labels": self.labels, "ids": self.ids, "steps": self.steps}
         if self.groups is not None:
             tensors["groups"] = self.groups
-        write_tensors(path, tensors, {"format": _FORMAT, "metric": self.metric})
+        named = {"label_names": self.label_names, "group_names": self.group_names}
+        texts = {key: json.dumps(names) for key, names in named.items() if names is not None}
+        write_tensors(path, tensors, {"format": _FORMAT, "metric": self.metric, **texts})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "EmbeddingBank":
@@ -195,40 +220,23 @@ class EmbeddingBank:
         tensors, metadata = read_tensors(path)
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"{path} is not a saved EmbeddingBank: expected format {_FORMAT!r} in its metadata")
-        bank = cls(
-            tensors["embeddings"],
-            tensors["labels"],
-            ids=tensors["ids"],
-            groups=tensors.get("groups"),
-            metric=metadata["metric"],  # pyright: ignore[reportArgumentType]  (checked by the constructor)
-        )
-        bank.steps.copy_(tensors["steps"])
+        missing = [name for name in ("embeddings", "labels", "ids", "steps") if name not in tensors]
+        if missing or metadata.get("metric") not in get_args(Metric):
+            what = ", ".join(missing) or f"a metric (it says {metadata.get('metric')!r})"
+            raise ValueError(f"{path} is no whole EmbeddingBank, it lacks {what}: write it again with bank.save(path)")
+        try:
+            bank = cls(
+                tensors["embeddings"],
+                tensors["labels"],
+                ids=tensors["ids"],
+                groups=tensors.get("groups"),
+                metric=metadata["metric"],  # pyright: ignore[reportArgumentType]  (checked above)
+            )
+            steps = as_integers(tensors["steps"], len(bank), name="steps", of="the bank")
+            bank.label_names, bank.group_names = (
+                tuple(json.loads(metadata[key])) if key in metadata else None for key in ("label_names", "group_names")
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no whole EmbeddingBank: {error}") from error
+        bank.steps.copy_(steps)
         return bank
-
-
-@contextmanager
-def evaluating(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Evaluation mode for the block; every part of the module gets its own mode back, also after an error."""
-    modules = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        if isinstance(encoder, nn.Module):
-            encoder.eval()
-        yield
-    finally:
-        for module, mode in zip(modules, modes):
-            module.training = mode
-
-
-def _device_of(encoder: Callable[[Tensor], Tensor]) -> torch.device:
-    parameters = encoder.parameters() if isinstance(encoder, nn.Module) else iter(())
-    first = next(parameters, None)
-    return torch.device("cpu") if first is None else first.device
-
-
-def _encode_batch(encoder: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    rows = encoder(batch)
-    if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != len(batch):
-        shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-        raise ValueError(f"the encoder must map {len(batch)} inputs to [{len(batch)}, d], got {shape}")
-    return rows.float()

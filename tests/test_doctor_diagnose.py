@@ -79,11 +79,13 @@ def test_classes_that_are_points_and_rank_well_are_a_note():
     assert diagnose(x, y[torch.randperm(400)]).findings[0].severity == "fault"
 
 
-def test_an_offset_of_all_rows_is_a_warning_that_says_what_to_subtract():
+def test_an_offset_of_all_rows_is_a_note_that_says_what_to_subtract():
     x, y = clustered(noise=0.3)
     found = diagnose(30 * torch.ones(32) + x, y)
-    assert found.collapse.verdict == "point collapse"
-    assert found.findings[0].severity == "warning"
+    assert found.collapse.verdict == "healthy"
+    assert found.healthy
+    assert found.findings[0].severity == "note"
+    assert "narrow cone" in found.findings[0].sentence
     assert "subtract the mean" in found.findings[0].remedy
     assert diagnose(x - x.mean(0), y).healthy
 

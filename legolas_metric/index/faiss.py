@@ -20,7 +20,7 @@ from legolas_metric.index.brute_force import part_of, scan_classes
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.index.top_k import Bounds, best_of, inside_window, similarities_of
 from legolas_metric.records import Neighbors, SearchStats
-from legolas_metric.rows import NO_ID, Rows, check_range, fitted_rows, query_rows
+from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
 
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
 _FETCHED_ELEMENTS = 1 << 24  # (query, row) pairs fetched at once
@@ -144,7 +144,6 @@ class FaissIndex:
     def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
         rows = self._fitted()
         check_request(own, rows, k, want)
-        check_range(own, rows, self.metric)
         bounds = window_bounds(window, len(own), own.ids.device)
         stats = SearchStats(engine=f"faiss:{self._name}")
         if want in ("positive", "cross_group_positive"):

@@ -23,7 +23,7 @@ from legolas_metric.miners.masks import Masks, Relations
 from legolas_metric.miners.pool import IndexPool, Pool
 from legolas_metric.miners.screened import ScreenedPool, screening_error
 from legolas_metric.relations import LabelRelation
-from legolas_metric.rows import NO_ID, Rows, as_groups, as_ids, as_labels, as_prepared, check_range
+from legolas_metric.rows import NO_ID, Rows, as_groups, as_ids, as_labels, as_prepared
 
 _BLOCK_ELEMENTS = 1 << 20  # of a block's similarities: they stay in the processor's cache
 _LEAST_BLOCK = 64
@@ -107,7 +107,6 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None, *
     else:
         labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
         anchors = batch.anchors[labelled]
-    check_range(anchors, batch.rows, metric)
     table = Table(anchors, batch.rows, metric)
     error = screening_error(anchors, batch.rows, metric) if screened and metric != "euclidean" else math.inf
     error = error if math.isfinite(error) else None
@@ -138,7 +137,6 @@ def bank_source(
     names = bank.ids[asked]
     if not dense and (relation is None or relation.by_label):
         return Source(names, rows, _index_blocks(asked, rows, index, relation))
-    check_range(rows, rows, bank.metric)
     order = bank.ids.argsort()  # in a dense block, ties go to the smaller row
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)

@@ -9,7 +9,7 @@ from legolas_metric.index.exact.precision import Precision
 from legolas_metric.index.exact.requests import Request
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.records import Neighbors
-from legolas_metric.rows import Rows, check_range, fitted_rows, query_rows
+from legolas_metric.rows import Rows, fitted_rows, query_rows
 
 
 class ExactIndex:
@@ -120,7 +120,6 @@ class ExactIndex:
     def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
         rows = self.rows
         check_request(own, rows, k, want)
-        check_range(own, rows, self.metric)
         bounds = window_bounds(window, len(own), own.ids.device)
         request = Request(own, rows, k, want, self.metric, farthest, bounds)
         with exact_arithmetic(own.ids.device):
