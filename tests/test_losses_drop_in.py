@@ -235,6 +235,15 @@ def test_a_trainer_gets_rows(generator):
     assert len(other) == 10
 
 
-def test_as_sampler_refuses(generator):
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_a_batch_sampler_in_a_trainers_place_fails_with_the_remedy(batch_size, generator):
+    """PML would ask it for batches of batches: fewer than one, and so train zero steps."""
+    y = torch.arange(40) % 10
+    trainer, _ = trainer_of(PKSampler(y, p=2, k=4), torch.randn(40, 5, generator=generator), y, batch_size=batch_size)
+    with pytest.raises(TypeError, match=r"PKSampler hands out whole batches: .*as_sampler\(sampler\)"):
+        trainer.train(num_epochs=1)
+
+
+def test_as_sampler_refuses():
     with pytest.raises(TypeError, match="as_sampler takes a PKSampler, NeighborPKSampler or TripletSampler"):
         as_sampler(samplers.MPerClassSampler(torch.arange(8) // 2, 2))

@@ -17,7 +17,6 @@ from legolas_metric import (
     TripletLoss,
 )
 from legolas_metric.losses import supcon_loss, triplet_loss
-from legolas_metric.losses.loss_settings import check_number
 
 PAIR_LOSSES = [SupConLoss, MultiSimilarityLoss, TripletLoss]
 X, Y = torch.randn(8, 3, generator=torch.Generator().manual_seed(1)), torch.arange(8) // 2
@@ -29,14 +28,14 @@ X, Y = torch.randn(8, 3, generator=torch.Generator().manual_seed(1)), torch.aran
         (lambda bad: SupConLoss(bad), ValueError, "temperature must be"),
         (lambda bad: supcon_loss(X, Y, temperature=bad), ValueError, "temperature must be"),
         (lambda bad: SupConLoss(bad, learnable=True), ValueError, "temperature must be"),
-        (lambda bad: TripletLoss(bad), ValueError, "margin must be finite and at least 0"),
-        (lambda bad: triplet_loss(X, Y, margin=bad), ValueError, "margin must be finite and at least 0"),
-        (lambda bad: TripletLoss(soft=True, soft_margin=bad), ValueError, "soft_margin must be finite"),
-        (lambda bad: MultiSimilarityLoss(alpha=bad), ValueError, "alpha must be finite"),
-        (lambda bad: MultiSimilarityLoss(beta=bad), ValueError, "beta must be finite"),
-        (lambda bad: MultiSimilarityLoss(base=bad), ValueError, "base must be finite"),
-        (lambda bad: MultiSimilarityLoss(mining=bad), ValueError, "mining must be finite"),
-        (lambda bad: FocalLoss(bad), ValueError, "gamma must be finite"),
+        (lambda bad: TripletLoss(bad), ValueError, "margin must be a finite number, at least 0"),
+        (lambda bad: triplet_loss(X, Y, margin=bad), ValueError, "margin must be a finite number, at least 0"),
+        (lambda bad: TripletLoss(soft=True, soft_margin=bad), ValueError, "soft_margin must be a finite number"),
+        (lambda bad: MultiSimilarityLoss(alpha=bad), ValueError, "alpha must be a finite number"),
+        (lambda bad: MultiSimilarityLoss(beta=bad), ValueError, "beta must be a finite number"),
+        (lambda bad: MultiSimilarityLoss(base=bad), ValueError, "base must be a finite number"),
+        (lambda bad: MultiSimilarityLoss(mining=bad), ValueError, "mining must be a finite number"),
+        (lambda bad: FocalLoss(bad), ValueError, "gamma must be a finite number"),
         (lambda bad: FocalLoss(class_weights=[1.0, bad]), ValueError, "class_weights must be finite"),
     ],
 )
@@ -48,17 +47,14 @@ def test_settings_are_finite_numbers(make, error, text, bad):
 
 def test_settings_lie_in_their_range():
     for temperature in (1e-40, 1e40):
-        with pytest.raises(ValueError, match=r"temperature must be finite and at least 1e-06 and at most 1e\+06"):
+        with pytest.raises(ValueError, match=r"temperature must be a finite number, at least 1e-06 and at most 1e\+06"):
             SupConLoss(temperature)
-    with pytest.raises(ValueError, match=r"margin must be finite and at least 0, got -0.1"):
+    with pytest.raises(ValueError, match=r"margin must be a finite number, at least 0, got -0.1"):
         TripletLoss(-0.1)
     with pytest.raises(ValueError, match="choose one"):
         TripletLoss(squared=True, cosine=True)
     with pytest.raises(ValueError, match="soft_margin belongs to soft=True"):
         TripletLoss(soft_margin=0.1)
-    for strange in ("0.1", True, None):
-        with pytest.raises(TypeError, match="margin must be a number, got"):
-            check_number("margin", strange)
 
 
 @pytest.mark.parametrize("kind", PAIR_LOSSES)
@@ -103,12 +99,10 @@ def test_lists_of_rows(kind):
     assert torch.equal(value, kind()(X, Y))
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match=r"embeddings must have rows of one length, .* shapes \(2,\), \(3,\)"):
+    with pytest.raises(ValueError, match=r"embeddings has rows of several shapes, \(2,\) and \(3,\)"):
         kind()([X[0], X[1, :2]], [0, 0])
-    with pytest.raises(ValueError, match="embeddings must have rows of one length, got a list of several"):
+    with pytest.raises(ValueError, match="embeddings must be a table of numbers, with rows of one length"):
         kind()([[1.0, 2.0], [1.0]], [0, 0])
-    with pytest.raises(ValueError, match="rows of one length, got a list of tensors with other things"):
-        kind()([X[0], [1.0, 2.0, 3.0]], [0, 0])
 
 
 @pytest.mark.parametrize("names", [["a", "a", "b", "b"], np.array(["a", "a", "b", "b"]), np.array(["x"] * 4, object)])

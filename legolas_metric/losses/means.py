@@ -7,13 +7,15 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.losses.blockwise import Formula, Kernel, blockwise_sums, formula_sums
 from legolas_metric.losses.loss_inputs import Batch
 from legolas_metric.losses.pair_masks import Block, ByLabel, TripletBlock
 from legolas_metric.losses.symmetric import PairSums, symmetric_sums
 from legolas_metric.losses.terms import LossDetail, Sums
 
-_DETAIL_MB = 16
+# Blocks that are held at once.
+_COPIES = 4
 
 
 class Ways(NamedTuple):
@@ -87,7 +89,7 @@ def loss_detail(batch: Batch, sums: Sums) -> LossDetail:
     """What the loss saw, by a second pass over the similarities."""
     x, r, world = batch.x, batch.r, batch.world
     totals = torch.zeros(5, dtype=torch.float64, device=x.device)
-    size = max(1, (_DETAIL_MB << 20) // (max(1, len(r)) * x.element_size()))
+    size = rows_for(BLOCK, _COPIES * len(r) * x.element_size())
     with torch.autocast(x.device.type, enabled=False):
         for block in batch.relation.blocks(size) if len(x) and len(r) else ():
             totals += _seen(x[block.rows] @ r.T, block, batch.weights[block.rows] > 0)

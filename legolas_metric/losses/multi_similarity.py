@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from legolas_metric.checks import ArrayLike
+from legolas_metric.checks import ArrayLike, check_number
 from legolas_metric.distributed import World
 from legolas_metric.losses.listed import Indices
 from legolas_metric.losses.loss_inputs import Batch, Given, prepare
 from legolas_metric.losses.loss_rows import settled
-from legolas_metric.losses.loss_settings import answers_pml, check_number
+from legolas_metric.losses.loss_settings import answers_pml
 from legolas_metric.losses.means import Ways, anchor_values, loss_detail, mean_and_sums
 from legolas_metric.losses.pair_masks import Block
 from legolas_metric.losses.symmetric import Finished, Positives

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from legolas_metric.checks import ArrayLike, check_choice
+from legolas_metric.checks import ArrayLike, check_choice, check_number
 from legolas_metric.distributed import World
 from legolas_metric.geometry import masked_logsumexp
 from legolas_metric.losses.listed import Indices
 from legolas_metric.losses.loss_inputs import Batch, Given, prepare
-from legolas_metric.losses.loss_settings import answers_pml, check_number
+from legolas_metric.losses.loss_settings import answers_pml
 from legolas_metric.losses.means import Ways, anchor_values, loss_detail, mean_and_sums
 from legolas_metric.losses.pair_masks import Block
 from legolas_metric.losses.symmetric import Finished, Positives

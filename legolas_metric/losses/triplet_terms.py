@@ -14,10 +14,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from legolas_metric.checks import check_choice
+from legolas_metric.checks import check_choice, check_number
 from legolas_metric.losses.loss_inputs import Batch
 from legolas_metric.losses.loss_rows import settled
-from legolas_metric.losses.loss_settings import check_number
 from legolas_metric.losses.means import Ways
 from legolas_metric.losses.pair_masks import Block, ByLabel, ByTriplets, TripletBlock
 from legolas_metric.losses.terms import Terms
@@ -42,7 +41,7 @@ class TripletRule:
     def __post_init__(self) -> None:
         check_choice("selection", self.selection, get_args(Selection))
         check_choice("reduction", self.reduction, get_args(Reduction))
-        check_number("margin", self.margin, least=0)
+        check_number("margin", self.margin, least=0.0)
         check_number("soft_margin", self.soft_margin)
         if self.squared and self.cosine:
             raise ValueError("squared=True has margins in d^2, cosine=True in s = 1 - d^2 / 2: choose one")

@@ -176,7 +176,9 @@ class NeighborPKSampler(PlannedSampler):
             f"rank {self.rank} of {self.world_size})"
         )
 
-    def __len__(self) -> int:
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch on each rank."""
         return self._batches
 
     @property

@@ -143,7 +143,9 @@ class PKSampler(PlannedSampler):
             f"{len(self.left_out)} classes left out, rank {self.rank} of {self.world_size})"
         )
 
-    def __len__(self) -> int:
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch on each rank."""
         return self._batches
 
     @property

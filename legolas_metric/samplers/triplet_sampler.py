@@ -115,7 +115,9 @@ class TripletSampler(PlannedSampler):
     def __repr__(self) -> str:
         return f"TripletSampler({len(self._rows)} triplets, batch_size={self.batch_size}, {self.dropped} dropped)"
 
-    def __len__(self) -> int:
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch on each rank."""
         return len(self.plan())
 
     @property
