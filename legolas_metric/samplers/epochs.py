@@ -39,14 +39,13 @@ class PlannedSampler(Sampler[list[int]], ABC):
     def settings(self) -> Mapping[str, int]:
         """What the plan depends on, the epoch aside: a state is only good for equal settings."""
 
-    @property
     @abstractmethod
-    def batches(self) -> int:
+    def _steps(self) -> int:
         """Batches of an epoch on each rank."""
 
     def __len__(self) -> int:
         self._refuse_as_sampler()  # here too: a loader of whole batches may be too short to be iterated at all
-        return self.batches
+        return self._steps()
 
     def __iter__(self) -> Iterator[list[int]]:
         self._check_use()

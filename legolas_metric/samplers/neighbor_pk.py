@@ -176,9 +176,7 @@ class NeighborPKSampler(PlannedSampler):
             f"rank {self.rank} of {self.world_size})"
         )
 
-    @property
-    def batches(self) -> int:
-        """Batches of an epoch on each rank."""
+    def _steps(self) -> int:
         return self._batches
 
     @property

@@ -143,9 +143,7 @@ class PKSampler(PlannedSampler):
             f"{len(self.left_out)} classes left out, rank {self.rank} of {self.world_size})"
         )
 
-    @property
-    def batches(self) -> int:
-        """Batches of an epoch on each rank."""
+    def _steps(self) -> int:
         return self._batches
 
     @property

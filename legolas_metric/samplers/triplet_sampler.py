@@ -115,9 +115,7 @@ class TripletSampler(PlannedSampler):
     def __repr__(self) -> str:
         return f"TripletSampler({len(self._rows)} triplets, batch_size={self.batch_size}, {self.dropped} dropped)"
 
-    @property
-    def batches(self) -> int:
-        """Batches of an epoch on each rank."""
+    def _steps(self) -> int:
         return len(self.plan())
 
     @property
