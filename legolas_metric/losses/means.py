@@ -42,7 +42,11 @@ def mean_and_sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> tuple[F
         ways: the loss.
         workspace_mb: memory for similarities; None takes the whole matrix at once, by the formula.
     """
-    sums = _sums(batch, ways, workspace_mb)
+    return mean_of(batch, _sums(batch, ways, workspace_mb))
+
+
+def mean_of(batch: Batch, sums: Sums) -> tuple[Float[Tensor, ""], Sums]:
+    """The mean of what this process has summed, over all processes, and the sums of all."""
     world = batch.world
     sums = Sums(*(world.reduce(part) for part in sums)) if world.size > 1 else sums
     mean = sums.value / sums.counted.masked_fill(sums.counted == 0, 1.0)
@@ -72,8 +76,7 @@ def anchor_values(batch: Batch, ways: Ways) -> Float[Tensor, " n"]:
 def _sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> Sums:
     x, r = batch.x, batch.r
     if len(x) == 0 or len(r) == 0:
-        nothing = 0 * (x.sum() + r.sum())
-        return Sums(nothing, *nothing.detach().expand(3))
+        return no_sums(batch)
     with torch.autocast(x.device.type, enabled=False):
         if workspace_mb is None or torch.compiler.is_compiling():
             return formula_sums(x * ways.scale, r, batch.weights, batch.relation, ways.formula)
@@ -82,6 +85,12 @@ def _sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> Sums:
             y = x * ways.scale**0.5
             return symmetric_sums(y, batch.weights, batch.relation, ways.pair_sums, workspace_mb=workspace_mb)
         return blockwise_sums(x * ways.scale, r, batch.weights, batch.relation, ways.kernel, workspace_mb=workspace_mb)
+
+
+def no_sums(batch: Batch) -> Sums:
+    """The sums of nothing, with a gradient of zeros."""
+    nothing = 0 * (batch.x.sum() + batch.r.sum())
+    return Sums(nothing, *nothing.detach().expand(3))
 
 
 @torch.no_grad()
