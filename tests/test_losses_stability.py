@@ -188,7 +188,7 @@ def test_gradient_of_reference_rows(kind, workspace):
 
 def test_second_derivative_of_blocks_is_refused():
     x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
-    for loss in (SupConLoss(), TripletLoss(1.0)):
+    for loss in (SupConLoss(), TripletLoss(1.0, "all")):
         with pytest.raises(RuntimeError, match="differentiable once: pass workspace_mb=None"):
             torch.autograd.grad(loss(x, torch.arange(6) // 2), x, create_graph=True)
 

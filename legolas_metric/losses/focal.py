@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least
+from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least, check_number
 from legolas_metric.losses.loss_rows import as_rows, as_weights, refuse_names, tensor_of, wide_type
-from legolas_metric.losses.loss_settings import check_number
 from legolas_metric.losses.means import as_given
 from legolas_metric.losses.terms import LossDetail
 from legolas_metric.rows import as_labels

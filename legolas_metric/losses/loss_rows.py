@@ -1,14 +1,13 @@
 """The rows, labels and weights of a batch, as a loss takes them: with their gradient, in any float type."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_tensor
+from legolas_metric.checks import ArrayLike, as_integers, as_tensor
 from legolas_metric.geometry import tie_distance
 from legolas_metric.rows import as_labels, check_norms
 
@@ -75,12 +74,13 @@ def as_weights(weights: ArrayLike | None, like: Tensor, n: int, name: str, of: s
 def as_batch_labels(labels: ArrayLike, n: int, *, name: str = "labels", of: str = "embeddings") -> Int64[Tensor, " n"]:
     """`as_labels`, but for names: numbered within a batch, one name would get another number in the next."""
     refuse_names(labels, name)
-    return as_labels(labels, n, name=name, of=of)
+    return as_labels(as_integers(labels, n, name=name, of=of), n, name=name, of=of)
 
 
 def refuse_names(labels: ArrayLike, name: str) -> None:
     """Raise where labels are names."""
-    first = None if isinstance(labels, Tensor) else next((value for value in labels if isinstance(value, str)), None)
+    entries = () if isinstance(labels, Tensor) else np.asarray(labels, dtype=object).flat
+    first = next((entry for entry in entries if isinstance(entry, str)), None)
     if first is not None:
         raise TypeError(
             f"{name} must be integers in a loss, got names (first: {str(first)!r}): number the whole data set's labels "
@@ -89,22 +89,9 @@ def refuse_names(labels: ArrayLike, name: str) -> None:
 
 
 def tensor_of(values: ArrayLike, name: str) -> Tensor:
-    """The tensor itself, or a copy of an array, whatever its strides."""
-    if isinstance(values, Tensor):
-        return values
-    if isinstance(values, Sequence) and any(isinstance(value, Tensor) for value in values):
-        return _stacked(values, name)
-    try:
-        array = np.array(values, order="C")
-    except ValueError:
-        raise ValueError(f"{name} must have rows of one length, got a list of several: cut or pad them") from None
-    return as_tensor(array, name=name)
-
-
-def _stacked(values: Sequence[object], name: str) -> Tensor:
-    parts = [value for value in values if isinstance(value, Tensor)]
-    shapes = {tuple(part.shape) for part in parts}
-    if len(parts) < len(values) or len(shapes) > 1:
-        what = "other things" if len(parts) < len(values) else f"shapes {', '.join(map(str, sorted(shapes)))}"
-        raise ValueError(f"{name} must have rows of one length, got a list of tensors with {what}: cut or pad them")
-    return torch.stack(parts)
+    """The tensor itself; a list of tensors stacked, with their gradient; or what the user has, as a tensor."""
+    if isinstance(values, list | tuple) and all(isinstance(row, Tensor) for row in values):
+        rows = [row for row in values if isinstance(row, Tensor)]
+        if len({row.shape for row in rows}) == 1:
+            return torch.stack(rows)
+    return as_tensor(values, name=name)

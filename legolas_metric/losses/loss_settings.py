@@ -1,10 +1,8 @@
-"""Settings of losses: numbers in their range, and what other libraries call them."""
+"""What a loss says to settings that other libraries have."""
 
-import math
 from collections.abc import Callable, Mapping
 from functools import wraps
-from numbers import Real
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 Self = TypeVar("Self")
@@ -40,12 +38,3 @@ def answers_pml(
         init(self, *args, **named)
 
     return checked
-
-
-def check_number(name: str, value: Any, *, least: int | float = -math.inf, most: int | float = math.inf) -> None:
-    """Raise unless a setting is a finite number between two others (included)."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and least <= value <= most):
-        limits = [f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
-        raise ValueError(f"{name} must be {' and '.join(['finite', *limits])}, got {value}")

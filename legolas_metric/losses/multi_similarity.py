@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from legolas_metric.checks import ArrayLike
+from legolas_metric.checks import ArrayLike, check_number
 from legolas_metric.distributed import World
 from legolas_metric.losses.listed import Indices
 from legolas_metric.losses.loss_inputs import Batch, Given, prepare
 from legolas_metric.losses.loss_rows import settled
-from legolas_metric.losses.loss_settings import answers_pml, check_number
-from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
+from legolas_metric.losses.loss_settings import answers_pml
+from legolas_metric.losses.means import Ways, anchor_values, loss_detail, mean_and_sums
 from legolas_metric.losses.pair_masks import Block
 from legolas_metric.losses.symmetric import Finished, Positives
 from legolas_metric.losses.terms import LossDetail, Sums, Terms
@@ -128,6 +128,18 @@ class MultiSimilarityLoss(nn.Module):
         batch, mean, sums = _given_mean(given, shape, self.mining, self.workspace_mb)
         return (mean, loss_detail(batch, sums)) if detail else mean
 
+    def per_anchor(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike | None = None,
+        indices_tuple: Indices | None = None,
+        ref_emb: ArrayLike | None = None,
+        ref_labels: ArrayLike | None = None,
+    ) -> Float[Tensor, " n"]:
+        """Each anchor's L_i, [n], by the plain formula: for a mean of one's own. 0 for an unlabelled anchor."""
+        given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, None, None, None, None)
+        return anchor_values(*_batch_and_ways(given, _Shape(self.alpha, self.beta, self.base), self.mining))
+
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
@@ -174,15 +186,16 @@ def _check_mining(mining: int | float | None) -> None:
 def _given_mean(
     given: Given, shape: _Shape, mining: int | float | None, workspace_mb: int | None
 ) -> tuple[Batch, Float[Tensor, ""], Sums]:
+    batch, ways = _batch_and_ways(given, shape, mining)
+    return batch, *mean_and_sums(batch, ways, workspace_mb)
+
+
+def _batch_and_ways(given: Given, shape: _Shape, mining: int | float | None) -> tuple[Batch, Ways]:
     _check_mining(mining)
     batch = prepare(given, exact=mining is not None)
+    formula, kernel = (partial(way, shape=shape, mining=mining, dtype=batch.dtype) for way in (_formula, _kernel))
     sums = shape if mining is None and shape.in_range(len(batch.r)) else None
-    ways = Ways(
-        partial(_formula, shape=shape, mining=mining, dtype=batch.dtype),
-        partial(_kernel, shape=shape, mining=mining, dtype=batch.dtype),
-        sums,
-    )
-    return batch, *mean_and_sums(batch, ways, workspace_mb)
+    return batch, Ways(formula, kernel, sums)
 
 
 def _formula(

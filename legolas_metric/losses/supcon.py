@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from legolas_metric.checks import ArrayLike, check_choice
+from legolas_metric.checks import ArrayLike, check_choice, check_number
 from legolas_metric.distributed import World
 from legolas_metric.geometry import masked_logsumexp
 from legolas_metric.losses.listed import Indices
 from legolas_metric.losses.loss_inputs import Batch, Given, prepare
-from legolas_metric.losses.loss_settings import answers_pml, check_number
-from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
+from legolas_metric.losses.loss_settings import answers_pml
+from legolas_metric.losses.means import Ways, anchor_values, loss_detail, mean_and_sums
 from legolas_metric.losses.pair_masks import Block
 from legolas_metric.losses.symmetric import Finished, Positives
 from legolas_metric.losses.terms import LossDetail, Sums, Terms
@@ -148,6 +148,18 @@ class SupConLoss(nn.Module):
         mean, sums = _mean(batch, self.temperature, self.form, self.workspace_mb)
         return (mean, loss_detail(batch, sums)) if detail else mean
 
+    def per_anchor(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike | None = None,
+        indices_tuple: Indices | None = None,
+        ref_emb: ArrayLike | None = None,
+        ref_labels: ArrayLike | None = None,
+    ) -> Float[Tensor, " n"]:
+        """Each anchor's L_i, [n], by the plain formula: for a mean of one's own. 0 for an anchor without a positive."""
+        batch = prepare(Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, None, None, None, None))
+        return anchor_values(batch, _ways(batch, self.temperature, self.form))
+
 
 def _check(temperature: int | float | Float[Tensor, ""], form: Form) -> None:
     check_choice("form", form, get_args(Form))
@@ -163,6 +175,10 @@ def _check(temperature: int | float | Float[Tensor, ""], form: Form) -> None:
 def _mean(
     batch: Batch, temperature: int | float | Float[Tensor, ""], form: Form, workspace_mb: int | None
 ) -> tuple[Float[Tensor, ""], Sums]:
+    return mean_and_sums(batch, _ways(batch, temperature, form), workspace_mb)
+
+
+def _ways(batch: Batch, temperature: int | float | Float[Tensor, ""], form: Form) -> Ways:
     _check(temperature, form)
     inner = form == "in"
     scale = 1 / temperature
@@ -170,8 +186,7 @@ def _mean(
     if batch.symmetric and not torch.compiler.is_compiling():
         highest = float(scale.detach() if isinstance(scale, Tensor) else scale)
         sums = _PairSums(highest, inner) if 2 * highest < _RANGE else None
-    ways = Ways(partial(_formula, inner=inner), partial(_kernel, inner=inner), sums, scale)
-    return mean_and_sums(batch, ways, workspace_mb)
+    return Ways(partial(_formula, inner=inner), partial(_kernel, inner=inner), sums, scale)
 
 
 def _formula(logits: Float[Tensor, "b m"], block: Block, *, inner: bool) -> Terms:

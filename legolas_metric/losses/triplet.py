@@ -8,9 +8,9 @@ from legolas_metric.distributed import World
 from legolas_metric.losses.listed import Indices
 from legolas_metric.losses.loss_inputs import Batch, Given, prepare
 from legolas_metric.losses.loss_settings import answers_pml
-from legolas_metric.losses.means import loss_detail, mean_and_sums
+from legolas_metric.losses.means import loss_detail
 from legolas_metric.losses.terms import LossDetail, Sums
-from legolas_metric.losses.triplet_terms import Reduction, Selection, TripletRule, ways_of
+from legolas_metric.losses.triplet_terms import Reduction, Selection, TripletRule, mean_by_rule
 
 
 def triplet_loss(
@@ -149,4 +149,4 @@ class TripletLoss(nn.Module):
 
 def _mean(given: Given, rule: TripletRule, workspace_mb: int | None) -> tuple[Batch, Float[Tensor, ""], Sums]:
     batch = prepare(given, keep_triplets=True, exact=True)
-    return batch, *mean_and_sums(batch, ways_of(rule, batch), workspace_mb)
+    return batch, *mean_by_rule(batch, rule, workspace_mb)

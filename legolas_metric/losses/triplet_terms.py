@@ -14,17 +14,20 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from legolas_metric.checks import check_choice
+from legolas_metric.budgets import rows_for
+from legolas_metric.checks import check_choice, check_number
 from legolas_metric.losses.loss_inputs import Batch
 from legolas_metric.losses.loss_rows import settled
-from legolas_metric.losses.loss_settings import check_number
-from legolas_metric.losses.means import Ways
+from legolas_metric.losses.means import Ways, mean_and_sums, mean_of, no_sums
 from legolas_metric.losses.pair_masks import Block, ByLabel, ByTriplets, TripletBlock
-from legolas_metric.losses.terms import Terms
+from legolas_metric.losses.terms import Sums, Terms
 
 Selection = Literal["all", "violating", "hard", "semihard"]
 Reduction = Literal["active", "mean"]
 Measure = Literal["d", "d^2", "1 - s"]
+
+# Blocks of similarities that a choice holds at its peak.
+_COPIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class TripletRule:
     def __post_init__(self) -> None:
         check_choice("selection", self.selection, get_args(Selection))
         check_choice("reduction", self.reduction, get_args(Reduction))
-        check_number("margin", self.margin, least=0)
+        check_number("margin", self.margin, least=0.0)
         check_number("soft_margin", self.soft_margin)
         if self.squared and self.cosine:
             raise ValueError("squared=True has margins in d^2, cosine=True in s = 1 - d^2 / 2: choose one")
@@ -78,16 +81,55 @@ class Slopes(NamedTuple):
     possible: Float[Tensor, " b"]
 
 
-def ways_of(rule: TripletRule, batch: Batch) -> Ways:
-    """The loss of a batch for each way of computing it; the batch's rows are float64, since they choose."""
+def mean_by_rule(batch: Batch, rule: TripletRule, workspace_mb: int | None) -> tuple[Float[Tensor, ""], Sums]:
+    """The loss of a batch, and its sums; the batch's rows are float64, since they choose."""
+    if rule.selection == "hard" and isinstance(batch.relation, ByLabel):
+        return mean_of(batch, _hard_sums(batch, batch.relation, rule, workspace_mb))
+    return mean_and_sums(batch, _ways(batch, rule), workspace_mb)
+
+
+def _ways(batch: Batch, rule: TripletRule) -> Ways:
     if isinstance(batch.relation, ByTriplets):
         terms = partial(_picked, _listed)
-    elif rule.selection in ("all", "violating") or not isinstance(batch.relation, ByLabel):
-        terms = _all
+    elif rule.selection == "semihard" and isinstance(batch.relation, ByLabel):
+        terms = partial(_picked, partial(_semi_hard, margin=rule.margin))
     else:
-        terms = partial(_picked, _hard if rule.selection == "hard" else partial(_semi_hard, margin=rule.margin))
+        terms = _all
     of_batch = partial(terms, rule=rule)
-    return Ways(*(partial(way, of_batch, rule=rule, dtype=batch.dtype) for way in (_formula, _kernel)))
+    formula, kernel = (partial(way, of_batch, rule=rule, dtype=batch.dtype) for way in (_formula, _kernel))
+    return Ways(formula, kernel)
+
+
+def _hard_sums(batch: Batch, relation: ByLabel, rule: TripletRule, workspace_mb: int | None) -> Sums:
+    """One triplet an anchor: chosen block by block without a gradient, and computed from its three rows alone."""
+    x, r = batch.x, batch.r
+    if len(x) == 0 or len(r) == 0:
+        return no_sums(batch)
+    with torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad():
+            if workspace_mb is None or torch.compiler.is_compiling():
+                parts = [_hard(settled(x @ r.T, batch.dtype), relation.whole())]
+            else:
+                size = rows_for(workspace_mb << 20, _COPIES * len(r) * x.element_size())
+                parts = [
+                    _hard(settled(x[block.rows] @ r.T, batch.dtype), block)
+                    for block in relation.blocks(min(len(x), size))
+                ]
+            positive, negative, counts = (torch.cat(part) for part in zip(*parts))
+        s = ((x * r.index_select(0, place)).sum(1) for place in (positive, negative))
+        d_ap, d_an = (_distances(settled(pair, batch.dtype), rule.measure) for pair in s)
+        u = d_ap - d_an + rule.inside
+        loss = torch.where(counts, softplus(u) if rule.soft else u.clamp_min(0), 0.0)
+        active, possible = ((batch.weights * term).sum() for term in (loss.detach() > 0, counts))
+        return Sums((batch.weights * loss).sum(), active if rule.reduction == "active" else possible, active, possible)
+
+
+def _hard(s: Float[Tensor, "b m"], block: Block) -> tuple[Int64[Tensor, " b"], Int64[Tensor, " b"], Bool[Tensor, " b"]]:
+    """Columns of each anchor's farthest positive and nearest negative, and whether it has both."""
+    least, positive = s[:, block.band].masked_fill(~block.positive, torch.inf).min(1)
+    s[:, block.band].masked_fill_(~block.negative, -torch.inf)
+    most, negative = s.max(1)
+    return positive + block.band.start, negative, (least != torch.inf) & (most != -torch.inf)
 
 
 def _formula(
@@ -158,14 +200,6 @@ def _picked(
 
 def _listed(d: Float[Tensor, "b m"], block: TripletBlock) -> Picked:
     return Picked(block.anchor, block.positive, block.negative, block.counts)
-
-
-def _hard(d: Float[Tensor, "b m"], block: Block) -> Picked:
-    """Farthest positive and nearest negative of each anchor."""
-    apart, positive = d[:, block.band].masked_fill(~block.positive, -torch.inf).max(1)
-    near, negative = _negatives(d, block).min(1)
-    row = torch.arange(len(d), device=d.device)
-    return Picked(row, positive + block.band.start, negative, (apart != -torch.inf) & (near != torch.inf))
 
 
 def _semi_hard(d: Float[Tensor, "b m"], block: Block, *, margin: int | float) -> Picked:
