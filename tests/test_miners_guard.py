@@ -1,5 +1,8 @@
 """The guard: each rule against its formula, replacement and counts, and what it does on planted label noise."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -141,6 +144,23 @@ def test_mostly_rejecting_warns_with_a_remedy():
     bank = make_bank()
     with pytest.warns(UserWarning, match=r"first candidate of 5\d of 5\d pairs \(absolute_margin: \d+ candidates\)"):
         HardMiner(guard=FalseNegativeGuard(vote=None, absolute=1.9)).mine(bank)
+
+
+def test_the_share_is_said_once_with_pairs_to_read_and_without_a_remedy():
+    bank = make_bank()
+    miner = HardMiner(guard=FalseNegativeGuard(vote=None, absolute=1.9))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rounds = [miner.mine(bank) for _ in range(3)]
+        miner(bank.embeddings, bank.labels)
+    (said,) = [str(warning.message) for warning in caught]
+    assert "Rejected is not mislabelled" in said
+    assert not any(word in said for word in ("loosen", "warm-up", "mislabelled row"))
+    named = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+), (\d+)\)", said)]
+    oracle = Oracle(bank)
+    assert len(named) == 5
+    assert all(oracle.negatives(a)[0] == n for a, n in named)
+    assert rounds[0].stats.contested == rounds[2].stats.contested == len(answerable(bank, oracle))
 
 
 def test_raise_counts_the_guarded():

@@ -203,6 +203,49 @@ def test_several_labels_at_once():
     assert triplets.stats.no_positive == 1
 
 
+@pytest.mark.parametrize("scope", ["bank", "batch"])
+@pytest.mark.parametrize(
+    "miner",
+    [
+        DistanceWeightedMiner(positive="all"),
+        HardMiner(positive="all", ranks=(1, 20)),
+        HardMiner(positive="all", mix=1.0),
+        SemiHardMiner(math.inf, positive="all", ranks=(1, 15), reference="nearest"),
+    ],
+    ids=repr,
+)
+def test_a_negative_is_drawn_for_each_pair(miner, scope):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 8, generator=g), torch.arange(60) // 15
+    bank = EmbeddingBank(x, y)
+    for _ in range(2):
+        if scope == "batch":
+            a, p, n = miner(x, y)
+        else:
+            mined = miner.mine(bank)
+            a, p, n = mined.anchor, mined.positive, mined.negative
+        drawn = [n[a == i].tolist() for i in range(60)]
+        served = [found for found in drawn if len(found) == 14]
+        assert len(served) > 20
+        assert np.mean([len(set(found)) for found in served]) > 4
+        assert (y[a] == y[p]).all()
+        assert (y[a] != y[n]).all()
+
+
+def test_draws_depend_on_no_tiling(monkeypatch):
+    x, y = torch.randn(200, 8), torch.arange(200) % 9
+    y[:3] = torch.tensor([77, 78, -1])
+    makers = (
+        lambda: DistanceWeightedMiner(positive="all", per_anchor=2),
+        lambda: HardMiner(positive="all", ranks=(2, 9), mix=0.3),
+        lambda: RandomMiner(per_anchor=3),
+    )
+    whole = [make()(x, y) for make in makers]
+    monkeypatch.setattr("legolas_metric.miners.sources.block_rows", lambda n: 7)
+    for make, expected in zip(makers, whole):
+        assert all(torch.equal(part, other) for part, other in zip(make()(x, y), expected))
+
+
 def test_distance_weighted_draws_with_the_published_weights():
     g = torch.Generator().manual_seed(2)
     rows = torch.nn.functional.normalize(torch.randn(9, 4, generator=g))

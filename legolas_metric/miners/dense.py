@@ -195,7 +195,10 @@ class DensePool:
             low, high = (self._table.as_scores(bound)[:, None] for bound in window)
             score = score.masked_fill(score >= high + self.error, -torch.inf)
         place, value, second = _two_largest(score)
-        unsure = value - second <= 2 * self.error
+        gap = value - second
+        if k == 1 and window is None and float(gap.min()) > 2 * self.error:  # most blocks: nothing is left open
+            return place if rows is None else rows.gather(1, place)
+        unsure = gap <= 2 * self.error
         if low is not None and high is not None:
             unsure |= (value >= high - self.error) | ((value - low).abs() <= self.error)
             value = value.masked_fill(value <= low, -torch.inf)

@@ -22,7 +22,7 @@ from legolas_metric.miners.masks import Masks, Relations
 from legolas_metric.miners.pool import IndexPool, Pool, Searched
 from legolas_metric.names import Names, as_named
 from legolas_metric.relations import LabelRelation
-from legolas_metric.rows import NO_ID, Rows, as_float_rows, as_ids, as_labels, check_norms
+from legolas_metric.rows import NO_ID, Rows, as_float_rows, as_ids, check_norms
 
 _EACH_PAIR = 4096  # bytes of a pair of anchor and positive in a search: its slot, window and answer
 
@@ -226,12 +226,18 @@ def _batch_rows(
         own_groups = as_named(groups, n, name=f"{prefix}groups", of=name, known=known[1])
     return Rows(
         rows,
-        as_labels(own_labels.codes, n, name=f"{prefix}labels", of=name).to(device),
+        _checked(own_labels.codes, f"{prefix}labels").to(device),
         torch.arange(n, device=device),
         None if own_groups is None else own_groups.codes.to(device),
         own_labels.names,
         None if own_groups is None else own_groups.names,
     )
+
+
+def _checked(labels: Int64[Tensor, " n"], name: str) -> Int64[Tensor, " n"]:
+    if int(labels.min()) < UNLABELLED:
+        raise ValueError(f"{name} must be >= 0, or -1 for unlabelled, got {int(labels.min())}")
+    return labels
 
 
 def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> Float[Tensor, "n d"]:
