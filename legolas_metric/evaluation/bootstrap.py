@@ -96,7 +96,7 @@ def _percentiles(
     for part in chunks(resamples, rows_for(BLOCK, 16 * (sum(units) + len(cells)))):
         weight = torch.ones(part.stop - part.start, len(cells), dtype=torch.float64)
         for place, unit in zip(cells.unbind(1), units):
-            weight *= _draws(part.stop - part.start, unit, generator)[:, place]
+            weight *= draws(part.stop - part.start, unit, generator)[:, place]
         means.append((weight @ sums) / (weight @ count.double())[:, None])
     tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     # Groups and identities drawn at once may miss each other, where few of the pairs exist: such a draw has no mean.
@@ -104,7 +104,7 @@ def _percentiles(
     return low.tolist(), high.tolist(), fewest
 
 
-def _draws(resamples: int, units: int, generator: torch.Generator) -> Float64[Tensor, "b u"]:
+def draws(resamples: int, units: int, generator: torch.Generator) -> Float64[Tensor, "b u"]:
     """How often each of `units` is drawn, of as many draws with replacement."""
     drawn = torch.randint(units, (resamples, units), generator=generator)
     return torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())

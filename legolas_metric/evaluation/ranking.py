@@ -15,7 +15,8 @@ from legolas_metric.evaluation.arguments import Asked, as_ks, as_table, rows_of_
 from legolas_metric.evaluation.dispersion import mean_squared_distances
 from legolas_metric.evaluation.placing import Placed, place_all
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.ranking_report import QueryMeasures, RankingReport
+from legolas_metric.evaluation.query_measures import QueryMeasures
+from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.trials import Trial, trials
 from legolas_metric.evaluation.worst import worst_queries
 from legolas_metric.rows import Rows

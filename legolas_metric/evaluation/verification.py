@@ -11,6 +11,8 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric
 from legolas_metric.evaluation import roc
 from legolas_metric.evaluation.arguments import Asked, as_fars, as_table, rows_of_baseline
+from legolas_metric.evaluation.identity_pairs import Pairs, PairsOfRows, verification_intervals
+from legolas_metric.evaluation.operating import OperatingPoints, Rates
 from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores, score_range
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.evaluation.scores import Ties, score_block, turned, widened
@@ -20,6 +22,8 @@ from legolas_metric.rows import Rows
 _BINS = 200
 _CORNERS = 512
 _SAMPLE = 512
+_ALL_KEPT = 1_000_000
+"""Pairs up to which impostor scores are kept too, so that what any threshold does is known exactly."""
 _MOST_GENUINE = 4_000_000
 """Genuine pairs up to which their scores are kept, and all counts are exact."""
 
@@ -34,6 +38,9 @@ class VerificationReport:
             both kinds are counted then, leaves open.
         eer: the rate at which false accepts and false rejects are equally frequent.
         tar_at_far: false accept rate -> share of genuine pairs accepted at it.
+        threshold_at_far: false accept rate -> the similarity from which on pairs are accepted at it; infinite where
+            only none at all will do.
+        eer_threshold: the similarity at which false accepts and false rejects are equally frequent.
         flagged: the false accept rates that stand for fewer than 30 impostor pairs: too few to be believed.
         genuine: pairs of one class (of different groups, where groups are given).
         impostor: pairs of different labels.
@@ -41,6 +48,9 @@ class VerificationReport:
         edges: [b + 1] borders of the similarity histogram; the outer bins are open.
         genuine_histogram: [b] genuine pairs in each bin.
         impostor_histogram: [b] impostor pairs in each bin.
+        operating: the counts behind `rates_at`.
+        pairs: what `intervals` counts once more; None where scores were given without identities.
+        metric: of the similarity; None where scores were given.
         baseline: the report of the untrained encoder; None where none was given.
 
     Example:
@@ -55,6 +65,8 @@ class VerificationReport:
     auc_error: float
     eer: float
     tar_at_far: Mapping[float, float]
+    threshold_at_far: Mapping[float, float]
+    eer_threshold: float
     flagged: tuple[float, ...]
     genuine: int
     impostor: int
@@ -63,12 +75,54 @@ class VerificationReport:
     edges: Float64[Tensor, " b1"] = field(repr=False)
     genuine_histogram: Int64[Tensor, " b"] = field(repr=False)
     impostor_histogram: Int64[Tensor, " b"] = field(repr=False)
+    operating: OperatingPoints = field(repr=False)
+    pairs: Pairs | None = field(repr=False)
+    metric: Metric | None = None
     baseline: "VerificationReport | None" = None
 
     def scalars(self) -> dict[str, int | float]:
         """All that are single numbers, by name, for tables and JSON."""
         rates = {f"tar_at_far_{far:g}": tar for far, tar in self.tar_at_far.items()}
         return {"auc": self.auc, "eer": self.eer, **rates, "genuine": self.genuine, "impostor": self.impostor}
+
+    def rates_at(self, threshold: float | int) -> Rates:
+        """What a threshold does to these pairs: accepted is s >= threshold.
+
+        FRR is exact. FAR is exact at the report's own thresholds and, up to a million pairs, anywhere; beyond, it is
+        linear between the nearest genuine similarities.
+
+        Example:
+            >>> import torch
+            >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
+            >>> evaluate_verification(rows, [0, 0, 1, 1]).rates_at(0.7)
+            Rates(far=0.25, frr=0.0)
+        """
+        return self.operating.rates_at(threshold)
+
+    def intervals(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Confidence intervals by the bootstrap over identities: the pairs of one person stand or fall together.
+
+        A draw counts the pairs that each drawn identity is part of (the subsets bootstrap, Bolle et al. 2004). It takes
+        another pass over all pairs.
+
+        Args:
+            level: share of the resampled values inside.
+            resamples: how many times the identities are drawn, with replacement.
+            seed: of the draw.
+
+        Returns:
+            "auc", "eer", "tar_at_far_0.01", ... -> (low, high); NaN where there is one identity only.
+
+        Raises:
+            ValueError: scores that were given without identities; a level outside (0, 1).
+
+        Warns:
+            UserWarning: fewer than ten identities.
+        """
+        if self.pairs is None:
+            raise ValueError("intervals draw identities: pass identities to verification_from_scores")
+        fars = tuple(self.tar_at_far)
+        return verification_intervals(self.pairs, self.operating, fars, level=level, resamples=resamples, seed=seed)
 
     def mean_rank(self, gallery: int) -> float:
         """The mean rank of one mate among `gallery` rows that this AUC means: 1 + (1 - AUC)(gallery - 1).
@@ -150,31 +204,64 @@ def evaluate_verification(
         )
     rows = by_label(rows)
     edges = _edges(rows, metric)
-    tally = _tally_genuine(rows, metric, edges, exact)
+    counts, error = count_pairs(rows, metric, edges, exact=exact)
+    pairs = PairsOfRows(rows, metric)
+    return report_of(counts, edges, rates, auc_error=error, pairs=pairs, metric=metric, baseline=reference)
+
+
+def count_pairs(
+    rows: Rows, metric: Metric, cuts: Float64[Tensor, " b"], *, exact: bool = True
+) -> tuple[roc.RocCounts, float]:
+    """All pairs of rows in order of their labels, counted; and by how much the AUC may err.
+
+    Raises:
+        ValueError: no genuine or no impostor pair.
+    """
+    tally = _tally_genuine(rows, metric, cuts, exact)
     tally.add(impostor_scores(rows, metric))
     counts = tally.counts()
-    genuine = int(counts.genuine.sum())
-    if not genuine:
+    if not int(counts.genuine.sum()):
         raise ValueError("no genuine pair: give each class at least two rows (of different groups)")
     if not counts.impostors:
         raise ValueError("no impostor pair: all rows have one label; verification needs rows of another class")
+    return counts, 0.0 if isinstance(tally, ExactTally) else roc.area_error(counts)
+
+
+def report_of(
+    counts: roc.RocCounts,
+    edges: Float64[Tensor, " b1"],
+    rates: tuple[float, ...],
+    *,
+    auc_error: float,
+    pairs: Pairs | None,
+    metric: Metric | None,
+    baseline: VerificationReport | None,
+) -> VerificationReport:
+    """The report of what was counted; the edges of the histogram are levels of the counts."""
     far, tar = roc.curve(counts)
     shown = roc.corners(far, tar, _CORNERS)
     histograms = roc.histogram(counts, edges)
+    operating = OperatingPoints.of(counts)
+    thresholds = {rate: operating.threshold_at(rate) for rate in rates}
     return VerificationReport(
         auc=roc.area(counts),
-        auc_error=0.0 if isinstance(tally, ExactTally) else roc.area_error(counts),
+        auc_error=auc_error,
         eer=roc.equal_error_rate(counts),
         tar_at_far=Asked(roc.true_accept_rates(counts, rates), name="tar_at_far", argument="fars"),
+        threshold_at_far=Asked(thresholds, name="threshold_at_far", argument="fars"),
+        eer_threshold=operating.equal_error_threshold(),
         flagged=roc.too_few_errors(rates, counts.impostors),
-        genuine=genuine,
-        impostor=counts.impostors,
+        genuine=operating.genuine_pairs,
+        impostor=operating.impostor_pairs,
         far=far[shown],
         tar=tar[shown],
         edges=edges,
         genuine_histogram=histograms[0],
         impostor_histogram=histograms[1],
-        baseline=reference,
+        operating=operating,
+        pairs=pairs,
+        metric=metric,
+        baseline=baseline,
     )
 
 
@@ -185,7 +272,9 @@ def _tally_genuine(rows: Rows, metric: Metric, edges: Float64[Tensor, " b1"], ex
     pairs = len(rows) * (len(rows) - 1) // 2
     if exact and int((members * (members - 1) // 2).sum()) <= _MOST_GENUINE:
         genuine = torch.cat([*genuine_scores(rows, metric)(), edges.new_empty(0)])
-        return ExactTally(genuine, edges, Ties.of(rows.embeddings, metric), pairs)
+        few = impostor_scores(rows, metric)() if pairs <= _ALL_KEPT else ()
+        cuts = torch.cat([edges, *(scores.clone() for scores in few)])
+        return ExactTally(genuine, cuts, Ties.of(rows.embeddings, metric), pairs)
     tally = GridTally(*score_range(rows, metric), rows.embeddings.device, pairs)
     tally.add_genuine(genuine_scores(rows, metric))
     return tally

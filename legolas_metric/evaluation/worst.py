@@ -8,7 +8,7 @@ from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.evaluation.placing import own_class
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.ranking_report import QueryMeasures, WrongNeighbours
+from legolas_metric.evaluation.query_measures import QueryMeasures, WrongNeighbours
 from legolas_metric.evaluation.trials import Trial
 from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.lookup import lookup
