@@ -10,7 +10,7 @@ from legolas_metric.doctor.noise import LabelNoise
 from legolas_metric.evaluation.distribution import ClassDistribution
 from legolas_metric.evaluation.ranking_report import WORSE, RankingReport
 from legolas_metric.evaluation.verification import VerificationReport
-from legolas_metric.probes.collapse_report import HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
+from legolas_metric.probes.collapse_report import CLASS, HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
 
 _CONFIDENT_AUC = 0.8
 _POOR_RANK = 0.5
@@ -67,6 +67,9 @@ def _collapse(facts: Facts) -> Iterator[Finding]:
     if report.verdict == OVER_CLUSTERED and _ranks(facts):
         severity, sentence = "note", "every class is nearly one point (over-clustered), and the classes rank well"
         evidence += f"; Rank-1 {facts.ranking.rank[1]:.3f}, MAP@R {facts.ranking.map_at_r:.3f}"
+    for cause in (*_group_outweighs_class(facts), *_chance(facts)):
+        if report.verdict == CLASS:  # what draws the nearest rows is known better there
+            remedy = cause.remedy
     yield Finding(severity=severity, rule="collapse", sentence=sentence, evidence=evidence, remedy=remedy, share=1.0)
 
 
