@@ -100,15 +100,16 @@ def collapse_over_time(case: RunCase) -> Iterator[Finding]:
     beside = "" if ranking is None else f"; {ranking.told()}"
     if cone is not None and cone.last > case.limits["narrow"]:
         narrowed = 1 - cone.last < 0.5 * (1 - cone.first)
+        sound = gained and ranking is not None and ranking.last >= case.limits["poor_rank"]
         yield Finding(
-            severity="fault" if narrowed and not gained else "note",
-            rule="narrow cone" if gained or not narrowed else "collapse",
+            severity="fault" if narrowed and not sound else "note",
+            rule="narrow cone" if sound or not narrowed else "collapse",
             sentence=f"all rows draw together: {cone.name} {cone.first:.4f} to {cone.last:.4f}"
             if narrowed
             else f"all rows share a large offset (a narrow cone), as in the first epoch: {cone.name} {cone.last:.4f}",
             evidence=cone.told() + beside,
             remedy="mine easier negatives, lower the rate or the margin, and go on from the last healthy checkpoint"
-            if narrowed and not gained
+            if narrowed and not sound
             else "none is needed to rank",
             share=cone.last if narrowed else 0.0,
         )

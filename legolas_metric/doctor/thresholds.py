@@ -33,7 +33,7 @@ THRESHOLDS: dict[str, Threshold] = {
     "uniform_attention": Threshold(0.02, "entropy so near ln L is uniform attention", _STORIES),
     "f1_gap": Threshold(0.3, "F1 of two classes that lie so far apart", _STORIES),
     "one_class": Threshold(0.002, "how closely accuracy and F1 fit those of one predicted class", "rounding of logs"),
-    "few_epochs": Threshold(5, "epochs below which no trend is read", "ours"),
+    "few_epochs": Threshold(5.0, "epochs below which no trend is read", "ours"),
     "fallback": Threshold(0.1, "share of the anchors served by another rule than asked", "ours"),
     "starved": Threshold(
         0.5, "share of the anchors without a negative, or of mined triplets that were not fed", "ours"
