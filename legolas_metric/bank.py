@@ -2,27 +2,23 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import get_args
 
 import torch
 from jaxtyping import Float32, Int64
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from torch import Tensor
 
 from legolas_metric.checks import (
     ArrayLike,
     Metric,
     as_integers,
     as_tensor,
-    check_at_least,
     check_dimension,
     check_metric,
     check_whole,
 )
-from legolas_metric.datasets.source import Inputs
+from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_each, input_loader
+from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.lookup import lookup
 from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows
@@ -105,48 +101,68 @@ class EmbeddingBank:
     @classmethod
     def encode(
         cls,
-        encoder: Callable[[Tensor], Tensor],
-        dataset: Dataset | ArrayLike,
+        encoder: Encoder,
+        dataset: Source,
         *,
         labels: ArrayLike,
         ids: ArrayLike | None = None,
         groups: ArrayLike | None = None,
         metric: Metric = "cosine",
         batch_size: int = 512,
+        collate_fn: Collate | None = None,
         num_workers: int = 0,
+        pin_memory: bool = False,
         device: torch.device | str | None = None,
         step: int = 0,
         progress: bool = True,
     ) -> "EmbeddingBank":
         """Embed a data set in evaluation mode, without gradients, and leave the encoder as it was.
 
+        A tuple of inputs, ((a, b), y), reaches the encoder as positional arguments, a dict or whatever else
+        `collate_fn` makes of a batch as one argument. All tensors in it are moved to the device, and floating ones are
+        given the encoder's dtype. Memory: the rows twice, n * d * 8 bytes, and one batch.
+
         Args:
             encoder: maps a batch of inputs to [b, d]. A module is put into evaluation mode, and each of its parts back
                 into its own mode afterwards, also after an error.
-            dataset: any map-style `Dataset` (its items, or the first part of items such as (x, y)), or an array.
+            dataset: an array, or any object with `len` and `[]`: its items, or the first part of items such as (x, y).
             labels, ids, groups, metric, step: see `EmbeddingBank`.
             batch_size: examples a forward pass.
-            num_workers: of the `DataLoader`.
+            collate_fn: makes a batch of a list of inputs (default: stacks them); labels and ids are not passed to it.
+            num_workers, pin_memory: of the `DataLoader`.
             device: where to encode and keep the rows (default: the encoder's own).
-            progress: show a progress bar.
+            progress: show a progress bar, unless another one has the screen.
 
         Raises:
-            TypeError, ValueError: as `EmbeddingBank`; lengths are compared before the first forward pass.
+            TypeError, ValueError: as `EmbeddingBank`; lengths are compared before the first forward pass, and rows that
+                are not finite are told of at the first batch that has them.
         """
         check_metric(metric)
-        check_at_least("batch_size", batch_size, 1)
+        settings = PassSettings(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            pin_memory=pin_memory,
+            progress=progress,
+        )
         source = Inputs(dataset)
         n = len(source)
         as_labels(labels, n, of="the data set")
-        as_ids(ids, n, of="the data set")
+        names = as_ids(ids, n, of="the data set")
         as_groups(groups, n, of="the data set")
-        where = torch.device(device) if device is not None else _device_of(encoder)
-        # A loader draws a seed even where nothing is random: from its own generator, so that training's stays as it is.
-        loader = DataLoader(source, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
-        bar = tqdm(loader, desc="encode", unit="batch", disable=not progress, leave=False)
-        with evaluating(encoder), torch.inference_mode(), bar as batches:  # closed before an error is told
-            rows = torch.cat([_encode_batch(encoder, batch.to(where)) for batch in batches])
-        return cls(rows.clone(), labels, ids=ids, groups=groups, metric=metric, step=step)
+        rows = torch.empty(0, 0)
+
+        def take(begin: int, part: Tensor) -> None:
+            nonlocal rows
+            part = as_prepared(part, metric, ids=names[begin : begin + len(part)])
+            if begin == 0:
+                rows = part.new_empty(n, part.shape[1])
+            check_dimension(part, rows, names=("a batch's embeddings", "the first batch's"))
+            rows[begin : begin + len(part)] = part
+
+        where = None if device is None else torch.device(device)
+        embed_each(encoder, input_loader(source, settings), take, device=where, progress=progress)
+        return cls(rows, labels, ids=ids, groups=groups, metric=metric, step=step)
 
     def rows(self, ids: ArrayLike) -> Int64[Tensor, " m"]:
         """Row numbers of ids.
@@ -224,31 +240,3 @@ class EmbeddingBank:
             raise ValueError(f"{path} is no whole EmbeddingBank: {error}") from error
         bank.steps.copy_(steps)
         return bank
-
-
-@contextmanager
-def evaluating(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Evaluation mode for the block; every part of the module gets its own mode back, also after an error."""
-    modules = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        if isinstance(encoder, nn.Module):
-            encoder.eval()
-        yield
-    finally:
-        for module, mode in zip(modules, modes):
-            module.training = mode
-
-
-def _device_of(encoder: Callable[[Tensor], Tensor]) -> torch.device:
-    parameters = encoder.parameters() if isinstance(encoder, nn.Module) else iter(())
-    first = next(parameters, None)
-    return torch.device("cpu") if first is None else first.device
-
-
-def _encode_batch(encoder: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    rows = encoder(batch)
-    if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != len(batch):
-        shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-        raise ValueError(f"the encoder must map {len(batch)} inputs to [{len(batch)}, d], got {shape}")
-    return rows.float()

@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
-from legolas_metric.budgets import BLOCK, rows_for
+from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.compiled.jit import arrays, runs_compiled
 
-UNIT_TOLERANCE = 2.0**-22  # 2 eps of float32
+UNIT_TOLERANCE = 2.0**-22
+"""How far the norm of a unit row may lie from 1 for the row to stay as it is."""
+
+_SPLIT = 2.0**20 + 1  # leaves 33 of the 53 bits of a float64
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
@@ -30,16 +32,11 @@ def normalise(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     So normalising twice changes nothing, and ids mined from a bank do not depend on who normalised it.
     """
     out = torch.empty_like(rows)
-    if runs_compiled(rows.device) and rows.dtype == torch.float32:
-        from legolas_metric.compiled.row_loops import unit_rows
-
-        unit_rows(*arrays(rows), UNIT_TOLERANCE, out.numpy())
-        return out
-    for part in chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1])):
-        own = rows[part]
-        norm = torch.linalg.vector_norm(own, dim=1, keepdim=True, dtype=torch.float64)
+    for part in chunks(len(rows), rows_for(CACHE, 12 * rows.shape[1])):
+        wide = rows[part].double()
+        norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
         norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
-        out[part] = own.double().div_(norm)  # a division of mixed widths takes 15 times as long
+        out[part] = wide / norm
     return out
 
 
@@ -63,15 +60,21 @@ def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric:
         euclidean:  -|x - y|
 
     The squared distance keeps the differences of a narrow cone, which <x, y> loses to the rounding of the norms. Within
-    4 eps lies all that rounding can make of two rows of one direction and different lengths: they are exact ties.
+    4 eps lies all that rounding can make of two rows of one direction and different lengths: they are exact ties. The
+    sum is kept to 33 bits (`settled`), so that no decision hangs on the order in which it was added up.
     """
     if metric == "dot":
-        return (x.double() * y.double()).sum(-1)
-    gap = x.double() - y.double()
+        return settled((x.double() * y.double()).sum(-1))
+    squared = settled((x.double() - y.double()).square().sum(-1))
     if metric == "euclidean":
-        return -torch.linalg.vector_norm(gap, dim=-1)
-    squared = gap.square().sum(-1)
-    return (1 - squared.masked_fill_(squared <= tie_distance(x.dtype) ** 2, 0) / 2).clamp_min_(-1)
+        return -squared.sqrt()
+    return (1 - squared.masked_fill(squared <= tie_distance(x.dtype) ** 2, 0) / 2).clamp_min(-1)
+
+
+def settled(total: Float64[Tensor, "*b"]) -> Float64[Tensor, "*b"]:
+    """A float64 sum rounded to 33 bits: what another order of adding changes lies far below, and is gone."""
+    wide = _SPLIT * total
+    return wide - (wide - total)
 
 
 def tie_distance(dtype: torch.dtype) -> float:

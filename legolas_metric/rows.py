@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
-from legolas_metric.compiled.jit import runs_compiled
-from legolas_metric.geometry import UNIT_TOLERANCE, prepare
+from legolas_metric.geometry import prepare
 from legolas_metric.names import Names, as_named
 
 NO_ID = -1
@@ -188,10 +187,6 @@ def check_norms(
 
 def _norm_range(rows: Float[Tensor, "n d"]) -> tuple[float, float]:
     """The least and the largest norm of rows, in float64: finite of finite rows, and 0 of zeros alone."""
-    if runs_compiled(rows.device) and rows.dtype == torch.float32:
-        from legolas_metric.compiled.row_loops import norm_range
-
-        return norm_range(rows.numpy())
     least, most = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).aminmax()
     return float(least), float(most)
 
@@ -269,12 +264,5 @@ def as_prepared(
     With `wide`, float64 stays float64.
     """
     rows = as_float_rows(embeddings, name=name, wide=wide)
-    if metric != "cosine" or not runs_compiled(rows.device) or rows.dtype != torch.float32:
-        check_norms(rows, *_norm_range(rows), name=name, metric=metric, ids=ids)
-        return prepare(rows, metric)
-    from legolas_metric.compiled.row_loops import unit_rows
-
-    out = torch.empty_like(rows)
-    norms = unit_rows(rows.numpy(), UNIT_TOLERANCE, out.numpy())
-    check_norms(rows, *norms, name=name, metric=metric, ids=ids)
-    return out
+    check_norms(rows, *_norm_range(rows), name=name, metric=metric, ids=ids)
+    return prepare(rows, metric)

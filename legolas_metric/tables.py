@@ -6,12 +6,33 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table as ScreenTable
 
 Value = str | int | float | None
 Better = Literal["max", "min"]
 
 NOT_MEASURED = "–"
+
+
+class Doubtful(float):
+    """A figure that rests on too little to be quoted: a question mark follows it where it is shown in a table."""
+
+    def __format__(self, form: str) -> str:
+        return f"{float(self):{form}}?"
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """Text without control characters, such as a file's name may hold: each is shown as its escape.
+
+    Example:
+        >>> from legolas_metric.tables import visible
+        >>> visible("a\x1b[2Jb")
+        'a\\x1b[2Jb'
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +110,19 @@ class Table:
         for texts, marks in zip(self.text(), self.best()):
             lines.append(_line([f"**{text}**" if best else text for text, best in zip(texts, marks)]))
         return "\n".join(lines)
+
+    def screen(self) -> "ScreenTable":
+        """The table for a terminal, the best figures in bold."""
+        from rich.markup import escape as unmarked
+        from rich.table import Table as ScreenTable
+
+        screen = ScreenTable()
+        for name, number in zip(self.columns, self.numeric()):
+            screen.add_column(unmarked(visible(name)), justify="right" if number else "left", overflow="fold")
+        for texts, marks in zip(self.text(), self.best()):
+            cells = [unmarked(visible(text)) for text in texts]
+            screen.add_row(*(f"[bold]{cell}[/bold]" if best else cell for cell, best in zip(cells, marks)))
+        return screen
 
     def html(self) -> str:
         """An HTML table, for notebooks; the best figures in bold."""

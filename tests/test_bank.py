@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from legolas_metric import EmbeddingBank, ExactIndex
-from legolas_metric.bank import evaluating
+from legolas_metric.datasets.embedding import evaluating
 from legolas_metric.files import write_tensors
 
 X = [[3.0, 4.0], [0.0, 2.0], [-1.0, 0.0]]
@@ -275,3 +277,83 @@ def test_a_bank_whose_arrays_are_one_and_the_same_is_saved(tmp_path):
     bank.groups = bank.labels
     bank.save(tmp_path / "bank.safetensors")
     assert EmbeddingBank.load(tmp_path / "bank.safetensors").groups.equal(y)
+
+
+class Items:
+    def __init__(self, item):
+        self.item = item
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, row):
+        return self.item(row)
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = encoder()
+
+    def forward(self, batch, *others):
+        return self.net(batch["deep"]["x"] if isinstance(batch, dict) else batch) + sum(others)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_encode_takes_inputs_of_every_form(generator, dtype, num_workers):
+    x, net = torch.randn(7, 3, generator=generator), Named().eval().to(dtype)
+    expected = net(x.to(dtype)).detach().float()
+
+    def cut(items):
+        assert all(type(item) is list for item in items)
+        return torch.tensor([item[:3] for item in items], dtype=torch.float64)
+
+    forms = {
+        "nested dicts": (Items(lambda row: {"deep": {"x": x[row]}, "name": "a"}), {}, 0),
+        "two inputs": (Items(lambda row: ((x[row], torch.ones(2)), row)), {}, 1),
+        "float64": (x.double().numpy(), {}, 0),
+        "lists of different lengths": ([[*x[row].tolist(), *range(row)] for row in range(7)], {"collate_fn": cut}, 0),
+        "pairs in a list": ([(x[row], row) for row in range(7)], {}, 0),
+    }
+    for name, (source, settings, offset) in forms.items():
+        bank = EmbeddingBank.encode(
+            net,
+            source,
+            labels=[0] * 7,
+            metric="dot",
+            batch_size=3,
+            num_workers=num_workers,
+            progress=False,
+            **settings,
+        )
+        torch.testing.assert_close(bank.embeddings, expected + offset, msg=name)
+
+
+def test_encode_says_that_inputs_cannot_be_stacked():
+    with pytest.raises(ValueError, match=r"inputs of type Tensor can't be stacked to a batch: pass collate_fn"):
+        EmbeddingBank.encode(torch.sin, Items(lambda row: torch.ones(row)), labels=[0] * 7, progress=False)
+    with pytest.raises(ValueError, match=r"inputs of type Image can't be stacked to a batch: pass collate_fn"):
+        EmbeddingBank.encode(torch.sin, Items(lambda row: type("Image", (), {})()), labels=[0] * 7, progress=False)
+
+
+def test_encode_ends_at_the_first_batch_that_is_not_finite():
+    read = []
+
+    def item(row):
+        read.append(row)
+        return torch.full((2,), torch.nan if row == 3 else 1.0)
+
+    with pytest.raises(ValueError, match=r"NaN or inf .* \(first ids: 33\)"):
+        EmbeddingBank.encode(
+            lambda batch: batch, Items(item), labels=[0] * 7, ids=range(30, 37), batch_size=2, progress=False
+        )
+    assert max(read) == 3
+
+
+def test_encode_shows_no_second_bar_inside_richs(capsys):
+    progress = pytest.importorskip("rich.progress")
+    console = importlib.import_module("rich.console").Console(force_terminal=True)
+    for _ in progress.track([0], transient=True, console=console):
+        EmbeddingBank.encode(torch.sin, torch.ones(4, 2), labels=[0] * 4)
+    assert "encode" not in "".join(capsys.readouterr())

@@ -118,7 +118,9 @@ def public_names() -> dict[str, Any]:
     found = {}
     for package in PUBLIC_PACKAGES:
         module = importlib.import_module(package)
-        for node in ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")).body:
+        file = Path(str(module.__file__))
+        stub = file.with_suffix(".pyi")
+        for node in ast.parse((stub if stub.exists() else file).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom):
                 found |= {f"{package}.{alias.name}": getattr(module, alias.name) for alias in node.names}
     return found

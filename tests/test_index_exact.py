@@ -14,9 +14,6 @@ from oracles import neighbors
 
 from legolas_metric import ExactIndex
 from legolas_metric.index.exact import answer as routing
-from legolas_metric.index.exact import side as siding
-from legolas_metric.index.exact import solve as solving
-from legolas_metric.index.exact import sweep as sweeping
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.rows import fitted_rows
 
@@ -26,12 +23,8 @@ METRICS = ("cosine", "dot", "euclidean")
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_pieces():
-    """Tiles, pieces and classes of a size that small data fills several of."""
+    """Classes of a size that small data fills several of."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solving, "_tile", lambda dtype, workspace_mb, most: 128)
-        patch.setattr(siding, "PIECE", 32)
-        patch.setattr(sweeping, "PIECE", 32)
-        patch.setattr(sweeping, "_BAND_ROWS", 32)
         patch.setattr(routing, "_LARGE_CLASS", 8)
         yield
 
@@ -41,6 +34,10 @@ def embeddings(kind: str, n: int, d: int, rng: np.random.Generator) -> np.ndarra
     rows = rng.standard_normal((n, d))
     if kind == "near ties":  # far inside the bound of bfloat16, and of float32
         rows = rng.standard_normal((1, d)) + 1e-6 * rows
+    elif kind == "narrow cone":  # their float32 similarities all round to 1
+        rows = rng.standard_normal((1, d)) + 1e-4 * rows
+    elif kind == "one direction":  # of different lengths
+        rows = rows[rng.integers(0, max(1, n // 9), n)] * 10.0 ** rng.uniform(-3, 3, (n, 1))
     elif kind == "duplicates":
         rows = rows[rng.integers(0, max(1, n // 6), n)]
     elif kind == "lattice":
@@ -58,7 +55,10 @@ def embeddings(kind: str, n: int, d: int, rng: np.random.Generator) -> np.ndarra
     return rows
 
 
-KINDS = ("plain", "near ties", "duplicates", "lattice", "collapsed", "all negative", "huge", "denormal")
+KINDS = (
+    *("plain", "near ties", "narrow cone", "one direction", "duplicates", "lattice"),
+    *("collapsed", "all negative", "huge", "denormal"),
+)
 
 
 def labelling(layout: str, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -112,9 +112,8 @@ def test_equals_brute_force(seed, n, d, k, kind, layout, metric, want, farthest,
     with by(compiled):
         found = index.self_join(k, want=want, farthest=farthest, window=window)
     wide = index.rows.embeddings.numpy()  # the oracle's own normalisation may differ in the last bit
-    true_metric = "dot" if metric == "cosine" else metric
     true_ids, true_values = expected(
-        wide, labels, ids, groups, k, want=want, metric=true_metric, farthest=farthest, window=window
+        wide, labels, ids, groups, k, want=want, metric=metric, farthest=farthest, window=window
     )
     np.testing.assert_allclose(found.similarities.numpy(), true_values, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found.ids.numpy(), true_ids)
@@ -146,6 +145,24 @@ def test_ties_go_to_the_smaller_id():
     for label, own in zip(labels.tolist(), found.ids.tolist()):
         others = sorted(int(i) for i, other in zip(ids, labels) if int(other) != label)
         assert own == others[:2]
+
+
+@pytest.mark.parametrize(("precision", "compiled"), WAYS)
+def test_a_narrow_cone_is_searched_as_euclidean_distance_searches_it(precision, compiled, generator):
+    """Mean cosine 0.9999999: similarities that differ from 1 by less than float32 tells."""
+    base = torch.nn.functional.normalize(torch.randn(1, 64, generator=generator))
+    rows = base + 4e-5 * torch.randn(1500, 64, generator=generator)
+    labels = torch.randint(0, 90, (1500,), generator=generator)
+    unit = ExactIndex().fit(rows).rows.embeddings
+    true = torch.cdist(unit.double(), unit.double()).masked_fill(labels[:, None] == labels, torch.inf)
+    with by(compiled):
+        found = ExactIndex(precision=precision).fit(rows, labels).self_join(2)
+        window = (1 - (1.02 * true.amin(1)) ** 2 / 2, torch.full((1500,), torch.nan))
+        inside = ExactIndex(precision=precision).fit(rows, labels).self_join(9, window=window)
+    assert torch.equal(found.ids, true.topk(2, largest=False).indices)
+    assert torch.equal((inside.ids >= 0).sum(1), (true < 1.02 * true.amin(1, keepdim=True)).sum(1).clamp_max(9))
+    if compiled:
+        assert found.stats.certified > (0.9 if precision != "bfloat16" else 0)
 
 
 def test_rows_that_occur_often_are_searched_once():
@@ -247,10 +264,7 @@ def test_rows_near_both_ends_of_float32(metric, scale, precision, generator):
     torch.testing.assert_close(found.similarities[:, 0], expected.amax(1), rtol=1e-5, atol=0)
 
 
-def test_tiles_and_pieces_of_their_real_size(generator, monkeypatch):
-    for module, name in ((siding, "PIECE"), (sweeping, "PIECE"), (sweeping, "_BAND_ROWS")):
-        monkeypatch.setattr(module, name, {"PIECE": 1024, "_BAND_ROWS": 128}[name])
-    monkeypatch.setattr(solving, "_tile", lambda dtype, workspace_mb, most: 2048)
+def test_many_tiles(generator):
     rows, labels = torch.randn(4500, 8, generator=generator), torch.randint(0, 300, (4500,), generator=generator)
     unit = torch.nn.functional.normalize(rows.double())
     expected = (unit @ unit.T).float().masked_fill(labels[:, None] == labels, -torch.inf)

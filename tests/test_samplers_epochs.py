@@ -66,6 +66,7 @@ def test_a_run_goes_on_where_it_stopped(make, done):
 def test_with_workers_the_loop_says_what_was_consumed(make):
     data = TensorDataset(torch.arange(91))
     sampler = make()
+    sampler.set_epoch(0)
     whole = list(sampler)
     batches = iter(DataLoader(data, batch_sampler=sampler, num_workers=2))
     seen = [next(batches)[0].tolist() for _ in range(2)]
@@ -193,7 +194,61 @@ def test_settings_that_are_not_whole(name):
 @SAMPLERS
 def test_two_iterations_at_once_do_not_disturb_each_other(make):
     sampler = make()
+    sampler.set_epoch(0)
     assert [first for first, second in zip(sampler, sampler, strict=True) if first == second] == list(sampler)
+
+
+@SAMPLERS
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_in_a_plain_loop_each_iteration_is_the_next_epoch(make, num_workers):
+    sampler, other = make(), make()
+    loader = DataLoader(TensorDataset(torch.arange(91)), batch_sampler=sampler, num_workers=num_workers)
+    for epoch in range(3):
+        other.set_epoch(epoch)
+        assert [rows.tolist() for (rows,) in loader] == list(other)
+        assert sampler.epoch == epoch
+
+
+@SAMPLERS
+@pytest.mark.parametrize("done", [1, 2, None])
+def test_a_plain_loop_goes_on_where_it_stopped(make, done):
+    sampler, resumed = make(), make()
+    list(sampler)
+    running = iter(sampler)
+    drawn = [next(running) for _ in range(len(sampler) if done is None else done)]
+    resumed.load_state_dict(sampler.state_dict(consumed=done))
+    assert drawn
+    assert list(resumed) == (list(running) or list(sampler))
+    assert list(resumed) == list(sampler)
+
+
+@SAMPLERS
+def test_an_iteration_that_was_left_is_not_handed_out_again(make):
+    sampler = make()
+    first = next(iter(sampler))
+    assert next(iter(sampler)) != first
+    assert sampler.epoch == 1
+
+
+@SAMPLERS
+def test_a_batch_sampler_is_not_taken_for_one_of_rows(make):
+    with pytest.raises(TypeError, match=r"hands out whole batches: pass it as DataLoader\(..., batch_sampler=...\)"):
+        next(iter(DataLoader(TensorDataset(torch.arange(91)), sampler=make(), batch_size=2)))
+    rows = torch.arange(91)
+    whole = DataLoader(rows, sampler=make(), batch_size=None)  # hands lists of rows to the data set: as good
+    assert [batch.tolist() for batch in whole] == list(make())
+
+
+@SAMPLERS
+def test_a_rank_that_is_not_the_processs_is_told_once(make, monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    sampler = make()
+    with pytest.warns(UserWarning, match=r"process 1 of 2, but .*Sampler plans for rank=0 of world_size=1.*pass rank="):
+        next(iter(sampler))
+    next(iter(sampler))  # pytest makes an error of a second warning
+    next(iter(make(rank=1, world_size=2)))
 
 
 @SAMPLERS

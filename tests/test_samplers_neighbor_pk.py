@@ -71,7 +71,7 @@ def test_a_batch_is_a_seed_and_classes_among_its_nearest(metric, pool):
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=3, max_size=9),
     p=st.integers(2, 4),
-    k=st.integers(1, 3),
+    k=st.integers(2, 3),
     world_size=st.integers(1, 3),
     short=st.sampled_from(["skip", "repeat"]),
     seed=st.integers(0, 999),
@@ -234,8 +234,9 @@ def test_lengths_follow_the_ranks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"p": 1}, "p must be at least 2, got 1"),
+        ({"p": 1}, "p must be at least 2, got 1: a batch of one class"),
         ({"k": 0}, "k must be at least 1, got 0"),
+        ({"k": 1}, "k must be at least 2, got 1"),
         ({"p": 13}, r"p=13 needs 13 classes of at least k=2 examples, got 12: lower p$"),
         ({"k": 8}, r"p=3 needs 3 classes of at least k=8 examples, got 0; 12 classes have fewer"),
         ({"pool": 1}, r"pool must lie in 2..11: p - 1 to the number of other classes, got 1"),
@@ -250,3 +251,19 @@ def test_bad_input(arguments, message):
     settings = {"p": 3, "k": 2} | arguments
     with pytest.raises(ValueError, match=message):
         NeighborPKSampler(bank_of(), settings.pop("p"), settings.pop("k"), **settings)
+
+
+def test_only_a_bank_is_taken():
+    with pytest.raises(TypeError, match="bank must be an EmbeddingBank, got Tensor"):
+        NeighborPKSampler.__init__.__wrapped__(
+            NeighborPKSampler.__new__(NeighborPKSampler), torch.randn(24, 3), p=3, k=2
+        )
+
+
+@pytest.mark.parametrize("metric", ["dot", "euclidean"])
+@pytest.mark.parametrize("size", [1e19, 3e-25])
+def test_rows_of_any_finite_size_are_planned_as_those_of_usual_size(metric, size):
+    usual = bank_of(metric=metric)
+    scale = 2.0 ** round(np.log2(size))
+    other = EmbeddingBank(usual.embeddings * scale, usual.labels, metric=metric)
+    assert list(NeighborPKSampler(other, 3, 2)) == list(NeighborPKSampler(usual, 3, 2))

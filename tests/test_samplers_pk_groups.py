@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_samplers_pk import batches, check_batch
+from test_samplers_pk import batches, check_batch, joined
 
 from legolas_metric import PKSampler
 
@@ -50,18 +50,18 @@ def test_few_groups_are_used_as_evenly_as_their_sizes_allow():
 @settings(deadline=None, max_examples=25)
 @given(
     sizes=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=6), min_size=2, max_size=5),
-    k=st.integers(1, 5),
+    k=st.integers(2, 5),
     weights=st.sampled_from(["balanced", "proportional"]),
     seed=st.integers(0, 999),
 )
 def test_groups_spread_as_widely_as_possible_and_all_rows_come(sizes, k, weights, seed):
     labels, groups = group_table(sizes)
-    sampler = PKSampler(labels, 1, k, groups=groups, distinct_groups=True, weights=weights, short="repeat", seed=seed)
+    sampler = PKSampler(labels, 2, k, groups=groups, distinct_groups=True, weights=weights, short="repeat", seed=seed)
     # A group waits ceil(groups / k) visits for its turn; its rows take at most as many turns as there are of them.
     epochs = max(-(-len(own) // k) * max(own) for own in sizes)
     seen = set()
     for epoch in range(epochs):
-        for batch in batches(sampler, epoch):
+        for batch in joined([visit[:k], visit[k:]] for visit in batches(sampler, epoch)):
             own = sizes[int(labels[batch[0]])]
             used = Counter(groups[torch.tensor(batch)].tolist())
             assert len(used) == min(k, len(own))

@@ -1,5 +1,7 @@
 """TripletSampler against counting: every triplet whole, every row once a batch, the budget kept."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +161,19 @@ def test_bad_input(arguments, message):
     given_ = {"triplets": triplets_of([[0, 1, 2]]), "batch_size": 3} | arguments
     with pytest.raises(ValueError, match=message):
         TripletSampler(given_.pop("triplets"), given_.pop("batch_size"), **given_)
+
+
+def test_only_triplets_are_taken():
+    with pytest.raises(TypeError, match="triplets must be Triplets, as a miner's mine"):
+        TripletSampler.__init__.__wrapped__(TripletSampler.__new__(TripletSampler), [[0, 1, 2]], 3)
+
+
+def test_memory_follows_the_triplets_and_not_their_names():
+    rows = mined(12, 7)
+    far = rows + 2**31 - 1 - rows.max()
+    tracemalloc.start()
+    batches = list(TripletSampler(triplets_of(far), 12))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+    check_epoch([[row - int(far.min()) for row in batch] for batch in batches], rows - rows.min(), 12)

@@ -47,9 +47,26 @@ def test_what_has_no_rows_is_refused():
         def __iter__(self):
             return iter(range(3))
 
-    with pytest.raises(TypeError, match=r"expected a map-style data set with len\(\) and \[\], got Stream"):
+    with pytest.raises(TypeError, match=r"or a map-style data set with len\(\) and \[\], got Stream"):
         Inputs(Stream())
     with pytest.raises(ValueError, match="the data set is empty"):
         Inputs(np.zeros((0, 3)))
-    with pytest.raises(TypeError, match="the data set must be numbers, got strings"):
-        Inputs(["a.png", "b.png"])
+    with pytest.raises(TypeError, match=r"got a DataLoader, whose order and batches are its own: pass loader.dataset"):
+        Inputs(DataLoader([1, 2]))
+    with pytest.raises(TypeError, match="got str"):
+        Inputs("a.png")
+
+
+def test_any_object_with_len_and_items():
+    class Map:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, row):
+            return {"image": torch.full((3,), row)}, row
+
+    assert Inputs(Map())[1]["image"].tolist() == [1, 1, 1]
+    assert Inputs(["a.png", "b.png"])[1] == "b.png"
+    assert Inputs([[1, 2, 3], [4]])[1] == [4]  # rows of different lengths
+    assert Inputs([(torch.ones(2), 0), (torch.zeros(2), 1)])[1].tolist() == [0, 0]
+    assert Inputs([((1.0, 2.0), "a"), ((3.0, 4.0), "b")])[1] == (3.0, 4.0)

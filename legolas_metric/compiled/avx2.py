@@ -8,11 +8,12 @@ scores are compared there with what each anchor needs, so that hardly any is eve
 from functools import cache, reduce
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from legolas_metric.index.exact.layout import PANELS
+from legolas_metric.compiled.panels import PANELS
 
 ROWS, COLUMNS = PANELS
 _LANES = 8
@@ -25,8 +26,13 @@ _HALVES = range(COLUMNS // _LANES)
 
 @cache
 def has_products() -> bool:
-    """Whether this processor has the instruction for products of int16 pairs."""
-    return bool(binding.get_host_cpu_features().get("avx2", False))
+    """Whether the compiler makes code for a processor with the instruction for products of int16 pairs.
+
+    Asked of numba's own target: NUMBA_CPU_NAME=generic and the like narrow what the processor could do.
+    """
+    target: Any = cpu_target.target_context  # a property to numba, whose type a checker cannot tell
+    features = target.codegen().magic_tuple()[2]
+    return "+avx2" in features.split(",")
 
 
 def _micro_tile(windowed: bool) -> Any:

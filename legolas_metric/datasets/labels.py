@@ -10,6 +10,14 @@ from legolas_metric.checks import UNLABELLED, ArrayLike
 from legolas_metric.rows import as_labels
 
 
+def count_of(labels: ArrayLike) -> int:
+    """How many labels there are; raise where they can't be counted."""
+    try:
+        return len(labels)
+    except TypeError:
+        raise TypeError(f"labels must be a row of labels, one for each example, got {labels!r}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class LabelIndex:
     """Rows by class, in two flat arrays: the rows of class `classes[c]` are `rows[offsets[c]:offsets[c + 1]]`.
@@ -34,7 +42,7 @@ class LabelIndex:
             TypeError: labels that are not integers.
             ValueError: not 1-D, or a label below -1.
         """
-        values = as_labels(labels, len(labels))
+        values = as_labels(labels, count_of(labels))
         ordered, rows = values.sort(stable=True)
         labelled = ordered != UNLABELLED
         classes, counts = ordered[labelled].unique_consecutive(return_counts=True)

@@ -46,7 +46,14 @@ def mean_and_sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> tuple[F
     mean = sums.value / sums.counted.masked_fill(sums.counted == 0, 1.0)
     if world.averages_gradients and world.size > 1:
         mean = world.size * mean - ((world.size - 1) * mean).detach()
-    return mean, sums
+    return as_given(mean, batch.dtype), sums
+
+
+def as_given(value: Float[Tensor, ""], dtype: torch.dtype) -> Float[Tensor, ""]:
+    """A value in the type of the rows it is of; under autocast in float32, as torch's own losses are."""
+    if torch.is_autocast_enabled(value.device.type):
+        dtype = torch.promote_types(dtype, torch.float32)
+    return value.to(dtype)
 
 
 def _sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> Sums:

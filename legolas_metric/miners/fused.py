@@ -13,7 +13,7 @@ from torch import Tensor
 
 from legolas_metric.checks import Metric
 from legolas_metric.compiled.jit import arrays
-from legolas_metric.index.exact.layout import PANELS
+from legolas_metric.compiled.panels import PANELS
 from legolas_metric.index.exact.precision import has_int16
 from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.dense import DensePool, PairTuple

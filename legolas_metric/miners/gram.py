@@ -10,8 +10,8 @@ import numpy as np
 
 from legolas_metric.compiled import avx2 as microtile
 from legolas_metric.compiled.jit import compiled, compiled_sum
+from legolas_metric.compiled.panels import PANELS
 from legolas_metric.compiled.pointers import pointer, shifted
-from legolas_metric.index.exact.layout import PANELS
 
 ROWS, COLUMNS = PANELS
 _LARGEST_FACTOR, _LARGEST_SCORE = 2.0**15 - 1, 0.99 * 2.0**31  # in int16 and in int32, with room for rounding

@@ -36,7 +36,7 @@ class MultiSimilarityMiner:
         epsilon: in similarity.
         max_negatives: of each anchor of a bank, nearest first; the anchors that have more are counted in
             `stats.filtered["max_negatives"]`. A batch gives all.
-        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
+        index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         relation: what is positive and negative, see `LabelRelation` (default: the same label, another label).
         max_staleness: in steps; an older bank is refused.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, check_at_least
-from legolas_metric.index.auto import AutoIndex
+from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.miners.fused import fits_gram, plain_triplets
 from legolas_metric.miners.select import Selection, select, together
@@ -29,7 +29,7 @@ class Miner:
 
     Args:
         strategy: the rules.
-        index: an unfitted template, cloned and fitted by each `mine`; "auto" is `AutoIndex` of the bank's metric.
+        index: an unfitted template, cloned and fitted by each `mine`; "auto" is `ExactIndex` of the bank's metric.
         relation: what is positive and negative to an anchor; None is equality of labels.
         seed: of the miner's own random choices. Each call draws anew; the sequence of calls repeats with the seed.
     """
@@ -200,7 +200,7 @@ def check_index(index: Index) -> None:
 
 def template(index: Index, metric: Metric) -> NeighborIndex:
     """The index that a bank of a metric is searched with."""
-    return AutoIndex(metric=metric) if isinstance(index, str) else index
+    return ExactIndex(metric=metric) if isinstance(index, str) else index
 
 
 def batch_metric(index: Index) -> Metric:

@@ -63,7 +63,7 @@ class SemiHardMiner(Miner):
     Args:
         positive: "random", "nearest", "farthest" or "all" (a triplet for each positive).
         reference: d_ap is the "chosen" positive's, or the "nearest" one's.
-        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
+        index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         margin: width of the window in d (in s under "dot"); `math.inf` for none.
         per_anchor: triplets per anchor (and positive, for "all"), with different negatives.
         ranks: (first, last) inside the window, counted from 1: negatives are drawn at random from these ranks.
@@ -121,7 +121,7 @@ class HardMiner(Miner):
 
     Args:
         positive: "random", "nearest", "farthest" or "all" (a triplet for each positive).
-        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
+        index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         margin: in d; kept for the loss's use, it never filters here.
         per_anchor: triplets per anchor (and positive, for "all"), with different negatives, nearest first.
         ranks: (first, last), counted from 1: negatives are drawn at random from these ranks, not the nearest only.
@@ -174,7 +174,7 @@ class FullHardMiner(Miner):
     """The farthest positive and the nearest negatives of the whole set; in a batch, batch-hard (Hermans et al. 2017).
 
     Args:
-        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
+        index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         margin: in d; kept for the loss's use, it never filters here.
         per_anchor: triplets per anchor, with different negatives, nearest first.
         ranks, mix, guard, relation, on_empty, max_staleness: see `HardMiner`.
@@ -226,7 +226,7 @@ class EasyPositiveMiner(Miner):
 
     Args:
         negative: "semi_hard", the nearest negative beyond the positive, or "hard", the nearest of all.
-        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
+        index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         margin: width of the semi-hard window in d (in s under "dot"); by default it has no far end.
         per_anchor: triplets per anchor, with different negatives, nearest first.
         ranks, mix, guard, relation, on_empty, max_staleness: see `SemiHardMiner`.

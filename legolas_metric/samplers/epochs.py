@@ -1,27 +1,35 @@
 """What all batch samplers share: a planned epoch, handed out batch by batch, that can be left and taken up again."""
 
+import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 from legolas_metric.checks import check_whole
+from legolas_metric.distributed import World
 
 
 class PlannedSampler(Sampler[list[int]], ABC):
     """A batch sampler for `DataLoader(batch_sampler=...)`: plans an epoch, yields its batches as lists of row numbers.
 
     The plan depends on the settings and the epoch alone: not on what was drawn before, not on a global random state.
-    Iterating again without `set_epoch` repeats the epoch, as `torch.utils.data.DistributedSampler` does.
+    Each iteration hands out the next epoch by itself; once `set_epoch` was called, the epoch is the one that was set,
+    however often it is iterated.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self._start = 0  # where the next iteration begins: 0, unless a state was loaded
         self._next = 0  # the batch that the running iteration yields next
+        self._begun = False  # whether an iteration of this epoch has begun
+        self._set = False  # whether someone calls `set_epoch`
+        self._place_checked = False
 
     @abstractmethod
     def plan(self) -> Sequence[Int64[Tensor, " b"]]:
@@ -35,11 +43,35 @@ class PlannedSampler(Sampler[list[int]], ABC):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[list[int]]:
+        self._check_use()
+        return self._batches_of_epoch()
+
+    def _batches_of_epoch(self) -> Iterator[list[int]]:
+        if self._begun and not self._set:
+            self.epoch, self._start = self.epoch + 1, 0
+        self._begun = True
         batches = self.plan()
         start, self._start = self._start, 0
         for place in range(start, len(batches)):
             self._next = place + 1
             yield batches[place].tolist()
+
+    def _check_use(self) -> None:
+        """Refuse to serve as `sampler=`, and warn once of a rank that is not this process's."""
+        if type(_caller(self)) is BatchSampler:
+            raise TypeError(
+                f"{type(self).__name__} hands out whole batches: pass it as DataLoader(..., batch_sampler=...), "
+                "not as sampler=..."
+            )
+        world = World.current(averages_gradients=False)
+        if not self._place_checked and world.size > 1 and (self.rank, self.world_size) != (world.rank, world.size):
+            warnings.warn(
+                f"this is process {world.rank} of {world.size}, but {type(self).__name__} plans for rank={self.rank} "
+                f"of world_size={self.world_size}, so processes may train on the same batches: pass "
+                f"rank=torch.distributed.get_rank(), world_size=torch.distributed.get_world_size()",
+                stacklevel=3,
+            )
+        self._place_checked = True
 
     @property
     def sampler(self) -> "PlannedSampler":
@@ -63,9 +95,11 @@ class PlannedSampler(Sampler[list[int]], ABC):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration hands out; call it on every rank, with the same number.
 
-        The epoch at which a loaded state stands goes on where it stood; any other begins at its first batch.
+        The epoch at which a loaded state stands goes on where it stood; any other begins at its first batch. From the
+        first call on, iterations no longer move on by themselves.
         """
         epoch = check_whole("epoch", epoch, 0)
+        self._set = True
         if epoch != self.epoch:
             self.epoch, self._start, self._next = epoch, 0, 0
 
@@ -103,7 +137,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
         self.epoch, self._start = (check_whole(f"the state's {key}", state[key], 0) for key in ("epoch", "batch"))
         if self._start >= len(self):
             self.epoch, self._start = self.epoch + 1, 0
-        self._next = self._start
+        self._next, self._begun = self._start, False
 
 
 def checked_place(rank: Any, world_size: Any, seed: Any) -> tuple[int, int, int]:
@@ -112,3 +146,25 @@ def checked_place(rank: Any, world_size: Any, seed: Any) -> tuple[int, int, int]
     if rank >= world_size:
         raise ValueError(f"rank must lie in 0..{world_size - 1} for world_size={world_size}, got {rank}")
     return rank, world_size, check_whole("seed", seed, -(2**63))
+
+
+def checked_shape(p: Any, k: Any) -> tuple[int, int]:
+    """Classes of a batch and examples of each, as Python's integers; raise unless both are at least 2."""
+    for name, value, why in (
+        ("p", p, "a batch of one class has no negatives"),
+        ("k", k, "one example of a class has no positive in its batch"),
+    ):
+        if check_whole(name, value, 1) < 2:
+            raise ValueError(f"{name} must be at least 2, got {value}: {why}")
+    return int(p), int(k)
+
+
+def _caller(sampler: PlannedSampler) -> object:
+    """The object that iterates a sampler, if it is one: a `BatchSampler` where a loader was given it as `sampler=`."""
+    frame = sys._getframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self", sampler)
+        if owner is not sampler:
+            return owner
+        frame = frame.f_back
+    return None

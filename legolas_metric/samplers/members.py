@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from legolas_metric.checks import ArrayLike
-from legolas_metric.datasets.labels import LabelIndex
+from legolas_metric.datasets.labels import LabelIndex, count_of
 from legolas_metric.rows import as_groups
 from legolas_metric.samplers.draws import GROUPS, ROWS, fingerprint, shuffled_members
 
@@ -54,7 +54,7 @@ class Members:
     def of(cls, labels: ArrayLike, groups: ArrayLike | None = None, *, least: int = 1) -> "Members":
         """The classes of at least `least` rows; rows labelled -1 belong to none."""
         index = LabelIndex.of(labels)
-        own_groups = as_groups(groups, len(labels), of="labels")
+        own_groups = as_groups(groups, count_of(labels), of="labels")
         counts, rows = index.counts.cpu().numpy(), index.rows.cpu().numpy()
         enough = counts >= least
         taken = np.repeat(enough, counts)

@@ -9,14 +9,14 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric, check_choice, check_whole
 from legolas_metric.geometry import chunks, similarity_matrix
 from legolas_metric.samplers.draws import NEIGHBORS, random_bits
-from legolas_metric.samplers.epochs import PlannedSampler, checked_place
+from legolas_metric.samplers.epochs import PlannedSampler, checked_place, checked_shape
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.visits import occurrence, planned_visits
 
-_BLOCK_ELEMENTS = 1 << 24
 _GROUP = 16  # classes
 
 
@@ -111,10 +111,11 @@ class NeighborPKSampler(PlannedSampler):
         - An epoch's classes are chosen once, when it is first asked for: updating the bank changes the next epoch.
           `refresh` changes this one, or takes another bank.
         - `state_dict` holds the classes of a begun epoch, so that it goes on exactly, whatever became of the bank.
-        - Iterating again without `set_epoch` repeats the epoch. Lightning calls `set_epoch` by itself.
+        - Each iteration hands out the next epoch, unless `set_epoch` is used, as Lightning does: then the epoch is the
+          one that was set.
 
     Raises:
-        ValueError: p below 2, k, pool or batches_per_epoch out of bounds, a rank outside the world, fewer than p or
+        ValueError: p or k below 2, pool or batches_per_epoch out of bounds, a rank outside the world, fewer than p or
             world_size classes of at least k examples, distinct_groups with a bank that has no groups.
 
     Example:
@@ -144,9 +145,11 @@ class NeighborPKSampler(PlannedSampler):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        super().__init__()
         rank, world_size, seed = checked_place(rank, world_size, seed)
-        p, k = check_whole("p", p, 2), check_whole("k", k, 1)
+        super().__init__(rank, world_size)
+        if not isinstance(bank, EmbeddingBank):
+            raise TypeError(f"bank must be an EmbeddingBank, got {type(bank).__name__}")
+        p, k = checked_shape(p, k)
         check_choice("short", short, get_args(Short))
         if batches_per_epoch is not None:
             batches_per_epoch = check_whole("batches_per_epoch", batches_per_epoch, 1)
@@ -162,7 +165,7 @@ class NeighborPKSampler(PlannedSampler):
         self.pool = min(2 * (p - 1), count - 1) if pool is None else check_whole("pool", pool, 0)
         if not p - 1 <= self.pool < count:
             raise ValueError(f"pool must lie in {p - 1}..{count - 1}: p - 1 to the number of other classes, got {pool}")
-        self.bank, self.p, self.k, self.seed, self.rank, self.world_size = bank, p, k, seed, rank, world_size
+        self.bank, self.p, self.k, self.seed = bank, p, k, seed
         self._batches = batches_per_epoch or -(-count // world_size)
         self._classes: tuple[int, Int64[Tensor, "b p"]] | None = None  # an epoch, and what was chosen for it
 
@@ -259,12 +262,22 @@ class NeighborPKSampler(PlannedSampler):
 
 
 def class_centroids(bank: EmbeddingBank, members: Members) -> Float32[Tensor, "c d"]:
-    """Mean row of each class, of unit length under "cosine" (zero where a class's rows cancel out)."""
+    """Mean row of each class, of unit length under "cosine" (zero where a class's rows cancel out).
+
+    Under the other metrics all are scaled by one power of two, so that no similarity of finite rows overflows; which
+    classes are near each other stays as it is.
+    """
     rows, sizes = bank.embeddings, torch.from_numpy(members.sizes)
     owner = torch.full((len(bank),), len(sizes))  # rows of no class go to a last one, which is dropped
     owner[torch.from_numpy(members.rows)] = torch.arange(len(sizes)).repeat_interleave(sizes)
-    sums = rows.new_zeros(len(sizes) + 1, rows.shape[1]).index_add_(0, owner.to(rows.device), rows)[:-1]
-    return torch.nn.functional.normalize(sums) if bank.metric == "cosine" else sums / sizes[:, None].to(rows.device)
+    owner, sizes = owner.to(rows.device), sizes.to(rows.device)
+    sums = rows.new_zeros(len(sizes) + 1, rows.shape[1], dtype=torch.float64)
+    for part in chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1])):
+        sums.index_add_(0, owner[part], rows[part].double())
+    if bank.metric == "cosine":
+        return torch.nn.functional.normalize(sums[:-1]).float()
+    means = sums[:-1] / sizes[:, None]
+    return torch.ldexp(means, -torch.frexp(means.abs().max()).exponent).float()
 
 
 def _nearest(
@@ -274,7 +287,7 @@ def _nearest(
 
     They lie in those `pool` groups of classes whose maxima are largest, so that no more than these is sorted.
     """
-    classes, size = len(centroids), max(1, _BLOCK_ELEMENTS // len(centroids))
+    classes, size = len(centroids), rows_for(BLOCK, 4 * len(centroids))
     groups = -(-classes // _GROUP)
     # Written again for each block, which is cheaper than a new one; the last columns fill the groups up.
     table = centroids.new_full((min(size, len(seeds)), _GROUP * groups), -torch.inf)

@@ -9,9 +9,10 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, check_choice, check_whole
+from legolas_metric.datasets.labels import count_of
 from legolas_metric.rows import as_groups
 from legolas_metric.samplers.draws import fingerprint
-from legolas_metric.samplers.epochs import PlannedSampler, checked_place
+from legolas_metric.samplers.epochs import PlannedSampler, checked_place, checked_shape
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.visits import Weights, class_visits, planned_visits, round_steps
 
@@ -85,12 +86,14 @@ class PKSampler(PlannedSampler):
           visited all the same: look at `few_groups`.
         - Under weights, a class is never twice in one batch: where one class has more visits than the round has
           batches, the round gets longer, and other classes are visited more often to fill it.
-        - Iterating again without `set_epoch` repeats the epoch. Lightning calls `set_epoch` by itself.
+        - Each iteration hands out the next epoch, unless `set_epoch` is used, as Lightning does: then the epoch is the
+          one that was set.
 
     Raises:
-        TypeError: labels or groups that are not integers.
-        ValueError: p, k or batches_per_epoch below 1, a rank outside the world, fewer than p * world_size classes of at
-            least k examples, distinct_groups without groups, weights that are not positive or lack a class.
+        TypeError: labels or groups that are not integers; when iterated, a sampler that was passed as `sampler=`.
+        ValueError: p or k below 2, batches_per_epoch below 1, a rank outside the world, fewer than p * world_size
+            classes of at least k examples, distinct_groups without groups, weights that are not positive or lack a
+            class.
 
     Example:
         >>> from legolas_metric import PKSampler
@@ -118,19 +121,19 @@ class PKSampler(PlannedSampler):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        super().__init__()
         rank, world_size, seed = checked_place(rank, world_size, seed)
-        p, k = check_whole("p", p, 1), check_whole("k", k, 1)
+        super().__init__(rank, world_size)
+        p, k = checked_shape(p, k)
         check_choice("short", short, get_args(Short))
         if batches_per_epoch is not None:
             batches_per_epoch = check_whole("batches_per_epoch", batches_per_epoch, 1)
         if distinct_groups and groups is None:
             raise ValueError("distinct_groups=True compares groups: pass groups, one for each label")
-        as_groups(groups, len(labels), of="labels")
+        as_groups(groups, count_of(labels), of="labels")
         self._members = Members.of(labels, groups if distinct_groups else None, least=1 if short == "repeat" else k)
         check_enough_classes(self._members, p, k, world_size)
         self._visits = _visits(self._members, k, weights)
-        self.p, self.k, self.seed, self.rank, self.world_size = p, k, seed, rank, world_size
+        self.p, self.k, self.seed = p, k, seed
         self._batches = batches_per_epoch or round_steps(self._visits, p * world_size)
         self._fingerprint = fingerprint(np.array([self._members.fingerprint]), self._visits)
 

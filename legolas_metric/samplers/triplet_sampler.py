@@ -8,13 +8,14 @@ from jaxtyping import Float64, Int64, UInt64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, check_whole
+from legolas_metric.lookup import lookup
 from legolas_metric.records import Triplets
 from legolas_metric.rows import as_ids
 from legolas_metric.samplers.draws import TRIPLETS, fingerprint, random_bits, random_order, stable_order
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place
 
 _LEVELS = 3  # of families; each brings fewer triplets together than the one before
-_MOST_ROWS = 2**31
+_MOST_ROWS = 2**31  # larger numbers are no rows of a data set
 
 
 def plan_epoch(
@@ -26,7 +27,7 @@ def plan_epoch(
     of them fit; the neighbourhoods that stand side by side are small and drawn anew each epoch.
 
     Args:
-        rows: [t, 3], the rows of each triplet; memory grows with the largest row number.
+        rows: [t, 3], the rows of each triplet, numbered from 0 without gaps: memory grows with the largest number.
         batch_size: most rows of a batch, at least 3.
         epoch, seed: of the order.
     """
@@ -58,11 +59,13 @@ class TripletSampler(PlannedSampler):
         - Triplets that share rows need those rows once, so a batch holds at least floor(batch_size / 3) triplets
           (the last one may hold fewer), and the length of an epoch depends on its order: `len` is that of the current
           epoch, exactly.
+        - Each iteration hands out the next epoch, unless `set_epoch` is used, as Lightning does.
         - A triplet may lie by chance in further batches; `locate` finds it there too.
         - Rows of no triplet are never drawn. A batch may have fewer than `batch_size` rows, where the next triplet
           would add more than the rows that are left.
 
     Raises:
+        TypeError: triplets that are none.
         ValueError: batch_size below 3, no triplets, repeated ids, none of the triplets in the data set, or ids that
             cannot be row numbers where none are given.
 
@@ -88,8 +91,10 @@ class TripletSampler(PlannedSampler):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        super().__init__()
         rank, world_size, seed = checked_place(rank, world_size, seed)
+        super().__init__(rank, world_size)
+        if not isinstance(triplets, Triplets):
+            raise TypeError(f"triplets must be Triplets, as a miner's mine() returns, got {type(triplets).__name__}")
         batch_size = check_whole("batch_size", batch_size, 3)
         if len(triplets) == 0:
             raise ValueError("no triplets: the miner found none, see triplets.stats for the reasons")
@@ -97,11 +102,13 @@ class TripletSampler(PlannedSampler):
         rows = names if ids is None else _rows_of(names, ids)
         if len(rows) == 0:
             raise ValueError("none of the triplets lies in the data set: pass the ids under which the rows were mined")
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.batch_size, self.seed = batch_size, seed
         self._dropped = len(names) - len(rows)
         if rows.max() >= _MOST_ROWS:
             raise ValueError(f"ids up to {rows.max()} were taken for row numbers: pass ids, the id of each row")
-        self._rows = rows
+        # Planned by numbers of their own, 0, 1, ..., so that memory follows the triplets and not the row numbers.
+        self._names, numbers = np.unique(rows, return_inverse=True)
+        self._rows = numbers.reshape(rows.shape)
         self._fingerprint = fingerprint(rows.ravel())
         self._planned: tuple[int, Sequence[Tensor]] | None = None
 
@@ -119,7 +126,9 @@ class TripletSampler(PlannedSampler):
     def plan(self) -> Sequence[Int64[Tensor, " b"]]:
         """This rank's batches of the current epoch."""
         if self._planned is None or self._planned[0] != self.epoch:
-            batches = plan_epoch(self._rows, self.batch_size, epoch=self.epoch, seed=self.seed)
+            numbered = plan_epoch(self._rows, self.batch_size, epoch=self.epoch, seed=self.seed)
+            names = torch.from_numpy(self._names)
+            batches = [names[batch] for batch in numbered]
             places = range(self.rank, -(-len(batches) // self.world_size) * self.world_size, self.world_size)
             self._planned = (self.epoch, [batches[place % len(batches)] for place in places])
         return self._planned[1]
@@ -132,10 +141,9 @@ class TripletSampler(PlannedSampler):
 
 def _rows_of(names: Int64[np.ndarray, "t 3"], ids: ArrayLike) -> Int64[np.ndarray, "u 3"]:
     """Row numbers of the triplets that lie in the data set."""
-    known = as_ids(ids, len(ids), of="the data set").cpu().numpy()
-    inside = np.isin(names, known).all(1)
-    order = np.argsort(known, kind="stable")
-    return order[np.searchsorted(known[order], names[inside])]
+    known = as_ids(ids, len(ids), of="the data set").cpu()
+    rows, found = lookup(torch.from_numpy(names).flatten(), known)
+    return rows.view(-1, 3)[found.view(-1, 3).all(1)].numpy()
 
 
 def _sharing_order(rows: Int64[np.ndarray, "t 3"], epoch: int, seed: int) -> Int64[np.ndarray, " t"]:

@@ -36,7 +36,7 @@ def tile_size(rows: int, width: int) -> int:
     return _TILES[-1]
 
 
-def sweep_compiled(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
+def sweep(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     """Collect every candidate that the certificate cannot rule out."""
     from legolas_metric.index.exact import buffers
 
