@@ -28,6 +28,7 @@ from legolas_metric.training.batches import FedBatches
 from legolas_metric.training.embedder import Placed
 from legolas_metric.training.resume import generator_states, restore_generators
 
+pytestmark = pytest.mark.filterwarnings("ignore:two reads of an example differ")
 EPOCHS, STEPS = 4, 6
 SETTINGS = {
     "each epoch": {},
@@ -78,7 +79,6 @@ def run(x, labels, folder, settings, *, resume=None, noisy=True):
 
 
 @pytest.mark.filterwarnings("ignore:.*exists and is not empty")
-@pytest.mark.filterwarnings("ignore:two reads of an example differ")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_resumed_equals_uninterrupted(data, tmp_path, name):  # noqa: F811
     x, labels = data

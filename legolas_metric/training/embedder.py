@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import Metric, check_metric
 from legolas_metric.datasets.embedding import Encoder, PassSettings, embed_each, embed_rows, input_loader
-from legolas_metric.datasets.source import Inputs
+from legolas_metric.datasets.source import Inputs, Whole
 from legolas_metric.training.resume import generator_states, restore_generators
 
 _READ_TWICE = 32  # examples
@@ -119,13 +119,13 @@ class Embedder:
         """Warn, with the drift of an encoder that stands still, where two reads of an example differ."""
         before = generator_states()
         rows = torch.linspace(0, len(self.inputs) - 1, min(_READ_TWICE, len(self.inputs))).long()
-        reads = [[(self.inputs[int(row)],) for row in rows] for _ in range(2)]
+        reads = [[self.inputs[int(row)] for row in rows] for _ in range(2)]
         if not _same(*reads):
             settings = replace(self.settings, num_workers=0, persistent_workers=False, progress=False)
             both = [
                 embed_rows(
                     placed.encoder,
-                    input_loader(Inputs(read), settings),
+                    input_loader(Inputs(Whole(read)), settings),
                     self.ids[rows],
                     metric=self.metric,
                     module=placed.module,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, Metric
+from legolas_metric.checks import ArrayLike, Metric, check_metric
 from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
@@ -128,6 +128,7 @@ class MiningLoop:
         progress: bool = True,
         history: RunHistory | str | None = None,
     ) -> None:
+        check_metric(metric)
         self.schedule = as_schedule(schedule, miner)
         self.rhythm = Rhythm(every=every, every_steps=every_steps, rotate=rotate, ema=ema)
         feeding = Feeding(
