@@ -57,11 +57,11 @@ class RunHistory:
             "start", versions=_versions(), seed=seed, settings=settings or {}, digest=dict(sorted(digests.items()))
         )
 
-    def epoch(self, *, epoch: int, step: int, values: Mapping[str, float | int], **words: Any) -> None:
+    def epoch(self, *, epoch: int, step: int, values: Mapping[str, Any], **words: Any) -> None:
         """The values of an epoch, under the names of `measures.py`; epoch 0 is the encoder before training."""
         self.write("epoch", epoch=epoch, step=step, values=values, **words)
 
-    def round(self, *, epoch: int, step: int, values: Mapping[str, float | int], **words: Any) -> None:
+    def round(self, *, epoch: int, step: int, values: Mapping[str, Any], **words: Any) -> None:
         """The values of a round of mining."""
         self.write("round", epoch=epoch, step=step, values=values, **words)
 
@@ -69,7 +69,7 @@ class RunHistory:
         """Something that happened: "stage", "guard", "stop", "restore" or "resume", and why."""
         self.write("event", epoch=epoch, step=step, what=what, why=why)
 
-    def end(self, *, why: str, best_epoch: int | None = None, values: Mapping[str, float | int] | None = None) -> None:
+    def end(self, *, why: str, best_epoch: int | None = None, values: Mapping[str, Any] | None = None) -> None:
         """The end of a run: why, and the values of its best epoch."""
         self.write("end", why=why, best_epoch=best_epoch, values=values or {})
 
@@ -104,12 +104,14 @@ class RunHistory:
     @property
     def epochs(self) -> dict[int, dict[str, Any]]:
         """Lines of kind `epoch` by epoch; of one that was run again, the later."""
-        return dict(sorted((entry["epoch"], entry) for entry in self._of("epoch")))
+        latest = {entry["epoch"]: entry for entry in self._of("epoch")}
+        return {epoch: latest[epoch] for epoch in sorted(latest)}
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
         """Lines of kind `round`; of a step that was run again, the later."""
-        return [entry for _, entry in sorted({(r["epoch"], r["step"]): r for r in self._of("round")}.items())]
+        latest = {(entry["epoch"], entry["step"]): entry for entry in self._of("round")}
+        return [latest[place] for place in sorted(latest)]
 
     @property
     def events(self) -> list[dict[str, Any]]:
