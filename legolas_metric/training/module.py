@@ -1,7 +1,7 @@
 """The training loop's module: an encoder, a loss, and the triplets that were mined for the batch."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -14,9 +14,6 @@ from legolas_metric.checks import check_at_least
 from legolas_metric.datasets.embedding import call_encoder
 from legolas_metric.losses.bank_loss import BankLoss
 from legolas_metric.records import Triplets
-
-Batch = Sequence[Any]
-"""(inputs, labels) or (inputs, labels, ids)."""
 
 
 class MetricLearner(L.LightningModule):
@@ -82,7 +79,7 @@ class MetricLearner(L.LightningModule):
         """Embed a batch."""
         return self.encoder(*inputs)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step: the loss over a batch, or over its mined triplets."""
         if self.loss is None:
             raise ValueError("this MetricLearner has no loss: pass loss, to train it")
