@@ -55,7 +55,7 @@ def test_what_cannot_be_averaged_is_refused():
 def test_the_module_has_the_average_when_fitting_has_ended(tmp_path):
     module = Scripted([0.1] * 5)
     fit(module, AveragedWeights(last=2), root=tmp_path)
-    assert float(module.layer.weight) == 3.5  # after epoch e the weight is e
+    assert module.layer.weight.item() == 3.5  # after epoch e the weight is e
     module = Scripted([0.1] * 3)
     fit(module, AveragedWeights(decay=0.5), root=tmp_path)
-    assert float(module.layer.weight) == 0.5 * (0.5 * 0 + 0.5 * 1) + 0.5 * 2
+    assert module.layer.weight.item() == 0.5 * (0.5 * 0 + 0.5 * 1) + 0.5 * 2

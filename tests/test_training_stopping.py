@@ -169,7 +169,7 @@ def test_a_value_that_is_no_number_stops_at_once(value):
 def test_what_is_asked_wrongly_is_refused(tmp_path):
     with pytest.raises(ValueError, match="patience must be at least 1"):
         StoppingRule(patience=0)
-    with pytest.raises(ValueError, match="ratio_limit=1.15"):
+    with pytest.raises(ValueError, match="got no ratio with ratio_limit"):
         StoppingRule(patience=1, ratio_limit=1.15).update(0.5, 0)
     with pytest.raises(ValueError, match="name must be a part"):
         BestWeights("x", folder=tmp_path, name="a/b")

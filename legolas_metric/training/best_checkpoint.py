@@ -76,7 +76,7 @@ class BestCheckpoint(LastInLine):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say so where nothing was kept."""
-        if self.best.best_epoch < 0 and trainer.is_global_zero and not trainer.fast_dev_run:
+        if self.best.best_epoch < 0 and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             held = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             warnings.warn(f"no epoch was kept: none logged a number as {self.monitor!r}; logged: {held}", stacklevel=2)
 

@@ -52,9 +52,9 @@ class WeightsFile:
 
 
 class BestWeights:
-    """Keep the weights of the best epoch, and of no other: `best_{name}.safetensors`, `best_{name}_fold{k}.safetensors`.
+    """Keep the weights of the best epoch, and of no other, in one file.
 
-    The file is written whole or not at all; it holds value, epoch, settings, names of labels, normalisation and digest
+    It is `best_{name}.safetensors`, or `best_{name}_fold{k}.safetensors`, written whole or not at all; it holds value, epoch, settings, names of labels, normalisation and digest
     beside the weights, and no pickle. The first of equal values is kept.
 
     Args:
@@ -103,7 +103,8 @@ class BestWeights:
         if not name or Path(name).name != name:
             raise ValueError(f"name must be a part of a file's name, got {name!r}: put folders into folder")
         ending = "" if fold is None else f"_fold{check_whole('fold', fold, 0)}"
-        self.monitor, self.mode = monitor, mode
+        self.monitor = monitor
+        self.mode: Mode = mode
         self.path = Path(folder) / f"best_{name}{ending}.safetensors"
         self.last_path = Path(folder) / f"last_{name}{ending}.safetensors" if last else None
         self.best_value, self.best_epoch = (-math.inf if mode == "max" else math.inf), -1

@@ -30,7 +30,7 @@ class LastInLine(MonitoringCallback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judge the epoch."""
-        if not trainer.sanity_checking and not trainer.fast_dev_run:
+        if not trainer.sanity_checking and not getattr(trainer, "fast_dev_run", False):
             self.judge(trainer, pl_module)
 
     @abstractmethod

@@ -165,7 +165,7 @@ class EpochWeights:
 class RestoringStopper:
     """A `StoppingRule` that keeps, on disk, the weights that training will have to go back to.
 
-    "best" goes back to the best epoch. "before_patience" goes back to the last epoch before the streak that is under way
+    "best" goes back to the best epoch. "before_patience" goes back to the last epoch before the streak under way
     (`trigger - patience` where it stopped training; the last epoch of all where nothing was amiss). The folder holds
     what may yet be asked for and what the last saved state refers to: at most 2 files for "best", 2 (patience + 1) for
     "before_patience", each written whole or not at all.
