@@ -54,7 +54,8 @@ class WeightsFile:
 class BestWeights:
     """Keep the weights of the best epoch, and of no other, in one file.
 
-    It is `best_{name}.safetensors`, or `best_{name}_fold{k}.safetensors`, written whole or not at all; it holds value, epoch, settings, names of labels, normalisation and digest
+    It is `best_{name}.safetensors`, or `best_{name}_fold{k}.safetensors`,
+    written whole or not at all; it holds value, epoch, settings, names of labels, normalisation and digest
     beside the weights, and no pickle. The first of equal values is kept.
 
     Args:

@@ -83,7 +83,7 @@ class EarlyStopping(LastInLine):
 
 
 class RestoringEarlyStopping(EarlyStopping):
-    """`EarlyStopping` that goes back to the weights of an earlier epoch: when it stops training, and when training ends.
+    """`EarlyStopping` that goes back to an earlier epoch's weights: when it stops training, and when training ends.
 
     The whole module's weights return when fitting has ended (`on_fit_end`), so that what is evaluated next is what
     should be kept. Until then they lie in files, see `RestoringStopper`.
