@@ -8,89 +8,94 @@ from torch.nn.functional import cross_entropy
 
 from legolas_metric import FocalLoss, classification_report, evaluate_ranking
 from legolas_metric.datasets.folds import KFold
+from legolas_metric.datasets.leakage import find_leakage
 from legolas_metric.training.class_balance import balanced_sampler, balancings, check_classes, class_weights
 from legolas_metric.training.fold_runs import run_folds
 from legolas_metric.training.stopping import RestoringStopper, StoppingRule
 
-D, WIDE = 20, 64
+Epoch = tuple[dict[str, torch.Tensor], float, float]  # weights, validation loss, Rank@1 of persons unseen
+D, SIGNAL, PERSONS = 24, 8, 40
 
 
-def persons(count, each, *, seed):
-    """Persons that differ in a few directions, drowned in noise that can be learnt by heart."""
+def persons(each, noise, *, seed):
+    """Persons that differ in a third of the dimensions; the others are noise, which can be learnt by heart."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count).repeat_interleave(each)
-    x = 2.0 * torch.randn(len(labels), D, generator=generator)
-    x[:, :4] = torch.randn(count, 4, generator=generator)[labels] * 1.5 + x[:, :4] / 4
+    labels = torch.arange(PERSONS).repeat_interleave(each)
+    x = noise * torch.randn(len(labels), D, generator=generator)
+    within = 0.5 * torch.randn(len(labels), SIGNAL, generator=generator)
+    x[:, :SIGNAL] = 1.5 * torch.randn(PERSONS, SIGNAL, generator=generator)[labels] + within
     return x, labels
 
 
-@pytest.fixture(scope="module")
-def run():
-    """A training that goes on too long: of each epoch the weights, validation loss, and Rank@1 on persons unseen.
-
-    The validation loss is that of further rows of the trained persons, as a classifier's is.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        x, labels = persons(12, 6, seed=1)
-        more, unseen = (torch.arange(len(x)) % 6 >= 4), persons(40, 5, seed=2)
-        encoder, head = nn.Sequential(nn.Linear(D, WIDE), nn.ReLU(), nn.Linear(WIDE, 16)), nn.Linear(16, 12)
-        optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=5e-3)
-        epochs = []
-        for _ in range(60):
-            loss = cross_entropy(head(encoder(x[~more])), labels[~more])
+def train(x, labels, taught, unseen, *, lr, epochs, steps) -> tuple[nn.Module, list[Epoch]]:
+    """A classifier's training, of whose rows those that are not taught are for validation."""
+    encoder, head = nn.Sequential(nn.Linear(D, 64), nn.ReLU(), nn.Linear(64, 16)), nn.Linear(16, PERSONS)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=lr)
+    seen = []
+    for _ in range(epochs):
+        for _ in range(steps):
+            loss = cross_entropy(head(encoder(x[taught])), labels[taught])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            with torch.no_grad():
-                rank = evaluate_ranking(encoder(unseen[0]), unseen[1]).rank[1]
-                validation = float(cross_entropy(head(encoder(x[more])), labels[more]))
-            weights = {name: value.clone() for name, value in encoder.state_dict().items()}
-            epochs.append((weights, validation, rank))
-    return encoder, unseen, epochs
+        with torch.no_grad():
+            rank = evaluate_ranking(encoder(unseen[0]), unseen[1]).rank[1]
+            validation = float(cross_entropy(head(encoder(x[~taught])), labels[~taught]))
+        seen.append(({name: value.clone() for name, value in encoder.state_dict().items()}, validation, rank))
+    return encoder, seen
 
 
-def test_the_last_epoch_is_worse_than_the_best(run, tmp_path):
-    encoder, unseen, epochs = run
+def test_the_last_epoch_is_worse_than_the_best(tmp_path):
+    """Half the labels are wrong, and are learnt by heart in the end."""
+    torch.manual_seed(0)
+    (x, labels), unseen = persons(10, 0.7, seed=1), persons(5, 0.7, seed=2)
+    wrong = torch.rand(len(labels)) < 0.5
+    labels[wrong] = torch.randint(PERSONS, (int(wrong.sum()),))
+    taught = torch.arange(len(x)) % 10 > 0
+    encoder, epochs = train(x, labels, taught, unseen, lr=1e-2, epochs=12, steps=5)
     stopper = RestoringStopper(StoppingRule(patience=len(epochs)), folder=tmp_path)
     for epoch, (weights, _, rank) in enumerate(epochs):
         stopper.update(rank, epoch, weights)
     ranks = [rank for _, _, rank in epochs]
-    assert ranks[-1] < max(ranks) - 0.03  # the fault: what is left in memory
+    assert ranks[-1] < max(ranks) - 0.05  # the fault: what is left in memory
     encoder.load_state_dict(stopper.restored().weights)
     assert evaluate_ranking(encoder(unseen[0]).detach(), unseen[1]).rank[1] == max(ranks)
 
 
-def test_stopping_on_loss_misses_the_best_ranking(run):
-    _, _, epochs = run
+def test_stopping_on_loss_misses_the_best_ranking():
+    """The classifier grows too sure of itself while its embedding still improves."""
+    torch.manual_seed(0)
+    (x, labels), unseen = persons(6, 2.0, seed=1), persons(5, 2.0, seed=2)
+    taught = torch.arange(len(x)) % 6 < 4
+    _, epochs = train(x, labels, taught, unseen, lr=5e-3, epochs=30, steps=3)
     on_loss, on_rank = StoppingRule(mode="min", patience=5), StoppingRule(patience=5)
     for epoch, (_, validation, rank) in enumerate(epochs):
         if not on_loss.stopped:
             on_loss.update(validation, epoch)
         if not on_rank.stopped:
             on_rank.update(rank, epoch)
-    assert epochs[on_loss.best_epoch][2] < epochs[on_rank.best_epoch][2] - 0.01
+    assert epochs[on_loss.best_epoch][2] < epochs[on_rank.best_epoch][2] - 0.05
 
 
 def test_folds_that_share_persons_flatter(tmp_path):
-    """Discriminant analysis as encoder: of persons that it was fitted on it knows their noise."""
-    x, labels = persons(30, 8, seed=3)
+    """Discriminant analysis as encoder: it knows what sets apart the persons that it was fitted on, and no others."""
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(30).repeat_interleave(8)
+    own = torch.randn(30, 60, generator=generator)  # in as many dimensions as there are, so that few are learnt
+    x = torch.randn(240, 60, generator=generator) + own[labels] / 2
 
     def rank(task):
         encoder = LinearDiscriminantAnalysis().fit(x[task.train].numpy(), labels[task.train].numpy())
         z = torch.from_numpy(encoder.transform(x[task.validation].numpy())).float()
         return evaluate_ranking(z, labels[task.validation])
 
-    # Both validate on 6 persons or 48 rows a fold; rows of 6 persons are ranked against each other in both.
+    # The same rows are ranked in both: half of those of a fold's persons. Of the others the encoder learns, or not.
     honest = KFold(labels, 5, test_share=0)
     shared = [(torch.cat([train, part[::2]]), part[1::2]) for train, part in honest]
     apart = [(train, part[1::2]) for train, part in honest]
     flattering = run_folds(shared, rank, folder=tmp_path / "shared").pooled()
     true = run_folds(apart, rank, folder=tmp_path / "apart").pooled()
-    assert flattering > true + 0.03
-    assert KFold(labels, 5, how="stratified").how == "stratified"
-    from legolas_metric.datasets.leakage import find_leakage
-
+    assert flattering > true + 0.1
     assert find_leakage({"train": shared[0][0], "validation": shared[0][1]}, labels=labels).identities
     assert not honest.leakage().found
 
