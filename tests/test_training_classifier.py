@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional import classification as theirs
 
 from legolas_metric import FocalLoss, SupConLoss
+from legolas_metric.encoders import BiLSTM
 from legolas_metric.samplers.pk import PKSampler
+from legolas_metric.training.attention_monitor import AttentionMonitor
 from legolas_metric.training.class_balance import (
     balanced_sampler,
     balancings,
@@ -176,3 +178,30 @@ def test_what_does_not_go_together_is_refused(data):
         learner(class_weights=torch.ones(3))
     with pytest.raises(ValueError, match="belong to cross-entropy"):
         learner(class_weights=torch.ones(4), loss=FocalLoss())
+
+
+@pytest.mark.filterwarnings("ignore:one class")
+def test_attention_that_attends_to_nothing_is_reported():
+    signal = torch.randn(60, 12, 2)
+    labels = torch.arange(60) % 2
+    signal[labels == 1, 5] += 4.0  # one step tells the class
+    loader = DataLoader(TensorDataset(signal, labels), 20)
+
+    def run(lr):
+        torch.manual_seed(0)
+        model = ClassifierLearner(BiLSTM(2, hidden=6), 2, embedding_dim=12, lr=lr)
+        if lr == 0.0:
+            nn.init.zeros_(model.encoder.pool.score[2].weight)
+        monitor = AttentionMonitor(signal)
+        fit(model, loader, loader, epochs=6, callbacks=[monitor])
+        return monitor.history
+
+    with pytest.warns(UserWarning, match="attention is uniform"):
+        assert run(0.0) == pytest.approx([1.0] * 6)
+    assert run(3e-2)[-1] < 0.95
+    with pytest.raises(TypeError, match="encoder tells no attention"):
+        fit(
+            learner(),
+            DataLoader(TensorDataset(torch.randn(8, D), torch.arange(8) % C)),
+            callbacks=[AttentionMonitor(signal)],
+        )

@@ -82,8 +82,8 @@ class ClassifierLearner(L.LightningModule):
         class_weights: Float[Tensor, " c"] | None = None,
         mixup_alpha: float | int = 0.0,
         auxiliary: Auxiliary | None = None,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
+        lr: float | int = 1e-3,
+        weight_decay: float | int = 1e-4,
         schedule: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         seed: int = 0,
     ) -> None:
