@@ -16,9 +16,9 @@ from legolas_metric import (
     evaluate_verification,
     probe_embeddings,
 )
-from legolas_metric.cli.figures import compare_table, verification_figures
 from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.files import read_tensors
+from legolas_metric.measures import verification_figures
 
 
 def test_probe_shows_the_measures_beside_iid_rows_and_the_verdict(call):
