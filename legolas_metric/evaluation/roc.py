@@ -9,8 +9,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 FEWEST_ERRORS = 30
-_SLACK = 1e-12  # 3e-4 * 1e5 is a little less than 30
 """Below this many impostor errors a false accept rate is not measured, only guessed."""
+
+_SLACK = 1e-12  # 3e-4 * 1e5 is a little less than 30
 
 
 @dataclass(frozen=True, slots=True)
