@@ -10,7 +10,6 @@ from legolas_metric.cli.inputs import about, labels_of
 from legolas_metric.cli.options import MetricName, MinerName
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.files import EmbeddingFile, read_arrays
-from legolas_metric.index.auto import AutoIndex
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.interface import NeighborIndex
@@ -25,10 +24,8 @@ def bank_of(held: EmbeddingFile, metric: MetricName) -> EmbeddingBank:
 
 
 def index_of(name: str, metric: MetricName) -> NeighborIndex:
-    """The index of a name: "auto", "exact", or a FAISS factory."""
-    if name == "auto":
-        return AutoIndex(metric=metric.value)
-    return ExactIndex(metric=metric.value) if name == "exact" else FaissIndex(name, metric=metric.value)
+    """The index of a name: "auto" and "exact" are one, others are FAISS factories."""
+    return ExactIndex(metric=metric.value) if name in ("auto", "exact") else FaissIndex(name, metric=metric.value)
 
 
 def miner_of(name: MinerName, index: NeighborIndex, margin: float, per_anchor: int, seed: int) -> Miner:
