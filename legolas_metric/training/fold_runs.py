@@ -128,7 +128,7 @@ class FoldsResult:
             ValueError: a figure whose queries are not known.
         """
         values, identities = self._pool(name)
-        return intervals({name: values}, identities, level=level, resamples=resamples, seed=seed)[name]
+        return intervals({name: values}, (identities, None), level=level, resamples=resamples, seed=seed)[name]
 
     def table(self) -> str:
         """A line for each fold, then mean, spread, and the pooled figures with their intervals."""
