@@ -15,7 +15,6 @@ from legolas_metric.geometry import normalise
 def both_ways(request, monkeypatch):
     """With compiled loops, however small the job, and without."""
     if request.param == "compiled":
-        monkeypatch.setattr("legolas_metric.evaluation.scores._WORTH_COMPILING", 0)
         monkeypatch.setattr("legolas_metric.evaluation.tally._WORTH_COMPILING", 0)
 
 

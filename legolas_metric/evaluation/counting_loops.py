@@ -11,17 +11,6 @@ _TOGETHER = 1024
 
 @compiled
 @no_type_check
-def count_cells(scores, scale, offset, counts):
-    """Add one to the cell of each score [t]; cells are even, and the outer ones hold all that lies beyond."""
-    last = np.float64(len(counts) - 1)
-    for i in range(len(scores)):
-        place = offset + scale * scores[i]
-        place = place if place > 0.0 else 0.0
-        counts[np.uint32(np.int32(place if place < last else last))] += 1
-
-
-@compiled
-@no_type_check
 def levels_below(low, scale, offset, below):
     """For each cell, and for the end [c + 1], the number of levels that begin in the cells below it."""
     place, last = 0, np.float64(len(below) - 2)
@@ -79,18 +68,3 @@ def count_levels(scores, scale, offset, below, levels, between, tied):
             between[lowest] += 1
             if lowest > 0:
                 tied[lowest - one] += levels[two * lowest] >= values[j]
-
-
-@compiled
-@no_type_check
-def count_intervals(scores, low, high, above, inside):
-    """For each of a row's intervals [q, w], how many of its scores [q, n] lie above it, and how many inside."""
-    for i in range(len(scores)):
-        row = scores[i]
-        for j in range(low.shape[1]):
-            least, most = low[i, j], high[i, j]
-            more = reached = np.int64(0)
-            for c in range(len(row)):
-                more += row[c] > most
-                reached += row[c] >= least
-            above[i, j], inside[i, j] = more, reached - more

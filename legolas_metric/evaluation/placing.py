@@ -87,9 +87,8 @@ def place_all(trial: Trial, protocol: RetrievalProtocol, metric: Metric, depth: 
     if len(undecided) == 0:
         return
     wide = widened(trial.gallery.embeddings, metric)
-    total = len(undecided) * len(wide)
     for part in row_blocks(len(undecided), len(wide)):
-        among_all = _place_among_all(trial, undecided[part], wide, protocol, metric, ties, total)
+        among_all = _place_among_all(trial, undecided[part], wide, protocol, metric, ties)
         if among_all is not None:
             yield among_all
 
@@ -115,7 +114,6 @@ def _place_among_all(
     protocol: RetrievalProtocol,
     metric: Metric,
     ties: Ties,
-    total: int,
 ) -> Placed | None:
     """Places against every gallery row; None where no query has positives enough."""
     own = own_class(trial, query, protocol)
@@ -132,7 +130,7 @@ def _place_among_all(
     if not bool(asked.all()):
         query, positive, scores = query[asked], positive[asked], scores[asked]
     levels = _Levels.of(positive, ties)
-    found = levels.places(count_ahead(scores, levels.low, levels.high, total))
+    found = levels.places(count_ahead(scores, levels.low, levels.high))
     best, negative = (within_range(x, metric) for x in (levels.best[:, 0], scores.amax(1)))
     return Placed(query, found, best, negative, _negatives(trial, query, scores, protocol))
 

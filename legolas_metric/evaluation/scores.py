@@ -8,7 +8,6 @@ Letters: q queries, n and g gallery rows, w values of a query, e = d + 2 under c
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,17 +17,11 @@ from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.compiled.jit import runs_compiled
 from legolas_metric.geometry import chunks, similarity_matrix, tie_distance
 
 _MOST_ROWS = 256
 _ROUNDING = 2.0**-50
 """What the rounding of a float64 product comes to at most, for each sqrt(d) |x| |y|: eight times its usual size."""
-_WORTH_COMPILING = 60_000_000
-"""Scores from which on counting by NumPy takes a second, so that a compiled loop may pay for its compilation."""
-_FEW = 100
-"""Up to this many thresholds a row, comparing with each is cheaper than sorting the row."""
-
 Counts = tuple[Int64[Tensor, "q w"], Int64[Tensor, "q w"]]
 
 
@@ -95,26 +88,12 @@ def row_blocks(queries: int, gallery: int) -> Iterator[slice]:
     return chunks(queries, min(_MOST_ROWS, rows_for(BLOCK, 16 * gallery)))
 
 
-def count_ahead(
-    scores: Float64[Tensor, "q n"], low: Float64[Tensor, "q w"], high: Float64[Tensor, "q w"], total: int
-) -> Counts:
-    """How many of a row's scores, in any order, lie above each of its intervals [low, high], and how many inside.
-
-    `total` scores are to be counted in all blocks together: small jobs don't wait for a compiler.
-    """
+def count_ahead(scores: Float64[Tensor, "q n"], low: Float64[Tensor, "q w"], high: Float64[Tensor, "q w"]) -> Counts:
+    """How many of a row's scores, in any order, lie above each of its intervals [low, high], and how many inside."""
     if scores.device.type != "cpu":
         return ahead_in_order(scores.sort(1).values, low, high)
-    if low.shape[1] > _FEW or total < _WORTH_COMPILING or not runs_compiled(scores.device):
-        # NumPy's vectorised sort takes a fifth of the time of torch's.
-        return ahead_in_order(torch.from_numpy(np.sort(scores.numpy(), axis=1)), low, high)
-    from legolas_metric.evaluation.counting_loops import count_intervals
-
-    above, inside = torch.empty(2, *low.shape, dtype=torch.int64)
-    given = (scores, low.contiguous(), high.contiguous(), above, inside)
-    parts = [t.tensor_split(torch.get_num_threads()) for t in given]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(lambda *part: count_intervals(*(t.numpy() for t in part)), *parts))
-    return above, inside
+    # NumPy's vectorised sort takes a fifth of the time of torch's.
+    return ahead_in_order(torch.from_numpy(np.sort(scores.numpy(), axis=1)), low, high)
 
 
 def ahead_in_order(

@@ -122,13 +122,11 @@ class GridTally:
     Args:
         low, high: where all scores lie.
         device: of the scores.
-        pairs: how many scores are to be counted; small jobs don't wait for a compiler.
     """
 
-    def __init__(self, low: float, high: float, device: torch.device, pairs: int) -> None:
+    def __init__(self, low: float, high: float, device: torch.device) -> None:
         self._cells = Cells(low, high, _GRID)
         self._genuine, self._impostor = Counters(_GRID, device), Counters(_GRID, device)
-        self._compiled = pairs >= _WORTH_COMPILING and runs_compiled(device)
 
     def add_genuine(self, scores: Scores) -> None:
         """Count genuine scores."""
@@ -139,12 +137,7 @@ class GridTally:
         self._impostor.add(scores, self._count)
 
     def _count(self, scores: Float64[Tensor, " t"], counts: Int64[Tensor, " c"]) -> None:
-        if self._compiled:
-            from legolas_metric.evaluation.counting_loops import count_cells
-
-            count_cells(scores.numpy(), self._cells.scale, self._cells.offset, counts.numpy())
-        else:
-            counts += torch.bincount(self._cells.of(scores), minlength=_GRID)
+        counts += torch.bincount(self._cells.of(scores), minlength=_GRID)
 
     def counts(self) -> RocCounts:
         """What has been counted."""
