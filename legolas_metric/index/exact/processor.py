@@ -21,7 +21,7 @@ from legolas_metric.rows import NO_ID
 
 _TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
 _SIDE = CACHE // 8  # bytes of one side of a tile
-_BLOCKS = 4  # of rows for each thread, at least
+_SHARES = 4  # of rows for each thread, at least
 _ROOM, _WINDOWED_ROOM = 32, 384  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
 _SLOT = 12  # bytes
 _STRIP = 240  # rows whose float scores are computed together
@@ -33,7 +33,7 @@ _LANES = 16  # among which the first scores of a row are dealt out, and multiple
 def tile_size(rows: int, width: int) -> int:
     """Rows and columns of a tile, for so many rows of so many bytes."""
     for tile in _TILES:
-        if tile * width <= _SIDE and tile * _BLOCKS * torch.get_num_threads() <= rows:
+        if tile * width <= _SIDE and tile * _SHARES * torch.get_num_threads() <= rows:
             return tile
     return _TILES[-1]
 
