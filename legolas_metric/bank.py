@@ -17,7 +17,7 @@ from legolas_metric.checks import (
     check_metric,
     check_whole,
 )
-from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_each, input_loader
+from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_rows, input_loader
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.lookup import lookup
@@ -150,18 +150,9 @@ class EmbeddingBank:
         as_labels(labels, n, of="the data set")
         names = as_ids(ids, n, of="the data set")
         as_groups(groups, n, of="the data set")
-        rows = torch.empty(0, 0)
-
-        def take(begin: int, part: Tensor) -> None:
-            nonlocal rows
-            part = as_prepared(part, metric, ids=names[begin : begin + len(part)])
-            if begin == 0:
-                rows = part.new_empty(n, part.shape[1])
-            check_dimension(part, rows, names=("a batch's embeddings", "the first batch's"))
-            rows[begin : begin + len(part)] = part
-
         where = None if device is None else torch.device(device)
-        embed_each(encoder, input_loader(source, settings), take, device=where, progress=progress)
+        loader = input_loader(source, settings)
+        rows = embed_rows(encoder, loader, names, metric=metric, device=where, progress=progress)
         return cls(rows, labels, ids=ids, groups=groups, metric=metric, step=step)
 
     def rows(self, ids: ArrayLike) -> Int64[Tensor, " m"]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from legolas_metric.budgets import UNPACKED
 from legolas_metric.checks import ArrayLike, as_tensor
 from legolas_metric.names import as_named
-from legolas_metric.outputs import check_file, check_writable, is_stream, whole_file
+from legolas_metric.outputs import check_file, check_writable, followed, is_stream, whole_file
 
 FIELDS = ("embeddings", "labels", "ids", "groups", "images")
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
@@ -72,7 +72,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
     if Path(path).suffix not in (".npz", ".safetensors"):
         raise ValueError(f"{path} has the unknown extension {Path(path).suffix!r}: expected .npz or .safetensors")
     if not is_stream(Path(path)):
-        check_writable(Path(os.path.realpath(path)).parent)
+        check_writable(followed(path).parent)
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

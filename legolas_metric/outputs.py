@@ -35,17 +35,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             with temporary.open("rb") as source, open(path, "wb") as target:
                 shutil.copyfileobj(source, target)
         return
-    final = Path(os.path.realpath(path))
+    final = followed(path)
     check_writable(final.parent)
     before = final.stat() if final.exists() else None
     start = f".{final.name[:60]}."
     _remove_left(final.parent, start)
     temporary = final.parent / f"{start}{secrets.token_hex(8)}{final.suffix[:20]}"
-    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    handle = _locked(temporary)
     try:
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks: then nothing is removed there either
-                fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
         if before is not None:
             with suppress(OSError):
@@ -56,6 +53,23 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(final.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def followed(path: str | os.PathLike[str]) -> Path:
+    """What a symbolic link leads to, whether it is there or not; any other path as it is."""
+    return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+
+
+def _locked(temporary: Path) -> int:
+    """A new file, locked for as long as its writer lives. Another writer may take it for left before it is locked."""
+    while True:
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks: then nothing is removed there either
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():
+            return handle
         os.close(handle)
 
 

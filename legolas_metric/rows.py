@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
-from legolas_metric.geometry import prepare
+from legolas_metric.geometry import chunks, prepare
 from legolas_metric.names import Names, as_named
 
 NO_ID = -1
@@ -187,7 +188,9 @@ def check_norms(
 
 def _norm_range(rows: Float[Tensor, "n d"]) -> tuple[float, float]:
     """The least and the largest norm of rows, in float64: finite of finite rows, and 0 of zeros alone."""
-    least, most = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).aminmax()
+    parts = chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1]))  # a norm in float64 copies what it reads
+    norms = [torch.linalg.vector_norm(rows[part], dim=1, dtype=torch.float64) for part in parts]
+    least, most = torch.cat(norms).aminmax()
     return float(least), float(most)
 
 

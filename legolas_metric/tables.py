@@ -147,6 +147,49 @@ class Table:
         return list(zip(self.columns, row))
 
 
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A short record as it is printed: a title and some lines, in a terminal and in a notebook.
+
+    Attributes:
+        title: what the record is.
+        columns: names of the columns; empty names are not shown.
+        rows: cells, of any kind.
+        more: how many rows are not shown.
+
+    Example:
+        >>> from legolas_metric.tables import Sheet
+        >>> print(Sheet("Found", ["id", "s"], [[7, "0.5"]], 2).text())
+        Found
+          id  s
+          7   0.5
+          and 2 more
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    more: int = 0
+
+    def text(self) -> str:
+        """Aligned lines."""
+        cells = [[str(cell) for cell in row] for row in self.rows]
+        if any(self.columns):
+            cells.insert(0, list(self.columns))
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in cells]
+        lines += [f"and {self.more:,} more"] if self.more else []
+        return "\n".join([self.title, *(f"  {line}".rstrip() for line in lines)])
+
+    def html(self) -> str:
+        """The same as an HTML table, all of it escaped."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns) if any(self.columns) else ""
+        lines = ["<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in self.rows]
+        more = f"<p>and {self.more:,} more</p>" if self.more else ""
+        caption = f"<caption>{escape(self.title)}</caption>"
+        return f"<table>{caption}<tr>{head}</tr>{''.join(lines)}</table>{more}"
+
+
 def _shown(value: Value, form: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NOT_MEASURED

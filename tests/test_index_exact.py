@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from oracles import neighbors
 
 from legolas_metric import ExactIndex
+from legolas_metric.budgets import WORKSPACE
+from legolas_metric.geometry import exact_similarity
 from legolas_metric.index.exact import answer as routing
+from legolas_metric.index.exact import processor
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.rows import fitted_rows
 
@@ -162,6 +165,7 @@ def test_a_narrow_cone_is_searched_as_euclidean_distance_searches_it(precision, 
     assert torch.equal(found.ids, true.topk(2, largest=False).indices)
     assert torch.equal((inside.ids >= 0).sum(1), (true < 1.02 * true.amin(1, keepdim=True)).sum(1).clamp_max(9))
     if compiled:
+        assert found.stats.certified is not None
         assert found.stats.certified > (0.9 if precision != "bfloat16" else 0)
 
 
@@ -339,3 +343,32 @@ def test_more_neighbours_than_rows_take_memory_for_the_rows_alone():
     rows, labels = torch.randn(700, 8), torch.arange(700) // 7
     found = ExactIndex(precision="float32").fit(rows, labels).self_join(5000)
     assert ((found.ids >= 0).sum(1) == 693).all()
+
+
+def test_slots_are_bounded():
+    """Of all anchors together by the workspace, or by 32 candidates beside two for each neighbour."""
+    cases = ((1, 1, True), (50_000, 1, True), (10**6, 1, True), (200_000, 100, True), (10**6, 5, False))
+    for n, k, windowed in cases:
+        slots = processor.slots_for(n, k, windowed=windowed)
+        assert 2 * k + 32 <= slots <= 2 * k + 384
+        assert 12 * n * slots <= max(WORKSPACE, 12 * n * (2 * k + 32))
+    assert processor.slots_for(50_000, 1, windowed=True) == 2 + 384
+
+
+@pytest.mark.parametrize("precision", ["int16", "float32"])
+def test_a_crowded_window_with_few_slots_is_searched_again(precision, generator, monkeypatch):
+    """Sixty rows lie nearer to the ceiling than any screening tells."""
+    monkeypatch.setattr(processor, "WORKSPACE", 0)
+    rows = torch.nn.functional.normalize(torch.randn(900, 24, generator=generator))
+    ceiling = 0.5
+    across = rows[1:61] - (rows[1:61] @ rows[0])[:, None] * rows[0]
+    step = ceiling + 1e-9 * torch.randn(60, 1, dtype=torch.float64, generator=generator)
+    rows[1:61] = (step * rows[0] + (1 - step**2).sqrt() * torch.nn.functional.normalize(across.double())).float()
+    labels = torch.arange(900)
+    window = torch.full((900,), torch.nan), torch.full((900,), ceiling)
+    found = ExactIndex(precision=precision).fit(rows, labels).self_join(3, window=window)
+    assert found.stats.details["rescanned"] >= 1
+    unit = ExactIndex().fit(rows).rows.embeddings
+    true = exact_similarity(unit[:1].expand(900, 24), unit, "cosine")
+    true[(true >= ceiling) | (labels == 0)] = -torch.inf
+    assert torch.equal(found.ids[0], true.topk(3).indices)

@@ -36,7 +36,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BLIND_TO_MINING = {"losses", "probes", "evaluation"}
 
 # Modules of compiled loops: the only ones that import numba, and imported by functions only.
-COMPILED = {"avx2", "buffers", "counting_loops", "gram", "kernels", "passes", "pointers", "row_loops"}
+COMPILED = {"avx2", "buffers", "counting_loops", "kept", "passes", "pointers", "row_loops"}
 
 DOORS = {
     "faiss": {"index/faiss.py"},

@@ -1,11 +1,15 @@
 """Label-free measures against closed forms, the original definitions and iid samples."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from legolas_metric import CollapseProbe, CollapseReport, EmbeddingBank, ExactIndex, hubness_of, probe_embeddings
+from legolas_metric.budgets import BLOCK
 from legolas_metric.distributed import World
 from legolas_metric.probes.collapse import iid_report
 from legolas_metric.probes.plane import principal_plane
@@ -297,3 +301,20 @@ def test_a_report_prints_as_a_table_and_as_html():
     assert str(report).startswith(f"{report.verdict}: 30 rows of 4, 10 classes")
     assert "| effective_rank |" in repr(report)
     assert report._repr_html_().count("<tr>") == 1 + len(report.table().rows)
+
+
+def test_memory_is_what_the_formula_says():
+    """400,000 rows of 64 in 2,500 classes, in a process of its own: 32 d^2 + 40 C d + 120 n bytes and two blocks."""
+    n, d, classes = 400_000, 64, 2_500
+    code = f"""
+import resource, torch
+from legolas_metric import probe_embeddings
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+x, y = torch.rand({n}, {d}), torch.arange({n}) % {classes}
+probe_embeddings(x[:5000], y[:5000])
+before = peak()
+probe_embeddings(x, y)
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 32 * d**2 + 40 * classes * d + 120 * n + 2 * BLOCK

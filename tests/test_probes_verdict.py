@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from legolas_metric import CollapseGuard, SupConLoss, probe_embeddings
-from legolas_metric.datasets import load_ecg_id
+from legolas_metric import CollapseGuard, PKSampler, SupConLoss, probe_embeddings
+from legolas_metric.datasets import load_ecg_id, split_omniglot
+from legolas_metric.encoders import Conv4
 from legolas_metric.probes.collapse_report import VERDICTS
 from legolas_metric.probes.verdict import judge
 
@@ -220,6 +221,37 @@ def test_a_real_table_with_an_offset_is_a_narrow_cone_and_one_without_its_classe
     assert report.evidence[0].startswith("narrow cone")
     shuffled = beats.labels[torch.randperm(len(beats.labels))]
     assert probe_embeddings(spread, shuffled).verdict == "point collapse"
+
+
+def test_conv4_on_omniglot_begins_in_a_cone_and_is_trained_out_of_it():
+    """Unseen characters: a ReLU before the head puts the untrained rows into a cone of R > 0.999."""
+    train_part, unseen = split_omniglot()
+    fed, asked = train_part.take(torch.arange(600)), unseen.take(torch.arange(500))
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.ReLU(), nn.Linear(64, 64))
+    encoder = nn.Sequential(Conv4(), head)
+
+    def probed(reference=None):
+        encoder.eval()
+        with torch.no_grad():
+            rows = encoder(asked.images[:, None].float() / 255)
+        encoder.train()
+        return probe_embeddings(rows, asked.labels, reference=reference)
+
+    start = probed()
+    assert start.resultant_length > 0.99
+    optimiser = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+    sampler = PKSampler(fed.labels, p=16, k=4, batches_per_epoch=30, seed=0)
+    for batch in sampler:
+        optimiser.zero_grad()
+        SupConLoss(0.1)(encoder(fed.images[batch, None].float() / 255), fed.labels[batch]).backward()
+        optimiser.step()
+    now = probed(start)
+    assert now.nearest_share > start.nearest_share
+    assert now.verdict == "healthy"
+    guard = CollapseGuard("stop")
+    assert guard.check(start, epoch=0) is None
+    assert guard.check(probed(), epoch=1) is None
 
 
 def test_a_ranking_that_gains_outweighs_dimensions_that_it_did_not_need(generator):

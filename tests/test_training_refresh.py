@@ -195,7 +195,7 @@ def test_a_round_within_an_epoch_draws_the_class_graph_anew(data):  # noqa: F811
 
     class Graphs(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-            sampler = mining._pk["neighbors"]
+            sampler = mining.loop.feeder._pk["neighbors"]
             graphs[sampler] = sampler.choice
             if batch_idx % 2:
                 seeds.append(int(batch[1][0]))

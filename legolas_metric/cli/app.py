@@ -53,11 +53,12 @@ Exit status: 0 all is well, 1 some of several files could not be used (the rest 
 )
 
 
-def print_version(asked: bool) -> None:
+def print_version(asked: bool) -> bool:
     """Print the version, where it is asked for, and end."""
     if asked:
         print(f"legolas-metric {legolas_metric.__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -321,7 +322,8 @@ def mine(
         check_not_read(out, [file, labels])
         check_output(out)
     chosen = choices.miner_of(miner, choices.index_of(index, metric), margin, per_anchor, seed)
-    held = inputs.reader(None, None, labels, embeddings_key, labels_key)(file)
+    read = inputs.reader(None, None, labels, embeddings_key, labels_key)
+    held = inputs.about(file, lambda: read(file))
     triplets = inputs.about(file, lambda: chosen.mine(choices.bank_of(held, metric)))
     printing.show_mined(str(file), triplets, Form.json if as_json else Form.table)
     if out is not None:

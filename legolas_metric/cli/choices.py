@@ -36,7 +36,8 @@ def miner_of(name: MinerName, index: NeighborIndex, margin: float, per_anchor: i
         MinerName.hard: HardMiner,
         MinerName.full_hard: FullHardMiner,
     }
-    return kinds[name](index=index, margin=margin, per_anchor=per_anchor, seed=seed)
+    window = {"margin": margin} if name is MinerName.semi_hard else {}
+    return kinds[name](index=index, per_anchor=per_anchor, seed=seed, **window)
 
 
 def rates_of(fars: list[float] | None) -> tuple[float, ...]:

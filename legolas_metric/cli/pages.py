@@ -11,7 +11,7 @@ from legolas_metric.doctor.diagnosis import Diagnosis
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport
 from legolas_metric.files import EmbeddingFile
-from legolas_metric.outputs import check_file, check_not_read, check_writable
+from legolas_metric.outputs import check_file, check_not_read, check_writable, followed, is_stream
 from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.probes.plane import principal_plane
 from legolas_metric.tables import visible
@@ -27,7 +27,8 @@ def check_page(html: Path | None, inputs: Sequence[Path | str | None]) -> None:
 
         check_not_read(html, inputs)
         check_file(html)
-        check_writable(html.parent)
+        if not is_stream(html):
+            check_writable(followed(html).parent)
 
 
 def check_pictures(images: Tensor | None, rows: int) -> None:

@@ -34,7 +34,7 @@ def _missing() -> str | None:
     if find_spec("numba") is None:  # for some processors, and for a while after a new Python, it has no releases
         return "numba is not installed (pip install numba)"
     try:
-        pass
+        import numba  # noqa: F401
     except Exception as error:  # NumPy too new, a library that does not load, ...
         return f"numba is installed but cannot be imported ({error}; pip install -U numba, with a NumPy that it allows)"
     return None

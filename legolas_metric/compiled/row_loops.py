@@ -17,21 +17,6 @@ _LINE = 16  # floats of a line of the processor's cache
 
 @compiled_sum
 @no_type_check
-def reported(x, y, d, euclidean):
-    """The similarity of two rows, given by pointers, that is reported: in float64, rounded to float32."""
-    total = 0.0
-    if euclidean:
-        for j in range(d):
-            gap = np.float64(x[j]) - np.float64(y[j])
-            total += gap * gap
-        return np.float32(-math.sqrt(total))
-    for j in range(d):
-        total += np.float64(x[j]) * np.float64(y[j])
-    return np.float32(total)
-
-
-@compiled_sum
-@no_type_check
 def _total(x, y, d, products):
     """The sum of products, or of squared differences."""
     total = 0.0

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from legolas_metric.checks import check_whole
+from legolas_metric.checks import Metric, check_dimension, check_whole
+from legolas_metric.rows import as_prepared
 
 Encoder = Callable[..., Tensor]
 """Maps a batch of inputs to [b, d]; a tuple of inputs arrives as positional arguments, anything else as one."""
@@ -135,6 +136,41 @@ def embed_each(
                 _check_rows(rows, batch.size)
             take(begin, rows.float().clone())  # cloned here it is an ordinary tensor, not one of inference mode
             begin += batch.size
+
+
+def embed_rows(
+    encoder: Encoder,
+    loader: DataLoader[Any],
+    ids: Int64[Tensor, " n"],
+    *,
+    metric: Metric,
+    module: nn.Module | None = None,
+    device: torch.device | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    progress: bool = True,
+) -> Float32[Tensor, "n d"]:
+    """All rows of a data set, prepared for a metric, on the device of the pass.
+
+    Args:
+        ids: [n], name the rows in an error.
+        metric: under "cosine" rows are normalised.
+        encoder, loader, module, device, context, progress: see `embed_each`.
+
+    Raises:
+        ValueError: rows that are not finite, told of at the first batch that has them.
+    """
+    out = torch.empty(0, 0)
+
+    def take(begin: int, rows: Tensor) -> None:
+        nonlocal out
+        prepared = as_prepared(rows, metric, ids=ids[begin : begin + len(rows)])
+        if begin == 0:
+            out = prepared.new_empty(len(ids), prepared.shape[1])
+        check_dimension(prepared, out, names=("a batch's embeddings", "the first batch's"))
+        out[begin : begin + len(prepared)] = prepared
+
+    embed_each(encoder, loader, take, module=module, device=device, context=context, progress=progress)
+    return out
 
 
 def call_encoder(encoder: Encoder, inputs: Any) -> Tensor:

@@ -47,8 +47,8 @@ class Inputs(Dataset[Any]):
         return item[0] if isinstance(item, tuple | list) else item
 
 
-class _Whole:
-    """A list whose items are inputs as a whole, though they are lists themselves: rows of different lengths."""
+class Whole:
+    """A list whose items are inputs as a whole, also where they are lists themselves: rows of different lengths."""
 
     def __init__(self, items: Sequence[Any]) -> None:
         self.items = items
@@ -73,7 +73,7 @@ def _as_items(source: Source) -> Any:
         try:
             return TensorDataset(as_tensor(source, name="the data set"))
         except (TypeError, ValueError):  # the rows differ in length
-            return _Whole(source)
+            return Whole(source)
     if isinstance(source, str | IterableDataset) or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise TypeError(f"expected an array, or a map-style data set with len() and [], got {type(source).__name__}")
     return source

@@ -28,10 +28,12 @@ from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.records import Triplets
 from legolas_metric.samplers.pk import PKSampler
-from legolas_metric.training.mining import Examples, GlobalMining
+from legolas_metric.training.batches import Examples
+from legolas_metric.training.epoch_record import EpochRecord
+from legolas_metric.training.mining import GlobalMining
 from legolas_metric.training.module import MetricLearner
-from legolas_metric.training.monitor import EpochRecord, ValidationMonitor
-from legolas_metric.training.round import MiningRound
+from legolas_metric.training.monitor import ValidationMonitor
+from legolas_metric.training.rounds import MiningRound
 
 P, K = 32, 4
 

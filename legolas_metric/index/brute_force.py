@@ -44,7 +44,7 @@ def scan(
 
     Memory beside the rows, a scaled copy of them and the answer: 2 workspaces, or 120 bytes a row where that is more.
     """
-    k, asked = min(k, len(rows)), k  # more do not exist
+    k, asked = min(k, len(rows)), k  # more than there are
     scale, centre = _frame(queries, rows, metric)
     y, a_y, norm_y = _screened(rows.embeddings, scale, centre, metric)
     workspace = workspace_mb << 20

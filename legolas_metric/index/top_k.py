@@ -30,17 +30,6 @@ def exact_similarities(
     return out
 
 
-def similarities_of(
-    x: Float32[Tensor, "q d"],
-    y: Float32[Tensor, "n d"],
-    query: Int64[Tensor, " t"],
-    row: Int64[Tensor, " t"],
-    metric: Metric,
-) -> Float32[Tensor, " t"]:
-    """The reported similarity of each pair (query, row)."""
-    return exact_similarities(x, y, query, row, metric).float()
-
-
 def inside_window(
     similarity: Float64[Tensor, " t"], query: Int64[Tensor, " t"], bounds: Bounds | None
 ) -> Bool[Tensor, " t"]:
@@ -71,3 +60,10 @@ def best_of(
     values = torch.full((q, k), -torch.inf, dtype=torch.float32, device=query.device)
     best[query, place], values[query, place] = ids[order], similarity[order].float()
     return best, values
+
+
+def recall_of(found: Int64[Tensor, "q k"], true: Int64[Tensor, "q k"]) -> float:
+    """Share of the true neighbours that were found; 1 where there are none."""
+    real = true != NO_ID
+    hit = (true[:, :, None] == found[:, None, :]).any(2) & real
+    return float(hit.sum() / real.sum()) if bool(real.any()) else 1.0

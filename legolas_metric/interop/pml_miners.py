@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least
 from legolas_metric.geometry import chunks, pair_similarity
-from legolas_metric.records import MiningStats, Triplets
+from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.rows import as_ids
 
 # Settings of a miner that PML's record keeper writes down.
@@ -153,7 +153,7 @@ def _stats(miner: Any, bank: EmbeddingBank, rows: Tensor, served: Tensor, second
         no_positive=no_positive,
         no_negative=no_negative,
         outside_window=max(0, left - no_positive - no_negative),
-        engine=f"pml:{type(miner).__name__}",
+        search=SearchStats(engine=f"pml:{type(miner).__name__}"),
         seconds=seconds,
         max_age=bank.max_age,
     )

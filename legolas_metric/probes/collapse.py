@@ -158,8 +158,8 @@ def probe_embeddings(
             time.
         seed: of that draw, and of the iid rows of the hubness baseline.
 
-    Beside the rows, at its peak it holds 32 d^2 + 16 C d + 40 n + 32 (sample) d bytes and two blocks of 64 MB; with an
-    index, n d floats for the iid rows and what the index takes.
+    Beside the rows, at its peak it holds 32 d^2 + 40 C d + 120 n bytes, the sample in float64, and two blocks of 64 MB;
+    with an index, n d floats for the iid rows and what the index takes.
 
     Returns:
         A `CollapseReport`; its `baseline` holds the same measures of iid rows at the same n, d and class sizes.

@@ -26,7 +26,7 @@ class RowMeasures:
     Attributes:
         uniformity: log mean exp(-2 d^2) over pairs (Wang and Isola, 2020, t = 2); in [-8, 0], 0 for one point.
         nearest_share: share of the labelled rows whose nearest other row has their label: Rank@1 among the rows drawn
-            (8 rows a class or more, where there are as many), by distances that no offset of all rows changes. Equal
+            (32 rows a class or more, where there are as many), by distances that no offset of all rows changes. Equal
             distances count with their share. This and nc4 take two classes.
         nc4: share of the labelled rows whose nearest class mean is that of their own class (Papyan et al., 2020).
         class_effective_rank: mean of the (centred) effective rank of each class of at least two rows.
@@ -122,8 +122,8 @@ def nearest_mean_share(unit: Float32[Tensor, "m d"], own: Int64[Tensor, " m"], m
 
 
 def _most_of_a_class(classes: int, sample: int | None) -> float:
-    """Rows of one class among those drawn: 8, or as many as fill the sample where there are few classes."""
-    return math.inf if sample is None else float(max(8, -(-sample // classes)))
+    """Rows of one class among those drawn: 32, or as many as fill the sample where there are few classes."""
+    return math.inf if sample is None else float(max(32, -(-sample // classes)))
 
 
 def _draw_mates(

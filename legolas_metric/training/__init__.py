@@ -1,14 +1,39 @@
-"""Training on Lightning (extra `train`): the module, global mining in the loop, and what an epoch did."""
+"""Global mining in the training loop: `MiningLoop` for a plain one; callbacks and a module for Lightning."""
 
-try:
-    import lightning as _lightning  # noqa: F401
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "legolas_metric.training needs Lightning: pip install 'legolas-metric[train]'", name=error.name
-    ) from error
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from legolas_metric.training.mining import GlobalMining as GlobalMining
-from legolas_metric.training.module import MetricLearner as MetricLearner
-from legolas_metric.training.monitor import EpochRecord as EpochRecord
-from legolas_metric.training.monitor import ValidationMonitor as ValidationMonitor
-from legolas_metric.training.round import MiningRound as MiningRound
+from legolas_metric.training.batches import WithIds as WithIds
+from legolas_metric.training.epoch_record import EpochRecord as EpochRecord
+from legolas_metric.training.history import RunHistory as RunHistory
+from legolas_metric.training.loop import MiningLoop as MiningLoop
+from legolas_metric.training.rounds import MiningRound as MiningRound
+
+if TYPE_CHECKING:
+    from legolas_metric.training.collapse_monitor import CollapseMonitor as CollapseMonitor
+    from legolas_metric.training.mining import GlobalMining as GlobalMining
+    from legolas_metric.training.module import MetricLearner as MetricLearner
+    from legolas_metric.training.monitor import ValidationMonitor as ValidationMonitor
+
+_ON_LIGHTNING = {
+    "CollapseMonitor": "collapse_monitor",
+    "GlobalMining": "mining",
+    "MetricLearner": "module",
+    "ValidationMonitor": "monitor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_LIGHTNING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        import lightning  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"legolas_metric.training.{name} needs Lightning: pip install 'legolas-metric[train]'", name=error.name
+        ) from error
+    return getattr(import_module(f"{__name__}.{_ON_LIGHTNING[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ON_LIGHTNING])

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from legolas_metric.checks import ArrayLike
-from legolas_metric.datasets.source import Inputs
+from legolas_metric.datasets.embedding import Collate, stacked
+from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.rows import as_ids, as_labels
 from legolas_metric.samplers.epochs import PlannedSampler
 
@@ -18,7 +20,7 @@ _Place = tuple[int, int, Int64[Tensor, "b p"] | None]  # an epoch, a batch of it
 class Examples(Dataset[tuple[Any, int, int]]):
     """(input, label, id) of every row: what `MetricLearner` trains on."""
 
-    def __init__(self, dataset: Dataset | ArrayLike, labels: ArrayLike, *, ids: ArrayLike | None = None) -> None:
+    def __init__(self, dataset: Source, labels: ArrayLike, *, ids: ArrayLike | None = None) -> None:
         self.inputs = Inputs(dataset)
         self.labels = as_labels(labels, len(self.inputs), of="the data set")
         self.ids = as_ids(ids, len(self.inputs), of="the data set")
@@ -28,6 +30,49 @@ class Examples(Dataset[tuple[Any, int, int]]):
 
     def __getitem__(self, row: int) -> tuple[Any, int, int]:
         return self.inputs[row], int(self.labels[row]), int(self.ids[row])
+
+
+class CollateExamples:
+    """Makes (inputs, labels, ids) of a list of examples; `collate_fn` receives their inputs alone."""
+
+    def __init__(self, collate_fn: Collate | None) -> None:
+        self.collate_fn = collate_fn or stacked
+
+    def __call__(self, examples: list[tuple[Any, int, int]]) -> tuple[Any, Int64[Tensor, " b"], Int64[Tensor, " b"]]:
+        """The batch of some examples."""
+        inputs, labels, ids = zip(*examples, strict=True)
+        return self.collate_fn(list(inputs)), torch.tensor(labels), torch.tensor(ids)
+
+
+class WithIds(Dataset[tuple[Any, ...]]):
+    """A data set whose items also tell their id: (x, y) becomes (x, y, id), x becomes (x, id). Ours.
+
+    For a loader of one's own, so that the training loop can ask for the mined triplets of its batch:
+    `loop.indices(ids)`, or `triplets.locate(ids)`.
+
+    Args:
+        dataset: any object with `len` and `[]`.
+        ids: [n] unique, >= 0 (default: row numbers).
+
+    Raises:
+        TypeError, ValueError: no such object, or ids that are not one for each example.
+
+    Example:
+        >>> from legolas_metric.training import WithIds
+        >>> WithIds([("a", 0), ("b", 1)], ids=[7, 9])[1]
+        ('b', 1, 9)
+    """
+
+    def __init__(self, dataset: Source, *, ids: ArrayLike | None = None) -> None:
+        self.inputs = Inputs(dataset)
+        self.ids = as_ids(ids, len(self.inputs), of="the data set")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, row: int) -> tuple[Any, ...]:
+        item, name = self.inputs.source[row], int(self.ids[row])
+        return (*item, name) if isinstance(item, tuple | list) else (item, name)
 
 
 class FedBatches(Sampler[list[int]]):
@@ -82,7 +127,8 @@ class FedBatches(Sampler[list[int]]):
         if not self._sources:
             raise RuntimeError(
                 "batches were drawn before anything was mined: pass this GlobalMining to the Trainer's callbacks, and "
-                "with num_workers > 0 don't read trainer.estimated_stepping_batches in configure_optimizers"
+                "with num_workers > 0 don't read trainer.estimated_stepping_batches in configure_optimizers. "
+                "(Tuner.lr_find suspends all callbacks, GlobalMining too: call mining.prepare(module) before it.)"
             )
         streams: dict[PlannedSampler, Iterator[list[int]]] = {}
         self._first, self._start = self._start, 0
@@ -99,7 +145,7 @@ class FedBatches(Sampler[list[int]]):
             yield batch
 
 
-class ResumableLoader(DataLoader[tuple[Any, int, int]]):
+class ResumableLoader(DataLoader[Any]):
     """What Lightning goes on with in mid-epoch; where its batches stand is in the state of `GlobalMining`."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,73 +1,70 @@
-"""Global mining in the loop: refresh the bank, mine, and feed what was mined to the batches."""
+"""Global mining as a callback of Lightning's: a `MiningLoop` that the Trainer drives."""
 
-import logging
 import math
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
-import torch
 from jaxtyping import Int64
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch import Tensor, nn
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, check_choice, check_whole
-from legolas_metric.miners.schedule import MiningSchedule
-from legolas_metric.records import MiningStats, Triplets
-from legolas_metric.rows import as_groups
-from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
-from legolas_metric.samplers.pk import PKSampler
-from legolas_metric.samplers.triplet_sampler import TripletSampler
+from legolas_metric.checks import ArrayLike, Metric
+from legolas_metric.datasets.embedding import Collate
+from legolas_metric.datasets.source import Source
+from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
 from legolas_metric.training.batches import Examples, FedBatches, ResumableLoader
+from legolas_metric.training.embedder import Placed
+from legolas_metric.training.loop import MiningLoop
 from legolas_metric.training.module import MetricLearner
-from legolas_metric.training.resume import generator_states, restore_generators
-from legolas_metric.training.round import MiningRound
-
-log = logging.getLogger(__name__)
-
-Kind = Literal["mined", "neighbors", "random"]
-Pairs = Literal["batch", "mined"]
+from legolas_metric.training.module_encoder import EncoderOption, check_encoder, encoder_of, finished, placed_encoder
+from legolas_metric.training.monitor import ValidationMonitor
+from legolas_metric.training.recording import (
+    HistoryOption,
+    check_history,
+    log_values,
+    record_end,
+    record_epoch,
+    record_start,
+    writes,
+)
+from legolas_metric.training.rounds import MiningRound
+from legolas_metric.training.settings import Kind, Pairs
 
 
 class GlobalMining(L.Callback):
     """Mine the whole training set at the start of every epoch, and build the epoch's batches from what was found.
 
-    Each round embeds the data set with the encoder as it is, asks the schedule for the epoch's miner, mines, and
-    feeds the triplets to a `TripletSampler`; every round is kept in `rounds`. Triplets of different classes share few
-    rows, so their batches often are more than the steps of an epoch: `fed` of a round says which share was taken.
-
-    Behaviour in corner cases: a round within an epoch replaces the mined batches of the steps that are left, but for
-    those that a loader has fetched ahead, and the class graph of "neighbors", whose seeds go on where they were; none
-    is mined after an epoch's last step, as the next epoch begins with one. Batches that have all been taken come again,
-    in another order. It serves one process: training on several is refused.
+    A `MiningLoop` that the Trainer drives, for any LightningModule: see there for what a round does, and for behaviour
+    in corner cases. The encoder embeds in the Trainer's precision, on the module's device. Every round is kept in
+    `rounds`, and goes to every logger and to `history.jsonl` of the run's folder. It serves one process: training on
+    several is refused.
 
     Args:
-        dataset: any map-style `Dataset` (items x or (x, ...)), or an array of inputs.
+        dataset: an array, or any object with `len` and `[]`: items x or (x, ...); ((a, b), y) has two inputs.
         labels: [n] integers.
-        schedule: which miner is in charge from which epoch.
-        batch_size: rows of a batch.
-        turns: where the batches come from, in turn: "mined" (triplets that were mined), "neighbors" (P classes that lie
-            near each other in the bank, by `NeighborPKSampler`), "random" (any P classes, by `PKSampler`).
-        k: examples of a class in the latter two; P is batch_size // k.
-        pairs: "batch" lets the loss see every pair of a batch, "mined" only the mined triplets in it.
-        steps_per_epoch: default ceil(n / batch_size).
-        every: mine every so many epochs.
-        every_steps: mine also every so many steps within an epoch.
-        rotate: rewrite this share of the bank after each step, in turn, in place of embedding the whole set for each
-            round. Its rows are then up to 1 / rotate steps old: `triplets.stats` tells age and drift, and a miner's
-            `max_staleness` refuses an older bank.
-        ema: embed with an exponential moving average of the encoder with this decay, which moves more slowly.
+        schedule: which miner is in charge from which epoch, or one miner.
+        encoder: of the LightningModule: an attribute's name, or a function of the module (default: `module.encoder`,
+            else the module itself).
+        embed_dataset: the same examples as plain views, from which the bank is made; see `MiningLoop`.
+        batch_size, turns, k, steps_per_epoch, seed: of the batches, see `MiningLoop`.
+        pairs: "batch" lets the loss of `MetricLearner` see every pair of a batch, "mined" only the mined triplets in
+            it. A module of one's own passes `mining.indices(ids)` to its loss.
+        every, every_steps, rotate, ema: when is mined, and by which encoder, see `MiningLoop`.
         monitor: the logged metric that a schedule's `Plateau` looks at, such as "rank_at_1" of `ValidationMonitor`.
             Until it is logged no epoch counts, which is warned of from the second epoch on. A `patience` should be
             longer than the epochs between two validations.
-        ids, groups: as `EmbeddingBank`.
-        seed: of the batches.
-        progress: show a bar while embedding.
+        ids, groups, metric: as `EmbeddingBank`.
+        embed_batch_size, collate_fn, num_workers, pin_memory, persistent_workers: how the data set is read, see
+            `MiningLoop`. `num_workers` serves embedding, and is the default of `loader`.
+        progress: show a bar while embedding, unless the Trainer shows one.
+        history: a `RunHistory` or its path (default: `history.jsonl` in the folder of the Trainer's logger, or in a
+            `default_root_dir` of its own); False for none.
+
+    Raises:
+        TypeError, ValueError: settings out of bounds, when constructed.
 
     Example:
         >>> from legolas_metric import FullHardMiner, MiningSchedule, RandomMiner, SemiHardMiner
@@ -82,10 +79,12 @@ class GlobalMining(L.Callback):
 
     def __init__(
         self,
-        dataset: Dataset | ArrayLike,
+        dataset: Source,
         labels: ArrayLike,
         *,
-        schedule: MiningSchedule,
+        schedule: MiningSchedule | TripletMiner,
+        encoder: EncoderOption = None,
+        embed_dataset: Source | None = None,
         batch_size: int = 128,
         turns: Sequence[Kind] = ("mined",),
         k: int = 4,
@@ -93,122 +92,177 @@ class GlobalMining(L.Callback):
         steps_per_epoch: int | None = None,
         every: int = 1,
         every_steps: int | None = None,
-        rotate: float | None = None,
-        ema: float | None = None,
+        rotate: float | int | None = None,
+        ema: float | int | None = None,
         monitor: str | None = None,
         ids: ArrayLike | None = None,
         groups: ArrayLike | None = None,
+        metric: Metric = "cosine",
+        embed_batch_size: int = 512,
+        collate_fn: Collate | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
         seed: int = 0,
         progress: bool = True,
+        history: HistoryOption = None,
     ) -> None:
         super().__init__()
-        steps = {"every": every, "every_steps": every_steps, "steps_per_epoch": steps_per_epoch}
-        for name, whole in ({"batch_size": batch_size, "k": k} | steps).items():
-            check_whole(name, 1 if whole is None else whole, 1)
-        for name, share in (("rotate", rotate), ("ema", ema)):
-            if share is not None and not 0 < share < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {share}")
-        check_choice("pairs", pairs, get_args(Pairs))
-        for kind in turns:
-            check_choice("turns", kind, get_args(Kind))
-        if "mined" not in turns:
-            raise ValueError("turns must hold 'mined' at least once; for random batches alone use a PKSampler")
-        self.examples = Examples(dataset, labels, ids=ids)
-        self.groups = as_groups(groups, len(self.examples), of="the data set")
-        self.schedule = schedule
-        self.batch_size = batch_size
-        self.turns = tuple(turns)
-        self.pairs = pairs
-        self.every, self.every_steps = every, every_steps
-        self.rotate, self.ema = rotate, ema
-        self.monitor = monitor
-        self.seed = seed
-        self.progress = progress
-        self.rounds: list[MiningRound] = []
-        self.bank: EmbeddingBank | None = None
-        self.batches = FedBatches(steps_per_epoch or -(-len(self.examples) // batch_size))
-        self._k = k
-        self._averaged: AveragedModel | None = None
-        self._next = 0  # the row of the bank that is rewritten next
-        self._epoch = self._done = self._step = 0  # of training: the epoch, its steps so far, and all steps
+        check_encoder(encoder)
+        check_history(history)
+        if monitor is not None and not isinstance(monitor, str):
+            raise TypeError(f"monitor must be the name of a logged metric, got {monitor!r}")
+        self.loop = MiningLoop(
+            dataset,
+            labels,
+            schedule=schedule,
+            embed_dataset=embed_dataset,
+            batch_size=batch_size,
+            turns=turns,
+            k=k,
+            pairs=pairs,
+            steps_per_epoch=steps_per_epoch,
+            every=every,
+            every_steps=every_steps,
+            rotate=rotate,
+            ema=ema,
+            ids=ids,
+            groups=groups,
+            metric=metric,
+            embed_batch_size=embed_batch_size,
+            collate_fn=collate_fn,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+            seed=seed,
+            progress=progress,
+        )
+        self.encoder, self.monitor = encoder, monitor
+        self.history_option = history
         self._began = 0  # the epoch at which this fit began
+        self._told = 0  # rounds that were recorded
         self._trainer: L.Trainer | None = None
         self._earlier = -math.inf  # the monitored value before training was interrupted
-        self._saved: Mapping[str, Any] | None = None  # a loaded state, until training begins
-        self._pk: dict[Kind, PKSampler | NeighborPKSampler] = {}
-        if "random" in self.turns:
-            share = self._share("random")
-            self._pk["random"] = PKSampler(self.examples.labels, batch_size // k, k, batches_per_epoch=share, seed=seed)
+        self._saved: Mapping[str, Any] | None = None
 
-    def loader(self, *, num_workers: int = 0) -> DataLoader[tuple[Any, int, int]]:
-        """The data loader to train on; its batches are those that this callback mines."""
-        generator = torch.Generator().manual_seed(self.seed)  # its own, so that an iteration draws nothing from others
-        return ResumableLoader(self.examples, batch_sampler=self.batches, num_workers=num_workers, generator=generator)
+    # What it holds
+
+    @property
+    def bank(self) -> EmbeddingBank | None:
+        """The embeddings that were mined last; None before training."""
+        return self.loop.bank
+
+    @property
+    def rounds(self) -> list[MiningRound]:
+        """Every round so far; after a resume, from the last one before it."""
+        return self.loop.rounds
+
+    @property
+    def schedule(self) -> MiningSchedule:
+        """Which miner is in charge."""
+        return self.loop.schedule
+
+    @property
+    def examples(self) -> Examples:
+        """What the batches are made of."""
+        return self.loop.examples
+
+    @property
+    def labels(self) -> Int64[Tensor, " n"]:
+        """Of the data set."""
+        return self.loop.examples.labels
+
+    @property
+    def batches(self) -> FedBatches:
+        """The batch sampler."""
+        return self.loop.feeder.batches
+
+    def indices(self, ids: ArrayLike) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"], Int64[Tensor, " m"]]:
+        """The mined triplets that lie in a batch, as positions in it: pytorch-metric-learning's `indices_tuple`."""
+        return self.loop.indices(ids)
+
+    def loader(self, *, num_workers: int | None = None) -> ResumableLoader:
+        """The data loader to train on, of (inputs, labels, ids); its batches are those that this callback mines."""
+        return self.loop.loader(num_workers=num_workers)
+
+    def prepare(self, pl_module: L.LightningModule) -> None:
+        """Mine once with a module as it is, so that `loader` has batches where callbacks are suspended.
+
+        `Tuner.lr_find` suspends all callbacks: call this before it. Training then begins with a round of its own.
+        """
+        found, before = encoder_of(pl_module, self.encoder), self.schedule.state_dict()
+        placed = Placed(found, None if isinstance(found, nn.Module) else pl_module, pl_module.device)
+        self.loop.begin(placed, epoch=0, step=0, value=-math.inf, due=True)
+        self.schedule.load_state_dict(before)
+        self.loop.rounds.clear()
+        self.loop.bank = None
+
+    # Hooks
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mine for the first epoch, or go on where a loaded state stood."""
         # Before the first epoch's loader is iterated: its workers may draw batches before on_train_epoch_start.
-        learner, self._trainer = _learner(pl_module), trainer
+        self._trainer = trainer
         if trainer.world_size > 1:
             raise ValueError(f"{trainer.world_size} processes would train on the same batches: use one, devices=1")
-        if self.ema is not None:
-            average = get_ema_multi_avg_fn(self.ema)
-            self._averaged = AveragedModel(learner.encoder, multi_avg_fn=average, use_buffers=True)
-            self._averaged.update_parameters(learner.encoder)  # the first one copies
-        self._began = trainer.current_epoch
-        if self._saved is None:
-            self._step = trainer.global_step
-            self._begin(learner, trainer.current_epoch, due=True)
-        else:
-            self._resume(learner, self._saved)
+        if self.loop.feeder.settings.pairs == "mined" and not isinstance(pl_module, MetricLearner):
+            raise ValueError(
+                f"pairs='mined' tells MetricLearner what its loss sees; {type(pl_module).__name__} passes "
+                "mining.indices(ids) to its loss itself: leave pairs as it is"
+            )
+        shows = trainer.progress_bar_callback
+        if getattr(shows, "is_enabled", shows is not None):  # one bar a place
+            self.loop.embedder.quiet()
+        placed = placed_encoder(trainer, pl_module, self.encoder)
+        self._began, self._told = trainer.current_epoch, 0
+        saved, self._saved = self._saved, None
+        record_start(self, trainer, pl_module, resumed=None if saved is None else (saved["epoch"], saved["step"]))
+        self.loop.start(placed)
+        if saved is None:
+            self._begin(trainer, pl_module, epoch=trainer.current_epoch, step=trainer.global_step, due=True)
+            return
+        self.loop.resume(placed)
+        self._told = len(self.rounds)
+        self._earlier = -math.inf if saved["value"] is None else saved["value"]
+        self._show(pl_module)
+        if self.loop.done >= self.loop.steps:
+            # Lightning won't end this epoch again, so what is measured at its end is measured now.
+            for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+                if isinstance(callback, ValidationMonitor):
+                    self._earlier = callback.catch_up(trainer, pl_module).get(self.monitor or "", self._earlier)
+            self._begin(trainer, pl_module, epoch=self.loop.current + 1, step=self.loop.step)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mine for this epoch, when its turn comes."""
-        epoch = trainer.current_epoch
-        if epoch != self._epoch:
-            self._begin(_learner(pl_module), epoch, due=epoch % self.every == 0)
+        if trainer.current_epoch != self.loop.current:
+            self._begin(trainer, pl_module, epoch=trainer.current_epoch, step=trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the average and the bank up, and mine anew within an epoch."""
-        learner, step = _learner(pl_module), trainer.global_step
-        self._done, self._step = batch_idx + 1, step
-        if self._averaged is not None:
-            self._averaged.update_parameters(learner.encoder)
-        if self.rotate is not None:
-            n = len(self.examples)
-            rows = (self._next + torch.arange(math.ceil(self.rotate * n))) % n
-            self._next = int(rows[-1] + 1) % n
-            self._rewrite(learner, rows, step)
-        due = self.every_steps is not None and step % self.every_steps == 0 and step > self.rounds[-1].step
-        if due and not trainer.is_last_batch:
-            self._round(learner)
+        self.loop.done, self.loop.step = batch_idx + 1, trainer.global_step
+        self.loop.after_step(placed_encoder(trainer, pl_module, self.encoder))
+        self._tell(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record the epoch."""
+        record_epoch(self, trainer, epoch=trainer.current_epoch + 1)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record the end of the run."""
+        record_end(self, trainer, "stopped" if trainer.should_stop else "finished")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Record what ended the run."""
+        record_end(self, trainer, f"{type(exception).__name__}: {exception}")
+
+    # State
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs beside Lightning's own: see "To go on after an interruption" in the documentation.
-
-        That is the bank, the schedule with its miners, the last round, where the samplers stand, the averaged encoder,
-        and the random generators of the process. A checkpoint of Lightning's holds it.
-        """
-        if self.bank is None:
-            return {}
-        return {
-            "epoch": self._epoch,
-            "step": self._step,
-            "next": self._next,
-            "value": self._value(),
-            "bank": {
-                "embeddings": self.bank.embeddings.clone(),
-                "steps": self.bank.steps.clone(),
-                "drift": self.bank.drift,
-            },
-            "average": None if self._averaged is None else self._averaged.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "round": asdict(self.rounds[-1]),
-            "batches": self.batches.state_dict(self._done),
-            "generators": generator_states(),
-        }
+        """All that resuming needs beside Lightning's own: see `MiningLoop.state_dict`. A checkpoint holds it."""
+        state = self.loop.state_dict()
+        return state and state | {"value": self._value()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a saved state when training begins; `rounds` then starts with the last round before it.
@@ -216,55 +270,72 @@ class GlobalMining(L.Callback):
         Raises:
             ValueError: this run averages its encoder (`ema`) and the saved one did not, or the other way round.
         """
-        averaged = state_dict.get("average") is not None
-        if state_dict and averaged != (self.ema is not None):
-            how = "with" if averaged else "without"
-            raise ValueError(f"ema={self.ema}, but the saved run was {how} an averaged encoder: set ema as it was")
+        self.loop.load_state_dict(state_dict)
         self._saved = state_dict or None
 
-    def _resume(self, learner: MetricLearner, saved: Mapping[str, Any]) -> None:
-        self._saved = None
-        examples, bank = self.examples, saved["bank"]
-        self.bank = EmbeddingBank(
-            bank["embeddings"].to(learner.device), examples.labels, ids=examples.ids, groups=self.groups
-        )
-        self._pk.pop("neighbors", None)  # it plans by the bank that this one takes the place of
-        self.bank.steps.copy_(bank["steps"])
-        self.bank.drift = bank["drift"]
-        if self._averaged is not None:
-            self._averaged.load_state_dict(saved["average"])
-        self.schedule.load_state_dict(saved["schedule"])
-        self._epoch, self._step, self._next = saved["epoch"], saved["step"], saved["next"]
-        self._earlier = -math.inf if saved["value"] is None else saved["value"]
-        mined = saved["round"]["triplets"]
-        triplets = Triplets(**(mined | {"stats": MiningStats(**mined["stats"])}))
-        self.rounds = [MiningRound(**(saved["round"] | {"triplets": triplets}))]
-        self._feed(triplets, learner, self._epoch)
-        self.batches.load_state_dict(saved["batches"])
-        self._done = saved["batches"]["step"]
-        restore_generators(saved["generators"])
-        if self._done == len(self.batches):
-            epoch = self._epoch + 1
-            self._begin(learner, epoch, due=epoch % self.every == 0)
+    # Records
 
-    def _begin(self, learner: MetricLearner, epoch: int, *, due: bool) -> None:
-        """Begin an epoch: mine, if that is due, and plan its batches."""
-        self._epoch, self._done = epoch, 0
-        if due:
-            self._round(learner)
-        self.batches.set_epoch(epoch)
+    def recorded_settings(self) -> Mapping[str, Any]:
+        """For `history.jsonl`."""
+        loop = self.loop
+        stages = [f"{start}: {miner!r}" for start, miner in loop.schedule.stages]
+        return {
+            "examples": len(loop.examples),
+            "classes": len(loop.examples.labels.unique()),
+            "schedule": stages,
+            "metric": loop.embedder.metric,
+            "monitor": self.monitor,
+            **asdict(loop.feeder.settings),
+            **asdict(loop.rhythm),
+        }
+
+    def recorded_values(self, epoch: int) -> Mapping[str, float | int]:
+        """Rounds have lines of their own."""
+        return {}
+
+    def recorded_names(self) -> set[str]:
+        """None are logged by the Trainer."""
+        return set()
+
+    # Inside
+
+    def _begin(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *, epoch: int, step: int, due: bool = False
+    ) -> None:
+        """Begin an epoch, unless the run has come to its end."""
+        if finished(trainer, epoch=epoch, step=step):
+            return
+        placed = placed_encoder(trainer, pl_module, self.encoder)
+        self.loop.current = epoch
+        self.loop.begin(placed, epoch=epoch, step=step, value=self._awaited(), due=due)
+        self._tell(trainer, pl_module)
+
+    def _tell(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the module what was mined, and record the rounds that are new."""
+        new, self._told = self.rounds[self._told :], len(self.rounds)
+        if not new:
+            return
+        self._show(pl_module)
+        history = writes(trainer)
+        for mined in new:
+            log_values(trainer, {f"mining/{name}": value for name, value in mined.values().items()}, step=mined.step)
+            if history is not None:
+                history.round(epoch=mined.epoch, step=mined.step, values=mined.values(), **mined.words())
+
+    def _show(self, pl_module: L.LightningModule) -> None:
+        if isinstance(pl_module, MetricLearner):
+            pl_module.triplets = self.rounds[-1].triplets if self.loop.feeder.settings.pairs == "mined" else None
 
     def _value(self) -> float | None:
         """What a schedule's `Plateau` looks at."""
-        if self.monitor is None:
+        if self.monitor is None or self._trainer is None:
             return None
-        assert self._trainer is not None
         return float(self._trainer.callback_metrics.get(self.monitor, self._earlier))
 
     def _awaited(self) -> float | None:
         """The same, with a warning where epochs have passed without it."""
         value = self._value()
-        if value == -math.inf and self._epoch > self._began:
+        if value == -math.inf and self.loop.current > self._began:
             assert self._trainer is not None
             warnings.warn(
                 f"monitor={self.monitor!r} is not among the logged metrics, so no plateau of it can begin a stage; "
@@ -272,78 +343,3 @@ class GlobalMining(L.Callback):
                 stacklevel=2,
             )
         return value
-
-    def _round(self, learner: MetricLearner) -> None:
-        epoch, step = self._epoch, self._step
-        started = time.perf_counter()
-        if self.bank is None:
-            self.bank = self._embed(learner, torch.arange(len(self.examples)), step)
-        elif self.rotate is None:
-            self._rewrite(learner, torch.arange(len(self.examples)), step)
-        encoded = time.perf_counter()
-        miner = self.schedule.advance(epoch, value=self._awaited())
-        triplets = miner.mine(self.bank)
-        mined = time.perf_counter()
-        name = type(miner).__name__
-        if len(triplets) == 0:
-            raise ValueError(f"{name} found no triplet in epoch {epoch} ({triplets.stats}): ease its window or guard")
-        fed = self._feed(triplets, learner, epoch)
-        self.rounds.append(
-            MiningRound(
-                epoch=epoch,
-                step=step,
-                miner=name,
-                triplets=triplets,
-                fed=fed,
-                encode_seconds=encoded - started,
-                mine_seconds=mined - encoded,
-                drift=self.bank.drift,
-            )
-        )
-        log.info("epoch %d: %s found %d triplets, fed %.2f, %s", epoch, name, len(triplets), fed, triplets.stats)
-
-    def _embed(self, learner: MetricLearner, rows: Int64[Tensor, " m"], step: int) -> EmbeddingBank:
-        examples = self.examples
-        return EmbeddingBank.encode(
-            learner.encoder if self._averaged is None else self._averaged,
-            Subset(examples.inputs.source, rows.tolist()),
-            labels=examples.labels[rows],
-            ids=examples.ids[rows],
-            groups=None if self.groups is None else self.groups[rows],
-            device=learner.device,
-            step=step,
-            progress=self.progress and len(rows) == len(examples),
-        )
-
-    def _rewrite(self, learner: MetricLearner, rows: Int64[Tensor, " m"], step: int) -> None:
-        assert self.bank is not None
-        written = self._embed(learner, rows, step)
-        self.bank.update(written.ids, written.embeddings, step=step)
-
-    def _share(self, kind: Kind) -> int:
-        """Steps of an epoch that a kind of batch serves."""
-        return max(1, sum(self.turns[step % len(self.turns)] == kind for step in range(len(self.batches))))
-
-    def _feed(self, triplets: Triplets, learner: MetricLearner, epoch: int) -> float:
-        """Make batches for the steps that are left of an epoch; the share of those of triplets that it takes."""
-        learner.triplets = triplets if self.pairs == "mined" else None
-        if "neighbors" in self.turns and ("neighbors" not in self._pk or self._done):
-            self._pk["neighbors"] = self._neighbors(self._pk.get("neighbors"))
-        mined = TripletSampler(triplets, self.batch_size, ids=self.examples.ids, seed=self.seed)
-        self.batches.feed([mined if kind == "mined" else self._pk[kind] for kind in self.turns], epoch)
-        left = sum(self.turns[step % len(self.turns)] == "mined" for step in range(self._done, len(self.batches)))
-        return min(1.0, left / len(mined))
-
-    def _neighbors(self, before: PKSampler | NeighborPKSampler | None) -> NeighborPKSampler:
-        """Batches of near classes by the bank as it is, from the seed on that comes next."""
-        assert self.bank is not None
-        share, p = self._share("neighbors"), self.batch_size // self._k
-        sampler = NeighborPKSampler(self.bank, p, self._k, batches_per_epoch=share, seed=self.seed)
-        if before is not None:
-            sampler.load_state_dict(before.state_at(*before.position, None))
-        return sampler
-
-
-def _learner(pl_module: L.LightningModule) -> MetricLearner:
-    assert isinstance(pl_module, MetricLearner)
-    return pl_module

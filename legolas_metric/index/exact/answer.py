@@ -15,7 +15,7 @@ from torch import Tensor
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.exact.duplicates import needed_rows
-from legolas_metric.index.exact.loops import MINING
+from legolas_metric.index.exact.loops import MINING, plain_seconds
 from legolas_metric.index.exact.precision import Precision, require_int16, screening_dtype
 from legolas_metric.index.exact.requests import Request, arrange
 from legolas_metric.index.exact.solve import Solution, solve
@@ -23,8 +23,7 @@ from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID
 
-_SMALL = 1 << 18  # pairs; below, the plain scan is faster than setting the engine up
-_SCREENING_S, _PRODUCT_S = 1e-8, 2.5e-11  # of the plain scan on one thread, for each pair and each of its dimensions
+_SMALL = 512 * 512  # pairs; below, the plain scan is faster than setting the engine up
 _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class
 
 
@@ -62,8 +61,7 @@ def _pays(request: Request, precision: Precision) -> bool:
     pairs = len(request.own) * len(rows)
     if request.want in ("positive", "cross_group_positive"):
         pairs = _pairs_within(request)
-    seconds = pairs * (_SCREENING_S + rows.shape[1] * _PRODUCT_S) / torch.get_num_threads()
-    return pairs > _SMALL and MINING.worth(rows.device, seconds)
+    return pairs > _SMALL and MINING.worth(rows.device, plain_seconds(pairs, rows.shape[1]))
 
 
 def _pairs_within(request: Request) -> int:

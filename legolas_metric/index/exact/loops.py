@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from legolas_metric.compiled.readiness import Loops
+
+_SCREENING_S, _PRODUCT_S = 1e-8, 2.5e-11  # of the plain scan on one thread, for each pair and each of its dimensions
 
 
 def _load() -> Sequence[Any]:
@@ -14,3 +18,8 @@ def _load() -> Sequence[Any]:
 
 
 MINING = Loops("the mining loops", 10.0, _load)
+
+
+def plain_seconds(pairs: int, d: int) -> float:
+    """About how long the plain scan of so many pairs takes on the threads that torch has."""
+    return pairs * (_SCREENING_S + d * _PRODUCT_S) / torch.get_num_threads()

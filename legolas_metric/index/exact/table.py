@@ -29,7 +29,7 @@ from legolas_metric.geometry import chunks
 _CENTRED_FROM = 0.3  # |centre|^2 over the mean of |x|^2 from which centring pays for its extra columns
 _LARGEST_SCALE = 2.0**126  # in float32; rows so small that they need more have similarities that round to 0
 _PIECES = 2  # of the term a, in bfloat16: 16 bits of it
-_BLOCK = 48  # padded to a multiple of this, so that groups fit, and panels of 6 and of 16 rows
+_PADDED_TO = 48  # padded to a multiple of this, so that groups fit, and panels of 6 and of 16 rows
 _LARGEST_SCORE = 0.99 * 2.0**31  # in int32, with room for the rounding of its parts
 _LARGEST_FACTOR = 2**15 - 1  # in int16
 
@@ -141,7 +141,7 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -
     whole = dtype == torch.int16
     unit = 1 / frame.steps**2 if whole else 1.0
     pieces = 0 if whole or not frame.additive else _PIECES if dtype == torch.bfloat16 else 1
-    padded = -(-n // _BLOCK) * _BLOCK
+    padded = -(-n // _PADDED_TO) * _PADDED_TO
     left = torch.zeros(padded, d + (d % 2 if whole else 2 * pieces), dtype=dtype, device=rows.device)
     right = torch.zeros_like(left) if pieces or frame.sign < 0 else left
     offset = torch.zeros(padded if whole else 0, dtype=torch.int32, device=rows.device)

@@ -1,4 +1,4 @@
-"""Small reference encoders, enough to see a method work on two cores."""
+"""Convolutional encoders of images and signals, enough to see a method work on two cores."""
 
 from collections.abc import Sequence
 from itertools import pairwise

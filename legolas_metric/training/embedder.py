@@ -1,0 +1,166 @@
+"""Embeds one data set again and again, with an encoder that moves on, wherever and however that one runs."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.checks import Metric, check_metric
+from legolas_metric.datasets.embedding import Encoder, PassSettings, embed_each, embed_rows, input_loader
+from legolas_metric.datasets.source import Inputs, Whole
+from legolas_metric.training.resume import generator_states, restore_generators
+
+_READ_TWICE = 32  # examples
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An encoder, with where and how it runs.
+
+    Attributes:
+        encoder: maps inputs to [b, d].
+        module: whose parts are put into evaluation mode; None for the encoder, where it is a module.
+        device: where it runs; None for its own.
+        context: entered around each forward pass.
+    """
+
+    encoder: Encoder
+    module: nn.Module | None = None
+    device: torch.device | None = None
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+class Embedder:
+    """Makes a bank of a data set, and rewrites it; a rewrite needs the memory of one batch beside the bank's.
+
+    Args:
+        inputs: what is embedded.
+        labels, ids, groups: of its rows.
+        metric: of the bank.
+        settings: how the data set is read.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        *,
+        labels: Int64[Tensor, " n"],
+        ids: Int64[Tensor, " n"],
+        groups: Int64[Tensor, " n"] | None,
+        metric: Metric,
+        settings: PassSettings,
+    ) -> None:
+        check_metric(metric)
+        self.inputs, self.labels, self.ids, self.groups = inputs, labels, ids, groups
+        self.metric: Metric = metric
+        self.settings = settings
+        self._loader: DataLoader[Any] | None = None
+
+    def quiet(self) -> None:
+        """Show no bar from here on: another one has the screen."""
+        self.settings = replace(self.settings, progress=False)
+
+    def of_rows(self, rows: Tensor, steps: Tensor, drift: float | None) -> EmbeddingBank:
+        """The bank that has these rows, as a saved state holds them."""
+        bank = EmbeddingBank(rows, self.labels, ids=self.ids, groups=self.groups, metric=self.metric)
+        bank.steps.copy_(steps)
+        bank.drift = drift
+        return bank
+
+    def embed(self, placed: Placed, *, step: int, progress: bool | None = None) -> EmbeddingBank:
+        """A bank of the whole set."""
+        rows = embed_rows(
+            placed.encoder,
+            self._all(),
+            self.ids,
+            metric=self.metric,
+            module=placed.module,
+            device=placed.device,
+            context=placed.context,
+            progress=self.settings.progress if progress is None else progress,
+        )
+        return EmbeddingBank(rows, self.labels, ids=self.ids, groups=self.groups, metric=self.metric, step=step)
+
+    def rewrite(
+        self, bank: EmbeddingBank, placed: Placed, *, step: int, rows: Int64[Tensor, " m"] | None = None
+    ) -> None:
+        """Write all rows of a bank anew, or some of them; its drift is that of all that were written."""
+        names = self.ids if rows is None else self.ids[rows]
+        if rows is None:
+            loader = self._all()
+        else:  # a few: workers would take longer to start than to read them
+            some = Subset(self.inputs, rows.tolist())
+            loader = input_loader(some, replace(self.settings, num_workers=0, persistent_workers=False))
+        drifts: list[float] = []
+
+        def take(begin: int, part: Tensor) -> None:
+            drifts.append(len(part) * bank.update(names[begin : begin + len(part)], part, step=step))
+
+        embed_each(
+            placed.encoder,
+            loader,
+            take,
+            module=placed.module,
+            device=placed.device,
+            context=placed.context,
+            progress=self.settings.progress and rows is None,
+        )
+        bank.drift = sum(drifts) / len(names)
+
+    def warn_of_random_views(self, placed: Placed) -> None:
+        """Warn, with the drift of an encoder that stands still, where two reads of an example differ."""
+        before = generator_states()
+        rows = torch.linspace(0, len(self.inputs) - 1, min(_READ_TWICE, len(self.inputs))).long()
+        reads = [[self.inputs[int(row)] for row in rows] for _ in range(2)]
+        if not _same(*reads):
+            settings = replace(self.settings, num_workers=0, persistent_workers=False, progress=False)
+            both = [
+                embed_rows(
+                    placed.encoder,
+                    input_loader(Inputs(Whole(read)), settings),
+                    self.ids[rows],
+                    metric=self.metric,
+                    module=placed.module,
+                    device=placed.device,
+                    context=placed.context,
+                    progress=False,
+                )
+                for read in reads
+            ]
+            drift = float(torch.cosine_similarity(both[0], both[1]).mean())
+            warnings.warn(
+                f"two reads of an example differ: the embeddings of {len(rows)} examples, read twice, have a mean "
+                f"cosine of {drift:.3f} to each other. The bank is made of such random views: pass embed_dataset, the "
+                f"same examples as plain views",
+                stacklevel=2,
+            )
+        restore_generators(before)
+
+    def _all(self) -> DataLoader[Any]:
+        if self._loader is None or not self.settings.persistent_workers:
+            self._loader = input_loader(self.inputs, self.settings)
+        return self._loader
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two inputs are equal, part by part; what can't be compared counts as equal."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(part, other[key]) for key, part in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    try:
+        return type(one).__eq__ is object.__eq__ or bool(one == other)
+    except (TypeError, ValueError):
+        return True

@@ -1,0 +1,63 @@
+"""From what was mined to the batches of an epoch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.records import Triplets
+from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
+from legolas_metric.samplers.pk import PKSampler
+from legolas_metric.samplers.triplet_sampler import TripletSampler
+from legolas_metric.training.batches import Examples, FedBatches
+from legolas_metric.training.settings import Feeding, Kind
+
+
+class Feeder:
+    """The batches of a run, which come in turn from mined triplets, near classes and any classes.
+
+    Args:
+        examples: what the batches are made of.
+        settings: what they hold.
+    """
+
+    def __init__(self, examples: Examples, settings: Feeding) -> None:
+        self.examples, self.settings = examples, settings
+        self.batches = FedBatches(settings.steps_per_epoch or -(-len(examples) // settings.batch_size))
+        self._pk: dict[Kind, PKSampler | NeighborPKSampler] = {}
+        if "random" in settings.turns:
+            p, k, steps = settings.batch_size // settings.k, settings.k, self._share("random")
+            self._pk["random"] = PKSampler(examples.labels, p, k, batches_per_epoch=steps, seed=settings.seed)
+
+    def feed(self, triplets: Triplets, bank: EmbeddingBank, *, epoch: int, done: int) -> float:
+        """Make batches for the steps that are left of an epoch; the share of those of triplets that it takes."""
+        turns, batches = self.settings.turns, self.batches
+        if "neighbors" in turns and ("neighbors" not in self._pk or done):
+            self._pk["neighbors"] = self._neighbors(bank)
+        mined = TripletSampler(triplets, self.settings.batch_size, ids=self.examples.ids, seed=self.settings.seed)
+        batches.feed([mined if kind == "mined" else self._pk[kind] for kind in turns], epoch)
+        left = sum(turns[step % len(turns)] == "mined" for step in range(done, len(batches)))
+        return min(1.0, left / len(mined))
+
+    def state_dict(self, done: int) -> dict[str, Any]:
+        """Where the samplers stand after so many steps of the epoch."""
+        return self.batches.state_dict(done)
+
+    def resume(self, state: Mapping[str, Any], triplets: Triplets, bank: EmbeddingBank, *, epoch: int) -> None:
+        """Go on where `state_dict` stood, by the triplets and the bank that came back."""
+        self._pk.pop("neighbors", None)  # it planned by another bank
+        self.feed(triplets, bank, epoch=epoch, done=0)
+        self.batches.load_state_dict(state)
+
+    def _share(self, kind: Kind) -> int:
+        """Steps of an epoch that a kind of batch serves."""
+        turns = self.settings.turns
+        return max(1, sum(turns[step % len(turns)] == kind for step in range(len(self.batches))))
+
+    def _neighbors(self, bank: EmbeddingBank) -> NeighborPKSampler:
+        """Batches of near classes by the bank as it is, from the seed on that comes next."""
+        settings, before = self.settings, self._pk.get("neighbors")
+        steps, p = self._share("neighbors"), settings.batch_size // settings.k
+        sampler = NeighborPKSampler(bank, p, settings.k, batches_per_epoch=steps, seed=settings.seed)
+        if before is not None:
+            sampler.load_state_dict(before.state_at(*before.position, None))
+        return sampler
