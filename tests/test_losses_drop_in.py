@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from legolas_metric import (
+    EasyPositiveMiner,
     FullHardMiner,
     HardMiner,
     MultiSimilarityLoss,
@@ -103,6 +104,18 @@ def test_a_memory_with_the_miner_inside(name, batch):
     for part in torch.arange(20).chunk(2):
         values = [memory(x[part], y[part]) for memory in memories]
         torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_memory_with_a_miner_of_nearest_positives(generator):
+    """The memory holds the batch: an anchor's nearest positive is another row, and not its own copy there."""
+    memory = losses.CrossBatchMemory(as_loss(TripletLoss(0.5)), 6, memory_size=32, miner=as_miner(EasyPositiveMiner()))
+    for _ in range(3):
+        x = torch.randn(16, 6, generator=generator).requires_grad_()
+        value = memory(x, torch.arange(16) % 4)
+        value.backward()
+        assert value > 0
+        assert x.grad is not None
+        assert x.grad.abs().sum() > 0
 
 
 @pytest.mark.filterwarnings("ignore:DistributedLossWrapper is being used")

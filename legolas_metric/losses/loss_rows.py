@@ -40,7 +40,7 @@ def unit_rows(rows: Float[Tensor, "n d"], dtype: torch.dtype, name: str) -> Floa
     return wide / norm.masked_fill(norm <= max(_LEAST_NORM, torch.finfo(rows.dtype).tiny), torch.inf)
 
 
-def settled(s: Float[Tensor, "b m"], dtype: torch.dtype) -> Float[Tensor, "b m"]:
+def settled(s: Float[Tensor, "*b"], dtype: torch.dtype) -> Float[Tensor, "*b"]:
     """float64 similarities by which a loss chooses: exactly 1 where two rows are equal but for the rounding of `dtype`.
 
     The rule of `geometry.exact_similarity`, from a product of unit rows.

@@ -162,7 +162,7 @@ def _kernel(
     return Terms(value, active if rule.reduction == "active" else possible, active, possible)
 
 
-def _distances(s: Float[Tensor, "b m"], measure: Measure) -> Float[Tensor, "b m"]:
+def _distances(s: Float[Tensor, "*b"], measure: Measure) -> Float[Tensor, "*b"]:
     """In what margins are given: d = sqrt(2 - 2 s), with a derivative of 0 at 0, or d^2, or 1 - s."""
     if measure == "1 - s":
         return 1 - s
