@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from legolas_metric.tables import Better, Doubtful, Table, Value
 
@@ -159,10 +159,12 @@ def titled(values: Figures, names: Sequence[str], *, doubtful: Collection[str] =
     return shown
 
 
+@runtime_checkable
 class _Ranked(Protocol):
     def scalars(self) -> dict[str, int | float]: ...
 
 
+@runtime_checkable
 class _Verified(Protocol):
     @property
     def flagged(self) -> tuple[float, ...]: ...
@@ -170,6 +172,7 @@ class _Verified(Protocol):
     def scalars(self) -> dict[str, int | float]: ...
 
 
+@runtime_checkable
 class _Probed(Protocol):
     @property
     def verdict(self) -> str | None: ...
