@@ -18,7 +18,9 @@ LAYERS = (
     {"names"},
     {"geometry", "tables", "distributed"},
     {"measures", "relations"},
-    {"rows", "records", "files"},
+    {"rows", "files"},
+    {"triplet_files"},
+    {"records"},
     {"datasets", "encoders"},
     {"bank"},
     {"samplers", "index"},
@@ -40,11 +42,11 @@ COMPILED = {"avx2", "buffers", "counting_loops", "kept", "passes", "pointers", "
 
 DOORS = {
     "faiss": {"index/faiss.py"},
-    "pytorch_metric_learning": {"interop/pml.py"},
+    "pytorch_metric_learning": {"interop"},
     "plotly": {"report/theme.py", "report/page.py"},
-    "lightning": {"training"},
+    "lightning": {"training", "demo"},
     "torchmetrics": {"training"},
-    "sklearn": {"evaluation"},
+    "sklearn": {"evaluation", "datasets"},
 }
 
 
@@ -88,6 +90,8 @@ def test_a_module_imports_lower_layers_only(path):
     here = part(path)
     assert here in RANK, f"{here} is in no layer: give it its place in LAYERS"
     for name in own(path):
+        if name == "legolas_metric" and path == ROOT / "cli" / "app.py":
+            continue  # its version, which is defined there
         assert name != "legolas_metric", f"{path}: import from the module that defines the name"
         there = name.split(".")[1]
         assert there == here or RANK[there] < RANK[here], f"{path}: {here} must not import {there}"
