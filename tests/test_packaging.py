@@ -66,6 +66,6 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
-    imported -= {*sys.stdlib_module_names, "legolas_metric"}
+    imported -= {*sys.stdlib_module_names, "legolas_metric", "llvmlite"}  # llvmlite is of numba
     known = packages_distributions()
     assert {known[name][0].lower().replace("_", "-") for name in imported} == declared
