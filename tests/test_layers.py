@@ -42,7 +42,7 @@ DOORS = {
     "faiss": {"index/faiss.py"},
     "pytorch_metric_learning": {"interop/pml.py"},
     "plotly": {"report/theme.py", "report/page.py"},
-    "lightning": {"training"},
+    "lightning": {"training", "demo"},
     "torchmetrics": {"training"},
     "sklearn": {"evaluation"},
 }
