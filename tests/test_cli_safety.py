@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -152,15 +153,14 @@ def test_inputs_that_are_no_pictures_leave_the_examples_out_and_say_so(call, che
     np.savez("images.npz", images=x.astype(np.float64).astype(np.float32), labels=y)
     assert call("rank", "plain.pt", *own, "--html", "signals.html")[0] == 0
     assert "Worst queries" in Path("signals.html").read_text()
-    Path("own_code.py").write_text(
-        Path("own_code.py").read_text()
-        + "import torch\ncube = lambda: (data()[0].view(40, 2, 2, 2), data()[1])\n"
-        + "class Flat(Sequential):\n    def forward(self, x):\n        return super().forward(x.flatten(1))\n"
-        + "flat = lambda: Flat(*net())\n"
+    Path("own_cubes.py").write_text(
+        "from own_code import Sequential, data, net\n"
+        "cube = lambda: (data()[0].view(40, 2, 2, 2), data()[1])\n"
+        "class Flat(Sequential):\n    def forward(self, x):\n        return super().forward(x.flatten(1))\n"
+        "flat = lambda: Flat(*net())\n"
     )
-    status, _, err = call(
-        "rank", "plain.pt", "--encoder", "own_code:flat", "--data", "own_code:cube", "--html", "c.html"
-    )
+    own = ("--encoder", "own_cubes:flat", "--data", "own_cubes:cube")
+    status, _, err = call("rank", "plain.pt", *own, "--html", "c.html")
     assert status == 0
     assert "the page shows no examples: images can't be shown on the page: a signal must be" in err
     assert "Worst queries" not in Path("c.html").read_text()
@@ -172,9 +172,11 @@ def test_a_page_goes_to_a_pipe_and_a_link_stays_one(call):
     assert call("probe", "x.npy", "--html", "page.html")[0] == 0
     assert Path("page.html").is_symlink()
     os.mkfifo("pipe.html")
-    reader = subprocess.Popen(["cat", "pipe.html"], stdout=subprocess.PIPE)
-    assert call("probe", "x.npy", "--html", "pipe.html")[0] == 0
-    assert reader.communicate(timeout=30)[0].decode() == Path("deep/page.html").read_text()
+    cat = ["timeout", "30", "cat", "pipe.html"]
+    with subprocess.Popen(cat, stdout=subprocess.PIPE) as reader, ThreadPool(1) as pool:
+        received = pool.apply_async(reader.communicate)
+        assert call("probe", "x.npy", "--html", "pipe.html")[0] == 0
+        assert received.get()[0].decode().endswith("</html>\n")
 
 
 def test_arrays_of_other_names_are_read_by_every_command(call):

@@ -1,8 +1,12 @@
 """The wheel holds what a user needs, and works outside the checkout."""
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,8 @@ def test_the_wheel_holds_code_data_notices_and_types_and_nothing_else(wheel):
         "legolas_metric/datasets/OMNIGLOT-LICENSE.txt",
         "legolas_metric/py.typed",
         "legolas_metric/report/page.css",
+        "legolas_metric/report/page.html",
+        "legolas_metric/__init__.pyi",
     ):
         assert needed in names
     source = {str(path.relative_to(ROOT)) for path in (ROOT / "legolas_metric").rglob("*.py")}
@@ -46,3 +52,20 @@ def test_the_installed_wheel_loads_its_data_outside_the_checkout(wheel, tmp_path
     where, count = done.stdout.split()
     assert Path(where).is_relative_to(target)
     assert count == "19280"
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = settings["optional-dependencies"]
+    lines = [*settings["dependencies"], *extras["train"], *extras["report"]]
+    declared = {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in lines}
+    imported = set()
+    for path in (ROOT / "legolas_metric").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    imported -= {*sys.stdlib_module_names, "legolas_metric", "llvmlite"}  # llvmlite is of numba
+    known = packages_distributions()
+    assert {known[name][0].lower().replace("_", "-") for name in imported} == declared

@@ -1,12 +1,12 @@
 """The command line: parse, call, print. What a command needs is imported when it runs, so that help comes at once."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import legolas_metric
 from legolas_metric.cli.options import (
     AsMetric,
     Data,
@@ -56,7 +56,7 @@ Exit status: 0 all is well, 1 some of several files could not be used (the rest 
 def print_version(asked: bool) -> bool:
     """Print the version, where it is asked for, and end."""
     if asked:
-        print(f"legolas-metric {legolas_metric.__version__}")
+        print(f"legolas-metric {sys.modules['legolas_metric'].__version__}")
         raise typer.Exit
     return asked
 

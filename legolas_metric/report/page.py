@@ -3,20 +3,22 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cache
 from pathlib import Path
 
 import plotly.io
+from jinja2 import Environment, Template
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from legolas_metric.files import write_text
-from legolas_metric.report.pictures import Gallery, gallery_html
+from legolas_metric.report.pictures import Card, Gallery, picture_html
 from legolas_metric.report.theme import go
 from legolas_metric.tables import Table
 
 # The page may run its own script and show its own pictures, and load nothing from anywhere.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
-_STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+_FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,59 +81,55 @@ def page_html(title: str, lead: str, sections: Sequence[Section]) -> str:
     """
     if not sections:
         raise ValueError("a page needs at least one section")
-    contents = "".join(f'<a href="#part-{n}">{escape(part.title)}</a>' for n, part in enumerate(sections))
-    body = "".join(_section(n, part) for n, part in enumerate(sections))
-    script = f"<script>{get_plotlyjs()}</script>" if any(isinstance(s.content, go.Figure) for s in sections) else ""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{_STYLE}</style>{script}</head>\n'
-        f"<body><header><h1>{escape(title)}</h1>{_paragraphs(lead)}</header>"
-        f'<nav aria-label="Contents">{contents}</nav>\n<main>{body}</main></body></html>\n'
+    drawn = any(isinstance(part.content, go.Figure) for part in sections)
+    return _template().render(
+        title=title,
+        lead=lead,
+        policy=Markup(_POLICY),
+        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        script=Markup(get_plotlyjs()) if drawn else "",
+        sections=[_shown(number, part) for number, part in enumerate(sections)],
     )
 
 
-def _section(number: int, section: Section) -> str:
-    kind, content = "plain", ""
+@cache
+def _template() -> Template:
+    return Environment(autoescape=True, keep_trailing_newline=True).from_string(
+        (_FOLDER / "page.html").read_text(encoding="utf-8")
+    )
+
+
+def _shown(number: int, section: Section) -> dict[str, object]:
+    """What the template reads of a section; only what is made here is markup, whatever users write is text."""
+    shown: dict[str, object] = {"title": section.title, "text": section.text, "kind": "below"}
     if isinstance(section.content, go.Figure):
-        kind, content = "beside", _chart(number, section.title, section.content)
-    elif isinstance(section.content, Table):
-        kind, content = "below", _table(section.content)
-    elif isinstance(section.content, Gallery):
-        kind, content = "below", gallery_html(section.content)
-    return (
-        f'<section id="part-{number}" class="{kind}"><h2>{escape(section.title)}</h2>'
-        f'<div class="text">{_paragraphs(section.text)}</div>{content}</section>\n'
+        return shown | {"kind": "beside", "chart": _chart(number, section.content)}
+    if isinstance(section.content, Table):
+        return shown | {"table": _cells(section.content)}
+    if isinstance(section.content, Gallery):
+        return shown | {"cards": [_card(card) for card in section.content.cards]}
+    return shown | {"kind": "plain"}
+
+
+def _chart(number: int, figure: go.Figure) -> Markup:
+    return Markup(
+        plotly.io.to_html(
+            figure,
+            config={"responsive": True, "displayModeBar": False},
+            include_plotlyjs=False,
+            full_html=False,
+            div_id=f"chart-{number}",
+            default_height=f"{figure.layout.height}px",
+        )
     )
 
 
-def _chart(number: int, title: str, figure: go.Figure) -> str:
-    drawn = plotly.io.to_html(
-        figure,
-        config={"responsive": True, "displayModeBar": False},
-        include_plotlyjs=False,
-        full_html=False,
-        div_id=f"chart-{number}",
-        default_height=f"{figure.layout.height}px",
-    )
-    return f'<div class="chart" role="img" aria-label="{escape(title)}">{drawn}</div>'
-
-
-def _table(table: Table) -> str:
+def _cells(table: Table) -> dict[str, object]:
     sides = ["number" if number else "" for number in table.numeric()]
-    head = "".join(f'<th scope="col" class="{side}">{escape(name)}</th>' for name, side in zip(table.columns, sides))
-    rows = "".join(
-        "<tr>" + "".join(_cell(*cell) for cell in zip(texts, marks, sides)) + "</tr>"
-        for texts, marks in zip(table.text(), table.best())
-    )
-    table_html = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<div class="table" tabindex="0" role="region" aria-label="table">{table_html}</div>'
+    rows = [list(zip(texts, marks, sides)) for texts, marks in zip(table.text(), table.best())]
+    return {"head": list(zip(table.columns, sides)), "rows": rows}
 
 
-def _cell(text: str, best: bool, side: str) -> str:
-    return f'<td class="{side}{" best" if best else ""}">{escape(text)}</td>'
-
-
-def _paragraphs(text: str) -> str:
-    return "".join(f"<p>{escape(part.strip())}</p>" for part in text.split("\n\n") if part.strip())
+def _card(card: Card) -> dict[str, object]:
+    pictures = [(caption, Markup(picture_html(example, caption))) for caption, example in card.pictures]
+    return {"pictures": pictures, "text": card.text}

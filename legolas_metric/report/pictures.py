@@ -53,11 +53,6 @@ class Gallery:
     cards: Sequence[Card]
 
 
-def gallery_html(gallery: Gallery) -> str:
-    """The cards as an HTML list."""
-    return f'<ul class="gallery">{"".join(_card(card) for card in gallery.cards)}</ul>'
-
-
 def picture_html(example: ArrayLike, caption: str) -> str:
     """One example as an <img> or <svg> element; the caption is its text for those who can't see it.
 
@@ -115,11 +110,3 @@ def _curve(signal: np.ndarray, caption: str) -> str:
         lines.append(f'<polyline points="{points}"/>')
     box = f"0 0 {_WIDTH} {_HEIGHT * leads}"
     return f'<svg class="signal" viewBox="{box}" role="img" aria-label="{escape(caption)}">{"".join(lines)}</svg>'
-
-
-def _card(card: Card) -> str:
-    pictures = "".join(
-        f"<figure>{picture_html(example, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, example in card.pictures
-    )
-    return f'<li><div class="pictures">{pictures}</div><p>{escape(card.text)}</p></li>'
