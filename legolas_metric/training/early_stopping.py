@@ -93,7 +93,7 @@ class RestoringEarlyStopping(EarlyStopping):
         restore: "best", the epoch of the best value; or "before_patience", the last epoch before the streak that ended
             training, `trigger - patience`.
         ratio: as `EarlyStopping`.
-        folder: for the weights (default: one for each run in `early_stopping`, in the trainer's `default_root_dir`). What
+        folder: for the weights (default: one for each run in `early_stopping`, below `default_root_dir`). What
             a run that was killed leaves there is what it needs to be taken up again.
 
     Attributes:
