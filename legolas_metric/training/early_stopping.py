@@ -93,7 +93,8 @@ class RestoringEarlyStopping(EarlyStopping):
         restore: "best", the epoch of the best value; or "before_patience", the last epoch before the streak that ended
             training, `trigger - patience`.
         ratio: as `EarlyStopping`.
-        folder: for the weights (default: `early_stopping` in the trainer's `default_root_dir`).
+        folder: for the weights (default: one for each run in `early_stopping`, below `default_root_dir`). What
+            a run that was killed leaves there is what it needs to be taken up again.
 
     Attributes:
         restored_epoch: the epoch whose weights the module has after fitting; None before.
@@ -148,6 +149,9 @@ class RestoringEarlyStopping(EarlyStopping):
             pl_module.load_state_dict(kept.weights)
             self.restored_epoch = kept.epoch
             self.stopper.clear()
+            above = self.stopper.folder.parent
+            if self._anywhere and above.is_dir() and not any(above.iterdir()):
+                above.rmdir()
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands; the weights are in its folder."""

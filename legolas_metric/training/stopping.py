@@ -262,6 +262,7 @@ class RestoringStopper:
 
     def _tidy(self) -> None:
         held = {self._path(epoch) for epoch in (*self._kept, *self._saved)}
-        for path in self.folder.glob("epoch_*.safetensors"):
-            if path not in held:
-                path.unlink(missing_ok=True)
+        for pattern in ("epoch_*.safetensors", ".epoch_*.safetensors"):  # the latter: writes that were killed
+            for path in self.folder.glob(pattern):
+                if path not in held:
+                    path.unlink(missing_ok=True)
