@@ -118,8 +118,10 @@ def public_names() -> dict[str, Any]:
     found = {}
     for package in PUBLIC_PACKAGES:
         module = importlib.import_module(package)
-        for node in ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ImportFrom):
+        body = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")).body
+        lazily = [inner for node in body if isinstance(node, ast.If) for inner in node.body]  # if TYPE_CHECKING
+        for node in (*body, *lazily):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("legolas_metric"):
                 found |= {f"{package}.{alias.name}": getattr(module, alias.name) for alias in node.names}
     return found
 
