@@ -5,6 +5,7 @@
 
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -23,6 +24,8 @@ from memory import peak_mb
 from legolas_metric import EmbeddingBank, ExactIndex, Neighbors, PKSampler, SupConLoss
 from legolas_metric.datasets import split_omniglot
 from legolas_metric.encoders import Conv4
+from legolas_metric.index.auto import estimate
+from legolas_metric.index.exact import MINING
 from legolas_metric.training.mining import Examples
 
 RESULTS = Path(__file__).parent / "results"
@@ -198,6 +201,45 @@ def test_tables(table, full, capsys):
     ties_or_unlabelled = ("duplicates", "CLINC150")  # FAISS breaks ties its way, and has no label filter for -1
     told = [row["agreement"] for row in rows if row["data"] not in ties_or_unlabelled]
     assert all(share is None or share > 0.99 for share in told)
+
+
+@pytest.mark.parametrize("n", [20_000, 50_000, 200_000])
+def test_the_budget_is_estimated_within_a_factor_of_two(n, full, capsys):
+    """`AutoIndex`'s estimate of a join, against the join."""
+    if n > 50_000 and not full:
+        pytest.skip("half a minute: --full")
+    rows, labels = bank("clustered", n, 128), torch.arange(n) // PER_CLASS
+    index = ExactIndex().fit(rows, labels)
+    MINING.worth(rows.device, math.inf)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(SEED))
+
+    def ask(part: torch.Tensor) -> Neighbors:
+        return index.search(rows[part], 1, labels=labels[part], ids=part, want="negative")
+
+    _, estimated = estimate(ask, order, joined=True)
+    times = []
+    for _ in range(2 if n > 50_000 else 4):
+        start = time.perf_counter()
+        index.self_join(1)
+        times.append(time.perf_counter() - start)
+    real = min(times)
+    with capsys.disabled():
+        print(json.dumps({"n": n, "estimated_s": round(estimated, 2), "real_s": round(real, 2)}), flush=True)
+    assert 0.5 < estimated / real < 2
+
+
+def test_memory_is_what_the_formula_says(capsys):
+    """A window over 150,000 rows, whose slots alone would take 700 MB at 384 a row."""
+    n, d = 150_000, 32
+    rows, labels = bank("clustered", n, d), torch.arange(n) // PER_CLASS
+    index = ExactIndex().fit(rows, labels)
+    window = torch.full((n,), -1.0), torch.full((n,), 0.6)
+    room = max(32, min(384, (256 << 20) // (12 * n) - 2))
+    promised = (8 * n * d + n * (16 + 28 * (2 + room) + 150)) / 2**20 + 2 * torch.get_num_threads()
+    above = peak_mb(lambda: index.self_join(1, window=window))
+    with capsys.disabled():
+        print(json.dumps({"promised_mb": round(promised), "peak_mb": above}))
+    assert above is None or above < promised
 
 
 def test_memory_of_200k_rows(full, capsys):

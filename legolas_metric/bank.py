@@ -1,6 +1,8 @@
 """Embeddings of the whole data set, with labels, groups, ids, and the step at which each row was written."""
 
+import json
 import os
+from typing import get_args
 
 import torch
 from jaxtyping import Float32, Int64
@@ -13,11 +15,13 @@ from legolas_metric.checks import (
     as_tensor,
     check_dimension,
     check_metric,
+    check_whole,
 )
 from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_rows, input_loader
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
-from legolas_metric.rows import as_groups, as_ids, as_labels, as_prepared
+from legolas_metric.lookup import lookup
+from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows
 
 _FORMAT = "legolas_metric.EmbeddingBank/1"
 
@@ -29,14 +33,14 @@ class EmbeddingBank:
 
     Args:
         embeddings: [n, d], finite; float32 inside.
-        labels: [n] integers, -1 for unlabelled.
+        labels: [n] integers, -1 for unlabelled; or names, which are numbered in ascending order (`label_names`).
         ids: [n] unique, >= 0: names of the examples, stable across epochs (default: row numbers).
-        groups: [n] integers: session, camera, recording.
+        groups: [n] integers or names: session, camera, recording.
         metric: "cosine", "dot" or "euclidean".
         step: encoder step at which these embeddings were computed.
 
     Raises:
-        TypeError: integer embeddings or float labels.
+        TypeError: integer embeddings, or labels that are neither integers nor names.
         ValueError: NaN or inf, zero rows under cosine, lengths that differ, ids that repeat, empty input.
 
     Example:
@@ -59,20 +63,23 @@ class EmbeddingBank:
         step: int = 0,
     ) -> None:
         check_metric(metric)
-        given = as_tensor(embeddings, name="embeddings")
-        n = len(given) if given.ndim else 0
-        own_ids = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
-        rows = as_prepared(given, metric, ids=None if ids is None else own_ids)
-        own_labels, own_groups = as_labels(labels, n), as_groups(groups, n)
+        check_whole("step", step, 0)
+        # copies: the bank is written in place; the caller's tensor must not be
+        held = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric)
+        assert held.labels is not None
         self.metric: Metric = metric
-        # the bank is written in place; the caller's tensor must not be
-        self.embeddings: Float32[Tensor, "n d"] = rows if metric == "cosine" else rows.clone()
-        self.labels: Int64[Tensor, " n"] = own_labels.to(rows.device, copy=True)
-        self.ids: Int64[Tensor, " n"] = own_ids.to(rows.device, copy=True)
-        self.groups: Int64[Tensor, " n"] | None = None if own_groups is None else own_groups.to(rows.device, copy=True)
+        self.embeddings: Float32[Tensor, "n d"] = held.embeddings
+        self.labels: Int64[Tensor, " n"] = held.labels
+        self.ids: Int64[Tensor, " n"] = held.ids
+        self.groups: Int64[Tensor, " n"] | None = held.groups
+        self.label_names, self.group_names = held.label_names, held.group_names
         self.steps: Int64[Tensor, " n"] = torch.full_like(self.ids, step)
         self.drift: float | None = None  # of the last update
-        self._sorted_ids, self._row_of_sorted = self.ids.sort()
+
+    @property
+    def table(self) -> Rows:
+        """The rows with their labels, ids and groups, as every part of the library takes them; no copies."""
+        return Rows(self.embeddings, self.labels, self.ids, self.groups, self.label_names, self.group_names)
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -155,11 +162,11 @@ class EmbeddingBank:
             ValueError: an id that the bank does not hold.
         """
         names = as_integers(ids, None, name="ids").to(self.ids.device)
-        place = torch.searchsorted(self._sorted_ids, names).clamp_max(len(self) - 1)
-        unknown = names[self._sorted_ids[place] != names]
-        if len(unknown):
+        place, found = lookup(names, self.ids)
+        if not bool(found.all()):
+            unknown = names[~found]
             raise ValueError(f"{len(unknown)} ids are not in the bank (first: {unknown[:5].tolist()})")
-        return self._row_of_sorted[place]
+        return place
 
     def update(self, ids: ArrayLike, embeddings: ArrayLike, *, step: int) -> float:
         """Write new embeddings of some ids; nothing is written if any of them is refused.
@@ -189,7 +196,9 @@ class EmbeddingBank:
         tensors = {"embeddings": self.embeddings, "labels": self.labels, "ids": self.ids, "steps": self.steps}
         if self.groups is not None:
             tensors["groups"] = self.groups
-        write_tensors(path, tensors, {"format": _FORMAT, "metric": self.metric})
+        named = {"label_names": self.label_names, "group_names": self.group_names}
+        texts = {key: json.dumps(names) for key, names in named.items() if names is not None}
+        write_tensors(path, tensors, {"format": _FORMAT, "metric": self.metric, **texts})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "EmbeddingBank":
@@ -202,12 +211,23 @@ class EmbeddingBank:
         tensors, metadata = read_tensors(path)
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"{path} is not a saved EmbeddingBank: expected format {_FORMAT!r} in its metadata")
-        bank = cls(
-            tensors["embeddings"],
-            tensors["labels"],
-            ids=tensors["ids"],
-            groups=tensors.get("groups"),
-            metric=metadata["metric"],  # pyright: ignore[reportArgumentType]  (checked by the constructor)
-        )
-        bank.steps.copy_(tensors["steps"])
+        missing = [name for name in ("embeddings", "labels", "ids", "steps") if name not in tensors]
+        if missing or metadata.get("metric") not in get_args(Metric):
+            what = ", ".join(missing) or f"a metric (it says {metadata.get('metric')!r})"
+            raise ValueError(f"{path} is no whole EmbeddingBank, it lacks {what}: write it again with bank.save(path)")
+        try:
+            bank = cls(
+                tensors["embeddings"],
+                tensors["labels"],
+                ids=tensors["ids"],
+                groups=tensors.get("groups"),
+                metric=metadata["metric"],  # pyright: ignore[reportArgumentType]  (checked above)
+            )
+            steps = as_integers(tensors["steps"], len(bank), name="steps", of="the bank")
+            bank.label_names, bank.group_names = (
+                tuple(json.loads(metadata[key])) if key in metadata else None for key in ("label_names", "group_names")
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no whole EmbeddingBank: {error}") from error
+        bank.steps.copy_(steps)
         return bank

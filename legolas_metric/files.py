@@ -1,12 +1,13 @@
-"""Reading embeddings that were saved, and writing files that are whole or absent."""
+"""Reading embeddings that were saved, and writing arrays, text and JSON, whole or not at all."""
 
+import errno
 import json
 import os
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,44 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from legolas_metric.budgets import UNPACKED
 from legolas_metric.checks import ArrayLike, as_tensor
+from legolas_metric.names import as_named
+from legolas_metric.outputs import check_file, check_writable, followed, is_stream, whole_file
 
 FIELDS = ("embeddings", "labels", "ids", "groups", "images")
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 _PICKLE, _ZIP = b"\x80", b"PK\x03\x04"  # how such files begin
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends without an error.
-
-    Raises:
-        OSError: the folder cannot be created or written, before the block runs.
-    """
-    final = Path(path)
-    check_writable(final.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=final.suffix, dir=final.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(final)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_writable(folder: Path) -> None:
-    """Create a folder where it is missing; raise OSError, with the remedy, unless files can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"cannot write to {folder}: {reason}. Choose another output folder.") from error
+_PACKED = 50  # numbers that are embeddings do not shrink to a fiftieth
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -96,9 +68,11 @@ def write_named(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> 
 
 def check_output(path: str | os.PathLike[str]) -> None:
     """Raise, before any work is done, unless `write_named` can write there."""
+    check_file(path)
     if Path(path).suffix not in (".npz", ".safetensors"):
         raise ValueError(f"{path} has the unknown extension {Path(path).suffix!r}: expected .npz or .safetensors")
-    check_writable(Path(path).parent)
+    if not is_stream(Path(path)):
+        check_writable(followed(path).parent)
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -106,6 +80,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: the file can't be read.
         ValueError: the file is corrupt or cut short.
     """
     check_exists(Path(path))
@@ -127,7 +102,13 @@ class EmbeddingFile:
     images: Tensor | None
 
 
-def read_embeddings(path: str | os.PathLike[str], *, labels: str | os.PathLike[str] | None = None) -> EmbeddingFile:
+def read_embeddings(
+    path: str | os.PathLike[str],
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    embeddings_key: str = "embeddings",
+    labels_key: str = "labels",
+) -> EmbeddingFile:
     """Read saved embeddings: .npz or .safetensors with named arrays, .npy or .pt with the embeddings alone.
 
     No pickle is ever executed: .npz and .npy are read with `allow_pickle=False`, .pt with `weights_only=True`.
@@ -135,23 +116,38 @@ def read_embeddings(path: str | os.PathLike[str], *, labels: str | os.PathLike[s
     Args:
         path: the file. Named arrays are embeddings, labels, ids, groups, images; only the first is required.
         labels: a second file (.npy, .pt, or .npz/.safetensors with `labels`) that overrides the labels of the first.
+        embeddings_key, labels_key: how the arrays of embeddings and labels are named, where they have other names; a
+            key that is given must be there.
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: a file that can't be read.
         TypeError: arrays that are not numbers.
-        ValueError: unknown extension, corrupt or cut short, pickled objects, or no embeddings inside.
+        ValueError: unknown extension, corrupt or cut short, pickled objects, more than this machine's memory, or no
+            embeddings inside.
     """
-    arrays = read_arrays(Path(path), FIELDS)
+    names = (embeddings_key, labels_key, *FIELDS[2:])
+    arrays = read_arrays(Path(path), names, option="--embeddings-key", named=(labels_key, "groups"))
     if labels is not None:
-        arrays |= read_arrays(Path(labels), ("labels",))
-    return EmbeddingFile(*(arrays.get(name) for name in FIELDS))  # pyright: ignore[reportArgumentType]
+        arrays |= read_arrays(Path(labels), (labels_key,), option="--labels-key", named=(labels_key,))
+    elif labels_key != FIELDS[1] and labels_key not in arrays:
+        raise ValueError(f"{path} has no array named {labels_key!r}, which labels_key (--labels-key) asks for")
+    return EmbeddingFile(*(arrays.get(name) for name in names))  # pyright: ignore[reportArgumentType]
 
 
-def read_arrays(path: Path, wanted: Sequence[str]) -> dict[str, Tensor]:
+def read_arrays(
+    path: Path, wanted: Sequence[str], *, option: str | None = None, named: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """Those of the wanted arrays that a file holds; the first is required, and stands alone in .npy and .pt.
 
+    Args:
+        path: the file.
+        wanted: names of arrays.
+        option: of the command line, by which another name is given; for the error text.
+        named: arrays that may hold names of classes or sessions, which are numbered.
+
     Raises:
-        FileNotFoundError, TypeError, ValueError: see `read_embeddings`.
+        FileNotFoundError, OSError, TypeError, ValueError: see `read_embeddings`.
     """
     check_exists(path)
     if path.suffix == ".safetensors":
@@ -163,8 +159,17 @@ def read_arrays(path: Path, wanted: Sequence[str]) -> dict[str, Tensor]:
     else:
         raise ValueError(f"{path} has the unknown extension {path.suffix!r}: expected one of {', '.join(SUFFIXES)}")
     if wanted[0] not in arrays:
-        raise ValueError(f"{path} has no array named {wanted[0]!r}; it holds {', '.join(arrays) or 'nothing'}")
-    return {name: as_tensor(arrays[name], name=f"{path}: {name}") for name in wanted if name in arrays}
+        told = f"{path} has no array named {wanted[0]!r}; it holds {', '.join(arrays) or 'nothing'}"
+        key = "" if option is None or not arrays else f": name the one that is meant with {option} NAME"
+        raise ValueError(told + key)
+    return {name: _as_numbers(arrays[name], f"{path}: {name}", name in named) for name in wanted if name in arrays}
+
+
+def _as_numbers(array: ArrayLike, name: str, named: bool) -> Tensor:
+    """The array; names of classes or sessions, where there may be some, numbered in ascending order."""
+    if named and isinstance(array, np.ndarray) and array.dtype.kind in "USMm":
+        return as_named(array, None, name=name).codes
+    return as_tensor(array, name=name)
 
 
 def check_exists(path: Path) -> None:
@@ -176,17 +181,74 @@ def check_exists(path: Path) -> None:
 def _read_numpy(path: Path, wanted: Sequence[str]) -> dict[str, ArrayLike]:
     try:
         with path.open("rb") as file:
+            if file.peek(2)[:2] == _ZIP[:2]:
+                _check_sizes(path, file, wanted)
+            else:
+                _check_size(path, file, os.fstat(file.fileno()).st_size)
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {wanted[0]: loaded}
             # What isn't wanted is only named, so that an error can say what there is.
             return {name: loaded[name] if name in wanted else () for name in loaded}
+    except _Told:
+        raise
+    except MemoryError as error:
+        raise ValueError(f"{path} holds more than fits into this machine's memory: {error}") from error
     except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own kind on a broken file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(f"cannot read {path}: {error.strerror}") from error
         # NumPy takes whatever is not in its format for a pickle, so its own word isn't enough.
-        if "Object arrays" in str(error) or path.read_bytes()[:1] == _PICKLE:
+        if "Object arrays" in str(error) or _begins(path, _PICKLE):
             remedy = "save plain numbers instead, for example np.savez(path, embeddings=x.astype('float32'), labels=y)"
             raise ValueError(f"{path} holds pickled Python objects, which are never executed: {remedy}") from error
         raise ValueError(f"{path} is not a whole NumPy file ({type(error).__name__}): write it again") from error
+
+
+class _Told(ValueError):
+    """What is said already as the user will read it."""
+
+
+def _check_sizes(path: Path, file: BufferedIOBase, wanted: Sequence[str]) -> None:
+    """Refuse, by the headers of the wanted arrays of an .npz, more than fits, and what is packed to hide its size."""
+    total = 0
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            if info.filename.removesuffix(".npy") in wanted:
+                with archive.open(info) as member:
+                    total += _check_size(path, member, info.file_size)
+                if info.file_size > max(UNPACKED, _PACKED * info.compress_size):
+                    raise _Told(
+                        f"{path} would unpack {info.compress_size:,} bytes to {info.file_size:,}, which embeddings "
+                        "never do: write it again with np.savez"
+                    )
+    _check_memory(path, total)
+
+
+def _check_size(path: Path, file: Any, held: int) -> int:
+    """Bytes of an array by its header; refused where the file is too short for them, or the memory."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if size > held and not dtype.hasobject:
+        raise ValueError(f"{size} bytes in a file of {held}")
+    _check_memory(path, size)
+    return size
+
+
+def _check_memory(path: Path, size: int) -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 62
+    if size > memory:
+        raise _Told(
+            f"{path} holds {size / 1e9:.0f} GB, more than this machine's memory ({memory / 1e9:.0f} GB): save fewer "
+            "rows, or float16"
+        )
+
+
+def _begins(path: Path, *starts: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(8).startswith(starts)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -194,6 +256,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: the file can't be read.
         ValueError: corrupt, cut short, pickled objects, or no weights inside.
     """
     check_exists(path)
@@ -221,8 +284,15 @@ def _load_pt(path: Path, remedy: str) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols, before the error that says it all
             return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError as error:
+        raise ValueError(f"{path} holds more than fits into this machine's memory: {error}") from error
     except Exception as error:  # pickle, zipfile, EOF, key and runtime errors, for a broken or unsafe file
-        if isinstance(error, UnpicklingError) and path.read_bytes().startswith((_PICKLE, _ZIP)):
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):
+            raise OSError(f"cannot read {path}: {error.strerror}") from error
+        if isinstance(error, UnpicklingError) and _begins(path, _PICKLE, _ZIP):
             raise ValueError(f"{path} holds pickled Python objects, which are never executed: {remedy}") from error
         raise ValueError(
             f"{path} is not a whole {path.suffix} file ({type(error).__name__}): write it again"

@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
+from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.compiled.jit import arrays, runs_compiled
 
 UNIT_TOLERANCE = 2.0**-22
-_CHUNK_ELEMENTS = 1 << 20
+"""How far the norm of a unit row may lie from 1 for the row to stay as it is."""
+
+_SPLIT = 2.0**20 + 1  # leaves 33 of the 53 bits of a float64
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
@@ -24,26 +26,21 @@ def chunks(n: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
-def normalise(rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n d"]:
-    """Unit rows, x / |x|, with the norm taken in float64; rows that are unit to 2^-22 stay bit for bit as they are.
+def normalise(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Unit rows, x / |x|, with the norm taken in float64; rows that are unit to 2 eps stay bit for bit as they are.
 
     So normalising twice changes nothing, and ids mined from a bank do not depend on who normalised it.
     """
     out = torch.empty_like(rows)
-    if runs_compiled(rows.device):
-        from legolas_metric.compiled.row_loops import unit_rows
-
-        unit_rows(*arrays(rows), UNIT_TOLERANCE, out.numpy())
-        return out
-    for part in chunks(len(rows), max(1, _CHUNK_ELEMENTS // rows.shape[1])):
-        own = rows[part]
-        norm = torch.linalg.vector_norm(own, dim=1, keepdim=True, dtype=torch.float64)
-        norm.masked_fill_((norm - 1).abs_() <= UNIT_TOLERANCE, 1.0)
-        out[part] = own.double().div_(norm)  # a division of mixed widths takes 15 times as long
+    for part in chunks(len(rows), rows_for(CACHE, 12 * rows.shape[1])):
+        wide = rows[part].double()
+        norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+        norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
+        out[part] = wide / norm
     return out
 
 
-def prepare(rows: Float32[Tensor, "n d"], metric: Metric) -> Float32[Tensor, "n d"]:
+def prepare(rows: Float[Tensor, "n d"], metric: Metric) -> Float[Tensor, "n d"]:
     """The rows on which a metric's similarity is computed: unit rows for "cosine", the rows themselves otherwise."""
     return normalise(rows) if metric == "cosine" else rows
 
@@ -63,15 +60,21 @@ def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric:
         euclidean:  -|x - y|
 
     The squared distance keeps the differences of a narrow cone, which <x, y> loses to the rounding of the norms. Within
-    4 eps lies all that rounding can make of two rows of one direction and different lengths: they are exact ties.
+    4 eps lies all that rounding can make of two rows of one direction and different lengths: they are exact ties. The
+    sum is kept to 33 bits (`settled`), so that no decision hangs on the order in which it was added up.
     """
     if metric == "dot":
-        return (x.double() * y.double()).sum(-1)
-    gap = x.double() - y.double()
+        return settled((x.double() * y.double()).sum(-1))
+    squared = settled((x.double() - y.double()).square().sum(-1))
     if metric == "euclidean":
-        return -torch.linalg.vector_norm(gap, dim=-1)
-    squared = gap.square().sum(-1)
-    return (1 - squared.masked_fill_(squared <= tie_distance(x.dtype) ** 2, 0) / 2).clamp_min_(-1)
+        return -squared.sqrt()
+    return (1 - squared.masked_fill(squared <= tie_distance(x.dtype) ** 2, 0) / 2).clamp_min(-1)
+
+
+def settled(total: Float64[Tensor, "*b"]) -> Float64[Tensor, "*b"]:
+    """A float64 sum rounded to 33 bits: what another order of adding changes lies far below, and is gone."""
+    wide = _SPLIT * total
+    return wide - (wide - total)
 
 
 def tie_distance(dtype: torch.dtype) -> float:

@@ -19,7 +19,8 @@ def lookup(names: Int64[Tensor, "*b"], among: Int64[Tensor, " n"]) -> tuple[Int6
     names = names.to(among.device)
     if not len(among):
         return torch.zeros_like(names), torch.zeros_like(names, dtype=torch.bool)
-    ordered, order = among.sort(stable=True)
+    ascending = bool((among[1:] >= among[:-1]).all())  # as ids mostly are: then nothing needs sorting
+    ordered, order = (among, None) if ascending else among.sort(stable=True)
     place = torch.searchsorted(ordered, names.contiguous()).clamp_max_(len(among) - 1)
     found = ordered[place] == names
-    return torch.where(found, order[place], 0), found
+    return torch.where(found, place if order is None else order[place], 0), found

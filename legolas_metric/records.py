@@ -1,6 +1,10 @@
-"""Small frozen records in which results travel: what was found, and what was not."""
+"""Small frozen records in which results travel: what was found, and what was not.
 
-from collections.abc import Mapping
+Each prints as a short table, in a terminal and in a notebook.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +12,11 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_integers
+from legolas_metric.lookup import lookup
+from legolas_metric.tables import Sheet
+from legolas_metric.triplet_files import Form, Naming, records_of, write_csv, write_jsonl, write_parquet
+
+_SHOWN = 5  # rows of a record of tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,8 +25,9 @@ class SearchStats:
 
     Attributes:
         engine: name of what did the work, for example "exact" or "faiss:Flat".
-        precision: "float32", "bfloat16" or "int16" (screening; the answers are float32 in any case).
-        recall: audited share of the true neighbours that were found; None where the search is exact.
+        precision: "float32", "bfloat16" or "int16": of the screening; the answers are the same in any case.
+        recall: None where the search is exact; else the share of the true neighbours that were found, measured on a
+            sample of the queries; NaN where that was not measured.
         certified: share of the rows whose screening was certified without a rescan; None where nothing is screened.
         widened: queries for which the first search held too few admissible rows and was widened.
         details: further figures by name; of the exact engine: tiles, groups_per_row (whose scores were looked at),
@@ -33,7 +43,7 @@ class SearchStats:
     details: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Neighbors:
     """The k best admissible rows of each query, best first.
 
@@ -54,8 +64,25 @@ class Neighbors:
     similarities: Float32[Tensor, "n k"]
     stats: SearchStats
 
+    def __repr__(self) -> str:
+        return self._sheet().text()
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    def _repr_html_(self) -> str:
+        return self._sheet().html()
+
+    def _sheet(self) -> Sheet:
+        n, k = self.ids.shape
+        rows = [
+            [row, *(f"{name} ({value:.3f})" for name, value in zip(ids, values))]
+            for row, (ids, values) in enumerate(
+                zip(self.ids[:_SHOWN, :_SHOWN].tolist(), self.similarities[:_SHOWN, :_SHOWN].tolist())
+            )
+        ]
+        columns = ["query", *(f"rank {rank + 1}" for rank in range(min(k, _SHOWN)))]
+        return Sheet(f"Neighbors of {n} queries, k={k}, engine {self.stats.engine}", columns, rows, n - len(rows))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class MiningStats:
     """What a miner was asked, what it could not do, and how it went about it. Counts are anchors unless said otherwise.
 
@@ -69,12 +96,11 @@ class MiningStats:
         exhausted: dropped, because a guard rejected all their candidates.
         short: served with fewer negatives than `per_anchor`, because there are no more.
         filtered: candidates rejected by a guard, by reason.
-        widened: searches that were widened until enough negatives were found.
-        engine, precision, recall, certified: of the index, see `SearchStats`.
+        contested: pairs of anchor and positive whose first candidate a guard rejected.
+        search: how the index answered; `widened`, `engine`, `precision`, `recall`, `certified` and `details` are its.
         seconds: wall time.
         max_age: encoder steps between the oldest row of the bank and its newest, or the step that the miner was told.
         drift: mean cosine between the rows of the bank's last update and their rewrites; None before any.
-        details: further figures of the index, by name, summed over its searches; see `SearchStats`.
 
     Example:
         >>> import torch
@@ -92,18 +118,71 @@ class MiningStats:
     exhausted: int = 0
     short: int = 0
     filtered: Mapping[str, int] = field(default_factory=dict)
-    widened: int = 0
-    engine: str
-    precision: str = "float32"
-    recall: float | None = None
-    certified: float | None = None
+    contested: int = 0
+    search: SearchStats
     seconds: float
     max_age: int = 0
     drift: float | None = None
-    details: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def widened(self) -> int:
+        """Searches that were widened until enough negatives were found."""
+        return self.search.widened
+
+    @property
+    def engine(self) -> str:
+        """What did the work, see `SearchStats`."""
+        return self.search.engine
+
+    @property
+    def precision(self) -> str:
+        """Of the screening, see `SearchStats`."""
+        return self.search.precision
+
+    @property
+    def recall(self) -> float | None:
+        """None: exact; NaN: not measured."""
+        return self.search.recall
+
+    @property
+    def certified(self) -> float | None:
+        """Share of the rows whose screening was certified."""
+        return self.search.certified
+
+    @property
+    def details(self) -> Mapping[str, float]:
+        """Further figures of the index, by name, summed over its searches."""
+        return self.search.details
+
+    def __repr__(self) -> str:
+        return self._sheet().text()
+
+    def _repr_html_(self) -> str:
+        return self._sheet().html()
+
+    def _sheet(self) -> Sheet:
+        counts = {
+            "without a positive": self.no_positive,
+            "without a negative": self.no_negative,
+            "outside the window": self.outside_window,
+            "served by the fallback": self.fallback,
+            "exhausted by the guard": self.exhausted,
+            "short of per_anchor": self.short,
+            **{f"filtered: {reason}": count for reason, count in self.filtered.items()},
+            "searches widened": self.widened,
+        }
+        recall = self.search.recall
+        rows: list[Sequence[object]] = [["anchors", f"{self.anchors:,}"]]
+        rows += [[name, f"{count:,}"] for name, count in counts.items() if count]
+        rows.append(["engine", f"{self.engine} ({self.precision})"])
+        rows.append(["recall", "exact" if recall is None else "not measured" if recall != recall else f"{recall:.3f}"])
+        rows.append(["seconds", f"{self.seconds:.3g}"])
+        rows += [["max_age", f"{self.max_age} steps"]] if self.max_age else []
+        rows += [["drift", f"{self.drift:.4f}"]] if self.drift is not None else []
+        return Sheet("MiningStats", ["", ""], rows)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Triplets:
     """Mined triplets, by id.
 
@@ -141,18 +220,101 @@ class Triplets:
             (a, p, n): positions of the triplets that lie wholly inside the batch; empty tensors where none does.
         """
         given = as_integers(batch_ids, None, name="batch_ids")
-        ordered, order = given.to(self.anchor.device).sort()
-        names = torch.stack([self.anchor, self.positive, self.negative])
-        if len(ordered) == 0 or len(self) == 0:
-            empty = names.new_empty(0)
-            return empty, empty.clone(), empty.clone()
-        place = torch.searchsorted(ordered, names).clamp_max(len(ordered) - 1)
-        inside = (ordered[place] == names).all(0)
-        a, p, n = order[place[:, inside]].to(given.device).unbind(0)
+        place, found = lookup(torch.stack([self.anchor, self.positive, self.negative]), given.to(self.anchor.device))
+        a, p, n = place[:, found.all(0)].to(given.device).unbind(0)
         return a, p, n
 
+    def records(self, *, names: Naming | None = None, text: Naming | None = None) -> list[dict[str, object]]:
+        """One record for each pair of anchor and positive, with its negatives, nearest first.
 
-@dataclass(frozen=True, slots=True)
+        Args:
+            names: what stands for an id: a sequence or a mapping by id, or two of them, (anchors', positives' and
+                negatives'), where these are numbered apart, as by `mine_pairs`. Default: the id.
+            text: the same, of the texts that a trainer reads; it goes before `names`.
+
+        Returns:
+            [{"anchor", "positive", "negatives": [...], "scores": [...]}]; scores are similarities, the
+            positive's first.
+
+        Raises:
+            ValueError: an id that `names` or `text` has not.
+
+        Example:
+            >>> import torch
+            >>> from legolas_metric import EmbeddingBank, FullHardMiner
+            >>> rows = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+            >>> triplets = FullHardMiner().mine(EmbeddingBank(rows, [0, 0, 1, 1]), anchors=[0])
+            >>> triplets.records(names=["a", "b", "c", "d"])[0]["negatives"]
+            ['c']
+        """
+        return list(records_of(self._rows(), names if text is None else text))
+
+    def to_jsonl(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        names: Naming | None = None,
+        text: Naming | None = None,
+        form: Form = "n-tuple",
+    ) -> None:
+        """Write JSON lines, whole or not at all.
+
+        Args:
+            path: of the file.
+            names, text: see `records`.
+            form: of a line: "n-tuple" is {"anchor", "positive", "negative_1", ..., "scores"}; "triplet" is {"anchor",
+                "positive", "negative", "s_ap", "s_an"}; "labelled-pair" is {"anchor", "other", "label", "score"}, 1 for
+                the positive and 0 for each negative.
+
+        Raises:
+            ValueError: an unknown form, or an id that `names` or `text` has not.
+            OSError: the folder cannot be written.
+        """
+        write_jsonl(path, self._rows(), names if text is None else text, form)
+
+    def to_csv(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        names: Naming | None = None,
+        text: Naming | None = None,
+        form: Form = "triplet",
+    ) -> None:
+        """Write comma-separated values with a line of column names; arguments and errors as `to_jsonl`."""
+        write_csv(path, self._rows(), names if text is None else text, form)
+
+    def to_parquet(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        names: Naming | None = None,
+        text: Naming | None = None,
+        form: Form = "triplet",
+    ) -> None:
+        """Write a parquet file; arguments and errors as `to_jsonl`, and ImportError without pyarrow."""
+        write_parquet(path, self._rows(), names if text is None else text, form)
+
+    def _rows(self) -> Iterator[tuple[int, int, int, float, float]]:
+        columns = (self.anchor, self.positive, self.negative, self.s_ap, self.s_an)
+        return zip(*(column.tolist() for column in columns))
+
+    def __repr__(self) -> str:
+        return self._sheet().text()
+
+    def _repr_html_(self) -> str:
+        return self._sheet().html()
+
+    def _sheet(self) -> Sheet:
+        parts = (self.anchor, self.positive, self.negative, self.s_ap, self.s_an)
+        rows: list[list[object]] = [
+            [a, p, n, f"{s_ap:.4f}", f"{s_an:.4f}"]
+            for a, p, n, s_ap, s_an in zip(*(part[:_SHOWN].tolist() for part in parts))
+        ]
+        title = f"Triplets: {len(self):,} of {self.stats.anchors:,} anchors"
+        return Sheet(title, ["anchor", "positive", "negative", "s_ap", "s_an"], rows, len(self) - len(rows))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Pairs:
     """Mined pairs, by id: (anchor_p, positive) and (anchor_n, negative), the four parts of a PML tuple.
 
@@ -177,3 +339,23 @@ class Pairs:
     s_ap: Float32[Tensor, " s"]
     s_an: Float32[Tensor, " t"]
     stats: MiningStats
+
+    def __repr__(self) -> str:
+        return self._sheet().text()
+
+    def _repr_html_(self) -> str:
+        return self._sheet().html()
+
+    def _sheet(self) -> Sheet:
+        sides = (
+            ("positive", self.anchor_p, self.positive, self.s_ap),
+            ("negative", self.anchor_n, self.negative, self.s_an),
+        )
+        rows: list[list[object]] = [
+            [kind, a, other, f"{s:.4f}"]
+            for kind, anchor, row, score in sides
+            for a, other, s in zip(anchor[:_SHOWN].tolist(), row[:_SHOWN].tolist(), score[:_SHOWN].tolist())
+        ]
+        positive, negative = len(self.anchor_p), len(self.anchor_n)
+        title = f"Pairs: {positive:,} positive and {negative:,} negative of {self.stats.anchors:,} anchors"
+        return Sheet(title, ["pair", "anchor", "other", "s"], rows, positive + negative - len(rows))

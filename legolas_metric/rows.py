@@ -4,28 +4,39 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
-from legolas_metric.compiled.jit import runs_compiled
-from legolas_metric.geometry import UNIT_TOLERANCE, prepare
+from legolas_metric.geometry import chunks, prepare
+from legolas_metric.names import Names, as_named
 
 NO_ID = -1
 """Stands for "no neighbour" in an answer, and for "not one of the fitted rows" in a query."""
+
+LONGEST = 2.0**62
+"""The largest norm under "dot" and "euclidean": all products and squared distances of such rows stay in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Prepared rows with what is known of them: the fitted rows of an index, or its queries.
 
-    `ids` of queries that are none of the fitted rows are -1.
+    Attributes:
+        embeddings: [n, d], prepared: unit rows under "cosine". float32; float64 of a batch that came so.
+        labels: [n], -1 for unlabelled.
+        ids: [n]; of queries that are none of the fitted rows -1.
+        groups: [n] sessions, cameras, recordings.
+        label_names, group_names: what the integers stand for, where they came as names.
     """
 
-    embeddings: Float32[Tensor, "n d"]
+    embeddings: Float[Tensor, "n d"]
     labels: Int64[Tensor, " n"] | None
     ids: Int64[Tensor, " n"]
     groups: Int64[Tensor, " n"] | None
+    label_names: Names | None = None
+    group_names: Names | None = None
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
@@ -36,6 +47,8 @@ class Rows:
             None if self.labels is None else self.labels[part],
             self.ids[part],
             None if self.groups is None else self.groups[part],
+            self.label_names,
+            self.group_names,
         )
 
 
@@ -48,14 +61,20 @@ def fitted_rows(
     metric: Metric,
 ) -> Rows:
     """Check and prepare the arguments of `fit`: copies, so that what the caller does to theirs changes no answer."""
-    rows = as_prepared(embeddings, metric)
-    n, device = len(rows), rows.device
-    own_groups = as_groups(groups, n)
+    given = as_tensor(embeddings, name="embeddings")
+    n = len(given) if given.ndim else 0
+    own_ids = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
+    rows = as_prepared(given, metric, ids=None if ids is None else own_ids)
+    device = rows.device
+    own_labels = None if labels is None else as_named(labels, n, name="labels")
+    own_groups = None if groups is None else as_named(groups, n, name="groups")
     return Rows(
         rows if metric == "cosine" else rows.clone(),
-        None if labels is None else as_labels(labels, n).to(device, copy=True),
-        as_ids(ids, n).to(device, copy=True),
-        None if own_groups is None else own_groups.to(device, copy=True),
+        None if own_labels is None else _checked_labels(own_labels.codes, "labels").to(device, copy=True),
+        own_ids.to(device, copy=True),
+        None if own_groups is None else own_groups.codes.to(device, copy=True),
+        None if own_labels is None else own_labels.names,
+        None if own_groups is None else own_groups.names,
     )
 
 
@@ -74,27 +93,16 @@ def query_rows(
     check_device(rows, fitted.embeddings, names=("queries", "the fitted rows"))
     q, device = len(rows), rows.device
     own_ids = torch.full((q,), NO_ID) if ids is None else as_integers(ids, q, name="ids", of="queries")
-    own_groups = as_groups(groups, q, of="queries")
+    own_labels = None if labels is None else as_labels(labels, q, of="queries", known=fitted.label_names)
+    own_groups = as_groups(groups, q, of="queries", known=fitted.group_names)
     return Rows(
         rows,
-        None if labels is None else as_labels(labels, q, of="queries").to(device),
+        None if own_labels is None else own_labels.to(device),
         own_ids.to(device),
         None if own_groups is None else own_groups.to(device),
+        fitted.label_names,
+        fitted.group_names,
     )
-
-
-def check_range(queries: Rows, fitted: Rows, metric: Metric) -> None:
-    """Refuse rows so long that a similarity would overflow float32, in which it is reported."""
-    if metric == "cosine" or not len(queries):
-        return
-    longest = [
-        float(torch.linalg.vector_norm(rows.embeddings, dim=1, dtype=torch.float64).max()) for rows in (queries, fitted)
-    ]
-    if (longest[0] * longest[1] if metric == "dot" else sum(longest)) > torch.finfo(torch.float32).max:
-        raise ValueError(
-            f"similarities of rows of norm {longest[0]:.3g} and {longest[1]:.3g} would overflow float32 under "
-            f"metric={metric!r}: scale the embeddings down"
-        )
 
 
 def as_embeddings(
@@ -121,22 +129,29 @@ def as_embeddings(
     return rows
 
 
-def as_float_rows(embeddings: ArrayLike, *, name: str) -> Float32[Tensor, "n d"]:
+def as_float_rows(embeddings: ArrayLike, *, name: str, wide: bool = False) -> Float[Tensor, "n d"]:
     """What `as_embeddings` gives, before it looks at the values: they may not be finite.
+
+    Args:
+        embeddings: [n, d].
+        name: what the caller calls this argument.
+        wide: keep float64 as it is.
 
     Raises:
         TypeError, ValueError: as `as_embeddings`, but for the values.
     """
     rows = as_tensor(embeddings, name=name)
     if not rows.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {rows.dtype}: convert with .float()")
+        remedy = ".float()" if isinstance(embeddings, Tensor) else "numpy.asarray(rows, dtype='float32')"
+        raise TypeError(f"{name} must be floating point, got {rows.dtype}: convert with {remedy}")
     if rows.ndim != 2 or rows.shape[0] == 0 or rows.shape[1] == 0:
         raise ValueError(f"{name} must be [n, d] with n >= 1 and d >= 1, got shape {tuple(rows.shape)}")
-    return rows.detach().to(torch.float32).contiguous()
+    keep = wide and rows.dtype == torch.float64
+    return rows.detach().to(torch.float64 if keep else torch.float32).contiguous()
 
 
 def check_norms(
-    rows: Float32[Tensor, "n d"],
+    rows: Float[Tensor, "n d"],
     least: float,
     most: float,
     *,
@@ -144,7 +159,10 @@ def check_norms(
     metric: Metric | None,
     ids: Int64[Tensor, " n"] | None,
 ) -> None:
-    """Raise, by their least and largest norm, where rows are not finite or, under "cosine", all zero."""
+    """Raise, by their least and largest norm, where rows are not finite, or have no similarity that float32 holds.
+
+    Under "cosine" these are rows of zeros; under "dot" and "euclidean" rows longer than `LONGEST`.
+    """
     if not math.isfinite(most):
         _refuse_rows(
             ~torch.isfinite(rows).all(1),
@@ -159,29 +177,46 @@ def check_norms(
             f"{name}: all zero, which has no direction under metric='cosine',",
             "drop these rows, or use metric='euclidean' or 'dot'",
         )
+    if metric in ("dot", "euclidean") and most > LONGEST:
+        _refuse_rows(
+            torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) > LONGEST,
+            ids,
+            f"{name}: a norm of up to {most:.3g}, whose similarities would overflow float32 under metric={metric!r},",
+            "scale the embeddings down, and find where the encoder diverged",
+        )
 
 
-def _norm_range(rows: Float32[Tensor, "n d"]) -> tuple[float, float]:
+def _norm_range(rows: Float[Tensor, "n d"]) -> tuple[float, float]:
     """The least and the largest norm of rows, in float64: finite of finite rows, and 0 of zeros alone."""
-    if runs_compiled(rows.device):
-        from legolas_metric.compiled.row_loops import norm_range
-
-        return norm_range(rows.numpy())
-    least, most = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).aminmax()
+    parts = chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1]))  # a norm in float64 copies what it reads
+    norms = [torch.linalg.vector_norm(rows[part], dim=1, dtype=torch.float64) for part in parts]
+    least, most = torch.cat(norms).aminmax()
     return float(least), float(most)
 
 
-def as_labels(labels: ArrayLike, n: int, *, name: str = "labels", of: str = "embeddings") -> Int64[Tensor, " n"]:
-    """int64 labels of n rows; -1 means unlabelled, anything below it is refused.
+def as_labels(
+    labels: ArrayLike, n: int | None, *, name: str = "labels", of: str = "embeddings", known: Names | None = None
+) -> Int64[Tensor, " n"]:
+    """int64 labels of n rows, -1 where unlabelled; names are numbered in ascending order, see `names.as_named`.
+
+    Args:
+        labels: [n] integers >= -1, or names.
+        n: how many there must be (None: any number).
+        name: what the caller calls this argument.
+        of: what its rows are rows of.
+        known: names that are numbered already, of the rows that these are compared with.
 
     Raises:
-        TypeError: labels that are not integers.
+        TypeError: labels that are neither integers nor names.
         ValueError: wrong length, not 1-D, or a label below -1.
     """
-    values = as_integers(labels, n, name=name, of=of)
-    if values.numel() and int(values.min()) < UNLABELLED:
-        raise ValueError(f"{name} must be >= 0, or -1 for unlabelled, got {int(values.min())}")
-    return values
+    return _checked_labels(as_named(labels, n, name=name, of=of, known=known).codes, name)
+
+
+def _checked_labels(codes: Int64[Tensor, " n"], name: str) -> Int64[Tensor, " n"]:
+    if codes.numel() and int(codes.min()) < UNLABELLED:
+        raise ValueError(f"{name} must be >= 0, or -1 for unlabelled, got {int(codes.min())}")
+    return codes
 
 
 def as_ids(ids: ArrayLike | None, n: int, *, of: str = "embeddings") -> Int64[Tensor, " n"]:
@@ -200,9 +235,11 @@ def as_ids(ids: ArrayLike | None, n: int, *, of: str = "embeddings") -> Int64[Te
     return values
 
 
-def as_groups(groups: ArrayLike | None, n: int, *, of: str = "embeddings") -> Int64[Tensor, " n"] | None:
-    """int64 groups (session, camera, recording) of n rows, or None where none are given."""
-    return None if groups is None else as_integers(groups, n, name="groups", of=of)
+def as_groups(
+    groups: ArrayLike | None, n: int | None, *, of: str = "embeddings", known: Names | None = None
+) -> Int64[Tensor, " n"] | None:
+    """int64 groups (session, camera, recording, day) of n rows, names numbered; None where none are given."""
+    return None if groups is None else as_named(groups, n, name="groups", of=of, known=known).codes
 
 
 def _refuse_rows(bad: Bool[Tensor, " n"], ids: Tensor | None, what: str, remedy: str) -> None:
@@ -218,15 +255,17 @@ def _first(values: Tensor, count: int = 5) -> str:
 
 
 def as_prepared(
-    embeddings: ArrayLike, metric: Metric, *, name: str = "embeddings", ids: Int64[Tensor, " n"] | None = None
-) -> Float32[Tensor, "n d"]:
-    """What a user has, checked by `as_embeddings` and prepared; under "cosine" nothing of it shares its memory."""
-    rows = as_float_rows(embeddings, name=name)
-    if metric != "cosine" or not runs_compiled(rows.device):
-        return prepare(as_embeddings(rows, name=name, metric=metric, ids=ids), metric)
-    from legolas_metric.compiled.row_loops import unit_rows
+    embeddings: ArrayLike,
+    metric: Metric,
+    *,
+    name: str = "embeddings",
+    ids: Int64[Tensor, " n"] | None = None,
+    wide: bool = False,
+) -> Float[Tensor, "n d"]:
+    """What a user has, checked by `as_embeddings` and prepared; under "cosine" nothing of it shares its memory.
 
-    out = torch.empty_like(rows)
-    norms = unit_rows(rows.numpy(), UNIT_TOLERANCE, out.numpy())
-    check_norms(rows, *norms, name=name, metric=metric, ids=ids)
-    return out
+    With `wide`, float64 stays float64.
+    """
+    rows = as_float_rows(embeddings, name=name, wide=wide)
+    check_norms(rows, *_norm_range(rows), name=name, metric=metric, ids=ids)
+    return prepare(rows, metric)

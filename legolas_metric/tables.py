@@ -5,12 +5,34 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from html import escape
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table as ScreenTable
 
 Value = str | int | float | None
 Better = Literal["max", "min"]
 
 NOT_MEASURED = "–"
+
+
+class Doubtful(float):
+    """A figure that rests on too little to be quoted: a question mark follows it where it is shown in a table."""
+
+    def __format__(self, form: str) -> str:
+        return f"{float(self):{form}}?"
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """Text without control characters, such as a file's name may hold: each is shown as its escape.
+
+    Example:
+        >>> from legolas_metric.tables import visible
+        >>> visible("a\x1b[2Jb")
+        'a\\x1b[2Jb'
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +111,30 @@ class Table:
             lines.append(_line([f"**{text}**" if best else text for text, best in zip(texts, marks)]))
         return "\n".join(lines)
 
+    def screen(self) -> "ScreenTable":
+        """The table for a terminal, the best figures in bold."""
+        from rich.markup import escape as unmarked
+        from rich.table import Table as ScreenTable
+
+        screen = ScreenTable()
+        for name, number in zip(self.columns, self.numeric()):
+            screen.add_column(unmarked(visible(name)), justify="right" if number else "left", overflow="fold")
+        for texts, marks in zip(self.text(), self.best()):
+            cells = [unmarked(visible(text)) for text in texts]
+            screen.add_row(*(f"[bold]{cell}[/bold]" if best else cell for cell, best in zip(cells, marks)))
+        return screen
+
+    def html(self) -> str:
+        """An HTML table, for notebooks; the best figures in bold."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        rows = [
+            "".join(
+                f"<td>{f'<b>{escape(text)}</b>' if best else escape(text)}</td>" for text, best in zip(texts, marks)
+            )
+            for texts, marks in zip(self.text(), self.best())
+        ]
+        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
     def csv(self) -> str:
         """Comma-separated values in full precision, empty where nothing was measured."""
         out = io.StringIO()
@@ -99,6 +145,49 @@ class Table:
 
     def _named(self, row: Sequence[Value]) -> list[tuple[str, Value]]:
         return list(zip(self.columns, row))
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A short record as it is printed: a title and some lines, in a terminal and in a notebook.
+
+    Attributes:
+        title: what the record is.
+        columns: names of the columns; empty names are not shown.
+        rows: cells, of any kind.
+        more: how many rows are not shown.
+
+    Example:
+        >>> from legolas_metric.tables import Sheet
+        >>> print(Sheet("Found", ["id", "s"], [[7, "0.5"]], 2).text())
+        Found
+          id  s
+          7   0.5
+          and 2 more
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    more: int = 0
+
+    def text(self) -> str:
+        """Aligned lines."""
+        cells = [[str(cell) for cell in row] for row in self.rows]
+        if any(self.columns):
+            cells.insert(0, list(self.columns))
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in cells]
+        lines += [f"and {self.more:,} more"] if self.more else []
+        return "\n".join([self.title, *(f"  {line}".rstrip() for line in lines)])
+
+    def html(self) -> str:
+        """The same as an HTML table, all of it escaped."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns) if any(self.columns) else ""
+        lines = ["<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in self.rows]
+        more = f"<p>and {self.more:,} more</p>" if self.more else ""
+        caption = f"<caption>{escape(self.title)}</caption>"
+        return f"<table>{caption}<tr>{head}</tr>{''.join(lines)}</table>{more}"
 
 
 def _shown(value: Value, form: str) -> str:

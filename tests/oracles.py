@@ -2,19 +2,41 @@
 
 import numpy as np
 
+_TIE = 4 * 2.0**-23  # the distance up to which unit rows have one direction
+
 
 def similarity(x: np.ndarray, y: np.ndarray, metric: str) -> float:
-    """One similarity in float64 of the float32 rows, rounded to float32; under cosine, of the normalised rows."""
+    """The similarity that decides, in float64 of the float32 rows; under cosine, of the normalised rows.
+
+    By squared differences, kept to 33 bits: `geometry.exact_similarity`, written down a second time.
+    """
     if metric == "cosine":
         x, y = unit(x), unit(y)
     a, b = x.astype(np.float64), y.astype(np.float64)
-    value = -np.sqrt(((a - b) ** 2).sum()) if metric == "euclidean" else (a * b).sum()
-    return float(np.float32(value))
+    if metric == "dot":
+        return _settled(float((a * b).sum()))
+    squared = _settled(float(((a - b) ** 2).sum()))
+    if metric == "euclidean":
+        return -float(np.sqrt(squared))
+    return 1.0 if squared <= _TIE**2 else max(-1.0, 1 - squared / 2)
+
+
+def reported(x: np.ndarray, y: np.ndarray, metric: str) -> float:
+    """The similarity that is shown: the one that decides, rounded to float32."""
+    return float(np.float32(similarity(x, y, metric)))
+
+
+def _settled(value: float) -> float:
+    """Rounded to 33 bits, so that an order of adding changes nothing."""
+    mantissa, exponent = np.frexp(value)
+    return float(np.ldexp(np.rint(mantissa * 2.0**33), exponent - 33))
 
 
 def unit(x: np.ndarray) -> np.ndarray:
+    """Unit rows; those that are unit to 2^-22 as they are."""
     wide = x.astype(np.float64)
-    return (wide / np.sqrt((wide**2).sum(-1, keepdims=True))).astype(np.float32)
+    norm = np.sqrt((wide**2).sum(-1, keepdims=True))
+    return (wide / np.where(np.abs(norm - 1) <= 2.0**-22, 1, norm)).astype(np.float32)
 
 
 def allowed(want, query, row) -> bool:

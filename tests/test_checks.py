@@ -50,7 +50,7 @@ def test_arrays_are_not_written_through_when_they_are_read_only():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ([[1, 2]], TypeError, r"embeddings must be floating point, got torch.int64: convert with .float\(\)"),
+        ([[1, 2]], TypeError, r"embeddings must be floating point, got torch.int64: convert with numpy.asarray"),
         (np.zeros((2, 2), bool), TypeError, "must be floating point, got torch.bool"),
         (np.zeros((2, 2), complex), TypeError, "must be floating point, got torch.complex128"),
         ([["a", "b"]], TypeError, "embeddings must be numbers, got strings"),
@@ -104,11 +104,9 @@ def test_large_labels_do_not_collide():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ([0.0, 1.0], TypeError, r"labels must be integers, got torch.float64: convert with .long\(\)"),
+        ([0.0, 1.0], TypeError, r"labels must be integers, got torch.float64: convert whole numbers with"),
         (torch.zeros(2), TypeError, "labels must be integers, got torch.float32"),
-        ([True, False], TypeError, "labels must be integers, got torch.bool"),
-        (["cat", "dog"], TypeError, "labels must be numbers, got strings: numpy.unique"),
-        ([0, None], TypeError, "labels must be numbers, got an array of object"),
+        ([True, False], TypeError, "labels must be integers, got a mask of booleans"),
         ([0], ValueError, "labels has 1 entries for 2 rows of embeddings: give one for each row"),
         ([0, 1, 2], ValueError, "labels has 3 entries for 2 rows"),
         ([[0], [1]], ValueError, r"labels must be 1-D, got shape \(2, 1\)"),

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import typer
 
 
@@ -14,13 +13,13 @@ def test_help_is_for_strangers(call):
     assert status == 0
     for word in ("demo", "probe", "rank", "verify", "compare", "diagnose", "mine", ".npz", "embeddings", "Exit status"):
         assert word in out
-    for command in ("demo", "probe", "rank", "verify", "compare", "diagnose", "mine"):
+    for command in ("demo", "probe", "rank", "verify", "compare", "diagnose", "mine", "warm-up"):
         status, out, _ = call(command, "--help")
         assert status == 0
         assert "Usage: legolas-metric" in out
 
 
-SHARED = {"--labels", "--encoder", "--data", "--html", "--format", "--json"}
+SHARED = {"--labels", "--embeddings-key", "--labels-key", "--encoder", "--data", "--html", "--format", "--json"}
 PROTOCOL = {"--protocol", "--queries", "--gallery"}
 EPISODES = {"--episodes", "--within-group", "--prototypes", "--seed"}
 OPTIONS = {
@@ -30,7 +29,20 @@ OPTIONS = {
     "verify": {"--metric", "--far", "--untrained", *SHARED},
     "compare": {"--metric", *PROTOCOL, *SHARED},
     "diagnose": {"--untrained", *SHARED} - {"--format"},
-    "mine": {"--labels", "--out", "--miner", "--index", "--metric", "--margin", "--per-anchor", "--seed", "--json"},
+    "warm-up": {"--json"},
+    "mine": {
+        "--labels",
+        "--embeddings-key",
+        "--labels-key",
+        "--out",
+        "--miner",
+        "--index",
+        "--metric",
+        "--margin",
+        "--per-anchor",
+        "--seed",
+        "--json",
+    },
 }
 
 
@@ -126,7 +138,7 @@ def test_an_interrupt_is_status_130(call, monkeypatch, kind):
     def interrupted(*_, **__):
         raise kind
 
-    monkeypatch.setattr("legolas_metric.cli.app.probe_embeddings", interrupted)
+    monkeypatch.setattr("legolas_metric.probes.collapse.probe_embeddings", interrupted)
     assert call("probe", "x.npy") == (130, "", "")
 
 
@@ -155,7 +167,7 @@ def test_mine_says_why_faiss_refuses_without_its_source(call, index, reason):
 @pytest.mark.parametrize("name", ["there", "there.npz"])
 def test_an_output_that_is_a_folder_is_refused_before_any_work(call, monkeypatch, name):
     Path(name).mkdir()
-    monkeypatch.setattr("legolas_metric.cli.app.read_embeddings", pytest.fail)
+    monkeypatch.setattr("legolas_metric.cli.inputs.read_embeddings", pytest.fail)
     message = f"legolas-metric: cannot write {name}: it is a folder. Name a file, such as one in that folder.\n"
     assert call("mine", "epoch-1.npz", "--out", name) == (2, "", message)
     assert call("probe", "epoch-1.npz", "--html", name) == (2, "", message)
@@ -179,13 +191,8 @@ def test_every_command_refuses_the_same_files(call, command, file, message):
 def test_demo_is_called_with_its_options(call, monkeypatch):
     asked = {}
     monkeypatch.setattr("legolas_metric.demo.run.run_demo", lambda out, **settings: asked.update(settings, out=out))
-    threads = torch.get_num_threads()
-    try:
-        assert call("demo", "--out", "there", "--epochs", "4", "--seed", "3", "--threads", "1")[0] == 0
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(threads)
-    assert asked == {"out": Path("there"), "epochs": 4, "seed": 3}
+    assert call("demo", "--out", "there", "--epochs", "4", "--seed", "3", "--threads", "1")[0] == 0
+    assert asked == {"out": Path("there"), "epochs": 4, "seed": 3, "threads": 1}
 
 
 def test_a_missing_extra_is_named(call, monkeypatch):

@@ -101,7 +101,7 @@ def test_an_encoder_that_fails_is_named_with_its_file(call, checkpoints):
     own = ("--encoder", "own_code:failing", "--data", "own_code:data")
     status, _, err = call("rank", "plain.pt", "lightning.ckpt", *own)
     failed = "--encoder own_code:failing failed: RuntimeError: no such device"
-    assert (status, err.splitlines()) == (2, [f"legolas-metric: {p}: {failed}" for p in ("lightning.ckpt", "plain.pt")])
+    assert (status, err.splitlines()) == (2, [f"legolas-metric: {p}: {failed}" for p in ("plain.pt", "lightning.ckpt")])
     own = ("--encoder", "own_code:narrow", "--data", "own_code:other_data")
     status, _, err = call("rank", "plain.pt", *own)
     assert status == 2

@@ -1,5 +1,6 @@
 """The commands beside the library that they call."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -16,9 +17,10 @@ from legolas_metric import (
     evaluate_verification,
     probe_embeddings,
 )
-from legolas_metric.cli.figures import compare_table, verification_figures
+from legolas_metric.cli.printing import sparkline
 from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.files import read_tensors
+from legolas_metric.measures import verification_figures
 
 
 def test_probe_shows_the_measures_beside_iid_rows_and_the_verdict(call):
@@ -100,16 +102,18 @@ def test_compare_ranks_by_the_protocol(call):
     assert f"MAP@R,{across},{across}," in out
 
 
-def test_several_files_give_a_table_in_the_order_of_their_epochs(call):
-    status, out, err = call("rank", "epoch-10.npz", "epoch-2.npz", "epoch-1.npz", "--untrained", "untrained.npz")
+def test_several_files_give_a_table_in_the_order_in_which_they_are_named(call):
+    status, out, err = call("rank", "epoch-1.npz", "epoch-10.npz", "epoch-2.npz", "--untrained", "untrained.npz")
     assert (status, err) == (0, "")
     lines = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
-    assert lines == ["epoch-1.npz", "epoch-2.npz", "epoch-10.npz", "untrained"]
+    assert lines == ["epoch-1.npz", "epoch-10.npz", "epoch-2.npz", "untrained"]
     values = {epoch: evaluate_ranking(*embeddings(noise)).rank[1] for epoch, noise in ((1, 1.0), (2, 0.4), (0, 0.6))}
     assert f"A stop on Rank@1 would have kept epoch-2.npz ({values[2]:#.4g})." in out
     assert f"epoch-1.npz: training made rank_at_1 worse: {values[1]:.3f}, untrained {values[0]:.3f}." in out
     assert "epoch-2.npz: training" not in out
-    assert "Rank@1           ▁█" in out
+    found = {epoch: evaluate_ranking(*embeddings(noise)).rank[1] for epoch, noise in ((1, 1.0), (10, 0.8), (2, 0.4))}
+    assert f"Rank@1           {sparkline(list(found.values()))}  {found[1]:#.4g} to {found[2]:#.4g}" in out
+    assert sparkline(list(found.values())) != sparkline(sorted(found.values()))[::-1]
 
 
 def test_a_file_named_twice_counts_once(call):
@@ -117,7 +121,7 @@ def test_a_file_named_twice_counts_once(call):
     assert (status, err) == (0, "")
     assert len(out.splitlines()) == 3
     status, out, _ = call("compare", "untrained.npz", "untrained.npz", "--json")
-    assert (status, [row["file"] for row in json.loads(out)]) == (0, ["untrained.npz (A)", "untrained.npz (B)"])
+    assert (status, [row["file"] for row in json.loads(out)]) == (0, ["untrained.npz"] * 2)
 
 
 def test_digits_that_are_no_numbers_stop_nothing(call):
@@ -135,7 +139,7 @@ def test_probe_and_verify_take_several_files_too(call):
     status, out, _ = call("verify", "epoch-1.npz", "epoch-2.npz", "--format", "csv", "--labels", "y.npy")
     assert (status, out) == (2, "")  # one group only: no honest pair of one class
     status, out, _ = call("rank", "epoch-2.npz", "epoch-1.npz", "--json")
-    assert [held["file"] for held in json.loads(out)] == ["epoch-1.npz", "epoch-2.npz"]
+    assert [held["file"] for held in json.loads(out)] == ["epoch-2.npz", "epoch-1.npz"]
 
 
 def test_tables_as_csv_and_markdown(call):
@@ -186,11 +190,9 @@ def test_verify_equals_the_library_and_marks_what_cannot_be_believed(call):
     assert cells["TAR@FAR 0.1"] == f"{report.tar_at_far[0.1]:#.4g}"
     assert cells["TAR@FAR 0.001"] == f"{report.tar_at_far[1e-3]:#.4g}?"
     good = verification_figures(evaluate_verification(*embeddings(0.3), fars=(1e-3,)))
-    rows = compare_table(verification_figures(report), good).rows
-    assert next(row for row in rows if row[0] == "TAR@FAR 0.001")[-1] is None  # neither can be believed
     assert json.dumps(good["TAR@FAR 0.001"]) == str(float(good["TAR@FAR 0.001"]))
     status, _, err = call("verify", "untrained.npz", "--far", "2")
-    assert (status, err) == (2, "legolas-metric: untrained.npz: fars must lie in (0, 1], got 2.0\n")
+    assert (status, err) == (2, "legolas-metric: --far must lie in (0, 1], got 2.0\n")
 
 
 def test_compare_says_which_is_better(call):
@@ -199,15 +201,58 @@ def test_compare_says_which_is_better(call):
     assert not [line for line in out.splitlines() if line.endswith((",A", ",B"))]  # the same rows
     x, y = embeddings(0.3)
     np.savez("good.npz", embeddings=x, labels=y)
-    low, high = evaluate_ranking(x, y).intervals()["map_at_r"]
-    _, out, _ = call("compare", "untrained.npz", "good.npz")
-    assert f"B [{low:.3f}, {high:.3f}]" in out
-    _, out, _ = call("compare", "untrained.npz", "good.npz", "--format", "csv")
-    verdicts = {line.split(",")[0]: line.split(",")[-1] for line in out.splitlines()}
-    assert (verdicts["Rank@1"], verdicts["EER"], verdicts["queries"]) == ("B", "B", "")
-    status, out, _ = call("compare", "untrained.npz", "good.npz", "--json")
-    assert json.loads(out)[1]["Rank@1"] == evaluate_ranking(x, y).rank[1]
+    report = evaluate_ranking(x, y, baseline=embeddings(0.6)[0])
+    (low, high), paired = report.intervals()["map_at_r"], report.difference("map_at_r")
+    status, out, err = call("compare", "untrained.npz", "good.npz")
+    assert (status, err) == (0, "")
+    assert f"B [{low:.3f}, {high:.3f}]; B less A {paired.value:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}]" in out
+    assert "paired, over 10 identities" in out
+    for files, best in (("untrained.npz", "good.npz"), "B"), (("good.npz", "untrained.npz"), "A"):
+        _, out, _ = call("compare", *files, "--format", "csv")
+        verdicts = {line.split(",")[0]: line.split(",")[-1] for line in out.splitlines()}
+        assert (verdicts["MAP@R"], verdicts["queries"]) == (best, "")
     assert call("compare", "untrained.npz", "cut.npz")[0] == 2
+
+
+def test_better_is_said_only_where_the_interval_of_the_difference_leaves_out_zero(call):
+    x, y = embeddings(0.6)
+    near = x + 0.02 * np.random.default_rng(5).normal(size=x.shape).astype(np.float32)
+    np.savez("near.npz", embeddings=near, labels=y)
+    report = evaluate_ranking(near, y, baseline=x)
+    assert report.map_at_r != report.baseline.map_at_r
+    assert not report.difference("map_at_r").shown
+    _, out, _ = call("compare", "untrained.npz", "near.npz", "--format", "csv")
+    assert not [line for line in out.splitlines() if line.endswith((",A", ",B"))]
+
+
+def test_compare_as_json_holds_what_the_screen_shows(call):
+    x, y = embeddings(0.3)
+    np.savez("good.npz", embeddings=x, labels=y)
+    status, out, _ = call("compare", "untrained.npz", "good.npz", "--json")
+    first, second = json.loads(out)
+    report = evaluate_ranking(x, y, baseline=embeddings(0.6)[0])
+    verification, collapse = evaluate_verification(x, y), probe_embeddings(x, y)
+    assert (status, first["file"], second["file"]) == (0, "untrained.npz", "good.npz")
+    for record in (report, verification, collapse):
+        for name, value in record.scalars().items():
+            assert second[name] == value, name
+    assert second["verdict"] == collapse.verdict
+    assert second["intervals"] == {name: list(ends) for name, ends in report.intervals().items()}
+    paired = report.difference("map_at_r")
+    assert second["differences"]["map_at_r"] == {**dataclasses.asdict(paired), "better": "B"}
+    assert first["rank_at_1"] == report.baseline.rank[1]
+
+
+def test_fewer_than_ten_identities_warn_once(call):
+    y = embeddings(0.6)[1]
+    for name, noise in (("few", 0.6), ("other", 0.3)):
+        np.savez(f"{name}.npz", embeddings=embeddings(noise)[0][y < 5], labels=y[y < 5])
+    status, out, err = call("compare", "few.npz", "other.npz")
+    assert status == 0
+    assert "over 5 identities" in out
+    assert err == "legolas-metric: an interval over 5 identities says little: ten or more are needed\n"
+    _, out, _ = call("compare", "few.npz", "other.npz", "--json")
+    assert json.loads(out)[1]["warnings"] == ["an interval over 5 identities says little: ten or more are needed"]
 
 
 def test_diagnose_says_what_follows(call):

@@ -118,10 +118,12 @@ def public_names() -> dict[str, Any]:
     found = {}
     for package in PUBLIC_PACKAGES:
         module = importlib.import_module(package)
-        body = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")).body
+        file = Path(str(module.__file__))
+        stub = file.with_suffix(".pyi")
+        body = ast.parse((stub if stub.exists() else file).read_text(encoding="utf-8")).body
         lazily = [inner for node in body if isinstance(node, ast.If) for inner in node.body]  # if TYPE_CHECKING
         for node in (*body, *lazily):
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("legolas_metric"):
+            if isinstance(node, ast.ImportFrom) and (node.level or str(node.module).startswith("legolas_metric")):
                 found |= {f"{package}.{alias.name}": getattr(module, alias.name) for alias in node.names}
     return found
 

@@ -1,8 +1,10 @@
+import io
 import json
 import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from legolas_metric.files import (
     write_tensors,
     write_text,
 )
+from legolas_metric.outputs import check_not_read
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 Y = np.array([0, 0, 1, 1])
@@ -164,7 +167,7 @@ def test_no_pickle_is_ever_executed(tmp_path, kind):
         ("x.safetensors", {"x": X}, ValueError, "has no array named 'embeddings'; it holds x"),
         ("x.pt", {"x": X}, ValueError, "has no array named 'embeddings'; it holds x"),
         ("x.npz", {}, ValueError, "it holds nothing"),
-        ("x.npz", {"embeddings": X, "labels": np.array(["a", "b"])}, TypeError, "npz: labels must be numbers, got str"),
+        ("x.npz", {"embeddings": X, "ids": np.array(["a", "b"])}, TypeError, "npz: ids must be numbers, got str"),
         ("x.npy", {"embeddings": np.array(["a"])}, TypeError, "npy: embeddings must be numbers, got strings"),
     ],
 )
@@ -236,7 +239,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, before, error):
 
 def test_a_killed_write_leaves_no_file_under_the_final_name(tmp_path):
     script = (
-        "import os, sys; from legolas_metric.files import whole_file\n"
+        "import os, sys; from legolas_metric.outputs import whole_file\n"
         "with whole_file(sys.argv[1]) as t: t.write_text('half'); os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", script, tmp_path / "x.txt"], check=False)
@@ -262,3 +265,168 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
         check_writable(tmp_path / "file" / "deeper")
     check_writable(tmp_path / "new")
     assert os.listdir(tmp_path / "new") == []
+
+
+def killed_while_writing(path: Path) -> None:
+    script = (
+        "import os, sys; from legolas_metric.outputs import whole_file\n"
+        "with whole_file(sys.argv[1]) as t: t.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, path], check=False).returncode == -9
+
+
+@pytest.mark.parametrize("name", ["x.txt", "a[b]*?.npz", "é" * 60 + ".txt"])
+def test_the_next_write_removes_what_a_kill_left(tmp_path, name):
+    other = tmp_path / f".{name}.notes.txt"
+    other.write_text("mine")
+    killed_while_writing(tmp_path / name)
+    assert len(os.listdir(tmp_path)) == 2
+    with whole_file(tmp_path / name) as held:  # one that is being written is left alone
+        held.write_text("one")
+        write_text(tmp_path / name, "two")
+        assert held.exists()
+    assert sorted(os.listdir(tmp_path)) == sorted([other.name, name])
+    assert (tmp_path / name).read_text() == "one"
+
+
+def test_a_name_as_long_as_may_be_is_written(tmp_path):
+    write_text(tmp_path / ("x" * 251 + ".txt"), "x")
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_a_link_is_written_through_and_permissions_are_kept(tmp_path):
+    (tmp_path / "deep").mkdir()
+    target, link = tmp_path / "deep" / "x.txt", tmp_path / "link.txt"
+    link.symlink_to("deep/x.txt")
+    write_text(link, "new")  # also where it leads to nothing yet
+    target.chmod(0o604)
+    write_text(link, "newer")
+    assert link.is_symlink()
+    assert target.read_text() == "newer"
+    assert target.stat().st_mode & 0o777 == 0o604
+    write_tensors(tmp_path / "x.safetensors", {"x": torch.ones(2)})
+    (tmp_path / "x.safetensors").chmod(0o640)
+    write_tensors(tmp_path / "x.safetensors", {"x": torch.zeros(2)})
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path / "deep") == ["x.txt"]
+
+
+def test_pipes_and_devices_are_written_to_and_stay(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    write_text(tmp_path / "pipe", "through")
+    assert reader.communicate(timeout=20)[0] == b"through"
+    assert (tmp_path / "pipe").is_fifo()
+    write_text("/dev/null", "nothing")
+    assert Path("/dev/null").is_char_device()
+    script = "from legolas_metric.outputs import whole_file\nwith whole_file('/dev/stdout') as t: t.write_text('b\\n')"
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", script], stdout=out, check=True)
+    assert "b\n" in (tmp_path / "out").read_text()
+    assert sorted(os.listdir(tmp_path)) == ["out", "pipe"]
+
+
+def test_a_renaming_is_synced_with_its_folder(tmp_path, monkeypatch):
+    synced, real = [], os.fsync
+
+    def fsync(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "x.txt", "x")
+    assert synced[0].startswith(".x.txt.")
+    assert synced[1] == tmp_path.name
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt"])
+def test_what_cannot_be_read_is_not_called_broken(tmp_path, monkeypatch, suffix):
+    path = save(tmp_path / f"x{suffix}", embeddings=X)
+
+    def unreadable(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", unreadable)
+    monkeypatch.setattr(torch, "load", unreadable)
+    with pytest.raises(OSError, match=r"cannot read .*: Permission denied"):
+        read_embeddings(path)
+
+
+def claims(path: Path, shape: tuple[int, ...], *, packed: bool = False, zeros: int = 0) -> Path:
+    """An array whose header tells of more than there is, alone or in an archive."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    if path.suffix == ".npy":
+        path.write_bytes(header.getvalue() + bytes(100))
+        return path
+    kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", kind) as archive, archive.open("embeddings.npy", "w", force_zip64=True) as member:
+        member.write(header.getvalue())
+        for _ in range(zeros):
+            member.write(bytes(1 << 24))
+    return path
+
+
+def test_an_array_that_is_larger_than_its_file_is_cut_short(tmp_path):
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(ValueError, match="is not a whole NumPy file"):
+            read_embeddings(claims(tmp_path / name, (1 << 40, 1 << 20)))
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_by_its_header(tmp_path, monkeypatch):
+    path = claims(tmp_path / "x.npz", (1 << 20, 9), packed=True, zeros=3)
+    monkeypatch.setattr("legolas_metric.files.UNPACKED", 1 << 25)
+    monkeypatch.setattr(np, "load", pytest.fail)
+    with pytest.raises(ValueError, match=r"x.npz would unpack .* bytes to 50,331,776, which embeddings never do"):
+        read_embeddings(path)
+
+
+def test_more_than_the_memory_is_refused_by_its_header(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 10}[name])
+    for suffix in (".npz", ".npy"):
+        save(tmp_path / f"x{suffix}", embeddings=np.zeros((5, 5), np.float32))
+        assert read_embeddings(tmp_path / f"x{suffix}").embeddings.shape == (5, 5)
+        save(tmp_path / f"x{suffix}", embeddings=np.zeros((5, 6), np.float32))
+        with pytest.raises(ValueError, match=r"more than this machine's memory"):
+            read_embeddings(tmp_path / f"x{suffix}")
+
+
+def test_a_file_is_not_read_whole_to_look_at_how_it_begins(tmp_path, monkeypatch):
+    for suffix in (".npy", ".pt"):
+        (tmp_path / f"x{suffix}").write_bytes(b"hello")
+        monkeypatch.setattr(Path, "read_bytes", pytest.fail)
+        with pytest.raises(ValueError, match="is not a whole"):
+            read_embeddings(tmp_path / f"x{suffix}")
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
+def test_arrays_of_other_names_are_read_by_their_keys(tmp_path, suffix):
+    path = save(tmp_path / f"x{suffix}", feats=X, pids=Y, ids=np.arange(4) + 9)
+    read = read_embeddings(path, embeddings_key="feats", labels_key="pids")
+    assert np.array_equal(read.embeddings, X)
+    assert read.labels.tolist() == Y.tolist()
+    assert read.ids.tolist() == [9, 10, 11, 12]
+    told = r"no array named 'embeddings'; it holds .*: name the one that is meant with --embeddings-key"
+    with pytest.raises(ValueError, match=told):
+        read_embeddings(path)
+    with pytest.raises(ValueError, match=r"no array named 'y', which labels_key \(--labels-key\) asks for"):
+        read_embeddings(path, embeddings_key="feats", labels_key="y")
+
+
+def test_names_of_classes_and_sessions_are_numbered(tmp_path):
+    names, days = np.array(["bob", "ann", "bob", "cy"]), np.array(["2020-01-02", "2020-01-01"] * 2, "datetime64[D]")
+    read = read_embeddings(save(tmp_path / "x.npz", embeddings=X, labels=names, groups=days))
+    assert read.labels.tolist() == [1, 0, 1, 2]
+    assert read.groups.tolist() == [1, 0, 1, 0]
+    labels = save(tmp_path / "y.npy", labels=names)
+    assert read_embeddings(save(tmp_path / "x.npy", embeddings=X), labels=labels).labels.tolist() == [1, 0, 1, 2]
+
+
+def test_an_output_that_is_read_is_refused_by_any_name(tmp_path):
+    path = save(tmp_path / "x.npz", embeddings=X)
+    (tmp_path / "link.npz").symlink_to("x.npz")
+    for output in (path, tmp_path / "link.npz", tmp_path / "." / "x.npz"):
+        with pytest.raises(ValueError, match=r"would be overwritten, but .*x.npz is read from there"):
+            check_not_read(output, [None, tmp_path / "nowhere.npz", path])
+    check_not_read(tmp_path / "new.npz", [path])

@@ -45,7 +45,7 @@ def test_rows_that_are_unit_but_for_rounding_keep_their_bits():
 def test_normalise_in_chunks_is_normalise(monkeypatch):
     x = rows(50, 7)
     whole = geometry.normalise(x)
-    monkeypatch.setattr(geometry, "_CHUNK_ELEMENTS", 21)
+    monkeypatch.setattr(geometry, "CACHE", 12 * 21)
     assert torch.equal(geometry.normalise(x), whole)
 
 
@@ -66,6 +66,25 @@ def test_similarities_equal_the_oracle(metric):
     assert exact.dtype == torch.float32
     np.testing.assert_allclose(exact.numpy(), expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(geometry.similarity_matrix(px, py, metric).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_decision_does_not_hang_on_the_order_of_adding():
+    """Rows of a lattice, their columns permuted: equal distances, in float64 but for the order of the terms."""
+    x = geometry.normalise(torch.tensor([[1.0, 2, 3, 4, 5, 6, 7]]))
+    centre = geometry.normalise(torch.ones(1, 7))
+    permuted = torch.stack([x[0, torch.randperm(7)] for _ in range(50)])
+    for metric in METRICS:
+        assert len(geometry.exact_similarity(centre.expand(50, 7), permuted, metric).unique()) == 1
+
+
+def test_a_narrow_cone_keeps_its_differences_and_one_direction_is_a_tie():
+    x = geometry.normalise(torch.tensor([[1.0, 0.0], [1.0, 1e-4], [1.0, 2e-4]]))
+    near, far = geometry.exact_similarity(x[:1].expand(2, 2), x[1:], "cosine")
+    assert 1 > near > far
+    base = rows(40, 33)
+    one, other = geometry.normalise(base), geometry.normalise(base * torch.linspace(0.01, 300, 40)[:, None])
+    assert not torch.equal(one, other)
+    assert geometry.exact_similarity(one, other, "cosine").eq(1).all()
 
 
 def test_euclidean_similarity_of_equal_far_rows_is_exactly_zero():

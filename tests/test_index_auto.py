@@ -5,6 +5,7 @@ import torch
 
 from legolas_metric import AutoIndex, ExactIndex
 from legolas_metric.index import auto
+from legolas_metric.records import Neighbors, SearchStats
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def test_beyond_it_the_recall_is_that_of_the_answers(bank):
     true = (found.ids == exact.ids).float().mean().item()
     assert found.stats.engine.startswith("faiss:IVF")
     assert found.stats.recall == pytest.approx(true, abs=0.1)
+    assert found.stats.recall is not None
     assert 0 < found.stats.recall < 1
 
 
@@ -46,13 +48,25 @@ def test_what_faiss_cannot_do_stays_exact(bank):
     assert found.stats.engine == "exact"
 
 
-def test_a_slow_sample_is_what_passes_the_budget(bank, monkeypatch):
-    """The estimate is the sample's time, scaled up: 256 of 2,000 queries in one second are 7.8 seconds."""
-    timed = auto._timed
-    monkeypatch.setattr(auto, "_timed", lambda search: (timed(search)[0], 1.0))
-    monkeypatch.setattr(auto, "_SLOWEST", 1.0)
-    assert AutoIndex(budget_s=7.9).fit(*bank).self_join(1).stats.engine == "exact"
-    assert AutoIndex(budget_s=7.7).fit(*bank).self_join(1).stats.engine.startswith("faiss")
+def test_the_estimate_tells_what_queries_take_from_what_preparing_takes(monkeypatch):
+    """A search of a second for the rows and a hundredth for each query; half of that in a self-join."""
+    clock = [0.0]
+
+    def ask(part):
+        clock[0] += 1 + 0.01 * len(part)
+        return Neighbors(part[:, None], part[:, None].float(), SearchStats(engine="exact"))
+
+    monkeypatch.setattr(auto.time, "perf_counter", lambda: clock[0])
+    order = torch.arange(50_000)
+    assert auto.estimate(ask, order, joined=False)[1] == pytest.approx(501)
+    assert auto.estimate(ask, order, joined=True)[1] == pytest.approx(1 + 2.56 + 0.01 * (50_000 - 256) / 2)
+
+
+def test_positives_are_exact_whatever_the_budget(bank):
+    found = AutoIndex(budget_s=0).fit(*bank).self_join(2, want="positive", farthest=True)
+    exact = ExactIndex().fit(*bank).self_join(2, want="positive", farthest=True)
+    assert torch.equal(found.ids, exact.ids)
+    assert (found.stats.engine, found.stats.recall) == ("exact", None)
 
 
 def test_settings_are_checked_and_cloned():

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from oracles import neighbors
 
 from legolas_metric import ExactIndex
+from legolas_metric.budgets import WORKSPACE
+from legolas_metric.geometry import exact_similarity
 from legolas_metric.index.exact import answer as routing
-from legolas_metric.index.exact import side as siding
-from legolas_metric.index.exact import solve as solving
-from legolas_metric.index.exact import sweep as sweeping
+from legolas_metric.index.exact import processor
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.rows import fitted_rows
 
@@ -26,12 +26,8 @@ METRICS = ("cosine", "dot", "euclidean")
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_pieces():
-    """Tiles, pieces and classes of a size that small data fills several of."""
+    """Classes of a size that small data fills several of."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solving, "_tile", lambda dtype, workspace_mb, most: 128)
-        patch.setattr(siding, "PIECE", 32)
-        patch.setattr(sweeping, "PIECE", 32)
-        patch.setattr(sweeping, "_BAND_ROWS", 32)
         patch.setattr(routing, "_LARGE_CLASS", 8)
         yield
 
@@ -41,6 +37,10 @@ def embeddings(kind: str, n: int, d: int, rng: np.random.Generator) -> np.ndarra
     rows = rng.standard_normal((n, d))
     if kind == "near ties":  # far inside the bound of bfloat16, and of float32
         rows = rng.standard_normal((1, d)) + 1e-6 * rows
+    elif kind == "narrow cone":  # their float32 similarities all round to 1
+        rows = rng.standard_normal((1, d)) + 1e-4 * rows
+    elif kind == "one direction":  # of different lengths
+        rows = rows[rng.integers(0, max(1, n // 9), n)] * 10.0 ** rng.uniform(-3, 3, (n, 1))
     elif kind == "duplicates":
         rows = rows[rng.integers(0, max(1, n // 6), n)]
     elif kind == "lattice":
@@ -58,7 +58,10 @@ def embeddings(kind: str, n: int, d: int, rng: np.random.Generator) -> np.ndarra
     return rows
 
 
-KINDS = ("plain", "near ties", "duplicates", "lattice", "collapsed", "all negative", "huge", "denormal")
+KINDS = (
+    *("plain", "near ties", "narrow cone", "one direction", "duplicates", "lattice"),
+    *("collapsed", "all negative", "huge", "denormal"),
+)
 
 
 def labelling(layout: str, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -112,9 +115,8 @@ def test_equals_brute_force(seed, n, d, k, kind, layout, metric, want, farthest,
     with by(compiled):
         found = index.self_join(k, want=want, farthest=farthest, window=window)
     wide = index.rows.embeddings.numpy()  # the oracle's own normalisation may differ in the last bit
-    true_metric = "dot" if metric == "cosine" else metric
     true_ids, true_values = expected(
-        wide, labels, ids, groups, k, want=want, metric=true_metric, farthest=farthest, window=window
+        wide, labels, ids, groups, k, want=want, metric=metric, farthest=farthest, window=window
     )
     np.testing.assert_allclose(found.similarities.numpy(), true_values, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found.ids.numpy(), true_ids)
@@ -146,6 +148,25 @@ def test_ties_go_to_the_smaller_id():
     for label, own in zip(labels.tolist(), found.ids.tolist()):
         others = sorted(int(i) for i, other in zip(ids, labels) if int(other) != label)
         assert own == others[:2]
+
+
+@pytest.mark.parametrize(("precision", "compiled"), WAYS)
+def test_a_narrow_cone_is_searched_as_euclidean_distance_searches_it(precision, compiled, generator):
+    """Mean cosine 0.9999999: similarities that differ from 1 by less than float32 tells."""
+    base = torch.nn.functional.normalize(torch.randn(1, 64, generator=generator))
+    rows = base + 4e-5 * torch.randn(1500, 64, generator=generator)
+    labels = torch.randint(0, 90, (1500,), generator=generator)
+    unit = ExactIndex().fit(rows).rows.embeddings
+    true = torch.cdist(unit.double(), unit.double()).masked_fill(labels[:, None] == labels, torch.inf)
+    with by(compiled):
+        found = ExactIndex(precision=precision).fit(rows, labels).self_join(2)
+        window = (1 - (1.02 * true.amin(1)) ** 2 / 2, torch.full((1500,), torch.nan))
+        inside = ExactIndex(precision=precision).fit(rows, labels).self_join(9, window=window)
+    assert torch.equal(found.ids, true.topk(2, largest=False).indices)
+    assert torch.equal((inside.ids >= 0).sum(1), (true < 1.02 * true.amin(1, keepdim=True)).sum(1).clamp_max(9))
+    if compiled:
+        assert found.stats.certified is not None
+        assert found.stats.certified > (0.9 if precision != "bfloat16" else 0)
 
 
 def test_rows_that_occur_often_are_searched_once():
@@ -247,10 +268,7 @@ def test_rows_near_both_ends_of_float32(metric, scale, precision, generator):
     torch.testing.assert_close(found.similarities[:, 0], expected.amax(1), rtol=1e-5, atol=0)
 
 
-def test_tiles_and_pieces_of_their_real_size(generator, monkeypatch):
-    for module, name in ((siding, "PIECE"), (sweeping, "PIECE"), (sweeping, "_BAND_ROWS")):
-        monkeypatch.setattr(module, name, {"PIECE": 1024, "_BAND_ROWS": 128}[name])
-    monkeypatch.setattr(solving, "_tile", lambda dtype, workspace_mb, most: 2048)
+def test_many_tiles(generator):
     rows, labels = torch.randn(4500, 8, generator=generator), torch.randint(0, 300, (4500,), generator=generator)
     unit = torch.nn.functional.normalize(rows.double())
     expected = (unit @ unit.T).float().masked_fill(labels[:, None] == labels, -torch.inf)
@@ -325,3 +343,32 @@ def test_more_neighbours_than_rows_take_memory_for_the_rows_alone():
     rows, labels = torch.randn(700, 8), torch.arange(700) // 7
     found = ExactIndex(precision="float32").fit(rows, labels).self_join(5000)
     assert ((found.ids >= 0).sum(1) == 693).all()
+
+
+def test_slots_are_bounded():
+    """Of all anchors together by the workspace, or by 32 candidates beside two for each neighbour."""
+    cases = ((1, 1, True), (50_000, 1, True), (10**6, 1, True), (200_000, 100, True), (10**6, 5, False))
+    for n, k, windowed in cases:
+        slots = processor.slots_for(n, k, windowed=windowed)
+        assert 2 * k + 32 <= slots <= 2 * k + 384
+        assert 12 * n * slots <= max(WORKSPACE, 12 * n * (2 * k + 32))
+    assert processor.slots_for(50_000, 1, windowed=True) == 2 + 384
+
+
+@pytest.mark.parametrize("precision", ["int16", "float32"])
+def test_a_crowded_window_with_few_slots_is_searched_again(precision, generator, monkeypatch):
+    """Sixty rows lie nearer to the ceiling than any screening tells."""
+    monkeypatch.setattr(processor, "WORKSPACE", 0)
+    rows = torch.nn.functional.normalize(torch.randn(900, 24, generator=generator))
+    ceiling = 0.5
+    across = rows[1:61] - (rows[1:61] @ rows[0])[:, None] * rows[0]
+    step = ceiling + 1e-9 * torch.randn(60, 1, dtype=torch.float64, generator=generator)
+    rows[1:61] = (step * rows[0] + (1 - step**2).sqrt() * torch.nn.functional.normalize(across.double())).float()
+    labels = torch.arange(900)
+    window = torch.full((900,), torch.nan), torch.full((900,), ceiling)
+    found = ExactIndex(precision=precision).fit(rows, labels).self_join(3, window=window)
+    assert found.stats.details["rescanned"] >= 1
+    unit = ExactIndex().fit(rows).rows.embeddings
+    true = exact_similarity(unit[:1].expand(900, 24), unit, "cosine")
+    true[(true >= ceiling) | (labels == 0)] = -torch.inf
+    assert torch.equal(found.ids[0], true.topk(3).indices)

@@ -1,5 +1,6 @@
 """FAISS behind the protocol: Flat equals the exact index, nothing is short without being counted."""
 
+import math
 import multiprocessing
 
 import faiss
@@ -85,6 +86,59 @@ def test_more_effort_finds_more(generator):
         for effort in (1, 8, 32)
     ]
     assert agreement[0] < agreement[1] < agreement[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("factory", "effort"), [("IVF32,Flat", 1), ("IVF32,Flat", 32), ("HNSW4", 1), ("IVF8,PQ2x4", None)]
+)
+@pytest.mark.parametrize("k", [1, 3])
+def test_an_approximate_search_is_measured(factory, effort, k, generator):
+    rows, labels = torch.randn(2000, 16, generator=generator), torch.arange(2000) // 2
+    found = FaissIndex(factory, effort=effort).fit(rows, labels).self_join(k)
+    exact = ExactIndex().fit(rows, labels).self_join(k)
+    assert exact.stats.recall is None
+    true = (exact.ids[:, :, None] == found.ids[:, None]).any(2).float().mean().item()
+    assert found.stats.recall == pytest.approx(true, abs=0.1)
+    of_queries = FaissIndex(factory, effort=effort).fit(rows).search(rows[:300] + 0.1, k).stats.recall
+    assert of_queries is not None
+    assert 0 < of_queries <= 1
+
+
+def test_exact_measured_and_unmeasured_are_told_apart(generator):
+    rows, labels = torch.randn(500, 8, generator=generator), torch.arange(500) // 2
+    assert FaissIndex("Flat").fit(rows, labels).self_join(1).stats.recall is None
+    assert FaissIndex("IVF8,Flat").fit(rows, labels).self_join(1, want="positive").stats.recall is None
+    unmeasured = FaissIndex("IVF8,Flat", audit=0)
+    for index in (unmeasured, unmeasured.clone()):
+        recall = index.fit(rows, labels).self_join(1).stats.recall
+        assert recall is not None
+        assert math.isnan(recall)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "dot"])
+@pytest.mark.parametrize("scale", [5e17, 1e-30])
+def test_rows_whose_squares_leave_float32(metric, scale, generator):
+    rows, labels = torch.randn(300, 4, generator=generator) * scale, torch.arange(300) // 3
+    found, exact = (
+        index.fit(rows, labels).self_join(2) for index in (FaissIndex(metric=metric), ExactIndex(metric=metric))
+    )
+    assert bool((found.ids >= 0).all())
+    assert torch.equal(found.ids, exact.ids)
+
+
+def test_queries_out_of_its_reach_are_refused():
+    index = FaissIndex(metric="euclidean").fit(1e-30 * torch.eye(3))
+    with pytest.raises(ValueError, match="lie more than 2\\^60 times as far out as the fitted rows"):
+        index.search(torch.eye(3), 1)
+    with pytest.raises(ValueError, match="scale the embeddings down"):
+        FaissIndex(metric="euclidean").fit(1e19 * torch.eye(3))
+
+
+def test_flat_ranks_a_narrow_cone_as_the_exact_index_does(generator):
+    rows = torch.randn(1, 32, generator=generator) + 1e-4 * torch.randn(300, 32, generator=generator)
+    labels = torch.arange(300) // 3
+    found, exact = (index.fit(rows, labels).self_join(2) for index in (FaissIndex(), ExactIndex()))
+    assert torch.equal(found.ids, exact.ids)
 
 
 @pytest.mark.parametrize(

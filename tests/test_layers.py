@@ -1,6 +1,7 @@
 """The direction of imports: a module knows lower layers only, and heavy or optional packages have one door each."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ ROOT = Path(__file__).parents[1] / "legolas_metric"
 # From the bottom up. Packages are named by their folder; those of one line do not import each other.
 LAYERS = (
     {"compiled"},
-    {"checks", "budgets", "lookup"},
+    {"checks", "budgets", "lookup", "outputs"},
+    {"names"},
     {"geometry", "tables", "distributed"},
     {"measures", "relations"},
     {"rows", "records", "files"},
@@ -34,7 +36,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BLIND_TO_MINING = {"losses", "probes", "evaluation"}
 
 # Modules of compiled loops: the only ones that import numba, and imported by functions only.
-COMPILED = {"avx2", "buffers", "counting_loops", "gram", "kernels", "passes", "pointers", "row_loops"}
+COMPILED = {"avx2", "buffers", "counting_loops", "kept", "passes", "pointers", "row_loops"}
 
 DOORS = {
     "faiss": {"index/faiss.py"},
@@ -152,15 +154,64 @@ def test_importing_the_library_stays_light():
     assert ended.stdout.strip() == "[]"
 
 
-def test_the_root_holds_explicit_re_exports_and_nothing_else():
-    docstring, *body = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8")).body
+def test_the_roots_stub_holds_explicit_re_exports_and_nothing_else():
+    docstring, *body = ast.parse((ROOT / "__init__.pyi").read_text(encoding="utf-8")).body
     assert isinstance(docstring, ast.Expr)
     for node in body:
         if isinstance(node, ast.ImportFrom):
             assert all(alias.asname == alias.name for alias in node.names)
         else:
-            assert isinstance(node, ast.Assign)
-            assert [target.id for target in node.targets] == ["__version__"]
+            assert isinstance(node, ast.AnnAssign)
+            assert isinstance(node.target, ast.Name)
+            assert node.target.id == "__version__"
+
+
+def room(name: str) -> tuple[str, ...]:
+    """The folders in which a module lies, below the package."""
+    return tuple(name.split(".")[1:-1])
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_is_entered_by_its_door(path):
+    """Nobody imports what another room keeps to itself: names that begin with an underscore."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("legolas_metric"):
+            private = [alias.name for alias in node.names if alias.name.startswith("_")]
+            assert not private, f"{path} takes {', '.join(private)} of {node.module}, which are its own"
+            assert not any(part.startswith("_") for part in (node.module or "").split(".")), f"{path}: {node.module}"
+
+
+def test_only_the_engine_knows_the_inside_of_the_engine():
+    for path in modules():
+        inside = {name for name in own(path) if name.startswith("legolas_metric.index.exact.")}
+        strangers = inside - {f"legolas_metric.index.exact.{door}" for door in ("engine", "precision", "warm_up")}
+        if "index/exact" not in str(path):
+            assert not strangers, f"{path} knows {', '.join(sorted(strangers))}"
+
+
+def test_no_two_modules_have_one_name():
+    stems = [path.stem for path in modules() if path.stem not in {"__init__", "__main__"}]
+    packages = [path.parent.name for path in modules() if path.stem == "__init__" and path.parent != ROOT]
+    twice = sorted({name for name in stems if stems.count(name) > 1 or name in packages})
+    assert not twice, f"several modules are called {', '.join(twice)}"
+
+
+MEMORY = re.compile(r"^_?[A-Z_]*(BYTES|ELEMENTS|WORKSPACE|CHUNK|BLOCK|BUDGET)[A-Z_]*$")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_memory_is_budgeted_in_one_place(path):
+    """A constant that is named as memory, or is 1 << 18 and more, is the business of `budgets`."""
+    if path.name == "budgets.py" or part(path) == "compiled":
+        return
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            shift = isinstance(node.value, ast.BinOp) and isinstance(node.value.op, ast.LShift)
+            large = shift and eval(ast.unparse(node.value)) >= 1 << 18
+            budget = large or MEMORY.match(name) is not None
+            assert not budget, f"{path}: {name} is a budget of memory: take one of `budgets`"
 
 
 def test_no_module_is_named_for_what_it_is_not():

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from loss_ways import WAYS, computed
+from loss_ways import WAYS
 
 from legolas_metric import (
     EmbeddingBank,
@@ -35,8 +35,8 @@ def test_functions_equal_modules(kind):
 def test_what_is_passed_in_is_left_alone(kind, way):
     x, y, weights = X.clone().requires_grad_(), Y.flip(0).clone(), torch.rand(6, dtype=torch.float64)
     given = [part.detach().clone() for part in (x, y, weights)]
-    with computed(way) as workspace:
-        kind(workspace_mb=workspace)(x, y, weights=weights).backward()
+    workspace = WAYS[way]
+    kind(workspace_mb=workspace)(x, y, weights=weights).backward()
     assert all(map(torch.equal, (x, y, weights), given))
 
 
@@ -44,8 +44,8 @@ def test_what_is_passed_in_is_left_alone(kind, way):
 @pytest.mark.parametrize("kind", PAIR_LOSSES)
 def test_backward_twice_adds_the_gradient_twice(kind, way):
     x = X.clone().requires_grad_()
-    with computed(way) as workspace:
-        value = kind(workspace_mb=workspace)(x, Y)
+    workspace = WAYS[way]
+    value = kind(workspace_mb=workspace)(x, Y)
     value.backward(retain_graph=True)
     once = x.grad.clone()
     (3 * value).backward()
@@ -69,11 +69,12 @@ def test_backward_twice_adds_the_gradient_twice(kind, way):
         ((X, Y, (Y, Y, Y + 5)), {}, ValueError, r"indices_tuple \(negatives\) has positions 5 to 7 for 6 rows"),
         ((X, Y, (Y, Y[:2], Y)), {}, ValueError, r"indices_tuple has parts of lengths \[6, 2, 6\]"),
         (
-            (X, Y, ([0, 2, 2], [1, 3, 4], [2, 2], [5, 4])),
+            (X, None, ([0, 2, 2], [1, 3, 4], [2, 2], [5, 4])),
             {},
             ValueError,
             "anchor 2 with row 4 both as positive",
         ),
+        ((X[:, :0], Y), {}, ValueError, r"with d >= 1, got shape \(6, 0\)"),
         ((X, Y), {"weights": [1.0]}, ValueError, r"weights must be \[6\]"),
         ((X, Y), {"weights": [1, 1, 1, 1, 1, -1]}, ValueError, "weights must be finite and >= 0"),
         ((X, Y), {"ids": [1]}, ValueError, "ids has 1 entries for 6 rows"),
@@ -143,9 +144,9 @@ def test_reference_rows_by_id(kind):
 def test_rows_of_one_id_are_no_pair(kind, way):
     """The second row is the first again: whoever is compared with both has one more row, they with each other none."""
     x, y = torch.cat([X[:1], X]), torch.cat([Y[:1], Y])
-    with computed(way) as workspace:
-        got = kind(workspace_mb=workspace)(x, y, ids=[0, 0, 1, 2, 3, 4, 5])
-        apart = kind(workspace_mb=workspace)(x, y)
+    workspace = WAYS[way]
+    got = kind(workspace_mb=workspace)(x, y, ids=[0, 0, 1, 2, 3, 4, 5])
+    apart = kind(workspace_mb=workspace)(x, y)
     first = kind()(X[:2], Y[:2], None, x, y, ids=[0, 1], ref_ids=[0, 0, 1, 2, 3, 4, 5], weights=[2.0, 1.0])
     rest = kind()(X[2:], Y[2:], None, x, y, ids=[2, 3, 4, 5], ref_ids=[0, 0, 1, 2, 3, 4, 5])
     torch.testing.assert_close(got, (3 * first + 4 * rest) / 7)
@@ -266,13 +267,11 @@ def test_bank_loss_with_mined_triplets(bank):
 MEMORY = """
 import sys
 import torch
-from legolas_metric.losses import alone, MultiSimilarityLoss, SupConLoss, TripletLoss
+from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
 
-if sys.argv[1] == "torch":
-    alone.runs_compiled = lambda device: False
 for loss, n in [(SupConLoss(), 6000), (MultiSimilarityLoss(), 6000), (TripletLoss(selection="all"), 2048)]:
     x = torch.randn(n, 128, requires_grad=True)
     y = torch.arange(n) // 4
@@ -285,10 +284,9 @@ for loss, n in [(SupConLoss(), 6000), (MultiSimilarityLoss(), 6000), (TripletLos
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-@pytest.mark.parametrize("way", ["compiled", "torch"])
-def test_memory(way):
+def test_memory():
     """Peak in MB above the inputs, in a process of its own; at 6,000 rows the whole matrix would take 137 a copy."""
-    done = subprocess.run([sys.executable, "-c", MEMORY, way], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     supcon, multi_similarity, triplet = map(float, done.stdout.split())
     assert supcon < 120
     assert multi_similarity < 120

@@ -80,7 +80,7 @@ def test_a_large_batch_is_screened_and_still_a_small_bank():
 def test_blocks_of_anchors_do_not_change_the_choice(name, monkeypatch):
     embeddings, labels = batch(n=300)
     whole = CASES[name]()(embeddings, labels)
-    monkeypatch.setattr("legolas_metric.miners.sources._BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr("legolas_metric.miners.sources.block_rows", lambda n: 64)
     assert all(torch.equal(x, y) for x, y in zip(whole, CASES[name]()(embeddings, labels)))
 
 

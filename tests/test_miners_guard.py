@@ -1,5 +1,8 @@
 """The guard: each rule against its formula, replacement and counts, and what it does on planted label noise."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -143,6 +146,23 @@ def test_mostly_rejecting_warns_with_a_remedy():
         HardMiner(guard=FalseNegativeGuard(vote=None, absolute=1.9)).mine(bank)
 
 
+def test_the_share_is_said_once_with_pairs_to_read_and_without_a_remedy():
+    bank = make_bank()
+    miner = HardMiner(guard=FalseNegativeGuard(vote=None, absolute=1.9))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rounds = [miner.mine(bank) for _ in range(3)]
+        miner(bank.embeddings, bank.labels)
+    (said,) = [str(warning.message) for warning in caught]
+    assert "Rejected is not mislabelled" in said
+    assert not any(word in said for word in ("loosen", "warm-up", "mislabelled row"))
+    named = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+), (\d+)\)", said)]
+    oracle = Oracle(bank)
+    assert len(named) == 5
+    assert all(oracle.negatives(a)[0] == n for a, n in named)
+    assert rounds[0].stats.contested == rounds[2].stats.contested == len(answerable(bank, oracle))
+
+
 def test_raise_counts_the_guarded():
     with pytest.raises(
         ValueError, match=r"of 56 anchors, 1 are without a positive.* 5. without one that the guard lets"
@@ -170,10 +190,10 @@ def test_default_guard_on_planted_label_noise(miner):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"relative": 1.2}, "relative must lie between 0 and 1, got 1.2"),
-        ({"quantile": -0.1}, "quantile must lie between 0 and 1, got -0.1"),
-        ({"vote": 2.0}, "vote must lie between 0 and 1, got 2.0"),
-        ({"near_duplicate": -1.0}, "near_duplicate must be at least 0, got -1.0"),
+        ({"relative": 1.2}, "relative must be a finite number, at least 0 and at most 1, got 1.2"),
+        ({"quantile": -0.1}, "quantile must be a finite number, at least 0 and at most 1, got -0.1"),
+        ({"vote": 2.0}, "vote must be a finite number, at least 0 and at most 1, got 2.0"),
+        ({"near_duplicate": -1.0}, "near_duplicate must be a finite number, at least 0, got -1.0"),
         ({"skip": -1}, "skip must be at least 0, got -1"),
         ({"neighbours": 0}, "neighbours must be at least 1, got 0"),
         ({"skip": 5, "depth": 5}, "depth must be at least 6, got 5"),

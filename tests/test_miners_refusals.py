@@ -8,7 +8,16 @@ import pytest
 import torch
 from test_miners_global import MINERS, make_bank, rows_of
 
-from legolas_metric import EmbeddingBank, ExactIndex, HardMiner, SemiHardMiner
+from legolas_metric import (
+    DistanceWeightedMiner,
+    EmbeddingBank,
+    ExactIndex,
+    FullHardMiner,
+    HardMiner,
+    MultiSimilarityMiner,
+    RandomMiner,
+    SemiHardMiner,
+)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +62,7 @@ def test_a_single_class_with_distractors_can_be_mined():
             ValueError,
             r"1 ids are not in the bank \(first: \[7\]\)",
         ),
-        (lambda: HardMiner().mine(make_bank(), anchors=[0.5]), TypeError, "ids must be integers"),
+        (lambda: HardMiner().mine(make_bank(), anchors=[0.5]), TypeError, "anchors must be integers"),
     ],
 )
 def test_bad_settings_and_arguments_are_refused(call, error, message):
@@ -82,7 +91,81 @@ def test_unknown_words_are_refused():
     ]
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: SemiHardMiner(distance=1), "SemiHardMiner has no argument 'distance': the metric is the index's"),
+        (lambda: HardMiner(type_of_triplets="all"), "no argument 'type_of_triplets': the class says it"),
+        (lambda: HardMiner(margin=0.2), "HardMiner has no argument 'margin': nothing would read it"),
+        (lambda: RandomMiner(margin=0.2), "RandomMiner has no argument 'margin'"),
+        (lambda: FullHardMiner(margin=0.2), "FullHardMiner has no argument 'margin'"),
+        (lambda: DistanceWeightedMiner(margin=0.2), "DistanceWeightedMiner has no argument 'margin'"),
+        (lambda: MultiSimilarityMiner(distance=1), "MultiSimilarityMiner has no argument 'distance'"),
+        (lambda: HardMiner(number=3), "HardMiner has no argument 'number': it has index, per_anchor"),
+    ],
+)
+def test_arguments_of_other_libraries_are_answered(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_margin_and_epsilon_work_by_position():
+    assert SemiHardMiner(0.35).strategy.margin == 0.35
+    assert MultiSimilarityMiner(0.35).epsilon == 0.35
+    assert SemiHardMiner(math.inf).strategy.margin == math.inf
+    with pytest.raises(TypeError):
+        HardMiner(0.2)
+
+
+TYPES = """
+import torch
+from legolas_metric import *
+x, y = torch.randn(20, 4), torch.arange(20) // 4
+bank = EmbeddingBank(x, y)
+plain = EmbeddingBank(x, y, metric="dot")
+calls = (
+    lambda: HardMiner(per_anchor=2.5), lambda: HardMiner(ranks=(1.5, 3)), lambda: HardMiner(ranks=3),
+    lambda: HardMiner().mine(x, y), lambda: MultiSimilarityMiner().mine(x), lambda: MiningSchedule(3),
+    lambda: MiningSchedule([HardMiner()]), lambda: HardMiner().mine(bank, y == 0), lambda: HardMiner(seed=0.5),
+    lambda: HardMiner(guard=True), lambda: HardMiner(relation="label"), lambda: HardMiner(index=ExactIndex),
+    lambda: SemiHardMiner("wide"), lambda: HardMiner(mix=float("nan")), lambda: MultiSimilarityMiner(float("nan")),
+    lambda: DistanceWeightedMiner(cutoff=float("nan")), lambda: DistanceWeightedMiner().mine(plain),
+    lambda: FalseNegativeGuard(absolute=float("inf")), lambda: FalseNegativeGuard(neighbours=2.5),
+    lambda: HardMiner(max_staleness=1.5), lambda: HardMiner().mine(bank, step=0.5),
+)
+for call in calls:
+    try:
+        print("accepted", call())
+    except (TypeError, ValueError) as error:
+        print(type(error).__name__, error)
+"""
+
+SAID = [
+    "TypeError per_anchor must be an integer, got 2.5", "TypeError ranks must be an integer, got 1.5",
+    "TypeError ranks must be (first, last)", "TypeError mine() takes an EmbeddingBank as bank, got Tensor",
+    "TypeError mine() takes an EmbeddingBank as bank, got Tensor", "TypeError schedule must be a sequence of",
+    "TypeError a stage of a schedule is (first epoch, miner), got HardMiner()",
+    "TypeError anchors must be integers, got a mask of booleans", "TypeError seed must be an integer, got 0.5",
+    "TypeError guard must be a FalseNegativeGuard or None, got True",
+    "TypeError relation must be a LabelRelation or None",
+    "TypeError index must be 'auto' or an index such as ExactIndex(), got <class", "TypeError margin must be a number",
+    "ValueError mix must be a finite number, at least 0 and at most 1, got nan",
+    "ValueError epsilon must be at least 0, got nan", "ValueError cutoff must be a finite number, above 0, got nan",
+    "ValueError distances are weighted on the sphere: the bank's metric must be 'cosine', got 'dot'",
+    "ValueError absolute must be a finite number, got inf", "TypeError neighbours must be an integer, got 2.5",
+    "TypeError max_staleness must be an integer, got 1.5", "TypeError step must be an integer, got 0.5",
+]  # fmt: skip
+
+
+def test_arguments_of_the_wrong_type_get_one_sentence():
+    # In a process of its own: the type checks of the test session would refuse them first.
+    done = subprocess.run([sys.executable, "-c", TYPES], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(SAID)
+    for line, said in zip(lines, SAID):
+        assert line.startswith(said)
+
+
 def test_repr_names_the_settings():
-    assert repr(SemiHardMiner(margin=0.3, seed=2)) == (
-        "SemiHardMiner(positive='random', margin=0.3, per_anchor=1, on_empty='skip', seed=2)"
-    )
+    assert repr(SemiHardMiner(margin=0.3, seed=2)) == "SemiHardMiner(margin=0.3, seed=2)"
+    assert repr(HardMiner()) == "HardMiner()"

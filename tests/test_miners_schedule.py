@@ -148,7 +148,7 @@ def test_a_margin_is_scheduled_as_stages_by_epoch_and_by_plateau(caplog):
 def test_bad_plateaus_are_refused():
     with pytest.raises(ValueError, match="patience must be at least 1, got 0"):
         Plateau(0)
-    with pytest.raises(ValueError, match="min_delta must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="min_delta must be a finite number, at least 0, got -1"):
         Plateau(1, min_delta=-1.0)
 
 

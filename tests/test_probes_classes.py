@@ -183,8 +183,8 @@ def test_any_labels_give_a_report(labels, d):
         report = probe_embeddings(rows, labels)
         for side in (report, report.baseline):
             for name, value in side.scalars().items():
-                assert value is None or math.isfinite(value), name
-            assert 1 <= side.effective_rank <= max(1, min(len(labels) - 1, d)) + 1e-9
+                assert value is None or math.isfinite(value) or len(labels) == 1, name
+            assert len(labels) == 1 or 1 <= side.effective_rank <= max(1, min(len(labels) - 1, d)) + 1e-9
         assert report.classes == len(set(labels) - {-1})
 
 
@@ -203,3 +203,29 @@ def test_the_sample_must_hold_a_pair():
 
 def test_nc1_of_iid_rows_has_a_pole_where_classes_and_dimensions_meet():
     assert iid_report(100, 9, torch.full((10,), 10.0, dtype=torch.float64)).nc1 is None
+
+
+def test_the_nearest_share_is_rank_at_one_of_the_rows_drawn():
+    """All rows drawn: Rank@1 of a full ranking, whatever is added to all rows; equal rows count with their share."""
+    generator = torch.Generator().manual_seed(3)
+    y = torch.arange(120) % 17
+    x = torch.nn.functional.normalize(
+        torch.randn(17, 6, generator=generator)[y] + torch.randn(120, 6, generator=generator)
+    )
+    distance = torch.cdist(x.double(), x.double()).fill_diagonal_(9)
+    right = float((y[distance.argmin(1)] == y).double().mean())
+    assert probe_embeddings(x, y, sample=None).nearest_share == pytest.approx(right, abs=1e-9)
+    assert probe_embeddings(torch.ones(120, 6), y).nearest_share == pytest.approx(
+        float(torch.tensor([int((y == c).sum()) - 1 for c in y]).double().mean()) / 119
+    )
+
+
+def test_the_baseline_of_the_nearest_share_is_what_iid_rows_give():
+    for n, c, sample in ((600, 30, None), (3000, 10, 256), (3000, 300, 256)):
+        y = torch.arange(n) % c
+        drawn = [
+            probe_embeddings(torch.randn(n, 8, generator=torch.Generator().manual_seed(s)), y, sample=sample, seed=s)
+            for s in range(40)
+        ]
+        mean = np.mean([report.nearest_share for report in drawn])
+        assert drawn[0].baseline.nearest_share == pytest.approx(mean, rel=0.12), (n, c, sample)

@@ -1,13 +1,18 @@
 """Label-free measures against closed forms, the original definitions and iid samples."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
-from legolas_metric import CollapseProbe, CollapseReport, probe_embeddings
+from legolas_metric import CollapseProbe, CollapseReport, EmbeddingBank, ExactIndex, hubness_of, probe_embeddings
+from legolas_metric.budgets import BLOCK
 from legolas_metric.distributed import World
 from legolas_metric.probes.collapse import iid_report
+from legolas_metric.probes.plane import principal_plane
 from legolas_metric.probes.spectrum import decay
 
 
@@ -124,7 +129,7 @@ def test_rows_in_a_few_dimensions_are_a_dimensional_collapse(generator):
 STREAMED = [
     name
     for name, value in probe_embeddings(torch.randn(9, 3), [0, 0, 0, 1, 1, 1, 2, 2, 2]).scalars().items()
-    if value is not None and name not in ("uniformity", "nc4", "class_effective_rank")
+    if value is not None and name not in ("uniformity", "nearest_share", "nc4", "class_effective_rank")
 ]
 
 
@@ -142,7 +147,7 @@ def assert_same(report: CollapseReport, other: CollapseReport) -> None:
         assert getattr(report, name) == pytest.approx(value, rel=1e-9, abs=1e-9), name
     torch.testing.assert_close(report.spectrum, other.spectrum, rtol=1e-9, atol=1e-9)
     assert (report.verdict, report.evidence) == (other.verdict, other.evidence)
-    for name in ("uniformity", "nc4", "class_effective_rank", "class_ranks", "hubness"):
+    for name in ("uniformity", "nearest_share", "nc4", "class_effective_rank", "class_ranks", "hubness"):
         assert getattr(report, name) is None
 
 
@@ -234,3 +239,82 @@ def test_bad_input_is_refused():
         CollapseProbe().update(torch.eye(2)).update(torch.eye(3))
     with pytest.raises(ValueError, match="the other probe has 3 dimensions, this one 2"):
         CollapseProbe().update(torch.eye(2)).merge(CollapseProbe().update(torch.eye(3)))
+
+
+def test_one_row_or_two_have_no_verdict_and_no_perfect_figures():
+    """A mean cosine, a spread, a skewness of so few rows is undefined, and never the best value there is."""
+    for n in (1, 2):
+        report = probe_embeddings(torch.randn(n, 5), torch.arange(n))
+        assert report.verdict is None
+        assert "a verdict needs 3 rows" in report.evidence[0]
+        assert CollapseProbe().update(torch.randn(n, 5)).compute().verdict is None
+        for name in ("nc1", "nc4", "nearest_share", "within_class_spread", "nc2_norms", "nc2_cosines", "lidar"):
+            assert getattr(report, name) is None, name
+    one = probe_embeddings(torch.randn(1, 5))
+    for name in ("mean_cosine", "effective_rank", "top1_variance", "participation_ratio", "norm_std"):
+        assert np.isnan(getattr(one, name)), name
+    with pytest.raises(ValueError, match="reference is a report of 1 rows, which tell nothing"):
+        probe_embeddings(torch.randn(9, 5), reference=one)
+
+
+def test_what_would_be_perfect_for_any_rows_is_none():
+    """Classes of one row have no spread within; two classes are a simplex, one class is always found."""
+    x = torch.randn(12, 5)
+    alone, two, one = (probe_embeddings(x, y) for y in (torch.arange(12), torch.arange(12) % 2, torch.zeros(12).long()))
+    assert (alone.within_class_spread, alone.nc1, alone.nc4, alone.nearest_share) == (None,) * 4
+    assert (two.nc2_norms, two.nc2_cosines) == (None, None)
+    assert two.nc4 is not None
+    assert (one.nc4, one.nearest_share) == (None, None)
+    for report in (alone, two, one):
+        mine, chance = report.scalars(), report.baseline.scalars()
+        assert {name for name in mine if mine[name] is None} == {
+            name for name in chance if chance[name] is None and name not in ("norm_mean", "norm_std")
+        }
+
+
+@pytest.mark.parametrize("scale", [1e20, 2.0**60, 1e-30, 1e-38])
+def test_the_length_of_rows_bends_nothing(scale, generator):
+    x, y = torch.randn(300, 16, generator=generator), torch.arange(300) // 6
+    plain, scaled = probe_embeddings(x, y, index=ExactIndex()), probe_embeddings(x * scale, y, index=ExactIndex())
+    for name, value in plain.scalars().items():
+        factor = scale if name.startswith("norm") else 1
+        assert getattr(scaled, name) == (
+            value if value is None else pytest.approx(value * factor, rel=1e-4, abs=1e-5)
+        ), name
+    assert scaled.verdict == plain.verdict
+    assert principal_plane(x * scale).shares == pytest.approx(principal_plane(x).shares, rel=1e-5)
+
+
+def test_a_bank_stands_for_its_rows_and_labels(generator):
+    x, y = torch.randn(60, 8, generator=generator), torch.arange(60) // 6
+    bank = EmbeddingBank(x, y)
+    assert probe_embeddings(bank).scalars() == probe_embeddings(bank.embeddings, y).scalars()
+    found = ExactIndex().fit(bank.embeddings, ids=bank.ids).self_join(3, want="any")
+    assert hubness_of(found, bank) == hubness_of(found, bank.ids)
+    with pytest.raises(ValueError, match="labels were given beside a bank"):
+        probe_embeddings(bank, y)
+
+
+def test_a_report_prints_as_a_table_and_as_html():
+    report = probe_embeddings(torch.randn(30, 4), torch.arange(30) // 3)
+    assert len(str(report).splitlines()) < 25
+    assert str(report).startswith(f"{report.verdict}: 30 rows of 4, 10 classes")
+    assert "| effective_rank |" in repr(report)
+    assert report._repr_html_().count("<tr>") == 1 + len(report.table().rows)
+
+
+def test_memory_is_what_the_formula_says():
+    """400,000 rows of 64 in 2,500 classes, in a process of its own: 32 d^2 + 40 C d + 120 n bytes and two blocks."""
+    n, d, classes = 400_000, 64, 2_500
+    code = f"""
+import resource, torch
+from legolas_metric import probe_embeddings
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+x, y = torch.rand({n}, {d}), torch.arange({n}) % {classes}
+probe_embeddings(x[:5000], y[:5000])
+before = peak()
+probe_embeddings(x, y)
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 32 * d**2 + 40 * classes * d + 120 * n + 2 * BLOCK

@@ -4,16 +4,20 @@ import logging
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from legolas_metric import CollapseGuard, SupConLoss, probe_embeddings
+from legolas_metric import CollapseGuard, PKSampler, SupConLoss, probe_embeddings
+from legolas_metric.datasets import load_ecg_id, split_omniglot
+from legolas_metric.encoders import Conv4
 from legolas_metric.probes.collapse_report import VERDICTS
 from legolas_metric.probes.verdict import judge
 
+ECG = Path(__file__).parents[1] / "examples/data/ecgid_dev.npz"
 CLASSES, ROWS, INPUTS = 20, 20, 16
 
 
@@ -144,8 +148,124 @@ def test_the_run_is_held_against_its_own_reference(generator):
     cone = torch.ones(32) + 0.08 * (centres + 0.1 * noise)
     start = probe_embeddings(cone, labels)
     assert start.resultant_length > 0.99
-    assert start.verdict == "point collapse"
+    assert start.verdict == "healthy"
+    assert start.evidence[0].startswith("narrow cone")
+    assert probe_embeddings(cone).verdict == "point collapse"  # without labels nothing tells the two apart
+    assert probe_embeddings(cone, reference=probe_embeddings(cone)).verdict == "healthy"
     assert probe_embeddings(cone, labels, reference=start).verdict == "healthy"
+
+
+HEADS = {
+    "relu": lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU()),
+    "relu, then linear": lambda: nn.Linear(64, 32),
+    "layer norm": lambda: nn.Sequential(nn.Linear(64, 32), nn.LayerNorm(32)),
+    "batch norm": lambda: nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32)),
+}
+
+
+class Cone(nn.Module):
+    """A network whose rows begin in a narrow cone, by a large bias before a head."""
+
+    def __init__(self, head: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(INPUTS, 64), nn.ReLU())
+        self.head = HEADS[head]()
+        offsets = [self.head] if isinstance(self.head, nn.Linear) else list(self.head)
+        last = next(layer for layer in reversed(offsets) if hasattr(layer, "bias"))
+        nn.init.constant_(last.bias, 8.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+def fit(network: nn.Module, inputs, labels, loss, *, steps: int, rate: float) -> torch.Tensor:
+    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss(normalize(network(inputs)), labels).backward()
+        optimiser.step()
+    return network(inputs).detach()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_cone_that_a_network_began_in_is_no_collapse(head):
+    """Into the cone (untrained), trained inside it, driven into a point, and out again: for every kind of head."""
+    inputs, labels = data(1.0)
+    network = Cone(head)
+    start = probe_embeddings(network(inputs).detach(), labels)
+    assert start.resultant_length > 0.99
+    trained = fit(network, inputs, labels, SupConLoss(0.05), steps=15, rate=1e-3)
+    now = probe_embeddings(trained, labels, reference=start)
+    assert now.nearest_share > start.nearest_share
+    assert now.verdict == "healthy"
+    guard = CollapseGuard("stop")
+    guard.check(start, epoch=0)
+    assert guard.check(probe_embeddings(trained, labels), epoch=1) is None
+    point = fit(network, inputs, labels, lambda x, _: (1 - x @ x.mean(0)).mean(), steps=200, rate=1e-2)
+    fallen = probe_embeddings(point, labels, reference=start)
+    assert fallen.verdict in ("point collapse", "class collapse")
+    assert guard.check(probe_embeddings(point, labels), epoch=2).act == "stop"
+    out = fit(network, inputs, labels, SupConLoss(0.1), steps=120, rate=1e-2)
+    assert probe_embeddings(out, labels, reference=start).verdict in ("healthy", "over-clustered")
+
+
+def test_a_real_table_with_an_offset_is_a_narrow_cone_and_one_without_its_classes_is_not():
+    """ECG beats of 45 persons as they were recorded (R = 0.85), lifted into a cone of R > 0.99."""
+    beats = load_ecg_id(ECG)
+    signals = beats.signals.flatten(1)
+    spread = normalize(signals) + 10 / signals.shape[1] ** 0.5
+    report = probe_embeddings(spread, beats.labels)
+    assert report.resultant_length > 0.99
+    assert report.verdict == "healthy"
+    assert report.evidence[0].startswith("narrow cone")
+    shuffled = beats.labels[torch.randperm(len(beats.labels))]
+    assert probe_embeddings(spread, shuffled).verdict == "point collapse"
+
+
+def test_conv4_on_omniglot_begins_in_a_cone_and_is_trained_out_of_it():
+    """Unseen characters: a ReLU before the head puts the untrained rows into a cone of R > 0.999."""
+    train_part, unseen = split_omniglot()
+    fed, asked = train_part.take(torch.arange(600)), unseen.take(torch.arange(500))
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.ReLU(), nn.Linear(64, 64))
+    encoder = nn.Sequential(Conv4(), head)
+
+    def probed(reference=None):
+        encoder.eval()
+        with torch.no_grad():
+            rows = encoder(asked.images[:, None].float() / 255)
+        encoder.train()
+        return probe_embeddings(rows, asked.labels, reference=reference)
+
+    start = probed()
+    assert start.resultant_length > 0.99
+    optimiser = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+    sampler = PKSampler(fed.labels, p=16, k=4, batches_per_epoch=30, seed=0)
+    for batch in sampler:
+        optimiser.zero_grad()
+        SupConLoss(0.1)(encoder(fed.images[batch, None].float() / 255), fed.labels[batch]).backward()
+        optimiser.step()
+    now = probed(start)
+    assert now.nearest_share > start.nearest_share
+    assert now.verdict == "healthy"
+    guard = CollapseGuard("stop")
+    assert guard.check(start, epoch=0) is None
+    assert guard.check(probed(), epoch=1) is None
+
+
+def test_a_ranking_that_gains_outweighs_dimensions_that_it_did_not_need(generator):
+    """Half of the dimensions of the untrained encoder were noise: without them the classes are found."""
+    labels = torch.arange(800) % 40
+    centres = torch.zeros(40, 32)
+    centres[:, :12] = torch.randn(40, 12, generator=generator)
+    noise = torch.randn(800, 32, generator=generator)
+    before = probe_embeddings(centres[labels] + noise, labels)
+    after = centres[labels] + 0.3 * torch.cat([noise[:, :12], 1e-3 * noise[:, 12:]], 1)
+    now = probe_embeddings(after, labels, reference=before)
+    assert now.effective_rank < 0.5 * before.effective_rank
+    assert now.nearest_share > before.nearest_share + 0.05
+    assert now.verdict == "healthy"
 
 
 class Steps:
@@ -193,7 +313,7 @@ def test_hysteresis():
     """Two faulty reports in a row raise the alarm; two in a row that pass the stricter limits end it; none between."""
     guard = CollapseGuard("warn", patience=2, recovery=2)
     seen = []
-    for epoch, report in enumerate([BAD, GOOD, BAD, BAD, EDGE, GOOD, EDGE, EDGE, GOOD, GOOD, EDGE, EDGE, BAD]):
+    for epoch, report in enumerate([BAD, GOOD, BAD, BAD, EDGE, GOOD, EDGE, EDGE, GOOD, GOOD, EDGE, EDGE, BAD], 1):
         seen.append((guard.check(report, epoch=epoch) is not None, guard.alarmed))
     acted = [epoch for epoch, (acts, _) in enumerate(seen) if acts]
     alarmed = [epoch for epoch, (_, alarm) in enumerate(seen) if alarm]
@@ -208,8 +328,8 @@ def test_an_alarm_ends_by_its_own_fault(generator):
     assert report.verdict == "healthy"
     assert judge(report, strictness=1.5).fault == "dimensional collapse"
     guard = CollapseGuard("warn", recovery=1)
-    guard.check(BAD, epoch=0)
-    assert guard.check(report, epoch=1) is None
+    guard.check(BAD, epoch=1)
+    assert guard.check(report, epoch=2) is None
     assert not guard.alarmed
 
 
@@ -220,15 +340,15 @@ def test_an_alarm_lasts_while_its_own_fault_is_near_whatever_else_is_worse(gener
     assert [judge(r, strictness=1.5).fault for r in (edge, masked)] == ["dimensional collapse", "point collapse"]
     for report in (edge, masked):
         guard = CollapseGuard("warn", recovery=1)
-        guard.check(replace(good, effective_rank=3.0), epoch=0)
-        assert guard.check(report, epoch=1) is None
+        guard.check(replace(good, effective_rank=3.0), epoch=1)
+        assert guard.check(report, epoch=2) is None
         assert guard.alarmed
 
 
 def test_an_alarm_that_lasts_acts_again_and_gives_up():
     schedule = Steps()
     guard = CollapseGuard("step_back", schedule=schedule, give_up=2)
-    acts = [guard.check(BAD, epoch=epoch) for epoch in range(5)]
+    acts = [guard.check(BAD, epoch=epoch) for epoch in range(1, 6)]
     assert [action and action.act for action in acts] == ["step_back", "step_back", "stop", None, None]
     assert guard.stopped
     assert len(schedule.alarms) == 2
@@ -238,27 +358,28 @@ def test_over_clustered_is_no_alarm_unless_asked_for():
     _, labels = data()
     report = probe_embeddings(data()[0] * 0 + torch.eye(INPUTS)[labels % INPUTS], labels % INPUTS)
     assert report.verdict == "over-clustered"
-    assert CollapseGuard().check(report, epoch=0) is None
-    assert CollapseGuard("stop", faults=["over-clustered"]).check(report, epoch=0).act == "stop"
+    assert CollapseGuard().check(report, epoch=1) is None
+    assert CollapseGuard("stop", faults=["over-clustered"]).check(report, epoch=1).act == "stop"
 
 
 def test_a_loss_at_its_plateau_is_an_alarm():
     guard = CollapseGuard(plateau=0.2)
-    assert guard.check(GOOD, epoch=0, loss=0.15) is None
-    action = guard.check(GOOD, epoch=1, loss=0.2005)
+    assert guard.check(GOOD, epoch=1, loss=0.15) is None
+    action = guard.check(GOOD, epoch=2, loss=0.2005)
     assert action.fault == "loss plateau"
     assert "0.2005" in action.evidence[0]
 
 
 def test_a_guard_resumes_where_it_was():
     guard = CollapseGuard("warn", patience=2)
-    for epoch, report in enumerate([BAD, BAD, GOOD]):
+    for epoch, report in enumerate([EDGE, BAD, BAD, GOOD]):
         guard.check(report, epoch=epoch)
     other = CollapseGuard("warn", patience=2)
     other.load_state_dict(guard.state_dict())
     assert other.actions == guard.actions
     assert other.alarmed
-    other.check(GOOD, epoch=3)
+    assert other.reference.effective_rank == EDGE.effective_rank
+    other.check(GOOD, epoch=4)
     assert not other.alarmed
 
 

@@ -11,7 +11,7 @@ from legolas_metric.records import SearchStats
 def triplets(a, p, n) -> Triplets:
     a, p, n = (torch.tensor(side, dtype=torch.int64) for side in (a, p, n))
     s = torch.zeros(len(a))
-    return Triplets(a, p, n, s, s, MiningStats(anchors=len(a), engine="by hand", seconds=0.0))
+    return Triplets(a, p, n, s, s, MiningStats(anchors=len(a), search=SearchStats(engine="by hand"), seconds=0.0))
 
 
 def test_locate_by_hand():
@@ -53,10 +53,10 @@ def test_records_are_frozen_and_have_no_other_fields():
 
 
 def test_stats_count_nothing_unless_told():
-    stats = MiningStats(anchors=5, engine="exact", seconds=0.1)
+    stats = MiningStats(anchors=5, search=SearchStats(engine="exact"), seconds=0.1)
     assert (stats.no_positive, stats.no_negative, stats.outside_window, stats.fallback, stats.widened) == (0,) * 5
     assert (stats.filtered, stats.recall, stats.certified, stats.max_age) == ({}, None, None, 0)
-    assert MiningStats(anchors=1, engine="x", seconds=0.0).filtered is not stats.filtered
+    assert MiningStats(anchors=1, search=SearchStats(engine="x"), seconds=0.0).filtered is not stats.filtered
 
 
 def test_neighbors_hold_what_was_found():

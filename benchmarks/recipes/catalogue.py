@@ -25,16 +25,16 @@ def supcon(temperature: float) -> Make:
 
 MULTI_SIMILARITY = partial(MultiSimilarityLoss, mining=0.1)
 TRIPLET = partial(TripletLoss, margin=0.2)
-FULL_HARD = partial(FullHardMiner, margin=0.2)
+FULL_HARD = FullHardMiner
 WINDOW = partial(HardMiner, ranks=(1, 10))
 
 RAW = Recipe(name="the inputs as they are", loss=None, raw=True)
 UNTRAINED = Recipe(name="untrained", loss=None)
 PK_TRIPLETS = tuple(
-    Recipe(name=f"PK + triplet, {strategy}", loss=TRIPLET, miner=partial(miner, margin=0.2))
+    Recipe(name=f"PK + triplet, {strategy}", loss=TRIPLET, miner=miner)
     for strategy, miner in {
         "random": RandomMiner,
-        "easy positive": EasyPositiveMiner,
+        "easy positive": partial(EasyPositiveMiner, margin=0.2),
         "distance-weighted": DistanceWeightedMiner,
         "semi-hard": SemiHardMiner,
         "hard": HardMiner,

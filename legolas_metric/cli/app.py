@@ -1,34 +1,26 @@
-"""The command line: parse, call, print."""
+"""The command line: parse, call, print. What a command needs is imported when it runs, so that help comes at once."""
 
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from legolas_metric.cli.figures import (
-    all_figures,
-    collapse_figures,
-    compare_table,
-    iid_figures,
-    mining_figures,
-    ranking_figures,
-    side_by_side,
-    verification_figures,
-)
-from legolas_metric.cli.inputs import reader
+import legolas_metric
 from legolas_metric.cli.options import (
     AsMetric,
     Data,
+    EmbeddingsKey,
     Encoder,
     Episodes,
     Files,
+    Form,
     Format,
     Gallery,
     Html,
     Json,
     Labels,
+    LabelsKey,
     MetricName,
     MinerName,
     Out,
@@ -38,40 +30,8 @@ from legolas_metric.cli.options import (
     Seed,
     Untrained,
     WithinGroup,
-    bank_of,
-    index_of,
-    miner_of,
-    protocol_of,
 )
-from legolas_metric.cli.printing import (
-    Form,
-    about,
-    all_reports,
-    check_file,
-    check_page,
-    comparison_sections,
-    diagnose_embeddings,
-    diagnosis_sections,
-    each,
-    examples_of,
-    groups_of,
-    labels_of,
-    run,
-    same_examples,
-    show,
-    show_figures,
-    show_intervals,
-    show_json,
-    show_measured,
-    show_trends,
-    show_verdicts,
-    write_report,
-)
-from legolas_metric.evaluation.ranking import evaluate_ranking
-from legolas_metric.evaluation.ranking_report import RankingReport
-from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
-from legolas_metric.files import EmbeddingFile, check_output, read_embeddings, write_named
-from legolas_metric.probes.collapse import probe_embeddings
+from legolas_metric.cli.refusals import run
 
 FORMATS = """
 Embeddings are read from .npz or .safetensors files with the arrays `embeddings` [n, d] and `labels` [n] (and, where
@@ -93,6 +53,23 @@ Exit status: 0 all is well, 1 some of several files could not be used (the rest 
 )
 
 
+def print_version(asked: bool) -> bool:
+    """Print the version, where it is asked for, and end."""
+    if asked:
+        print(f"legolas-metric {legolas_metric.__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command's name."""
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the report goes.")] = Path("runs/demo"),
@@ -106,15 +83,15 @@ def demo(
     """
     from legolas_metric.demo.run import run_demo
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    run_demo(out, epochs=epochs, seed=seed)
+    run_demo(out, epochs=epochs, seed=seed, threads=threads)
 
 
 @app.command()
 def probe(
     files: Files,
     labels: Labels = None,
+    embeddings_key: EmbeddingsKey = "embeddings",
+    labels_key: LabelsKey = "labels",
     encoder: Encoder = None,
     data: Data = None,
     html: Html = None,
@@ -125,23 +102,15 @@ def probe(
 
     Rows are looked at as unit vectors. Several files, such as the checkpoints of a run, show its trend.
     """
-    check_page(html)
-    read = reader(encoder, data, labels)
-    reports, status = each(files, read, lambda file: probe_embeddings(file.embeddings, file.labels))
-    if html is not None:
-        from legolas_metric.report import collapse_sections
+    from legolas_metric.cli import inputs, pages, printing
+    from legolas_metric.probes.collapse import probe_embeddings
 
-        write_report(html, "Collapse", list(reports), collapse_sections(reports))
-    several = len(files) > 1
-    if as_json or form is Form.json:
-        show_json(reports, several=several)
-        raise typer.Exit(status)
-    figures = {name: collapse_figures(report) for name, report in reports.items()}
-    beside = {} if several or form is Form.csv else iid_figures(reports)
-    show_figures(figures, form, several=several, beside=beside)
-    if form is Form.table:
-        show_verdicts(reports)
-        show_trends(figures, ("effective rank", "mean cosine"))
+    pages.check_page(html, [*files, labels, data])
+    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key)
+    reports, status = inputs.each(files, read, lambda file: probe_embeddings(file.embeddings, file.labels))
+    printing.show_probed(reports, Form.json if as_json else form, several=len(files) > 1)
+    if html is not None:
+        pages.write_report(html, "Collapse", list(reports), lambda report: report.collapse_sections(reports))
     raise typer.Exit(status)
 
 
@@ -149,6 +118,8 @@ def probe(
 def rank(
     files: Files,
     labels: Labels = None,
+    embeddings_key: EmbeddingsKey = "embeddings",
+    labels_key: LabelsKey = "labels",
     metric: AsMetric = MetricName.cosine,
     protocol: Protocol = "leave-one-out",
     queries: Queries = None,
@@ -167,19 +138,24 @@ def rank(
     as_json: Json = False,
 ) -> None:
     """Do examples find their own class? Rank@k, MAP@R and more, exactly; all ask all others unless --protocol says."""
-    check_page(html)
+    from legolas_metric.cli import choices, inputs, pages, printing
+    from legolas_metric.evaluation.ranking import RankingReport, evaluate_ranking
+    from legolas_metric.files import EmbeddingFile
+
+    pages.check_page(html, [*files, labels, untrained, queries, gallery, data])
     ks = tuple(k or (1, 5, 10))
-    asked = protocol_of(protocol, queries, gallery, episodes, within_group, prototypes, seed)
-    read = reader(encoder, data, labels)
+    asked = choices.protocol_of(protocol, queries, gallery, episodes, within_group, prototypes, seed)
+    keys = (embeddings_key, labels_key)
+    read = inputs.reader(encoder, data, labels, *keys, pictures=html is not None, protocol=asked)
     held: list[EmbeddingFile] = []
 
     def work(file: EmbeddingFile, baseline: RankingReport | None = None) -> RankingReport:
         held[:] = [file]
         return evaluate_ranking(
             file.embeddings,
-            labels_of(file),
+            inputs.labels_of(file),
             ids=file.ids,
-            groups=groups_of(file, asked),
+            groups=file.groups,
             metric=metric.value,
             protocol=asked,
             ks=ks,
@@ -187,14 +163,13 @@ def rank(
             baseline=baseline,
         )
 
-    before = None if untrained is None else about(untrained, lambda: work(read(untrained)))
-    reports, status = each(files, read, partial(work, baseline=before))
-    if html is not None:
-        from legolas_metric.report import ranking_sections
-
-        write_report(html, "Ranking", list(reports), ranking_sections(reports, examples_of(held[-1])))
+    before = None if untrained is None else inputs.about(untrained, lambda: work(read(untrained)))
+    reports, status = inputs.each(files, read, partial(work, baseline=before))
     shown, trends = Form.json if as_json else form, (f"Rank@{ks[0]}", "MAP@R")
-    show_measured(reports, before, ranking_figures, shown, trends, several=len(files) > 1)
+    printing.show_ranked(reports, before, shown, trends, several=len(files) > 1)
+    if html is not None:
+        example = pages.examples_of(held[-1])
+        pages.write_report(html, "Ranking", list(reports), lambda report: report.ranking_sections(reports, example))
     raise typer.Exit(status)
 
 
@@ -202,8 +177,10 @@ def rank(
 def verify(
     files: Files,
     labels: Labels = None,
+    embeddings_key: EmbeddingsKey = "embeddings",
+    labels_key: LabelsKey = "labels",
     metric: AsMetric = MetricName.cosine,
-    far: Annotated[list[float] | None, typer.Option("--far", help="False accept rate; repeatable.")] = None,
+    far: Annotated[list[float] | None, typer.Option("--far", help="False accept rate, in (0, 1]; repeatable.")] = None,
     untrained: Untrained = None,
     encoder: Encoder = None,
     data: Data = None,
@@ -216,27 +193,29 @@ def verify(
     Where the file holds groups, pairs of one class and one group are left out. What is accepted at a rate that
     stands for fewer than 30 impostor pairs carries a question mark in tables.
     """
-    check_page(html)
-    read = reader(encoder, data, labels)
+    from legolas_metric.cli import choices, inputs, pages, printing
+    from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
+    from legolas_metric.files import EmbeddingFile
+
+    pages.check_page(html, [*files, labels, untrained, data])
+    fars = choices.rates_of(far)
+    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key)
 
     def work(file: EmbeddingFile, baseline: VerificationReport | None = None) -> VerificationReport:
         return evaluate_verification(
             file.embeddings,
-            labels_of(file),
+            inputs.labels_of(file),
             groups=file.groups,
             metric=metric.value,
-            fars=tuple(far or (1e-2, 1e-3, 1e-4)),
+            fars=fars,
             baseline=baseline,
         )
 
-    before = None if untrained is None else about(untrained, lambda: work(read(untrained)))
-    reports, status = each(files, read, partial(work, baseline=before))
+    before = None if untrained is None else inputs.about(untrained, lambda: work(read(untrained)))
+    reports, status = inputs.each(files, read, partial(work, baseline=before))
+    printing.show_verified(reports, before, Form.json if as_json else form, several=len(files) > 1)
     if html is not None:
-        from legolas_metric.report import verification_sections
-
-        write_report(html, "Verification", list(reports), verification_sections(reports))
-    shown = Form.json if as_json else form
-    show_measured(reports, before, verification_figures, shown, ("AUC", "EER"), several=len(files) > 1)
+        pages.write_report(html, "Verification", list(reports), lambda report: report.verification_sections(reports))
     raise typer.Exit(status)
 
 
@@ -245,6 +224,8 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Embeddings, or a checkpoint.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The same examples by another encoder.")],
     labels: Labels = None,
+    embeddings_key: EmbeddingsKey = "embeddings",
+    labels_key: LabelsKey = "labels",
     metric: AsMetric = MetricName.cosine,
     protocol: Protocol = "leave-one-out",
     queries: Queries = None,
@@ -257,31 +238,28 @@ def compare(
 ) -> None:
     """Two embeddings side by side: ranking, verification and collapse, and which is better at what.
 
-    Intervals are 95 % by the bootstrap over classes. They tell chance in the examples, not in the training: for that,
-    train each encoder with several seeds.
+    Better is said where the 95 % interval of the paired difference, by the bootstrap over classes, leaves out zero.
+    That tells chance in the examples, not in the training: for that, train each encoder with several seeds.
     """
-    check_page(html)
-    asked, read = protocol_of(protocol, queries, gallery), reader(encoder, data, labels)
-    files = {path: about(path, lambda path=path: read(path)) for path in (a, b)}
-    about(b, lambda: same_examples(files[a], files[b], a))
-    held = {n: about(p, lambda p=p: all_reports(files[p], metric.value, asked)) for n, p in (("A", a), ("B", b))}
-    ranks = {name: ranking for name, (ranking, _, _) in held.items()}
+    from legolas_metric.cli import choices, comparison, inputs, pages
+
+    pages.check_page(html, [a, b, labels, queries, gallery, data])
+    asked = choices.protocol_of(protocol, queries, gallery)
+    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, protocol=asked)
+    first, second = (inputs.about(path, lambda path=path: read(path)) for path in (a, b))
+    same = inputs.about(b, lambda: inputs.same_examples(first, second, a))
+    found = comparison.compare((a, first.embeddings), (b, same), first, metric.value, asked)
+    comparison.show(found, Form.json if as_json else form)
     if html is not None:
-        write_report(html, "A and B", [f"A: {a}", f"B: {b}"], comparison_sections(held))
-    figures = {name: all_figures(*reports) for name, reports in held.items()}
-    if as_json or form is Form.json:
-        names = (str(a), str(b)) if a != b else (f"{a} (A)", f"{b} (B)")
-        show_json(dict(zip(names, figures.values())), several=True)
-        return
-    show(compare_table(figures["A"], figures["B"]), form)
-    if form is Form.table:
-        show_intervals(ranks)
+        pages.write_report(html, "A and B", [f"A: {a}", f"B: {b}"], lambda _: pages.comparison_sections(found.reports))
 
 
 @app.command()
 def diagnose(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Embeddings, or a checkpoint.")],
     labels: Labels = None,
+    embeddings_key: EmbeddingsKey = "embeddings",
+    labels_key: LabelsKey = "labels",
     untrained: Untrained = None,
     encoder: Encoder = None,
     data: Data = None,
@@ -293,23 +271,32 @@ def diagnose(
     Where the file holds groups, an example must find its class in another group. Finding a fault is no error: the exit
     status is 0.
     """
-    check_page(html)
-    read = reader(encoder, data, labels)
-    held = about(file, lambda: read(file))
-    before = None if untrained is None else about(untrained, lambda: same_examples(held, read(untrained), file))
-    found = about(file, lambda: diagnose_embeddings(held, before))
-    if html is not None:
-        write_report(html, "Diagnosis", [str(file)], diagnosis_sections(held, found))
+    from legolas_metric.cli import inputs, pages, printing
+    from legolas_metric.doctor.diagnosis import diagnose as examined
+
+    pages.check_page(html, [file, labels, untrained, data])
+    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, pictures=html is not None)
+    held = inputs.about(file, lambda: read(file))
+    own = inputs.about(file, lambda: inputs.labels_of(held))
+    before = None
+    if untrained is not None:
+        before = inputs.about(untrained, lambda: inputs.same_examples(held, read(untrained), file))
+    rows, ids, groups = held.embeddings, held.ids, held.groups
+    found = inputs.about(file, lambda: examined(rows, own, ids=ids, groups=groups, untrained=before))
     if as_json:
-        show_json({str(file): found})
+        printing.show_json({str(file): found})
     else:
-        print(found.text())
+        printing.say(found.text())
+    if html is not None:
+        pages.write_report(html, "Diagnosis", [str(file)], lambda _: pages.diagnosis_sections(held, own, found))
 
 
 @app.command()
 def mine(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Embeddings.")],
     labels: Labels = None,
+    embeddings_key: EmbeddingsKey = "embeddings",
+    labels_key: LabelsKey = "labels",
     out: Out = None,
     miner: Annotated[
         MinerName, typer.Option(help="Negatives: random, semi-hard or nearest; full-hard: farthest positives too.")
@@ -327,21 +314,35 @@ def mine(
 
     The file written holds anchor, positive and negative (ids), and their similarities s_ap and s_an.
     """
+    from legolas_metric.cli import choices, inputs, printing
+    from legolas_metric.files import check_output, write_named
+    from legolas_metric.outputs import check_not_read
+
     if out is not None:
-        check_file(out)
+        check_not_read(out, [file, labels])
         check_output(out)
-    held = read_embeddings(file, labels=labels)
-    chosen = miner_of(miner, index_of(index, metric), margin, per_anchor, seed)
-    triplets = about(file, lambda: chosen.mine(bank_of(held, metric)))
+    chosen = choices.miner_of(miner, choices.index_of(index, metric), margin, per_anchor, seed)
+    read = inputs.reader(None, None, labels, embeddings_key, labels_key)
+    held = inputs.about(file, lambda: read(file))
+    triplets = inputs.about(file, lambda: chosen.mine(choices.bank_of(held, metric)))
+    printing.show_mined(str(file), triplets, Form.json if as_json else Form.table)
     if out is not None:
         names = ("anchor", "positive", "negative", "s_ap", "s_an")
         write_named(out, {name: getattr(triplets, name) for name in names})
-    if as_json:
-        show_json({str(file): triplets.stats})
-        return
-    show(side_by_side({str(file): {"triplets": len(triplets), **mining_figures(triplets.stats)}}), Form.table)
-    if out is not None:
-        print(f"Wrote {out}.")
+        if not as_json:
+            printing.say(f"Wrote {out}.")
+
+
+@app.command()
+def warm_up(as_json: Json = False) -> None:
+    """Compile the mining loops ahead, as an installation or a container's image may; what is compiled is kept.
+
+    Prints the seconds that each took: next to none where it was compiled before.
+    """
+    from legolas_metric.cli import printing
+    from legolas_metric.index.exact.warm_up import warm_up as compile_all
+
+    printing.show_seconds(compile_all(), Form.json if as_json else Form.table)
 
 
 def main() -> None:

@@ -1,135 +1,146 @@
-"""Embeddings from checkpoints: weights of an encoder, and the data to embed."""
+"""What the commands read: files of embeddings, or checkpoints that are embedded first, one by one."""
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from legolas_metric.bank import EmbeddingBank
-from legolas_metric.files import EmbeddingFile, read_arrays, read_embeddings, read_weights
-from legolas_metric.rows import as_groups, as_ids
+from legolas_metric.cli.encoding import checkpoint_reader
+from legolas_metric.cli.pages import check_pictures
+from legolas_metric.cli.refusals import BAD_INPUT, complain
+from legolas_metric.evaluation.protocol import RetrievalProtocol
+from legolas_metric.files import EmbeddingFile, read_embeddings
+from legolas_metric.rows import as_groups, as_ids, as_labels
+
+T = TypeVar("T")
 
 
-def reader(encoder: str | None, data: str | None, labels: Path | None) -> Callable[[Path], EmbeddingFile]:
+def reader(
+    encoder: str | None,
+    data: str | None,
+    labels: Path | None,
+    embeddings_key: str,
+    labels_key: str,
+    *,
+    pictures: bool = False,
+    protocol: RetrievalProtocol | None = None,
+) -> Callable[[Path], EmbeddingFile]:
     """How the files of a command are read: as embeddings, or as checkpoints where an encoder is named.
 
     Args:
-        encoder: `package.module:function`; the function returns the encoder, an untrained `nn.Module`.
-        data: a file with the arrays `images` and `labels` (and `ids`, `groups`), handed to the encoder as they are, or
-            `package.module:function`, which returns (data set, labels) or (data set, labels, groups).
+        encoder, data: see `checkpoint_reader`.
         labels: a file of labels that overrides the others.
+        embeddings_key, labels_key: see `read_embeddings`.
+        pictures: whether a page will show the file's images, which are then refused before the work.
+        protocol: which may need groups, whose lack is then told before the work.
 
     Raises:
-        ValueError: only one of encoder and data, or a name that isn't `package.module:function`.
-        ModuleNotFoundError: no such module.
-        TypeError: a function that returns something else.
+        ValueError: only one of encoder and data, or what `checkpoint_reader` refuses.
     """
     if (encoder is None) != (data is None):
         raise ValueError("--encoder and --data go together: checkpoints need both, embeddings neither")
+
+    def check(groups: Any) -> None:
+        if protocol is not None:
+            check_groups(groups, protocol)
+
+    def read(path: Path) -> EmbeddingFile:
+        held = read_embeddings(path, labels=labels, embeddings_key=embeddings_key, labels_key=labels_key)
+        if held.embeddings.ndim and len(held.embeddings):  # the measures refuse what isn't a table
+            as_ids(held.ids, len(held.embeddings))
+            as_groups(held.groups, len(held.embeddings))
+            check(held.groups)
+            if pictures:
+                check_pictures(held.images, len(held.embeddings))
+        return held
+
     if encoder is None or data is None:
-        return lambda path: _checked(read_embeddings(path, labels=labels))
-    make = _named(encoder, "--encoder")
-    held = _data(data, labels)
-    return lambda path: _embed(path, _called(make, f"--encoder {encoder}"), held)
+        return read
+    embed = checkpoint_reader(encoder, data, labels, labels_key, check)
+    return lambda path: _drawable(embed(path)) if pictures else embed(path)
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a checkpoint into a module: a state dict, or Lightning's file, also where its names have one prefix.
-
-    Raises:
-        ValueError: names or shapes that don't fit, or a file that isn't a whole checkpoint.
-    """
-    weights, own = read_weights(path), module.state_dict()
-    first = next(iter(own))
-    prefixes = [name.removesuffix(first) for name in weights if name.endswith(first)]
-    fitting = [prefix for prefix in prefixes if all(prefix + name in weights for name in own)]
-    if not fitting:
-        missing = [name for name in own if name not in weights]
-        raise ValueError(
-            f"{path} does not fit the encoder: it lacks {len(missing)} of {len(own)} weights (first: {missing[0]}); "
-            f"it holds {', '.join(list(weights)[:3])}, ..."
-        )
-    if "" not in fitting and len(fitting) > 1:
-        raise ValueError(
-            f"{path} holds weights that fit the encoder under several names ({', '.join(fitting)}): "
-            "save torch.save(encoder.state_dict(), path)"
-        )
-    chosen = {name: weights[min(fitting, key=len) + name] for name in own}
-    for name, value in own.items():
-        if chosen[name].shape != value.shape:
-            raise ValueError(
-                f"{path} does not fit the encoder: {name} is {tuple(chosen[name].shape)}, "
-                f"the encoder's is {tuple(value.shape)}"
-            )
-    module.load_state_dict(chosen)
-
-
-def _checked(held: EmbeddingFile) -> EmbeddingFile:
-    """Refuse ids and groups that don't fit the rows, also for commands that need neither."""
-    if held.embeddings.ndim and len(held.embeddings):  # the measures refuse what isn't a table
-        as_ids(held.ids, len(held.embeddings))
-        as_groups(held.groups, len(held.embeddings))
+def _drawable(held: EmbeddingFile) -> EmbeddingFile:
+    """Without inputs that are no pictures: an encoder may take anything."""
+    try:
+        check_pictures(held.images, len(held.embeddings))
+    except ValueError as error:
+        complain(f"the page shows no examples: {error}")
+        return replace(held, images=None)
     return held
 
 
-def _embed(path: Path, module: object, held: Mapping[str, Any]) -> EmbeddingFile:
+def check_groups(groups: Any, protocol: RetrievalProtocol) -> None:
+    """Refuse a lack of groups under a protocol that compares them."""
+    episodes = protocol.episodes
+    needed = protocol.exclude == "same_group" or (episodes is not None and episodes.within_group)
+    if needed and groups is None:
+        raise ValueError(
+            f"no groups, which the protocol {protocol.name!r} compares: save session, camera or recording beside the "
+            "embeddings as `groups`"
+        )
+
+
+def each(
+    files: Sequence[Path], read: Callable[[Path], EmbeddingFile], work: Callable[[EmbeddingFile], T]
+) -> tuple[dict[str, T], int]:
+    """The work done on every file that can be used, by its name in the order given, and the exit status.
+
+    Bad files are named on stderr and the rest goes on; where none is left, that is the end.
+    """
+    results: dict[str, T] = {}
+    paths = list(dict.fromkeys(files))
+    for path in paths:
+        try:
+            results[str(path)] = about(path, lambda path=path: work(read(path)))
+        except BAD_INPUT as error:
+            complain(error)
+    if not results:
+        raise SystemExit(2)
+    return results, int(len(results) < len(paths))
+
+
+def about(path: Path, call: Callable[[], T]) -> T:
+    """The call's result; what it refuses is told with the name of the file."""
     try:
-        return _encoded(path, module, held)
-    except (RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
-        raise ValueError(f"the encoder or its data failed: {type(error).__name__}: {error}") from error
+        return call()
+    except (ValueError, TypeError) as error:
+        named = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(named) from error
 
 
-def _encoded(path: Path, module: object, held: Mapping[str, Any]) -> EmbeddingFile:
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"--encoder must return an nn.Module, got {type(module).__name__}")
-    load_weights(module, path)
-    labels, ids, groups = held["labels"], held.get("ids"), held.get("groups")
-    bank = EmbeddingBank.encode(module, held["images"], labels=labels, ids=ids, groups=groups, metric="dot")
-    images = held["images"] if isinstance(held["images"], Tensor) else None
-    return EmbeddingFile(bank.embeddings, bank.labels, bank.ids, bank.groups, images)
+def same_examples(file: EmbeddingFile, other: EmbeddingFile, path: Path) -> Tensor:
+    """The embeddings of `other` in the order of the rows of `file`, read from `path`: by ids where both hold them.
+
+    Raises:
+        ValueError: the files hold other examples: their number, their ids or their labels differ.
+    """
+    rows = len(file.embeddings)
+    if len(other.embeddings) != rows:
+        raise ValueError(f"not the same examples as {path}: {len(other.embeddings)} rows, where that has {rows}")
+    place, remedy = torch.arange(rows), "save the same rows in the same order, or `ids` in both files"
+    if file.ids is not None and other.ids is not None:
+        own, ids = as_ids(file.ids, rows).sort(), as_ids(other.ids, rows).sort()
+        if not torch.equal(own.values, ids.values):
+            missing = rows - int(torch.isin(ids.values, own.values).sum())
+            raise ValueError(f"not the same examples as {path}: {missing} of {rows} ids are not in that file")
+        place[own.indices] = ids.indices
+        remedy = "one id must have one label"
+    if file.labels is not None and other.labels is not None:
+        differ = int((as_labels(file.labels, rows) != as_labels(other.labels, rows)[place]).sum())
+        if differ:
+            raise ValueError(f"not the same examples as {path}: {differ} of {rows} labels differ; {remedy}")
+    return other.embeddings[place]
 
 
-def _data(name: str, labels: Path | None) -> dict[str, Any]:
-    given = {} if labels is None else read_arrays(labels, ("labels",))
-    if ":" not in name:
-        held: dict[str, Any] = {**read_arrays(Path(name), ("images", "labels", "ids", "groups")), **given}
-        if "labels" not in held:
-            raise ValueError(f"{name}: no labels: save them beside the images as `labels`, or pass --labels FILE")
-        return held
-    made = _called(_named(name, "--data"), f"--data {name}")
-    if not isinstance(made, tuple) or len(made) not in (2, 3):
-        raise TypeError(f"--data {name} must return (data set, labels) or (data set, labels, groups)")
-    return {**dict(zip(("images", "labels", "groups"), made)), **given}
-
-
-def _named(name: str, option: str) -> Callable[[], Any]:
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        raise ValueError(f"{option} must be package.module:function, got {name!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a command finds the modules of its folder, as `python -m` does
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # of the user's own code, which may raise anything
-        raise ValueError(f"{option} {name}: importing {module} failed: {_said(error)}") from error
-    if not callable(getattr(found, function, None)):
-        raise ValueError(f"{option}: module {module} has no function {function}")
-    return getattr(found, function)
-
-
-def _called(function: Callable[[], Any], what: str) -> Any:
-    """What the user's own function returns; what it raises, whatever that is, is told with its name."""
-    try:
-        return function()
-    except Exception as error:
-        raise ValueError(f"{what} failed: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def labels_of(file: EmbeddingFile) -> Tensor:
+    """The labels, which most commands need."""
+    if file.labels is None:
+        raise ValueError(
+            "no labels: save them beside the embeddings as `labels`, or pass --labels FILE, or name their array with "
+            "--labels-key"
+        )
+    return file.labels

@@ -8,25 +8,30 @@ scores are compared there with what each anchor needs, so that hardly any is eve
 from functools import cache, reduce
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from legolas_metric.index.exact.layout import PANELS
+from legolas_metric.compiled.panels import PANELS
 
 ROWS, COLUMNS = PANELS
 _LANES = 8
-_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _SIXTEEN = ir.VectorType(_I32, COLUMNS)
 _SUMS, _FACTORS = ir.VectorType(_I32, _LANES), ir.VectorType(ir.IntType(16), 2 * _LANES)
-_FLOATS = ir.VectorType(_F32, _LANES)
 _HALVES = range(COLUMNS // _LANES)
 
 
 @cache
 def has_products() -> bool:
-    """Whether this processor has the instruction for products of int16 pairs."""
-    return bool(binding.get_host_cpu_features().get("avx2", False))
+    """Whether the compiler makes code for a processor with the instruction for products of int16 pairs.
+
+    Asked of numba's own target: NUMBA_CPU_NAME=generic and the like narrow what the processor could do.
+    """
+    target: Any = cpu_target.target_context  # a property to numba, whose type a checker cannot tell
+    features = target.codegen().magic_tuple()[2]
+    return "+avx2" in features.split(",")
 
 
 def _micro_tile(windowed: bool) -> Any:
@@ -48,7 +53,7 @@ def _emit(builder: Any, packed: Any, windowed: bool) -> Any:
     column_term, column_low, column_high = (builder.inttoptr(values[p], _SUMS.as_pointer()) for p in (4, 7, 8))
     terms = [_load(builder, column_term, half) for half in _HALVES]
     start = [[builder.add(_spread(builder, row_term, row), term) for term in terms] for row in range(ROWS)]
-    sums = _products(builder, values[:3], start, (_I64(1), _I64(ROWS)))
+    sums = _products(builder, values[:3], start)
     store, end = builder.append_basic_block(), builder.append_basic_block()
     bounds = (row_low, row_high), (column_low, column_high)
     found = _hits(builder, sums, *bounds) if windowed else _tops(builder, sums, row_low, column_low)
@@ -69,11 +74,10 @@ def _emit(builder: Any, packed: Any, windowed: bool) -> Any:
     return some
 
 
-def _products(builder: Any, factors: Any, start: Any, strides: Any) -> Any:
+def _products(builder: Any, factors: Any, start: Any) -> Any:
     """ROWS x 2 vectors of sums, from those at the start: the builder is left where they are complete.
 
-    The factors are two addresses and the number of pairs; the strides those of the left ones, from row to row and from
-    pair to pair.
+    The factors are two addresses and the number of pairs.
     """
     left, right = (builder.inttoptr(factors[side], of.as_pointer()) for side, of in enumerate((_I32, _FACTORS)))
     multiply = builder.module.declare_intrinsic(
@@ -87,7 +91,7 @@ def _products(builder: Any, factors: Any, start: Any, strides: Any) -> Any:
     sums = [[builder.phi(_SUMS) for _ in _HALVES] for _ in range(ROWS)]
     columns = [_load(builder, right, half, builder.mul(step, _I64(len(_HALVES)))) for half in _HALVES]
     for row in range(ROWS):
-        at = builder.add(builder.mul(strides[0], _I64(row)), builder.mul(strides[1], step))
+        at = builder.add(_I64(row), builder.mul(_I64(ROWS), step))
         factor = builder.bitcast(_spread(builder, left, 0, at), _FACTORS)
         for half in _HALVES:
             total = builder.add(sums[row][half], builder.call(multiply, [factor, columns[half]]))
@@ -99,66 +103,6 @@ def _products(builder: Any, factors: Any, start: Any, strides: Any) -> Any:
     builder.cbranch(builder.icmp_signed("<", following, factors[2]), loop, done)
     builder.position_at_end(done)
     return sums
-
-
-@intrinsic
-def gram_tile(typing: Any, where: Any, unit: Any) -> Any:
-    """ROWS x COLUMNS scores times a unit, written as float32 to a matrix, and transposed to another place of it.
-
-    Beside each of the COLUMNS transposed rows, the next _LANES - ROWS places are overwritten.
-
-    Args:
-        where: addresses of the left factors, row after row, and of the right ones, as panels, the number of pairs of
-            them, the addresses of the tile and of the transposed one, and the length of the matrix's rows.
-        unit: float32.
-    """
-
-    def emit(context: Any, builder: Any, sign: Any, values: Any) -> Any:
-        *factors, out, mirrored, width = (builder.extract_value(values[0], place) for place in range(6))
-        none = [[ir.Constant(_SUMS, [0] * _LANES)] * len(_HALVES)] * ROWS
-        sums = _products(builder, factors, none, (factors[2], _I64(1)))
-        one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), values[1], _I32(0))
-        scale = builder.shuffle_vector(one, one, ir.Constant(_SUMS, [0] * _LANES))
-        rows = [[builder.fmul(builder.sitofp(part, _FLOATS), scale) for part in row] for row in sums]
-        for half, columns in enumerate(zip(*rows)):
-            first = _I64(half * _LANES)
-            for row, scores in enumerate(columns):
-                _store(builder, out, builder.add(builder.mul(width, _I64(row)), first), scores)
-            for column, scores in enumerate(_transposed(builder, columns)):
-                _store(builder, mirrored, builder.mul(width, builder.add(first, _I64(column))), scores)
-        return context.get_dummy_value()
-
-    return types.void(types.UniTuple(types.intp, 6), types.float32), emit
-
-
-def _store(builder: Any, matrix: Any, place: Any, scores: Any) -> None:
-    at = builder.gep(builder.inttoptr(matrix, _F32.as_pointer()), [place])
-    builder.store(scores, builder.bitcast(at, _FLOATS.as_pointer()), align=4)
-
-
-def _transposed(builder: Any, rows: Any) -> Any:
-    """Vectors of the columns of up to eight vectors; what no row gives is left open. By pairs, fours and eights."""
-    rows = [*rows, *[ir.Constant(_FLOATS, ir.Undefined)] * (_LANES - len(rows))]
-
-    def mixed(a: Any, b: Any, places: Any) -> Any:
-        return builder.shuffle_vector(a, b, ir.Constant(_SUMS, places))
-
-    pairs = [
-        mixed(rows[at], rows[at + 1], places)
-        for at in range(0, _LANES, 2)
-        for places in ([0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15])
-    ]
-    fours = [
-        mixed(pairs[at + high], pairs[at + high + 2], places)
-        for at in (0, 4)
-        for high in (0, 1)
-        for places in ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])
-    ]
-    return [
-        mixed(fours[at], fours[at + 4], places)
-        for places in ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15])
-        for at in range(4)
-    ]
 
 
 def _tops(builder: Any, sums: Any, row_low: Any, column_low: Any) -> Any:

@@ -6,58 +6,42 @@ from typing import no_type_check
 import numpy as np
 
 from legolas_metric.compiled.jit import compiled, compiled_sum
-from legolas_metric.compiled.pointers import fetch, pointer, shifted
+from legolas_metric.compiled.pointers import fetch, shifted
+from legolas_metric.compiled.row_metrics import DOT, EUCLIDEAN
 
 AHEAD = 4  # pairs whose rows are brought from memory meanwhile
+_SPLIT = 2.0**20 + 1  # as in `geometry.settled`
+_TIE = 2.0**-42  # the square of `geometry.tie_distance` of float32
 _LINE = 16  # floats of a line of the processor's cache
 
 
 @compiled_sum
 @no_type_check
-def norm_range(rows):
-    """The least and the largest norm of rows, in float64; the latter is infinite if an entry is not finite."""
-    least, most = math.inf, 0.0
-    for i in range(len(rows)):
-        row, total = rows[i], 0.0
-        for j in range(len(row)):
-            wide = np.float64(row[j])
-            total += wide * wide
-        least, most = min(least, total), max(most, total if total < math.inf else math.inf)
-    return math.sqrt(least), math.sqrt(most)
-
-
-@compiled_sum
-@no_type_check
-def unit_rows(rows, tolerance, out):
-    """Rows divided by their norm, which is taken in float64, unless it is 1 to a tolerance; and its range, as above."""
-    least, most = math.inf, 0.0
-    for i in range(len(rows)):
-        row, unit, total = rows[i], out[i], 0.0
-        for j in range(len(row)):
-            wide = np.float64(row[j])
-            total += wide * wide
-        least, most = min(least, total), max(most, total if total < math.inf else math.inf)
-        norm = math.sqrt(total)
-        if abs(norm - 1) <= tolerance:
-            norm = 1.0
-        for j in range(len(row)):
-            unit[j] = np.float64(row[j]) / norm
-    return math.sqrt(least), math.sqrt(most)
-
-
-@compiled_sum
-@no_type_check
-def reported(x, y, d, euclidean):
-    """The similarity of two rows, given by pointers, that is reported: in float64, rounded to float32."""
+def _total(x, y, d, products):
+    """The sum of products, or of squared differences."""
     total = 0.0
-    if euclidean:
+    if products:
         for j in range(d):
-            gap = np.float64(x[j]) - np.float64(y[j])
-            total += gap * gap
-        return np.float32(-math.sqrt(total))
+            total += np.float64(x[j]) * np.float64(y[j])
+        return total
     for j in range(d):
-        total += np.float64(x[j]) * np.float64(y[j])
-    return np.float32(total)
+        gap = np.float64(x[j]) - np.float64(y[j])
+        total += gap * gap
+    return total
+
+
+@compiled
+@no_type_check
+def decisive(x, y, d, metric):
+    """`geometry.exact_similarity` of two rows, given by pointers; of a metric by its number."""
+    total = _total(x, y, d, metric == DOT)
+    wide = _SPLIT * total
+    total = wide - (wide - total)
+    if metric == DOT:
+        return total
+    if metric == EUCLIDEAN:
+        return -math.sqrt(total)
+    return 1.0 if total <= _TIE else max(1 - total / 2, -1.0)
 
 
 @compiled
@@ -66,14 +50,3 @@ def fetch_row(rows, row, d):
     """Have a row brought from memory, of a pointer to all of them."""
     for j in range(0, d, _LINE):
         fetch(shifted(rows, row * d + j))
-
-
-@compiled
-@no_type_check
-def pair_similarities(x, y, query, row, euclidean, out):
-    """The reported similarity of each pair (query, row)."""
-    left, right, d = pointer(x), pointer(y), x.shape[1]
-    for pair in range(len(query)):
-        if pair + AHEAD < len(query):
-            fetch_row(right, row[pair + AHEAD], d)
-        out[pair] = reported(shifted(left, query[pair] * d), shifted(right, row[pair] * d), d, euclidean)

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
+
+_DONE: Any = object()  # stands for the task after the last
 
 
 def in_threads(function: Callable[[T], R], tasks: Iterable[T]) -> list[R]:
@@ -31,10 +31,13 @@ def in_threads(function: Callable[[T], R], tasks: Iterable[T]) -> list[R]:
         try:
             while True:
                 with guard:
-                    task = next(waiting)
+                    task = next(waiting, _DONE)
+                if task is _DONE:
+                    return done
                 done.append(function(task))
-        except StopIteration:
-            return done
+        except StopIteration as error:  # which a generator above would take for its own end
+            stop()
+            raise RuntimeError("a task raised StopIteration") from error
         except BaseException:
             stop()
             raise

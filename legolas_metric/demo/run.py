@@ -7,14 +7,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from legolas_metric.cli.figures import on_screen
 from legolas_metric.datasets import Omniglot, split_omniglot
 from legolas_metric.demo.recipe import Comparison, Outcome, compare_on_omniglot
-from legolas_metric.files import check_writable, write_json
+from legolas_metric.files import write_json
+from legolas_metric.measures import measure
+from legolas_metric.outputs import check_file, check_writable
 from legolas_metric.report import Card, Gallery, Section, bars, curves, similarity_histogram, spectra, write_page
-from legolas_metric.tables import Table
+from legolas_metric.tables import Better, Table
 
-_COLUMNS = ["encoder", "Rank@1", "MAP@R", "AUC", "eff. rank", "cosine", "top-1", "mining, s"]
+_FIGURES_SHOWN = ("rank_at_1", "map_at_r", "auc", "effective_rank", "mean_cosine", "top1_variance")
 _SHOWN_PAIRS = 12
 
 
@@ -23,6 +24,7 @@ def run_demo(
     *,
     epochs: int = 6,
     seed: int = 0,
+    threads: int | None = None,
     data: tuple[Omniglot, Omniglot] | None = None,
     console: Console | None = None,
 ) -> Comparison:
@@ -32,6 +34,7 @@ def run_demo(
         out: the folder; refused before training starts where it can't be written.
         epochs: of 115 steps of at most 128 drawings each, for each of the two trained encoders.
         seed: of the split, the weights and the batches.
+        threads: of the processor (default: as torch has them).
         data: train and validation set (default: the 24 and 6 alphabets of `split_omniglot`).
         console: where to print (default: the terminal).
 
@@ -40,6 +43,11 @@ def run_demo(
         OSError: the folder cannot be written.
     """
     check_writable(out)
+    page, figures = out / "report.html", out / "summary.json"
+    for file in (page, figures):
+        check_file(file)
+    if threads is not None:
+        torch.set_num_threads(threads)
     screen = console or Console()
     train, validation = data or split_omniglot(seed=seed)
     screen.print(
@@ -48,12 +56,11 @@ def run_demo(
     )
     result = compare_on_omniglot(train, validation, epochs=epochs, seed=seed)
     table = figures_table(result)
-    page = out / "report.html"
-    write_page(page, "Global mining on handwriting", _lead(result), report_sections(result, table))
-    write_json(out / "summary.json", summary(result))
-    screen.print(on_screen(table))
+    screen.print(table.screen())
     screen.print(_verdict(result))
     screen.print(_race_line(result))
+    write_json(figures, summary(result))
+    write_page(page, "Global mining on handwriting", _lead(result), report_sections(result, table))
     screen.print(f"Took {result.seconds:.0f} s. Report: {page.resolve().as_uri()}")
     return result
 
@@ -81,13 +88,17 @@ def summary(result: Comparison) -> dict[str, object]:
 
 def figures_table(result: Comparison) -> Table:
     """Untrained, batch-only and ours, side by side; "mining" is seconds of embedding the bank and mining it."""
-    names = ("untrained", "batch-only", "ours")
+    columns = [measure(name) for name in (*_FIGURES_SHOWN, "mining_seconds")]
+    titles = [column.short or column.title for column in columns]
     rows = []
-    for name, outcome in zip(names, _outcomes(result).values()):
+    for name, outcome in zip(("untrained", "batch-only", "ours"), _outcomes(result).values()):
         mining = outcome.mining_seconds if outcome.rounds else None
         rows.append([name, *_figures(outcome).values(), mining])
-    formats = {"eff. rank": ".1f", "mining, s": ".1f"}
-    return Table(_COLUMNS, rows, better={"Rank@1": "max", "MAP@R": "max", "AUC": "max"}, formats=formats)
+    better: dict[str, Better] = {
+        title: column.better for title, column in zip(titles, columns) if column.better is not None
+    }
+    formats = dict.fromkeys((titles[3], titles[6]), ".1f")
+    return Table(["encoder", *titles], rows, better=better, formats=formats)
 
 
 def report_sections(result: Comparison, table: Table) -> list[Section]:
@@ -159,15 +170,9 @@ def _outcomes(result: Comparison) -> dict[str, Outcome]:
     return {"untrained": result.untrained, "batch_only": result.batch_only, "global": result.mined}
 
 
-def _figures(outcome: Outcome) -> dict[str, float]:
-    return {
-        "rank_at_1": outcome.ranking.rank[1],
-        "map_at_r": outcome.ranking.map_at_r,
-        "auc": outcome.verification.auc,
-        "effective_rank": outcome.collapse.effective_rank,
-        "mean_cosine": outcome.collapse.mean_cosine,
-        "top1_variance": outcome.collapse.top1_variance,
-    }
+def _figures(outcome: Outcome) -> dict[str, float | None]:
+    held = {**outcome.ranking.scalars(), **outcome.verification.scalars(), **outcome.collapse.scalars()}
+    return {name: held[name] for name in _FIGURES_SHOWN}
 
 
 def _alphabets(data: Omniglot) -> int:

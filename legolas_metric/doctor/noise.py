@@ -3,17 +3,37 @@
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED
+from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
+from legolas_metric.names import Names
 from legolas_metric.rows import Rows
 
 _NEIGHBOURS = 10
 _MAJORITY = 0.6
 _FEW = 0.2
 _FEWEST_VOTES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """A row whose neighbourhood carries another label: worth a look, be its label wrong or the row hard to tell.
+
+    Attributes:
+        id: of the row.
+        label: that it has, as it was given.
+        suggestion: the label that its neighbours carry.
+        share: of the nearest places that rows of the suggested label can fill, how many they do fill.
+    """
+
+    id: int
+    label: int | str
+    suggestion: int | str
+    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,24 +43,37 @@ class LabelNoise:
     Attributes:
         suspects: ids of rows of whose nearest rows most have one other label, three at least, and at most a fifth their
             own: of the places that the rows of a label can fill. So mislabelled rows of classes of two or three are
-            not found.
+            not found. The clearest first.
         suggested: the label that those neighbours carry.
+        labels, shares: of the suspects: their own label, and how many of the places that the suggested label can fill
+            its rows do fill.
         negatives: anchors with a row of another label among their nearest.
         contradicted: of these, how many have a nearest negative that itself lies among rows of the anchor's label: a
             probable false negative.
+        contradicted_rows: how many different rows those nearest negatives are.
         neighbours: rows that voted, for each row.
     """
 
     suspects: Int64[Tensor, " s"] = field(repr=False)
     suggested: Int64[Tensor, " s"] = field(repr=False)
+    labels: Int64[Tensor, " s"] = field(repr=False)
+    shares: Float64[Tensor, " s"] = field(repr=False)
     negatives: int
     contradicted: int
+    contradicted_rows: int
     neighbours: int
 
-    @property
-    def contradicted_share(self) -> float:
-        """Share of the nearest negatives that look mislabelled; 0 where no anchor has one among its nearest."""
-        return self.contradicted / self.negatives if self.negatives else 0.0
+    def listed(self, names: Names | None = None) -> tuple[Suspect, ...]:
+        """The suspects as records; `names` are what labels stand for."""
+
+        def named(code: int) -> int | str:
+            return code if names is None else names[code]
+
+        columns = (self.suspects, self.labels, self.suggested, self.shares)
+        return tuple(
+            Suspect(id=id, label=named(label), suggestion=named(other), share=share)
+            for id, label, other, share in zip(*(column.tolist() for column in columns))
+        )
 
 
 def label_noise(rows: Rows) -> LabelNoise:
@@ -54,27 +87,35 @@ def label_noise(rows: Rows) -> LabelNoise:
     k = min(_NEIGHBOURS, len(rows) - 1)
     found = ExactIndex().fit(rows.embeddings, labels).self_join(k, want="any").ids
     near = labels[found]
-    asked = labels != UNLABELLED
     _, place, size = labels.unique(return_inverse=True, return_counts=True)
     room = size[place].clamp_max(k)  # of each row: the places that the rows of its label can fill
     number = torch.arange(k, device=labels.device)
-    # Votes: how many of the nearest places that a neighbour's label can fill are filled by it.
-    alike = (near[:, :, None] == near[:, None, :]) & (number < room[found][:, :, None])
-    votes = alike.sum(2).masked_fill(near == UNLABELLED, 0)
-    share = (votes / room[found]).masked_fill(votes < _FEWEST_VOTES, 0)
-    most = share.max(1)
-    suggested = near.gather(1, most.indices[:, None])[:, 0]
+    suggested, share = torch.empty_like(labels), torch.empty(len(labels), dtype=torch.float64, device=labels.device)
+    for part in chunks(len(labels), rows_for(BLOCK, 4 * k * k)):
+        # Votes: how many of the nearest places that a neighbour's label can fill are filled by it.
+        alike = (near[part, :, None] == near[part, None, :]) & (number < room[found[part]][:, :, None])
+        votes = alike.sum(2).masked_fill(near[part] == UNLABELLED, 0)
+        shares = (votes / room[found[part]].double()).masked_fill(votes < _FEWEST_VOTES, 0)
+        most = shares.max(1)
+        suggested[part], share[part] = near[part].gather(1, most.indices[:, None])[:, 0], most.values
+    asked = labels != UNLABELLED
     own = (near == labels[:, None]).sum(1)
     mates = (size[place] - 1).clamp_max(k)  # a class of three can fill two of the places
-    suspect = asked & (mates > 0) & (own <= _FEW * mates) & (most.values >= _MAJORITY) & (suggested != labels)
+    suspect = asked & (mates > 0) & (own <= _FEW * mates) & (share >= _MAJORITY) & (suggested != labels)
+    listed = suspect.nonzero().flatten()
+    listed = listed[(share[listed] - own[listed] / mates[listed]).argsort(descending=True, stable=True)]
     other = (near != labels[:, None]) & (near != UNLABELLED)
     has = asked & other.any(1)
     negative = found.gather(1, other.int().argmax(1, keepdim=True))[:, 0]
     agree = ((near[negative] == labels[:, None]) & (number < room[:, None])).sum(1)
+    contradicted = has & (agree >= _FEWEST_VOTES) & (agree > room / 2)
     return LabelNoise(
-        suspects=rows.ids[suspect],
-        suggested=suggested[suspect],
+        suspects=rows.ids[listed],
+        suggested=suggested[listed],
+        labels=labels[listed],
+        shares=share[listed],
         negatives=int(has.sum()),
-        contradicted=int((has & (agree >= _FEWEST_VOTES) & (agree > room / 2)).sum()),
+        contradicted=int(contradicted.sum()),
+        contradicted_rows=len(negative[contradicted].unique()),
         neighbours=k,
     )

@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.geometry import chunks
-
-_CHUNK_ROWS = 1 << 14
 
 
 def mean_squared_distances(rows: Float32[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> tuple[float, float]:
@@ -25,7 +24,7 @@ def mean_squared_distances(rows: Float32[Tensor, "n d"], labels: Int64[Tensor, "
     squares = torch.zeros(len(classes), dtype=torch.float64, device=rows.device)
     # |x - y|^2 does not change when all rows are shifted: centred rows lose fewer digits.
     centre = rows.mean(0, dtype=torch.float64)
-    for part in chunks(len(rows), _CHUNK_ROWS):
+    for part in chunks(len(rows), rows_for(CACHE, 16 * rows.shape[1])):
         wide = rows[part].double() - centre
         sums.index_add_(0, place[part], wide)
         squares.index_add_(0, place[part], wide.square().sum(1))

@@ -10,20 +10,18 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, CACHE, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
-from legolas_metric.geometry import chunks, similarity_matrix
+from legolas_metric.evaluation.scores import score_block, turned, widened
+from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
 
 Scores = Callable[[], Iterator[Float64[Tensor, " t"]]]
-"""Blocks of scores, not yet rounded to float32. Threads that ask at once share them out. Each block is to be used
+"""Blocks of scores. Threads that ask at once share them out. Each block is to be used
 before the next is asked for, which takes its memory."""
 
 _BAND_ROWS = 64
 _ROWS = 256
-_BLOCK = 1 << 22
-"""Similarities of the pairs of one class, at most, that are worked out at a time."""
-_TILE = 512
-"""Columns of a tile: its float64 products stay in the cache."""
 
 
 def by_label(rows: Rows) -> Rows:
@@ -34,18 +32,24 @@ def by_label(rows: Rows) -> Rows:
 
 
 def score_range(rows: Rows, metric: Metric) -> tuple[float, float]:
-    """Bounds that no similarity of these rows can pass."""
-    if metric == "cosine":
-        return -1.0, 1.0
-    longest = float(torch.linalg.vector_norm(rows.embeddings.double(), dim=1).max())
-    return (-2 * longest, 0.0) if metric == "euclidean" else (-(longest**2), longest**2)
+    """Bounds that no similarity of these rows can pass, as tight as a ball around all of them makes them."""
+    x = rows.embeddings
+    if metric == "dot":
+        longest = float(torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).max())
+        return -(longest**2), longest**2
+    centre = x.mean(0, dtype=torch.float64)
+    radius = max(
+        float(torch.linalg.vector_norm(x[part].double() - centre, dim=1).max())
+        for part in chunks(len(x), rows_for(CACHE, 8 * x.shape[1]))
+    )
+    return (-2 * radius, 0.0) if metric == "euclidean" else (max(-1.0, 1 - 2 * radius**2), 1.0)
 
 
 def genuine_scores(rows: Rows, metric: Metric) -> Scores:
     """Similarities of the pairs of one class (and of different groups, where there are groups)."""
     labels, groups = rows.labels, rows.groups
     assert labels is not None
-    wide, ends = rows.embeddings.double(), _class_ends(rows)
+    wide, ends = widened(rows.embeddings, metric), _class_ends(rows)
     blocks = _blocks(rows, _BAND_ROWS)
 
     def scores() -> Iterator[Float64[Tensor, " t"]]:
@@ -54,7 +58,7 @@ def genuine_scores(rows: Rows, metric: Metric) -> Scores:
             same = labels[part, None] == labels[None, band]
             if groups is not None:
                 same &= groups[part, None] != groups[None, band]
-            yield similarity_matrix(wide[part], wide[band], metric)[same.triu(1)]
+            yield score_block(turned(wide[part], metric), wide[band], metric)[same.triu(1)]
 
     return scores
 
@@ -63,23 +67,26 @@ def impostor_scores(rows: Rows, metric: Metric) -> Scores:
     """Similarities of the pairs of different labels; two unlabelled rows make no pair."""
     labels = rows.labels
     assert labels is not None
-    wide, ends = rows.embeddings.double(), _class_ends(rows)
+    wide, ends = widened(rows.embeddings, metric), _class_ends(rows)
     blocks = _blocks(rows, _ROWS)
 
+    tile = rows_for(CACHE // 4, 8 * _ROWS)  # columns, so that the products stay in the cache beside their rows
+
     def scores() -> Iterator[Float64[Tensor, " t"]]:
-        room = wide.new_empty(min(_ROWS * _TILE, len(wide) ** 2))
+        room = wide.new_empty(min(_ROWS * tile, len(wide) ** 2))
         for part in blocks:
             end = int(ends[part.stop - 1])
+            asking = turned(wide[part], metric)
             other = labels[part, None] != labels[None, part.start : end]
-            yield similarity_matrix(wide[part], wide[part.start : end], metric)[other.triu(1)]
-            for right in chunks(len(wide) - end, _TILE):
+            yield score_block(asking, wide[part.start : end], metric)[other.triu(1)]
+            for right in chunks(len(wide) - end, tile):
                 some = wide[end + right.start : end + right.stop]
                 if metric == "euclidean":
-                    yield similarity_matrix(wide[part], some, metric).flatten()
+                    yield score_block(asking, some, metric).flatten()
                     continue
-                tile = room[: (part.stop - part.start) * len(some)]  # fresh memory costs half as much again
-                torch.mm(wide[part], some.T, out=tile.view(-1, len(some)))
-                yield tile
+                scored = room[: len(asking) * len(some)]  # fresh memory costs half as much again
+                torch.mm(asking, some.T, out=scored.view(-1, len(some)))
+                yield scored
 
     return scores
 
@@ -89,7 +96,7 @@ def _blocks(rows: Rows, most: int) -> Iterator[slice]:
     assert rows.labels is not None
     labelled = rows.labels[rows.labels != UNLABELLED]
     largest = int(labelled.unique(return_counts=True)[1].max()) if len(labelled) else 1
-    return iter(list(chunks(len(labelled), max(1, min(most, _BLOCK // largest)))))
+    return iter(list(chunks(len(labelled), min(most, rows_for(BLOCK // 2, 8 * largest)))))
 
 
 def _class_ends(rows: Rows) -> Int64[Tensor, " n"]:

@@ -4,29 +4,38 @@ Letters: q queries of a block, w places for positives (padded), g gallery rows.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.compiled.jit import runs_compiled
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking_measures import Places
-from legolas_metric.evaluation.scores import Counts, above_in_order, count_above, row_blocks
+from legolas_metric.evaluation.scores import (
+    Counts,
+    Ties,
+    ahead_in_order,
+    count_ahead,
+    row_blocks,
+    score_block,
+    turned,
+    widened,
+    within_range,
+)
 from legolas_metric.evaluation.trials import Trial
-from legolas_metric.geometry import chunks, pair_similarity, similarity_matrix
+from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.rows import Rows
+from legolas_metric.lookup import lookup
 
 _LEAST_GALLERY = 8192
 _LARGEST_CLASS = 64
 _BAND_ROWS = 256
-_COMPILED_ROWS = 1 << 14
 _INDEX_MB = 32
+_REPORTED = 2.0**-22
+"""By how much a similarity that was rounded to float32 may err, and then some, as a share of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +52,8 @@ class Placed:
 
     query: Int64[Tensor, " q"]
     places: Places
-    positive: Float32[Tensor, " q"]
-    negative: Float32[Tensor, " q"]
+    positive: Float64[Tensor, " q"]
+    negative: Float64[Tensor, " q"]
     negatives: Int64[Tensor, " q"]
 
 
@@ -68,17 +77,19 @@ def place_all(trial: Trial, protocol: RetrievalProtocol, metric: Metric, depth: 
     shallow = 0
     if depth is not None and len(trial.gallery) >= _LEAST_GALLERY and not callable(protocol.exclude):
         shallow = int((trial.count <= _LARGEST_CLASS).sum())  # the first ones, as queries are in order of class size
+    ties = Ties.of(trial.gallery.embeddings, metric)
     undecided = torch.arange(shallow, len(trial), device=trial.asker.device)
     if shallow:
         assert depth is not None
-        placed, more = _place_among_first(trial, protocol, metric, depth, shallow)
+        placed, more = _place_among_first(trial, protocol, metric, ties, depth, shallow)
         yield from placed
         undecided = torch.cat([more, undecided])
     if len(undecided) == 0:
         return
-    wide = trial.gallery.embeddings.double()
-    for part in row_blocks(len(undecided), len(trial.gallery)):
-        among_all = _place_among_all(trial, undecided[part], wide, protocol, metric)
+    wide = widened(trial.gallery.embeddings, metric)
+    total = len(undecided) * len(wide)
+    for part in row_blocks(len(undecided), len(wide)):
+        among_all = _place_among_all(trial, undecided[part], wide, protocol, metric, ties, total)
         if among_all is not None:
             yield among_all
 
@@ -100,19 +111,19 @@ def own_class(trial: Trial, query: Int64[Tensor, " q"], protocol: RetrievalProto
 def _place_among_all(
     trial: Trial,
     query: Int64[Tensor, " q"],
-    gallery: Float64[Tensor, "g d"],
+    gallery: Float64[Tensor, "g e"],
     protocol: RetrievalProtocol,
     metric: Metric,
+    ties: Ties,
+    total: int,
 ) -> Placed | None:
     """Places against every gallery row; None where no query has positives enough."""
     own = own_class(trial, query, protocol)
     if own.column.shape[1] == 0:
         return None
-    wide = similarity_matrix(trial.queries.embeddings[query].double(), gallery, metric)
+    scores = score_block(turned(widened(trial.queries.embeddings[query], metric), metric), gallery, metric)
     if callable(protocol.exclude):
-        wide.masked_fill_(protocol.exclude(trial.asker[query], trial.found), -torch.inf)
-    _settle(wide, own, trial, query, metric)
-    scores = wide.float()
+        scores.masked_fill_(protocol.excluded(trial.asker[query], trial.found), -torch.inf)
     positive = torch.where(own.honest, scores.gather(1, own.column), -torch.inf)
     asked = (positive > -torch.inf).sum(1) >= protocol.min_positives
     if not bool(asked.any()):
@@ -120,122 +131,129 @@ def _place_among_all(
     scores.scatter_(1, own.column, -torch.inf)
     if not bool(asked.all()):
         query, positive, scores = query[asked], positive[asked], scores[asked]
-    best = positive.sort(1, descending=True).values
-    found = _places(best, count_above(scores, best))
-    return Placed(query, found, best[:, 0], scores.amax(1), _negatives(trial, query, scores, protocol))
+    levels = _Levels.of(positive, ties)
+    found = levels.places(count_ahead(scores, levels.low, levels.high, total))
+    best, negative = (within_range(x, metric) for x in (levels.best[:, 0], scores.amax(1)))
+    return Placed(query, found, best, negative, _negatives(trial, query, scores, protocol))
 
 
 def _negatives(
-    trial: Trial, query: Int64[Tensor, " q"], scores: Float32[Tensor, "q g"], protocol: RetrievalProtocol
+    trial: Trial, query: Int64[Tensor, " q"], scores: Float64[Tensor, "q g"], protocol: RetrievalProtocol
 ) -> Int64[Tensor, " q"]:
     if callable(protocol.exclude):
         return (scores > -torch.inf).sum(1)
     return len(trial.gallery) - trial.count[query]
 
 
-def _settle(
-    wide: Float64[Tensor, "q g"], own: OwnClass, trial: Trial, query: Int64[Tensor, " q"], metric: Metric
-) -> None:
-    """Make rows that are equal tie exactly, wherever they stand in the block.
+@dataclass(frozen=True, slots=True)
+class _Levels:
+    """Similarities of each query's positives, best first (-inf where there is none), and the level that each is in.
 
-    A product errs by up to d 2^-53 sum |x_i y_i|, by its place in the block. That changes its rounding to float32 only
-    within this distance of the middle of two float32 numbers: where a positive lies there (one in a million), it and
-    all that is as near as two float32 numbers are computed again, pair by pair.
+    Attributes:
+        best: the similarities.
+        low, high: where the level begins and ends.
+        before, tied: positives ranked before the level, and in it.
     """
-    if metric == "euclidean":
-        return  # computed pair by pair already
-    x, y = trial.queries.embeddings, trial.gallery.embeddings
-    error = x.shape[1] * 2.0**-52
-    longest = 1.0 if metric == "cosine" else float(x.norm(dim=1).max() * y.norm(dim=1).max())
-    value = wide.gather(1, own.column)
-    row, place = (_between_floats(value, error * longest) & own.honest).nonzero().unbind(1)
-    pairs = (x[query[row]].double() * y[own.column[row, place]].double()).abs().sum(1)
-    loose = _between_floats(value[row, place], error * pairs)
-    for one, middle in zip(row[loose].tolist(), value[row, place][loose].tolist()):
-        near = ((wide[one] - middle).abs() <= 2.0**-22 * abs(middle)).nonzero().flatten()
-        wide[one, near] = pair_similarity(x[query[one]].expand(len(near), -1), y[near], metric).double()
 
+    best: Float64[Tensor, "q w"]
+    low: Float64[Tensor, "q w"]
+    high: Float64[Tensor, "q w"]
+    before: Int64[Tensor, "q w"]
+    tied: Int64[Tensor, "q w"]
 
-def _between_floats(value: Float64[Tensor, "*b"], error: float | Float64[Tensor, "*b"]) -> Bool[Tensor, "*b"]:
-    """Whether an error of this size can change the rounding to float32."""
-    return (value - error).float() != (value + error).float()
+    @classmethod
+    def of(cls, positive: Float64[Tensor, "q w"], ties: Ties) -> "_Levels":
+        best = positive.sort(1, descending=True).values
+        low, high = ties.bounds(best)
+        # Positives of one level reach into each other's bounds.
+        begins = torch.ones_like(best, dtype=torch.bool)
+        begins[:, 1:] = best[:, 1:] < low[:, :-1]
+        ends = torch.ones_like(begins)
+        ends[:, :-1] = begins[:, 1:]
+        place = torch.arange(best.shape[1], device=best.device).expand_as(begins)
+        first = torch.where(begins, place, 0).cummax(1).values
+        last = torch.where(ends, place, best.shape[1]).flip(1).cummin(1).values.flip(1)
+        return cls(best, low.gather(1, last), high.gather(1, first), first, last - first + 1)
 
-
-def _places(best: Float32[Tensor, "q w"], negatives: Counts) -> Places:
-    """Places of positives, given best first, with the counts of negatives above and at each."""
-    before, tied = above_in_order(best.flip(1).contiguous(), best)
-    return Places(best > -torch.inf, before + negatives[0], tied + negatives[1], before, tied)
+    def places(self, negatives: Counts) -> Places:
+        """Places of the positives, given how many negatives lie above each level, and how many in it."""
+        start, size = self.before + negatives[0], self.tied + negatives[1]
+        valid = self.best > -torch.inf
+        return Places(valid, torch.where(valid, start, 0), torch.where(valid, size, 1), self.before, self.tied)
 
 
 def _place_among_first(
-    trial: Trial, protocol: RetrievalProtocol, metric: Metric, depth: int, queries: int
+    trial: Trial, protocol: RetrievalProtocol, metric: Metric, ties: Ties, depth: int, queries: int
 ) -> tuple[list[Placed], Int64[Tensor, " u"]]:
     """Places of the trial's first queries, among the nearest negatives that an exact index finds.
 
     Also returns the undecided queries: a positive of theirs ties with the last negative, and more may tie beyond.
     """
-    nearest = _nearest_negatives(trial, metric, depth, queries)
+    rows, similarities = _nearest_negatives(trial, metric, depth, queries)
     placed, undecided = [], []
-    fast = runs_compiled(nearest.device)
-    for part in chunks(queries, _COMPILED_ROWS if fast else _BAND_ROWS):
+    for part in chunks(queries, _BAND_ROWS):
         if int(trial.count[part].max()) == 0:
             continue
-        best = (_compiled_own if fast else _band_own)(trial, part, protocol, metric)
-        found = best > -torch.inf
-        asked = found.sum(1) >= protocol.min_positives
-        open_end = (found & (best == nearest[part, -1:])).any(1)
-        query = torch.arange(part.start, part.stop, device=best.device)
-        undecided.append(query[asked & open_end])
-        sure = asked & ~open_end
-        if bool(sure.any()):
-            best, ahead = best[sure], nearest[part][sure]
-            negatives = above_in_order(ahead.flip(1).contiguous(), best)
+        query = torch.arange(part.start, part.stop, device=trial.asker.device)
+        positive = _band(trial, query, protocol, metric)
+        query = query[(positive > -torch.inf).sum(1) >= protocol.min_positives]
+        if len(query) == 0:
+            continue
+        levels = _Levels.of(positive[query - part.start], ties)
+        ahead = _refined(trial, query, rows[query], similarities[query].double(), levels.best, metric)
+        last = ahead[:, -1:]
+        open_end = ((levels.low <= last) & (last <= levels.high) & (levels.best > -torch.inf)).any(1)
+        undecided.append(query[open_end])
+        if not bool(open_end.all()):
+            found = levels.places(ahead_in_order(ahead.flip(1).contiguous(), levels.low, levels.high))
+            sure = ~open_end
             count = len(trial.gallery) - trial.count[query[sure]]
-            placed.append(Placed(query[sure], _places(best, negatives), best[:, 0], ahead[:, 0], count))
+            best = within_range(levels.best[sure, 0], metric)
+            placed.append(Placed(query[sure], found[sure], best, ahead[sure, 0], count))
     return placed, torch.cat(undecided) if undecided else trial.asker.new_empty(0)
 
 
-def _band_own(trial: Trial, part: slice, protocol: RetrievalProtocol, metric: Metric) -> Float32[Tensor, "q w"]:
-    """Similarities of queries to their honest positives, descending, then -inf: classes stand together."""
-    own = own_class(trial, torch.arange(part.start, part.stop, device=trial.asker.device), protocol)
+def _band(
+    trial: Trial, query: Int64[Tensor, " q"], protocol: RetrievalProtocol, metric: Metric
+) -> Float64[Tensor, "q w"]:
+    """Similarities of queries to their honest positives, and -inf: classes stand together in the gallery."""
+    own = own_class(trial, query, protocol)
     start, end = int(own.column.min()), int(own.column.max()) + 1
-    x, y = trial.queries.embeddings[part].double(), trial.gallery.embeddings[start:end].double()
-    band = similarity_matrix(x, y, metric).float()
-    return torch.where(own.honest, band.gather(1, own.column - start), -torch.inf).sort(1, descending=True).values
+    asking = turned(widened(trial.queries.embeddings[query], metric), metric)
+    band = score_block(asking, widened(trial.gallery.embeddings[start:end], metric), metric)
+    return torch.where(own.honest, band.gather(1, own.column - start), -torch.inf)
 
 
-def _compiled_own(trial: Trial, part: slice, protocol: RetrievalProtocol, metric: Metric) -> Float32[Tensor, "q w"]:
-    """The same, compiled: pair by pair."""
-    from legolas_metric.evaluation.counting_loops import own_similarities
-
-    def excluded(rows: Rows) -> np.ndarray:
-        compared = [rows.ids, rows.groups] if protocol.exclude == "same_group" else [rows.ids]
-        return torch.stack([names for names in compared if names is not None], 1).numpy()
-
-    gallery, euclidean = trial.gallery.embeddings.numpy(), metric == "euclidean"
-    found = excluded(trial.gallery)
-    best = trial.queries.embeddings.new_empty(part.stop - part.start, int(trial.count[part].max()))
-
-    def work(some: slice) -> None:
-        asker = trial.queries[some]
-        first, count = trial.first[some].numpy(), trial.count[some].numpy()
-        place = best[some.start - part.start : some.stop - part.start].numpy()
-        own_similarities(asker.embeddings.numpy(), gallery, first, count, excluded(asker), found, euclidean, place)
-
-    threads = torch.get_num_threads()
-    share = -(-len(best) // threads)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, (slice(part.start + s.start, part.start + s.stop) for s in chunks(len(best), share))))
-    return best
+def _refined(
+    trial: Trial,
+    query: Int64[Tensor, " q"],
+    rows: Int64[Tensor, "q k"],
+    reported: Float64[Tensor, "q k"],
+    best: Float64[Tensor, "q w"],
+    metric: Metric,
+) -> Float64[Tensor, "q k"]:
+    """Similarities of negatives, descending: worked out anew where their rounding hides what comes first."""
+    error = _REPORTED * best.abs().nan_to_num(posinf=0.0)[:, None]
+    near = ((reported[:, :, None] - best[:, None]).abs() <= error).any(2)
+    near[:, -1] |= reported[:, -1] > -torch.inf
+    row, column = near.nonzero().unbind(1)
+    x, y = trial.queries.embeddings, trial.gallery.embeddings
+    for part in chunks(len(row), rows_for(BLOCK, 32 * x.shape[1])):
+        exact = exact_similarity(x[query[row[part]]], y[rows[row[part], column[part]]], metric)
+        reported[row[part], column[part]] = exact
+    return reported.sort(1, descending=True).values
 
 
-def _nearest_negatives(trial: Trial, metric: Metric, depth: int, queries: int) -> Float32[Tensor, "q k"]:
-    """Similarities of the first queries' nearest negatives, one more than any measure looks at; -inf where none is."""
+def _nearest_negatives(trial: Trial, metric: Metric, depth: int, queries: int) -> tuple[Int64[Tensor, "q k"], Tensor]:
+    """The first queries' nearest negatives, one more than any measure looks at: rows, and similarities as reported."""
     own, gallery = trial.queries[slice(queries)], trial.gallery
     k = min(max(depth, int(trial.count[:queries].max())) + 1, len(gallery))
     index = ExactIndex(metric=metric, workspace_mb=_INDEX_MB).fit(gallery.embeddings, gallery.labels, ids=gallery.ids)
-    ordered, order = trial.found.sort()
-    place = torch.searchsorted(ordered, trial.asker[:queries]).clamp_max(len(ordered) - 1)
-    if 2 * queries > len(gallery) and bool((ordered[place] == trial.asker[:queries]).all()):
-        return index.self_join(k, want="negative").similarities[order[place]]
-    return index.search(own.embeddings, k, labels=own.labels, ids=own.ids, want="negative").similarities
+    place, there = lookup(trial.asker[:queries], trial.found)
+    if 2 * queries > len(gallery) and bool(there.all()):
+        joined = index.self_join(k, want="negative")
+        ids, similarities = joined.ids[place], joined.similarities[place]
+    else:
+        found = index.search(own.embeddings, k, labels=own.labels, ids=own.ids, want="negative")
+        ids, similarities = found.ids, found.similarities
+    return lookup(ids, gallery.ids)[0], similarities

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, check_at_least, check_choice
+from legolas_metric.checks import ArrayLike, check_choice, check_whole
 from legolas_metric.rows import as_ids
 
 Exclude = Literal["self", "same_group"]
@@ -34,7 +35,7 @@ class Episodes:
 
     def __post_init__(self) -> None:
         for name, least in (("ways", 2), ("shots", 1), ("queries", 1), ("count", 1)):
-            check_at_least(name, getattr(self, name), least)
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), least))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +51,16 @@ class RetrievalProtocol:
             rows [g]) -> bool [q, g], True for what a query must not find.
         queries: ids of the rows that ask (default: all).
         gallery: ids of the rows that are searched (default: all).
-        distractors: keep rows labelled -1 in the gallery, as negatives of every query.
+        distractors: keep rows labelled -1 in the gallery, as negatives of every query. Without, they are junk: neither
+            found nor missed; a distractor is then a row of a label that no query has.
         min_positives: queries with fewer positives count as unanswerable.
         episodes: few-shot episodes instead of one gallery.
         seed: of the episodes.
 
     Raises:
-        ValueError: an unknown `exclude`, ids that repeat, an empty list of ids, or `min_positives` below 1.
+        ValueError: an unknown `exclude`, ids that repeat, an empty list of ids, `min_positives` below 1, or settings
+            that exclude each other: episodes draw their own queries and gallery; prototypes have neither a group nor a
+            row number, and are one positive for each query.
 
     Example:
         >>> RetrievalProtocol.re_identification().exclude
@@ -77,7 +81,8 @@ class RetrievalProtocol:
     def __post_init__(self) -> None:
         if not callable(self.exclude):
             check_choice("exclude", self.exclude, get_args(Exclude))
-        check_at_least("min_positives", self.min_positives, 1)
+        object.__setattr__(self, "min_positives", check_whole("min_positives", self.min_positives, 1))
+        self._check_episodes()
         for side in ("queries", "gallery"):
             ids = getattr(self, side)
             if ids is None:
@@ -87,6 +92,67 @@ class RetrievalProtocol:
             # A tuple, so that protocols compare and stay frozen.
             object.__setattr__(self, side, tuple(as_ids(ids, len(ids), of=f"the protocol's {side}").tolist()))
 
+    def _check_episodes(self) -> None:
+        plan = self.episodes
+        if plan is None:
+            return
+        if self.queries is not None or self.gallery is not None:
+            raise ValueError("episodes draw their own queries and gallery: leave out the lists of ids, or the episodes")
+        if plan.prototypes and self.exclude != "self":
+            raise ValueError("prototypes have neither group nor row number: leave out exclude, or the prototypes")
+        if plan.within_group and self.exclude == "same_group":
+            raise ValueError("episodes within a group have no positives of another group: leave out one of the two")
+        positives = 1 if plan.prototypes else plan.shots
+        if self.min_positives > positives:
+            raise ValueError(
+                f"min_positives={self.min_positives} can't be met: each query has {positives} in its episode's gallery"
+            )
+
+    @classmethod
+    def named(cls, protocol: object) -> "RetrievalProtocol":
+        """A protocol, or one of those that need no further word: "leave-one-out", "re-identification",
+        "cross-session", "cross-day".
+
+        Raises:
+            TypeError, ValueError: neither.
+        """
+        if isinstance(protocol, RetrievalProtocol):
+            return protocol
+        words = {
+            "leave-one-out": cls.leave_one_out,
+            "re-identification": cls.re_identification,
+            "cross-session": cls.cross_session,
+            "cross-day": cls.cross_day,
+        }
+        known = ", ".join(map(repr, words))
+        if not isinstance(protocol, str):
+            raise TypeError(f"protocol must be a RetrievalProtocol or one of {known}, got {protocol!r}")
+        if protocol not in words:
+            raise ValueError(
+                f"protocol must be one of {known}, got {protocol!r}: others are RetrievalProtocol.few_shot and .fixed"
+            )
+        return words[protocol]()
+
+    def excluded(self, queries: Int64[Tensor, " q"], rows: Int64[Tensor, " g"]) -> Bool[Tensor, "q g"]:
+        """What a rule of one's own takes out.
+
+        Raises:
+            TypeError: not a table of booleans.
+            ValueError: another shape than [q, g].
+        """
+        assert callable(self.exclude)
+        taken = self.exclude(queries, rows)
+        shape = (len(queries), len(rows))
+        if not isinstance(taken, Tensor) or taken.dtype != torch.bool:
+            kind = f"a tensor of {taken.dtype}" if isinstance(taken, Tensor) else type(taken).__name__
+            raise TypeError(f"exclude must return a bool tensor [queries, gallery rows], got {kind}")
+        if tuple(taken.shape) != shape:
+            raise ValueError(
+                f"exclude must return one value for each of {shape[0]} queries (down) and {shape[1]} gallery rows "
+                f"(across), got shape {tuple(taken.shape)}"
+            )
+        return taken
+
     @classmethod
     def leave_one_out(cls) -> "RetrievalProtocol":
         """Each labelled row asks all the others."""
@@ -94,10 +160,29 @@ class RetrievalProtocol:
 
     @classmethod
     def re_identification(
-        cls, *, queries: ArrayLike | None = None, gallery: ArrayLike | None = None
+        cls,
+        *,
+        queries: ArrayLike | None = None,
+        gallery: ArrayLike | None = None,
+        distractors: bool = False,
     ) -> "RetrievalProtocol":
-        """Groups are cameras: what the query's own camera saw of its person is taken out (Zheng et al. 2015)."""
-        return cls(name="re-identification", exclude="same_group", queries=queries, gallery=gallery)
+        """Groups are cameras: what the query's own camera saw of its person is taken out (Zheng et al. 2015).
+
+        As Market-1501's own evaluation, and CUHK03's under its new protocol (Zhong et al. 2017), have it: rows labelled
+        -1 are junk, taken out too; a distractor is a row of a label that no query has (Market-1501: 0). Rank@k and mAP
+        are those of their Python code; Market-1501's first code (in Matlab) took mAP by trapezoids, which is less.
+
+        Args:
+            queries, gallery: ids (default: all rows, each of which asks).
+            distractors: True keeps rows labelled -1, as negatives of every query.
+        """
+        return cls(
+            name="re-identification",
+            exclude="same_group",
+            queries=queries,
+            gallery=gallery,
+            distractors=distractors,
+        )
 
     @classmethod
     def cross_session(cls) -> "RetrievalProtocol":

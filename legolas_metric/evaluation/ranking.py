@@ -2,55 +2,64 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric
-from legolas_metric.evaluation import ranking_measures as expectation
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric
+from legolas_metric.evaluation import ranking_measures as measures
+from legolas_metric.evaluation.arguments import Asked, as_ks, as_table, rows_of_baseline
 from legolas_metric.evaluation.dispersion import mean_squared_distances
 from legolas_metric.evaluation.placing import Placed, place_all
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.ranking_report import QueryMeasures, RankingReport
+from legolas_metric.evaluation.query_measures import QueryMeasures
+from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.trials import Trial, trials
 from legolas_metric.evaluation.worst import worst_queries
-from legolas_metric.rows import Rows, fitted_rows
+from legolas_metric.rows import Rows
 
 
 def evaluate_ranking(
-    embeddings: ArrayLike,
-    labels: ArrayLike,
+    embeddings: ArrayLike | EmbeddingBank,
+    labels: ArrayLike | None = None,
     *,
     ids: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     metric: Metric = "cosine",
-    protocol: RetrievalProtocol = RetrievalProtocol(),  # noqa: B008  (frozen)
-    ks: Sequence[int] = (1, 5, 10),
+    protocol: RetrievalProtocol | str = RetrievalProtocol(),  # noqa: B008  (frozen)
+    ks: int | ArrayLike = (1, 5, 10),
     full: bool = False,
-    baseline: ArrayLike | RankingReport | None = None,
+    baseline: ArrayLike | EmbeddingBank | RankingReport | None = None,
 ) -> RankingReport:
     """Rank the gallery for each query, exactly, in bounded memory.
 
-    Gallery rows of equal similarity (float64 product, rounded to float32) count with their expectation over random
-    order, so that a collapsed encoder scores chance (McSherry & Najork 2008). MAP@R and R-precision: Musgrave 2020.
+    Gallery rows of equal similarity (`geometry.exact_similarity`, in float64, to what rounding leaves of it) count with
+    their expectation over random order, so that a collapsed encoder scores chance (McSherry & Najork 2008). MAP@R and
+    R-precision: Musgrave 2020. Peak memory, in bytes: 24 n d + 128 MB + 8 q w (2 + 3 len(ks)), with w rows of the
+    largest class.
 
     Args:
-        embeddings: [n, d], finite.
-        labels: [n] integers; -1 marks a distractor, which asks nothing and is a negative of every query.
+        embeddings: [n, d], finite; or a bank, whose labels, ids, groups and metric are taken.
+        labels: [n] integers; -1 is unlabelled: it asks nothing, and is a negative of every query, or junk where the
+            protocol says `distractors=False`.
         ids: [n] unique, names of the rows (default: row numbers). The same id is self, and never found.
         groups: [n] session, camera or recording, for protocols that compare it, and for `by_group`.
         metric: "cosine", "dot" or "euclidean".
-        protocol: what is asked and what must not be found.
-        ks: depths of Rank@k; beyond the gallery's size every answerable query is answered.
-        full: work out the whole rankings: mAP, mINP, nDCG, CMC to any k, Rank@1 against gallery size.
-        baseline: embeddings of the same rows by the untrained encoder, or their report.
+        protocol: what is asked and what must not be found; or "leave-one-out", "re-identification", "cross-session",
+            "cross-day".
+        ks: depths of Rank@k and of the other measures at k, or one of them; beyond the gallery's size every answerable
+            query is answered.
+        full: work out the whole rankings: mAP, MRR, mINP, nDCG, CMC to any k, Rank@1 against gallery size.
+        baseline: embeddings of the same rows by the untrained encoder (or a bank of them), or their report.
 
     Raises:
-        TypeError: integer embeddings or float labels.
-        ValueError: NaN or inf, zero rows under cosine, lengths that differ, ids that repeat, k < 1, a protocol that
-            needs groups where none are given or names unknown ids, no row of another class, or no query with a
-            positive.
+        TypeError: integer embeddings or float labels; no labels; ks that are no integers; what is no protocol.
+        ValueError: NaN or inf, zero rows under cosine, rows whose similarities overflow float32, lengths that differ,
+            ids that repeat, k < 1, a protocol that needs groups where none are given or names unknown ids, no row of
+            another class, or no query with a positive.
 
     Example:
         >>> import torch
@@ -59,55 +68,81 @@ def evaluate_ranking(
         >>> report.rank[1], report.queries
         (0.75, 4)
     """
-    check_metric(metric)
-    for k in ks:
-        check_at_least("k", k, 1)
-    rows = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric)
-    _check_answerable(rows, protocol)
+    depths, asked_for = as_ks(ks), RetrievalProtocol.named(protocol)
+    rows, metric = as_table(embeddings, labels, ids=ids, groups=groups, metric=metric)
+    _check_answerable(rows, asked_for)
     reference = baseline
     if reference is not None and not isinstance(reference, RankingReport):
         reference = evaluate_ranking(
-            reference, labels, ids=ids, groups=groups, metric=metric, protocol=protocol, ks=ks, full=full
+            rows_of_baseline(reference, rows),
+            rows.labels,
+            ids=rows.ids,
+            groups=rows.groups,
+            metric=metric,
+            protocol=asked_for,
+            ks=depths,
+            full=full,
         )
-    depth = None if full else max(ks, default=1)
-    asked, gallery, found = 0, 0, []
-    worst = ()
     assert rows.labels is not None
     intra, inter = mean_squared_distances(rows.embeddings, rows.labels)
-    asking = trials(rows, protocol, metric)
+    names = rows.label_names
+    unlabelled = int((rows.labels == UNLABELLED).sum())
+    depth = None if full else max(depths, default=1)
+    asked, gallery, found = 0, 0, []
+    worst = ()
+    asking = trials(rows, asked_for, metric)
     del rows  # its memory is worth more to the search
     for trial in asking:
         asked, gallery = asked + len(trial), max(gallery, len(trial.gallery))
-        measured = [_measure(trial, placed, full) for placed in place_all(trial, protocol, metric, depth)]
+        measured = [_measure(trial, placed, depths, full) for placed in place_all(trial, asked_for, metric, depth)]
         found += measured
-        if protocol.episodes is None and measured:
-            worst = worst_queries(trial, _joined(measured), protocol, metric)
+        if asked_for.episodes is None and measured:
+            worst = worst_queries(trial, _joined(measured), asked_for, metric)
     if not found:
         raise ValueError(
-            f"none of {asked} queries has a positive in its gallery under {protocol.name!r}: "
+            f"none of {asked} queries has a positive in its gallery under {asked_for.name!r}: "
             "give each class at least two rows (of different groups, where groups are compared)"
         )
     per_query = _joined(found)
-    first = {k: expectation.rank_at(per_query.start, per_query.size, per_query.tied, k) for k in {1, *ks}}
     return RankingReport(
-        rank={k: float(first[k].mean()) for k in ks},
-        r_precision=float(per_query.r_precision.mean()),
-        map_at_r=float(per_query.map_at_r.mean()),
-        mean_average_precision=_mean(per_query.average_precision),
-        minp=_mean(per_query.inverse_penalty),
-        ndcg=_mean(per_query.ndcg),
-        nn_accuracy=float(first[1].sum()) / asked,
+        **_means(per_query, depths),
+        nn_accuracy=float(per_query.rank_at(1).sum()) / asked,
         intra=intra,
         inter=inter,
         queries=len(per_query),
         unanswerable=asked - len(per_query),
+        unlabelled=unlabelled,
         gallery=gallery,
         depth=depth,
-        protocol=protocol,
+        protocol=asked_for,
+        label_names=names,
         per_query=per_query,
         worst=worst,
         baseline=reference,
     )
+
+
+def _means(found: QueryMeasures, ks: tuple[int, ...]) -> dict[str, Any]:
+    """The means over queries, by the report's names."""
+
+    def at_k(name: str, columns: Float64[Tensor, "q k"]) -> Asked:
+        means = columns.mean(0).tolist()
+        return Asked(dict(zip(ks, means)), name=name, argument="ks")
+
+    ranks = torch.stack([found.rank_at(k) for k in ks], 1) if ks else found.recall_at_k
+    return {
+        "rank": at_k("rank", ranks),
+        "recall_at_k": at_k("recall_at_k", found.recall_at_k),
+        "precision_at_k": at_k("precision_at_k", found.precision_at_k),
+        "map_at_k": at_k("map_at_k", found.map_at_k),
+        "ndcg_at_k": at_k("ndcg_at_k", found.ndcg_at_k),
+        "r_precision": float(found.r_precision.mean()),
+        "map_at_r": float(found.map_at_r.mean()),
+        "mean_average_precision": _mean(found.average_precision),
+        "mrr": _mean(found.reciprocal_place),
+        "minp": _mean(found.inverse_penalty),
+        "ndcg": _mean(found.ndcg),
+    }
 
 
 def _check_answerable(rows: Rows, protocol: RetrievalProtocol) -> None:
@@ -122,11 +157,16 @@ def _check_answerable(rows: Rows, protocol: RetrievalProtocol) -> None:
         raise ValueError(f"all {len(rows)} rows have label {int(distinct)}: a ranking needs rows of another class")
 
 
-def _measure(trial: Trial, placed: Placed, full: bool) -> QueryMeasures:
+def _measure(trial: Trial, placed: Placed, ks: tuple[int, ...], full: bool) -> QueryMeasures:
     """Measures of some queries, from the places of their positives."""
     found, queries, query = placed.places, trial.queries, placed.query
     assert queries.labels is not None
     depth = found.positives
+    at = [torch.full_like(depth, k) for k in ks]
+
+    def columns(values: list[Float64[Tensor, " q"]]) -> Float64[Tensor, "q k"]:
+        return torch.stack(values, 1) if values else depth.new_empty(len(depth), 0).double()
+
     return QueryMeasures(
         ids=queries.ids[query],
         labels=queries.labels[query],
@@ -136,11 +176,16 @@ def _measure(trial: Trial, placed: Placed, full: bool) -> QueryMeasures:
         start=found.start[:, 0],
         size=found.size[:, 0],
         tied=found.tied[:, 0],
-        r_precision=expectation.precision_at(found, depth),
-        map_at_r=expectation.average_precision(found, depth),
-        average_precision=expectation.average_precision(found) if full else None,
-        inverse_penalty=expectation.inverse_penalty(found) if full else None,
-        ndcg=expectation.discounted_gain(found) if full else None,
+        r_precision=measures.hits_at(found, depth) / depth,
+        map_at_r=measures.average_precision(found, depth),
+        recall_at_k=columns([measures.hits_at(found, k) / depth for k in at]),
+        precision_at_k=columns([measures.hits_at(found, k) / k for k in at]),
+        map_at_k=columns([measures.average_precision(found, k) for k in at]),
+        ndcg_at_k=columns([measures.discounted_gain(found, k) for k in at]),
+        average_precision=measures.average_precision(found) if full else None,
+        reciprocal_place=measures.reciprocal_place(found) if full else None,
+        inverse_penalty=measures.inverse_penalty(found) if full else None,
+        ndcg=measures.discounted_gain(found) if full else None,
         positive=placed.positive,
         negative=placed.negative,
     )

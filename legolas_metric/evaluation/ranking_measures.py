@@ -32,6 +32,9 @@ class Places:
         """R, positives of each query."""
         return self.valid.sum(1)
 
+    def __getitem__(self, some: Bool[Tensor, " q"]) -> "Places":
+        return Places(self.valid[some], self.start[some], self.size[some], self.before[some], self.tied[some])
+
 
 def rank_at(
     start: Int64[Tensor, " q"], size: Int64[Tensor, " q"], tied: Int64[Tensor, " q"], k: int
@@ -49,9 +52,9 @@ def rank_at(
     return 1 - miss
 
 
-def precision_at(found: Places, depth: Int64[Tensor, " q"]) -> Float64[Tensor, " q"]:
-    """Expected share of positives among the first `depth` rows."""
-    return _sum(found, _reached(found, depth) / found.size) / depth
+def hits_at(found: Places, depth: Int64[Tensor, " q"]) -> Float64[Tensor, " q"]:
+    """Expected number of positives among the first `depth` rows."""
+    return _sum(found, _reached(found, depth) / found.size)
 
 
 def average_precision(found: Places, depth: Int64[Tensor, " q"] | None = None) -> Float64[Tensor, " q"]:
@@ -68,11 +71,32 @@ def average_precision(found: Places, depth: Int64[Tensor, " q"] | None = None) -
     return _sum(found, total / found.size) / found.positives
 
 
-def discounted_gain(found: Places) -> Float64[Tensor, " q"]:
-    """Expected nDCG over the whole ranking: gains of 1, discounts 1 / log2(1 + place), divided by the best order's."""
+def discounted_gain(found: Places, depth: Int64[Tensor, " q"] | None = None) -> Float64[Tensor, " q"]:
+    """Expected nDCG of the first `depth` places, or of all: gains 1, discounts 1 / log2(1 + place)."""
     terms = _cumulated(found, lambda place: 1 / torch.log2(1 + place))
-    gain = _sum(found, (terms[found.start + found.size] - terms[found.start]) / found.size)
-    return gain / terms[found.positives]
+    reached = found.size if depth is None else _reached(found, depth).long()
+    gain = _sum(found, (terms[found.start + reached] - terms[found.start]) / found.size)
+    return gain / terms[found.positives if depth is None else found.positives.minimum(depth)]
+
+
+def reciprocal_place(found: Places) -> Float64[Tensor, " q"]:
+    """Expected 1 / (place of the first positive), of which MRR is the mean."""
+    start, size, tied = (x[:, 0] for x in (found.start, found.size, found.tied))
+    inverse = 1 / (start + 1).double()
+    loose = tied < size
+    cases, which = torch.stack([start, size, tied], 1)[loose].unique(dim=0, return_inverse=True)
+    inverse[loose] = inverse.new_tensor([_inverse_of_first(*case) for case in cases.tolist()])[which]
+    return inverse
+
+
+def _inverse_of_first(start: int, size: int, tied: int) -> float:
+    """E[1 / (start + M)], M being the first of `tied` places drawn from `size`.
+
+    P(M=1) = tied / size, and P(M=j+1) / P(M=j) = 1 - (tied - 1) / (size - j).
+    """
+    place = torch.arange(1, size - tied + 2, dtype=torch.float64)
+    ratio = torch.cat([place.new_tensor([tied / size]), 1 - (tied - 1) / (size - place[:-1])])
+    return float((ratio.cumprod(0) / (start + place)).sum())
 
 
 def inverse_penalty(found: Places) -> Float64[Tensor, " q"]:

@@ -4,72 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import check_at_least
-from legolas_metric.evaluation import ranking_measures as expectation
-from legolas_metric.evaluation.bootstrap import intervals
+from legolas_metric.checks import check_whole
+from legolas_metric.evaluation import ranking_measures as measures
+from legolas_metric.evaluation.bootstrap import Difference, Over, intervals, paired_difference
 from legolas_metric.evaluation.protocol import RetrievalProtocol
+from legolas_metric.evaluation.query_measures import QueryMeasures, WrongNeighbours
 
 # A fall from the untrained encoder's figure by no more than this is not worth a word.
 WORSE = 0.01
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class QueryMeasures:
-    """One entry for each answerable query (of each episode, where there are episodes).
-
-    Attributes:
-        ids, labels, groups: of the query; groups are None where none were given.
-        positives: R, rows of its class in its gallery.
-        negatives: rows of other labels there.
-        start, size, tied: the level of the best positive: rows ranked strictly before it (exact up to the report's
-            `depth`), rows in it, positives in it.
-        r_precision, map_at_r: see `RankingReport`.
-        average_precision, inverse_penalty, ndcg: over the whole ranking; None unless `full=True`.
-        positive, negative: similarity of the best positive and of the best negative (-inf where there is none).
-    """
-
-    ids: Int64[Tensor, " q"]
-    labels: Int64[Tensor, " q"]
-    groups: Int64[Tensor, " q"] | None
-    positives: Int64[Tensor, " q"]
-    negatives: Int64[Tensor, " q"]
-    start: Int64[Tensor, " q"]
-    size: Int64[Tensor, " q"]
-    tied: Int64[Tensor, " q"]
-    r_precision: Float64[Tensor, " q"]
-    map_at_r: Float64[Tensor, " q"]
-    average_precision: Float64[Tensor, " q"] | None
-    inverse_penalty: Float64[Tensor, " q"] | None
-    ndcg: Float64[Tensor, " q"] | None
-    positive: Float32[Tensor, " q"]
-    negative: Float32[Tensor, " q"]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrongNeighbours:
-    """A query that went wrong, with what was found before its first positive.
-
-    Attributes:
-        id, label: of the query.
-        place: expected place of its first positive, from 1 (at least the report's depth, where it lies beyond).
-        positive: id of the most similar positive, and `positive_similarity`.
-        wrong, wrong_labels, wrong_similarities: the nearest rows of other labels, nearest first.
-    """
-
-    id: int
-    label: int
-    place: float
-    positive: int
-    positive_similarity: float
-    wrong: tuple[int, ...]
-    wrong_labels: tuple[int, ...]
-    wrong_similarities: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,9 +40,14 @@ class RankingReport:
 
     Attributes:
         rank: k -> share of queries with a positive among the first k (CMC).
+        recall_at_k: k -> share of a query's positives that are among the first k (not Rank@k).
+        precision_at_k: k -> share of the first k rows that are positives.
+        map_at_k: k -> (1/R) sum over places i <= k of P(i) rel(i), R being the query's own number of positives.
+        ndcg_at_k: k -> nDCG of the first k places.
         r_precision: share of positives among the first R, R being the query's own number of positives.
         map_at_r: (1/R) sum over places i <= R of P(i) rel(i).
         mean_average_precision: the same over the whole ranking, also divided by R; None unless `full=True`.
+        mrr: mean of 1 / place of the first positive; None unless `full=True`.
         minp: mean of R / place of the last positive (mINP, Ye et al. 2021); None unless `full=True`.
         ndcg: over the whole ranking, gains 1, discounts 1 / log2(1 + place); None unless `full=True`.
         nn_accuracy: share of *all* queries whose nearest row has their label: the unanswerable count as wrong.
@@ -105,9 +55,11 @@ class RankingReport:
         inter: mean squared distance of all pairs of different labels.
         queries: answerable queries, the denominator of the means (in all episodes).
         unanswerable: queries whose gallery holds no positive, or fewer than asked for; counted here and left out.
+        unlabelled: rows of label -1, which ask nothing; missing names are among them.
         gallery: rows that are searched, before what a query must not find is taken out.
         depth: places up to which rankings were worked out, beside the first R of each; None for all of them.
         protocol: how it was asked.
+        label_names: what labels stand for, `label_names[label]`, where they came as names; else None.
         per_query: what the means are taken of.
         worst: the queries that lost by the widest margin, with their wrong neighbours.
         baseline: the report of the untrained encoder, by which this one is to be read; None where none was given.
@@ -121,9 +73,14 @@ class RankingReport:
     """
 
     rank: Mapping[int, float]
+    recall_at_k: Mapping[int, float]
+    precision_at_k: Mapping[int, float]
+    map_at_k: Mapping[int, float]
+    ndcg_at_k: Mapping[int, float]
     r_precision: float
     map_at_r: float
     mean_average_precision: float | None
+    mrr: float | None
     minp: float | None
     ndcg: float | None
     nn_accuracy: float
@@ -131,16 +88,18 @@ class RankingReport:
     inter: float
     queries: int
     unanswerable: int
+    unlabelled: int
     gallery: int
     depth: int | None
     protocol: RetrievalProtocol
+    label_names: tuple[str, ...] | None = field(repr=False)
     per_query: QueryMeasures = field(repr=False, compare=False)
     worst: tuple[WrongNeighbours, ...] = field(repr=False, compare=False)
     baseline: "RankingReport | None" = None
 
     def shares(self) -> dict[str, float]:
         """The measures that say how good the ranking is, in [0, 1], by name; larger is better."""
-        names = ("r_precision", "map_at_r", "mean_average_precision", "minp", "ndcg", "nn_accuracy")
+        names = ("r_precision", "map_at_r", "mean_average_precision", "mrr", "minp", "ndcg", "nn_accuracy")
         values = {f"rank_at_{k}": share for k, share in self.rank.items()} | {n: getattr(self, n) for n in names}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -155,7 +114,7 @@ class RankingReport:
         Raises:
             ValueError: k below 1, or beyond `depth`.
         """
-        check_at_least("k", k, 1)
+        k = check_whole("k", k, 1)
         self._check_depth(k, f"Rank@{k}")
         found = self.per_query
         # Where nothing is tied, a query is answered from its own place on.
@@ -164,7 +123,7 @@ class RankingReport:
         answered = places.cumsum(0).double()
         if not bool(plain.all()):
             start, size, tied = (column[~plain] for column in (found.start, found.size, found.tied))
-            answered += torch.stack([expectation.rank_at(start, size, tied, i).sum() for i in range(1, k + 1)])
+            answered += torch.stack([measures.rank_at(start, size, tied, i).sum() for i in range(1, k + 1)])
         return answered / len(found)
 
     def rank1_at(self, sizes: Sequence[int]) -> dict[int, float]:
@@ -186,7 +145,7 @@ class RankingReport:
 
     def first(self) -> Float64[Tensor, " q"]:
         """Probability of each query to find a positive first, in the order of `per_query`; Rank@1 is its mean."""
-        return expectation.rank_at(self.per_query.start, self.per_query.size, self.per_query.tied, 1)
+        return measures.rank_at(self.per_query.start, self.per_query.size, self.per_query.tied, 1)
 
     def by_class(self) -> Breakdown:
         """Means of each class."""
@@ -202,23 +161,96 @@ class RankingReport:
             raise ValueError("by_group() needs groups: pass groups to evaluate_ranking")
         return _breakdown(self.per_query, self.per_query.groups)
 
-    def intervals(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+    def intervals(
+        self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0, over: Over = "identities"
+    ) -> dict[str, tuple[float, float]]:
         """Confidence intervals by the bootstrap over identities: queries of one class stand or fall together.
 
         Args:
             level: share of the resampled means inside.
             resamples: how many times the classes are drawn, with replacement.
             seed: of the draw.
+            over: "identities", "groups" (where speakers, sessions or cameras are the question), or "both", each drawn
+                for itself.
 
         Returns:
-            name of the measure, as in `scalars` -> (low, high).
+            name of the measure, as in `scalars` -> (low, high); NaN where there is one identity only.
+
+        Raises:
+            ValueError: a level outside (0, 1), no resamples, groups asked for where none were given.
+
+        Warns:
+            UserWarning: fewer than ten identities (or groups).
         """
+        return intervals(self._columns(), self._drawn(over), over=over, level=level, resamples=resamples, seed=seed)
+
+    def difference(
+        self,
+        measure: str = "rank_at_1",
+        *,
+        level: float = 0.95,
+        resamples: int = 1000,
+        seed: int = 0,
+        over: Over = "identities",
+    ) -> Difference:
+        """How much better this encoder is than the baseline, query by query: the paired bootstrap over identities.
+
+        Args:
+            measure: name of the measure, as in `intervals`.
+            level, resamples, seed, over: as in `intervals`.
+
+        Returns:
+            The difference of the means with its interval; `shown` where the interval leaves out 0.
+
+        Raises:
+            ValueError: no baseline, one of other queries or of another protocol, or an unknown measure.
+
+        Warns:
+            UserWarning: fewer than ten identities (or groups).
+
+        Example:
+            >>> import torch
+            >>> from legolas_metric import evaluate_ranking
+            >>> y = torch.arange(40) // 2
+            >>> report = evaluate_ranking(torch.eye(20)[y], y, baseline=torch.ones(40, 20))
+            >>> found = report.difference()
+            >>> round(found.value, 3), found.identities, found.shown
+            (0.974, 20, True)
+        """
+        if self.baseline is None:
+            raise ValueError("no baseline to differ from: pass baseline to evaluate_ranking")
+        own, other = self._columns(), self.baseline._columns()
+        if measure not in own or measure not in other:
+            both = ", ".join(name for name in own if name in other)
+            raise ValueError(f"measure must be one of {both}, got {measure!r}")
+        mine, theirs = self.per_query, self.baseline.per_query
+        if self.protocol != self.baseline.protocol or not (
+            mine.ids.equal(theirs.ids) and mine.labels.equal(theirs.labels)
+        ):
+            raise ValueError(
+                f"the baseline answers other queries ({len(theirs)} under {self.baseline.protocol.name!r}) than this "
+                f"report ({len(mine)} under {self.protocol.name!r}): evaluate both on the same rows and protocol"
+            )
+        change = own[measure] - other[measure]
+        return paired_difference(change, self._drawn(over), over=over, level=level, resamples=resamples, seed=seed)
+
+    def _drawn(self, over: Over) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"] | None]:
+        """What the bootstrap may draw."""
+        if over != "identities" and self.per_query.groups is None:
+            raise ValueError(f"over={over!r} needs groups: pass groups to evaluate_ranking")
+        return self.per_query.labels, self.per_query.groups
+
+    def _columns(self) -> dict[str, Float64[Tensor, " q"]]:
+        """Measures of each query, by name."""
         found = self.per_query
-        ranks = {f"rank_at_{k}": expectation.rank_at(found.start, found.size, found.tied, k) for k in self.rank}
-        named = {"r_precision": found.r_precision, "map_at_r": found.map_at_r, "ndcg": found.ndcg}
-        named |= {"mean_average_precision": found.average_precision, "minp": found.inverse_penalty}
-        columns = ranks | {name: column for name, column in named.items() if column is not None}
-        return intervals(columns, found.labels, level=level, resamples=resamples, seed=seed)
+        columns = {f"rank_at_{k}": found.rank_at(k) for k in self.rank}
+        columns |= {"r_precision": found.r_precision, "map_at_r": found.map_at_r}
+        whole = {"ndcg": found.ndcg, "mean_average_precision": found.average_precision}
+        whole |= {"mrr": found.reciprocal_place, "minp": found.inverse_penalty}
+        columns |= {name: column for name, column in whole.items() if column is not None}
+        for name in ("recall", "precision", "map", "ndcg"):
+            columns |= {f"{name}_at_{k}": getattr(found, f"{name}_at_k")[:, i] for i, k in enumerate(self.rank)}
+        return columns
 
     def warnings(self) -> tuple[str, ...]:
         """What makes these figures weaker than they look, a sentence each."""
@@ -239,7 +271,7 @@ class RankingReport:
 
 def _breakdown(found: QueryMeasures, keys: Int64[Tensor, " q"]) -> Breakdown:
     unique, place, count = keys.unique(return_inverse=True, return_counts=True)
-    columns = (expectation.rank_at(found.start, found.size, found.tied, 1), found.r_precision, found.map_at_r)
+    columns = (found.rank_at(1), found.r_precision, found.map_at_r)
     means = [torch.zeros(len(unique)).double().to(keys.device).index_add_(0, place, x) / count for x in columns]
     order = means[0].argsort(stable=True)
     rank1, r_precision, map_at_r = (mean[order] for mean in means)

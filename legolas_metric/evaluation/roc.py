@@ -9,8 +9,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 FEWEST_ERRORS = 30
-_SLACK = 1e-12  # 3e-4 * 1e5 is a little less than 30
 """Below this many impostor errors a false accept rate is not measured, only guessed."""
+
+SLACK = 1e-12  # 3e-4 * 1e5 is a little less than 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,11 @@ def true_accept_rates(counts: RocCounts, fars: Sequence[float]) -> Mapping[float
     accepted = counts.genuine.flip(0).cumsum(0).flip(0).double() / float(counts.genuine.sum())
     rates = {}
     for far in fars:
-        within = errors <= far * counts.impostors * (1 + _SLACK)
+        within = errors <= far * counts.impostors * (1 + SLACK)
         rates[far] = float(accepted[within].max()) if bool(within.any()) else 0.0
     return rates
 
 
 def too_few_errors(fars: Sequence[float], impostors: int) -> tuple[float, ...]:
     """False accept rates that stand for fewer than 30 impostor pairs."""
-    return tuple(far for far in fars if far * impostors < FEWEST_ERRORS * (1 - _SLACK))
+    return tuple(far for far in fars if far * impostors < FEWEST_ERRORS * (1 - SLACK))

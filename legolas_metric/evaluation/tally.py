@@ -7,45 +7,49 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.compiled.jit import runs_compiled
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.evaluation.pairs import Scores
 from legolas_metric.evaluation.roc import RocCounts
+from legolas_metric.evaluation.scores import Ties
 
-_GRID = 1 << 18
+_GRID = 2**18
 _FINEST = 22
 _CELLS_A_LEVEL = 4
+_WORTH_COMPILING = 20_000_000
+"""Pairs from which on counting them by torch takes a second, so that a compiled loop may pay for its compilation."""
+_NARROWEST = 2.0**-42
+"""Cell, as a share of the largest score: some times wider than the noise of the scores."""
+
+Count = Callable[[Tensor, Tensor], None]
 
 
 class Cells:
-    """An even grid over more than [low, high], which holds all scores. Cells ascend with the score."""
+    """An even grid over [low, high]; the outer cells hold all that lies beyond. Cells ascend with the score."""
 
     def __init__(self, low: float, high: float, count: int) -> None:
-        margin = 1e-3 * max(high - low, 1e-30)
-        self.scale = count / (high - low + 2 * margin)
-        self.offset = (margin - low) * self.scale
+        width = max(high - low, count * _NARROWEST * max(abs(low), abs(high)), 1e-300)
+        self.count, self.scale = count, count / width
+        self.offset = -(high - width) * self.scale
 
     def of(self, scores: Float64[Tensor, " t"]) -> Int64[Tensor, " t"]:
-        """Cell of each score, rounded to float32."""
-        return scores.float().double().mul_(self.scale).add_(self.offset).long()
+        """Cell of each score."""
+        return scores.mul(self.scale).add_(self.offset).clamp_(0, self.count - 1).long()
 
     def floor(self, cells: Int64[Tensor, " t"]) -> Float64[Tensor, " t"]:
         """Where cells begin."""
         return (cells.double() - self.offset) / self.scale
 
 
-Count = Callable[[Tensor, Tensor], None]
-
-
 class Counters:
-    """Counts that threads add to, each for itself; only with compiled loops, as torch counts in one thread."""
+    """Counts that threads add to, each for itself: as many threads as the budget has room for tables of counts."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.compiled = runs_compiled(device)
-        threads = torch.get_num_threads() if self.compiled else 1
+        threads = min(torch.get_num_threads(), rows_for(WORKSPACE, 8 * size)) if device.type == "cpu" else 1
         self._counts = torch.zeros(threads, size, dtype=torch.int64, device=device)
 
     def add(self, scores: Scores, count: Count) -> None:
@@ -72,33 +76,44 @@ class ExactTally:
     Args:
         genuine: all genuine scores.
         cuts: further levels at which to know the counts (borders of a histogram).
-        low, high: where all scores lie.
+        ties: which scores are one level.
+        pairs: how many scores are to be counted; small jobs don't wait for a compiler.
     """
 
-    def __init__(self, genuine: Float32[Tensor, " g"], cuts: Float32[Tensor, " b"], low: float, high: float) -> None:
-        levels, place = torch.cat([genuine, cuts]).unique(return_inverse=True)
-        self.genuine: Int64[Tensor, " m"] = torch.bincount(place[: len(genuine)], minlength=len(levels))
-        self._levels: Float32[Tensor, " m1"] = torch.cat([levels, levels.new_full((1,), torch.inf)])
-        self._counters = Counters(2 * len(self._levels), levels.device)
-        self._count = _compiled_count(self._levels, low, high) if self._counters.compiled else self._searched
+    def __init__(self, genuine: Float64[Tensor, " g"], cuts: Float64[Tensor, " b"], ties: Ties, pairs: int) -> None:
+        values, order = torch.cat([genuine, cuts]).sort()
+        low, high = ties.bounds(values)
+        # Values of one level reach into each other's bounds.
+        begins = torch.cat([values.new_ones(1).bool(), values[1:] > high[:-1]])
+        ends = torch.cat([begins[1:], begins[:1]])
+        place = begins.cumsum(0) - 1
+        self._levels: Float64[Tensor, " m"] = values[ends]
+        self._low: Float64[Tensor, " m"] = low[begins]
+        self._high: Float64[Tensor, " m"] = high[ends]
+        self.genuine: Int64[Tensor, " m"] = torch.bincount(place[order < len(genuine)], minlength=len(self._levels))
+        self._counters = Counters(2 * len(self._levels) + 1, genuine.device)
+        worth = pairs >= _WORTH_COMPILING and runs_compiled(genuine.device)
+        self._count = _compiled_count(self._low, self._high) if worth else self._searched
 
     def add(self, scores: Scores) -> None:
-        """Count impostor scores, rounded to float32."""
+        """Count impostor scores."""
         self._counters.add(scores, self._count)
 
     def _searched(self, scores: Float64[Tensor, " t"], counts: Int64[Tensor, " s"]) -> None:
-        """Count scores by the number of levels below them, and those that equal a level at that level too."""
-        values, (between, tied) = scores.float(), counts.view(2, -1)
-        place = torch.searchsorted(self._levels, values)
+        """Count scores by the number of levels that begin at them or below, and those that a level holds there too."""
+        between, tied = counts[: len(self._low) + 1], counts[len(self._low) + 1 :]
+        place = torch.searchsorted(self._low, scores, right=True)
         between += torch.bincount(place, minlength=len(between))
-        tied += torch.bincount(place[self._levels[place] == values], minlength=len(tied))
+        held = (place - 1).clamp_min(0)
+        tied += torch.bincount(held[(place > 0) & (scores <= self._high[held])], minlength=len(tied))
 
     def counts(self) -> RocCounts:
         """What has been counted."""
-        between, tied = self._counters.total().view(2, -1)
+        counts = self._counters.total()
+        between, tied = counts[: len(self._low) + 1], counts[len(self._low) + 1 :]
         total = int(between.sum())
-        above = total - between.cumsum(0)
-        return RocCounts(self._levels[:-1].double(), self.genuine, above[:-1], tied[:-1], total)
+        above = total - between.cumsum(0)[:-1] - tied
+        return RocCounts(self._levels, self.genuine, above, tied, total)
 
 
 class GridTally:
@@ -107,22 +122,24 @@ class GridTally:
     Args:
         low, high: where all scores lie.
         device: of the scores.
+        pairs: how many scores are to be counted; small jobs don't wait for a compiler.
     """
 
-    def __init__(self, low: float, high: float, device: torch.device) -> None:
+    def __init__(self, low: float, high: float, device: torch.device, pairs: int) -> None:
         self._cells = Cells(low, high, _GRID)
         self._genuine, self._impostor = Counters(_GRID, device), Counters(_GRID, device)
+        self._compiled = pairs >= _WORTH_COMPILING and runs_compiled(device)
 
     def add_genuine(self, scores: Scores) -> None:
         """Count genuine scores."""
         self._genuine.add(scores, self._count)
 
     def add(self, scores: Scores) -> None:
-        """Count impostor scores, rounded to float32."""
+        """Count impostor scores."""
         self._impostor.add(scores, self._count)
 
     def _count(self, scores: Float64[Tensor, " t"], counts: Int64[Tensor, " c"]) -> None:
-        if self._impostor.compiled:
+        if self._compiled:
             from legolas_metric.evaluation.counting_loops import count_cells
 
             count_cells(scores.numpy(), self._cells.scale, self._cells.offset, counts.numpy())
@@ -137,17 +154,20 @@ class GridTally:
         return RocCounts(levels, genuine, total - impostor.cumsum(0), impostor, total)
 
 
-def _compiled_count(levels: Float32[Tensor, " m1"], low: float, high: float) -> Callable[[Tensor, Tensor], None]:
-    """What `_searched` does, compiled: a grid tells how many levels lie below a score, but for a comparison or two."""
+def _compiled_count(low: Float64[Tensor, " m"], high: Float64[Tensor, " m"]) -> Count:
+    """What `_searched` does, compiled: a grid tells how many levels begin below, but for a comparison or two."""
     from legolas_metric.evaluation.counting_loops import count_levels, levels_below
 
-    ascending = levels.numpy()
-    cells = 1 << min((_CELLS_A_LEVEL * len(levels)).bit_length(), _FINEST)
-    grid = Cells(low, high, cells)
+    m = len(low)
+    beyond = low.new_tensor([torch.inf])
+    levels = torch.cat([-beyond, torch.stack([low, high], 1).flatten(), beyond]).numpy()
+    cells = 1 << min((_CELLS_A_LEVEL * m).bit_length(), _FINEST)
+    grid = Cells(float(low[0]), float(low[-1]), cells)
     below = np.empty(cells + 1, np.uint32)
-    levels_below(ascending[:-1], grid.scale, grid.offset, below)
+    levels_below(low.numpy(), grid.scale, grid.offset, below)
 
     def count(scores: Float64[Tensor, " t"], counts: Int64[Tensor, " s"]) -> None:
-        count_levels(scores.numpy(), grid.scale, grid.offset, below, ascending, *counts.view(2, -1).numpy())
+        own = counts.numpy()
+        count_levels(scores.numpy(), grid.scale, grid.offset, below, levels, own[: m + 1], own[m + 1 :])
 
     return count

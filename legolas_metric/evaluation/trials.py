@@ -11,6 +11,7 @@ from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.datasets.labels import LabelIndex
 from legolas_metric.evaluation.protocol import Episodes, RetrievalProtocol
 from legolas_metric.geometry import prepare
+from legolas_metric.lookup import lookup
 from legolas_metric.rows import Rows
 
 
@@ -63,12 +64,11 @@ def side(rows: Rows, ids: object, name: str) -> Int64[Tensor, " m"]:
     if ids is None:
         return torch.arange(len(rows), device=rows.ids.device)
     wanted = torch.tensor(ids, dtype=torch.int64, device=rows.ids.device)
-    ordered, order = rows.ids.sort()
-    place = torch.searchsorted(ordered, wanted).clamp_max(len(ordered) - 1)
-    unknown = wanted[ordered[place] != wanted]
+    place, found = lookup(wanted, rows.ids)
+    unknown = wanted[~found]
     if len(unknown):
         raise ValueError(f"the protocol's {name} names {len(unknown)} ids that the table lacks: {unknown[:5].tolist()}")
-    return order[place]
+    return place
 
 
 def _trial(rows: Rows, gallery: Rows, asker: Int64[Tensor, " q"], found: Int64[Tensor, " g"]) -> Trial:
@@ -81,9 +81,7 @@ def _trial(rows: Rows, gallery: Rows, asker: Int64[Tensor, " q"], found: Int64[T
     order = rank[place].argsort(stable=True)
     starts = torch.empty_like(counts)
     starts[by_size] = counts[by_size].cumsum(0) - counts[by_size]
-    labels = rows.labels[asker]
-    c = torch.searchsorted(classes, labels).clamp_max(len(classes) - 1)
-    known = classes[c] == labels
+    c, known = lookup(rows.labels[asker], classes)
     position = torch.where(known, rank[c], -1)
     turn = position.argsort(stable=True)
     asker, c, known = asker[turn], c[turn], known[turn]

@@ -1,24 +1,30 @@
 """Tell pairs of one class from pairs of two, over all pairs: AUC, EER, TAR@FAR, and the similarity histogram."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_metric
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric
 from legolas_metric.evaluation import roc
+from legolas_metric.evaluation.arguments import Asked, as_fars, as_table, rows_of_baseline
+from legolas_metric.evaluation.identity_pairs import Pairs, PairsOfRows, verification_intervals
+from legolas_metric.evaluation.operating import OperatingPoints, Rates
 from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores, score_range
 from legolas_metric.evaluation.ranking_report import WORSE
+from legolas_metric.evaluation.scores import Ties, score_block, turned, widened
 from legolas_metric.evaluation.tally import ExactTally, GridTally
-from legolas_metric.geometry import similarity_matrix
-from legolas_metric.rows import Rows, fitted_rows
+from legolas_metric.rows import Rows
 
 _BINS = 200
 _CORNERS = 512
 _SAMPLE = 512
-_MOST_GENUINE = 1 << 22
+_ALL_KEPT = 1_000_000
+"""Pairs up to which impostor scores are kept too, so that what any threshold does is known exactly."""
+_MOST_GENUINE = 4_000_000
 """Genuine pairs up to which their scores are kept, and all counts are exact."""
 
 
@@ -32,6 +38,9 @@ class VerificationReport:
             both kinds are counted then, leaves open.
         eer: the rate at which false accepts and false rejects are equally frequent.
         tar_at_far: false accept rate -> share of genuine pairs accepted at it.
+        threshold_at_far: false accept rate -> the similarity from which on pairs are accepted at it; infinite where
+            only none at all will do.
+        eer_threshold: the similarity at which false accepts and false rejects are equally frequent.
         flagged: the false accept rates that stand for fewer than 30 impostor pairs: too few to be believed.
         genuine: pairs of one class (of different groups, where groups are given).
         impostor: pairs of different labels.
@@ -39,6 +48,9 @@ class VerificationReport:
         edges: [b + 1] borders of the similarity histogram; the outer bins are open.
         genuine_histogram: [b] genuine pairs in each bin.
         impostor_histogram: [b] impostor pairs in each bin.
+        operating: the counts behind `rates_at`.
+        pairs: what `intervals` counts once more; None where scores were given without identities.
+        metric: of the similarity; None where scores were given.
         baseline: the report of the untrained encoder; None where none was given.
 
     Example:
@@ -53,6 +65,8 @@ class VerificationReport:
     auc_error: float
     eer: float
     tar_at_far: Mapping[float, float]
+    threshold_at_far: Mapping[float, float]
+    eer_threshold: float
     flagged: tuple[float, ...]
     genuine: int
     impostor: int
@@ -61,12 +75,54 @@ class VerificationReport:
     edges: Float64[Tensor, " b1"] = field(repr=False)
     genuine_histogram: Int64[Tensor, " b"] = field(repr=False)
     impostor_histogram: Int64[Tensor, " b"] = field(repr=False)
+    operating: OperatingPoints = field(repr=False)
+    pairs: Pairs | None = field(repr=False)
+    metric: Metric | None = None
     baseline: "VerificationReport | None" = None
 
     def scalars(self) -> dict[str, int | float]:
         """All that are single numbers, by name, for tables and JSON."""
         rates = {f"tar_at_far_{far:g}": tar for far, tar in self.tar_at_far.items()}
         return {"auc": self.auc, "eer": self.eer, **rates, "genuine": self.genuine, "impostor": self.impostor}
+
+    def rates_at(self, threshold: float | int) -> Rates:
+        """What a threshold does to these pairs: accepted is s >= threshold.
+
+        FRR is exact. FAR is exact at the report's own thresholds and, up to a million pairs, anywhere; beyond, it is
+        linear between the nearest genuine similarities.
+
+        Example:
+            >>> import torch
+            >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
+            >>> evaluate_verification(rows, [0, 0, 1, 1]).rates_at(0.7)
+            Rates(far=0.25, frr=0.0)
+        """
+        return self.operating.rates_at(threshold)
+
+    def intervals(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Confidence intervals by the bootstrap over identities: the pairs of one person stand or fall together.
+
+        A draw counts the pairs that each drawn identity is part of (the subsets bootstrap, Bolle et al. 2004). It takes
+        another pass over all pairs.
+
+        Args:
+            level: share of the resampled values inside.
+            resamples: how many times the identities are drawn, with replacement.
+            seed: of the draw.
+
+        Returns:
+            "auc", "eer", "tar_at_far_0.01", ... -> (low, high); NaN where there is one identity only.
+
+        Raises:
+            ValueError: scores that were given without identities; a level outside (0, 1).
+
+        Warns:
+            UserWarning: fewer than ten identities.
+        """
+        if self.pairs is None:
+            raise ValueError("intervals draw identities: pass identities to verification_from_scores")
+        fars = tuple(self.tar_at_far)
+        return verification_intervals(self.pairs, self.operating, fars, level=level, resamples=resamples, seed=seed)
 
     def mean_rank(self, gallery: int) -> float:
         """The mean rank of one mate among `gallery` rows that this AUC means: 1 + (1 - AUC)(gallery - 1).
@@ -82,8 +138,15 @@ class VerificationReport:
     def warnings(self) -> tuple[str, ...]:
         """What makes these figures weaker than they look, a sentence each."""
         said = []
-        if self.baseline is not None and self.auc < self.baseline.auc - WORSE:
-            said.append(f"training made the AUC worse: {self.auc:.3f}, untrained {self.baseline.auc:.3f}")
+        if self.baseline is not None:
+            if self.auc < self.baseline.auc - WORSE:
+                said.append(f"training made the AUC worse: {self.auc:.3f}, untrained {self.baseline.auc:.3f}")
+            if self.eer > self.baseline.eer + WORSE:
+                said.append(f"training made the EER worse: {self.eer:.3f}, untrained {self.baseline.eer:.3f}")
+            for far, tar in self.tar_at_far.items():
+                fell = self.baseline.tar_at_far.get(far, tar) - tar
+                if fell > WORSE and far not in self.flagged:
+                    said.append(f"training made TAR at FAR {far:g} worse: {tar:.3f}, untrained {tar + fell:.3f}")
         if self.flagged:
             rates = ", ".join(f"{far:g}" for far in self.flagged)
             said.append(
@@ -93,34 +156,36 @@ class VerificationReport:
 
 
 def evaluate_verification(
-    embeddings: ArrayLike,
-    labels: ArrayLike,
+    embeddings: ArrayLike | EmbeddingBank,
+    labels: ArrayLike | None = None,
     *,
     groups: ArrayLike | None = None,
     metric: Metric = "cosine",
-    fars: Sequence[float] = (1e-2, 1e-3, 1e-4),
+    fars: float | ArrayLike = (1e-2, 1e-3, 1e-4),
     exact: bool = True,
-    baseline: ArrayLike | VerificationReport | None = None,
+    baseline: ArrayLike | EmbeddingBank | VerificationReport | None = None,
 ) -> VerificationReport:
     """Score all pairs: each impostor is counted between the sorted genuine scores, block by block.
 
-    Scores are float64 products rounded to float32. Exact up to 4 million genuine pairs; beyond, or on request, both
-    kinds are counted on a grid of 2^18 cells, and `auc_error` says what that leaves open. Memory O(n d) and a fixed
-    workspace.
+    Scores are `geometry.exact_similarity`, in float64, and tie where only rounding tells them apart. Exact up to 4
+    million genuine pairs; beyond, or on request, both kinds are counted on a grid of 2^18 cells, and `auc_error` says
+    what that leaves open. Peak memory, in bytes, with g genuine pairs and t threads: 24 n d + 128 MB and, where
+    counting is exact, 100 g + 16 g t, of which the latter is 256 MB at most.
 
     Args:
-        embeddings: [n, d], finite.
+        embeddings: [n, d], finite; or a bank, whose labels, groups and metric are taken.
         labels: [n] integers; a row of -1 makes impostor pairs with every labelled row, and none with its like.
         groups: [n] session, camera or recording; where given, pairs of one class and one group are left out, as no
             honest test.
         metric: "cosine", "dot" or "euclidean".
-        fars: false accept rates, each in (0, 1].
+        fars: false accept rates, each in (0, 1], or one of them.
         exact: False counts on the grid, in two thirds of the time, however few the genuine pairs are.
-        baseline: embeddings of the same rows by the untrained encoder, or their report.
+        baseline: embeddings of the same rows by the untrained encoder (or a bank of them), or their report.
 
     Raises:
-        TypeError: integer embeddings or float labels.
-        ValueError: NaN or inf, zero rows under cosine, lengths that differ, a rate outside (0, 1], no genuine pair, or
+        TypeError: integer embeddings or float labels; no labels; fars that are no numbers.
+        ValueError: NaN or inf, zero rows under cosine, rows whose similarities overflow float32, lengths
+            that differ, a rate outside (0, 1], no genuine pair, or
             no impostor pair.
 
     Example:
@@ -130,65 +195,99 @@ def evaluate_verification(
         >>> report.auc, report.genuine, report.impostor
         (1.0, 2, 4)
     """
-    check_metric(metric)
-    for far in fars:
-        if not 0 < far <= 1:
-            raise ValueError(f"fars must lie in (0, 1], got {far}")
-    rows = by_label(fitted_rows(embeddings, labels, ids=None, groups=groups, metric=metric))
+    rates = as_fars(fars)
+    rows, metric = as_table(embeddings, labels, groups=groups, metric=metric)
     reference = baseline
     if reference is not None and not isinstance(reference, VerificationReport):
-        reference = evaluate_verification(reference, labels, groups=groups, metric=metric, fars=fars, exact=exact)
-    low, high = score_range(rows, metric)
+        reference = evaluate_verification(
+            rows_of_baseline(reference, rows), rows.labels, groups=rows.groups, metric=metric, fars=rates, exact=exact
+        )
+    rows = by_label(rows)
     edges = _edges(rows, metric)
-    tally = _tally_genuine(rows, metric, edges, (low, high), exact)
+    counts, error = count_pairs(rows, metric, edges, exact=exact)
+    pairs = PairsOfRows(rows, metric)
+    return report_of(counts, edges, rates, auc_error=error, pairs=pairs, metric=metric, baseline=reference)
+
+
+def count_pairs(
+    rows: Rows, metric: Metric, cuts: Float64[Tensor, " b"], *, exact: bool = True
+) -> tuple[roc.RocCounts, float]:
+    """All pairs of rows in order of their labels, counted; and by how much the AUC may err.
+
+    Raises:
+        ValueError: no genuine or no impostor pair.
+    """
+    tally = _tally_genuine(rows, metric, cuts, exact)
     tally.add(impostor_scores(rows, metric))
     counts = tally.counts()
-    genuine = int(counts.genuine.sum())
-    if not genuine:
+    if not int(counts.genuine.sum()):
         raise ValueError("no genuine pair: give each class at least two rows (of different groups)")
     if not counts.impostors:
         raise ValueError("no impostor pair: all rows have one label; verification needs rows of another class")
+    return counts, 0.0 if isinstance(tally, ExactTally) else roc.area_error(counts)
+
+
+def report_of(
+    counts: roc.RocCounts,
+    edges: Float64[Tensor, " b1"],
+    rates: tuple[float, ...],
+    *,
+    auc_error: float,
+    pairs: Pairs | None,
+    metric: Metric | None,
+    baseline: VerificationReport | None,
+) -> VerificationReport:
+    """The report of what was counted; the edges of the histogram are levels of the counts."""
     far, tar = roc.curve(counts)
     shown = roc.corners(far, tar, _CORNERS)
-    histograms = roc.histogram(counts, edges.double())
+    histograms = roc.histogram(counts, edges)
+    operating = OperatingPoints.of(counts)
+    thresholds = {rate: operating.threshold_at(rate) for rate in rates}
     return VerificationReport(
         auc=roc.area(counts),
-        auc_error=0.0 if isinstance(tally, ExactTally) else roc.area_error(counts),
+        auc_error=auc_error,
         eer=roc.equal_error_rate(counts),
-        tar_at_far=roc.true_accept_rates(counts, fars),
-        flagged=roc.too_few_errors(fars, counts.impostors),
-        genuine=genuine,
-        impostor=counts.impostors,
+        tar_at_far=Asked(roc.true_accept_rates(counts, rates), name="tar_at_far", argument="fars"),
+        threshold_at_far=Asked(thresholds, name="threshold_at_far", argument="fars"),
+        eer_threshold=operating.equal_error_threshold(),
+        flagged=roc.too_few_errors(rates, counts.impostors),
+        genuine=operating.genuine_pairs,
+        impostor=operating.impostor_pairs,
         far=far[shown],
         tar=tar[shown],
-        edges=edges.double(),
+        edges=edges,
         genuine_histogram=histograms[0],
         impostor_histogram=histograms[1],
-        baseline=reference,
+        operating=operating,
+        pairs=pairs,
+        metric=metric,
+        baseline=baseline,
     )
 
 
-def _tally_genuine(
-    rows: Rows, metric: Metric, edges: Float32[Tensor, " b1"], span: tuple[float, float], exact: bool
-) -> ExactTally | GridTally:
+def _tally_genuine(rows: Rows, metric: Metric, edges: Float64[Tensor, " b1"], exact: bool) -> ExactTally | GridTally:
     """A tally that knows the genuine scores."""
     assert rows.labels is not None
     members = rows.labels[rows.labels != UNLABELLED].unique(return_counts=True)[1]
+    pairs = len(rows) * (len(rows) - 1) // 2
     if exact and int((members * (members - 1) // 2).sum()) <= _MOST_GENUINE:
-        found = [scores.float() for scores in genuine_scores(rows, metric)()]
-        return ExactTally(torch.cat([*found, edges.new_empty(0)]), edges, *span)
-    tally = GridTally(*span, rows.embeddings.device)
+        genuine = torch.cat([*genuine_scores(rows, metric)(), edges.new_empty(0)])
+        few = impostor_scores(rows, metric)() if pairs <= _ALL_KEPT else ()
+        cuts = torch.cat([edges, *(scores.clone() for scores in few)])
+        return ExactTally(genuine, cuts, Ties.of(rows.embeddings, metric), pairs)
+    tally = GridTally(*score_range(rows, metric), rows.embeddings.device, pairs)
     tally.add_genuine(genuine_scores(rows, metric))
     return tally
 
 
-def _edges(rows: Rows, metric: Metric) -> Float32[Tensor, " b1"]:
+def _edges(rows: Rows, metric: Metric) -> Float64[Tensor, " b1"]:
     """Borders of the histogram: all of [-1, 1] under cosine, else what a sample of rows spans; outer bins are open."""
     device = rows.embeddings.device
     if metric == "cosine":
-        return torch.linspace(-1, 1, _BINS + 1, device=device)
-    sample = rows.embeddings[torch.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE), device=device).long()].double()
+        return torch.arange(-_BINS // 2, _BINS // 2 + 1, dtype=torch.float64, device=device) / (_BINS // 2)
+    sample = rows.embeddings[torch.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE), device=device).long()]
     first, second = torch.triu_indices(len(sample), len(sample), offset=1, device=device)
-    scores = similarity_matrix(sample, sample, metric)[first, second]
+    wide = widened(sample, metric)
+    scores = score_block(turned(wide, metric), wide, metric)[first, second]
     low, high = (float(scores.min()), float(scores.max())) if len(scores) else (0.0, 0.0)
-    return torch.linspace(low, high if high > low else low + 1, _BINS + 1, device=device)
+    return torch.linspace(low, high if high > low else low + 1, _BINS + 1, dtype=torch.float64, device=device)

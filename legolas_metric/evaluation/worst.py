@@ -1,19 +1,20 @@
 """The queries that went most wrong, with what was found instead."""
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.evaluation.placing import own_class
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.ranking_report import QueryMeasures, WrongNeighbours
+from legolas_metric.evaluation.query_measures import QueryMeasures, WrongNeighbours
 from legolas_metric.evaluation.trials import Trial
-from legolas_metric.geometry import chunks, similarity_matrix
+from legolas_metric.geometry import chunks, exact_similarity
+from legolas_metric.lookup import lookup
 
 _QUERIES = 20
 _WRONG = 5
-_CHUNK_ROWS = 1 << 13
 
 
 def worst_queries(
@@ -29,22 +30,23 @@ def worst_queries(
     """
     margin = measured.negative - measured.positive
     order = margin.argsort(descending=True, stable=True)[:_QUERIES]
-    order = order[margin[order] > 0]
-    ids, turn = trial.queries.ids.sort()
-    query = turn[torch.searchsorted(ids, measured.ids[order])]
+    order = order[measured.start[order] > 0]
+    query, _ = lookup(measured.ids[order], trial.queries.ids)
     place = measured.start + (measured.size + 1) / (measured.tied + 1)
-    x, y = trial.queries.embeddings[query].double(), trial.gallery.embeddings
-    wide = torch.cat([similarity_matrix(x, y[part].double(), metric) for part in chunks(len(y), _CHUNK_ROWS)], 1)
+    x, y = trial.queries.embeddings[query, None], trial.gallery.embeddings
+    parts = chunks(len(y), rows_for(CACHE, 16 * x.numel() + 8))
+    pairs = (torch.broadcast_tensors(x, y[None, part]) for part in parts)
+    exact = torch.cat([exact_similarity(one, other, metric) for one, other in pairs], 1)
     if callable(protocol.exclude) and len(query):
-        wide.masked_fill_(protocol.exclude(trial.asker[query], trial.found), -torch.inf)
+        exact.masked_fill_(protocol.excluded(trial.asker[query], trial.found), -torch.inf)
     return tuple(
         _wrong_neighbours(trial, query[i : i + 1], scores, float(place[row]), protocol)
-        for i, (row, scores) in enumerate(zip(order.tolist(), wide.float()))
+        for i, (row, scores) in enumerate(zip(order.tolist(), exact))
     )
 
 
 def _wrong_neighbours(
-    trial: Trial, query: Int64[Tensor, " 1"], scores: Float32[Tensor, " g"], place: float, protocol: RetrievalProtocol
+    trial: Trial, query: Int64[Tensor, " 1"], scores: Float64[Tensor, " g"], place: float, protocol: RetrievalProtocol
 ) -> WrongNeighbours:
     queries, gallery = trial.queries[query], trial.gallery
     assert queries.labels is not None
@@ -52,7 +54,7 @@ def _wrong_neighbours(
     own = own_class(trial, query, protocol)
     column = own.column[0][own.honest[0]]
     positive = column[scores[column].argmax()]
-    best = float(scores[positive])
+    best = float(scores[positive].float())
     scores[own.column[0]] = -torch.inf
     # Ties go to the first in the gallery, as everywhere: among all that reach the last of the nearest.
     least = scores.topk(min(_WRONG, len(scores))).values[-1]
@@ -67,5 +69,5 @@ def _wrong_neighbours(
         positive_similarity=best,
         wrong=tuple(gallery.ids[nearest].tolist()),
         wrong_labels=tuple(gallery.labels[nearest].tolist()),
-        wrong_similarities=tuple(scores[nearest].tolist()),
+        wrong_similarities=tuple(scores[nearest].float().tolist()),
     )

@@ -1,27 +1,32 @@
 """The plain scan: every pair of a block of queries is screened in float32, the few that can matter are then compared.
 
 A pair is screened by <x', y'> + a_x + a_y of rows that are scaled by a power of two and, for "euclidean", centred; it
-grows with the similarity. The bound on its error covers the rounding of the rows, of the product, and of the reported
-similarity itself, so that a pair which is dropped can neither be better than the k best kept nor tie with them.
+grows with the similarity. The bound on its error covers the rounding of the rows and of the product, and what the norms
+of unit rows leave between <x, y> and 1 - |x - y|^2 / 2; so a pair which is dropped can neither be better than the k
+best kept nor tie with them. Which of the few are best is decided by `geometry.exact_similarity`.
 
 Letters: q queries, n rows, d dimensions, k neighbours, t pairs.
 """
+
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.geometry import chunks
 from legolas_metric.index.admissible import admissible, admissible_pairs
 from legolas_metric.index.interface import Want
-from legolas_metric.index.top_k import Bounds, best_of, inside_window, similarities_of
+from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
 from legolas_metric.rows import NO_ID, Rows
 
 _UNIT = 2.0**-24  # half a unit in the last place of float32
 _TINY = 2.0**-120  # what flushed denormals can add up to, on rows scaled to norms of at most 1
+_NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
 _SMALL_CLASS = 64  # rows; classes up to this size are compared pair by pair
-_PAIRS = 1 << 20
+_SCREENED, _COMPARED = 24, 96  # bytes that a pair takes at most while it is screened, and while it is compared
 
 
 def scan(
@@ -35,26 +40,62 @@ def scan(
     bounds: Bounds | None = None,
     workspace_mb: int = 256,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    """The k best admissible rows of each query and their similarities, exactly, for any want and window."""
+    """The k best admissible rows of each query and their similarities, exactly, for any want and window.
+
+    Memory beside the rows, a scaled copy of them and the answer: 2 workspaces, or 120 bytes a row where that is more.
+    """
+    k, asked = min(k, len(rows)), k  # more than there are
     scale, centre = _frame(queries, rows, metric)
     y, a_y, norm_y = _screened(rows.embeddings, scale, centre, metric)
-    block = max(1, min(len(queries), (workspace_mb << 20) // (24 * len(rows))))
+    workspace = workspace_mb << 20
     found = []
-    for part in chunks(len(queries), block):
-        own = queries[part]
+    for part in chunks(len(queries), rows_for(workspace, _SCREENED * len(rows))):
+        own, own_bounds = queries[part], part_of(bounds, part)
         x, a_x, norm_x = _screened(own.embeddings, scale, centre, metric)
-        error = _error(norm_x, norm_y.max(), x.shape[1], scale, metric)
+        error = _error(norm_x, norm_y.max(), x.shape[1], metric)
         score = x @ y.T
         if metric == "euclidean":
             score += a_x[:, None] + a_y
-        own_bounds = part_of(bounds, part)
         window = None if own_bounds is None else _to_scores(own_bounds, scale, metric)
-        query, row = _candidates(score, admissible(want, own, rows), error, k, farthest, window)
-        similarity = similarities_of(own.embeddings, rows.embeddings, query, row, metric)
-        inside = inside_window(similarity, query, own_bounds)
-        query, row, similarity = query[inside], row[inside], similarity[inside]
-        found.append(best_of(query, rows.ids[row], similarity, q=len(own), k=k, farthest=farthest))
-    return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
+        mask = _candidates(score, admissible(want, own, rows), error, k, farthest, window)
+        del score
+        for some in _few_at_once(mask, workspace // _COMPARED):
+            query, row = mask[some].nonzero(as_tuple=True)
+            found.append(_best_pairs(own[some], rows, query, row, k, metric, farthest, part_of(own_bounds, some)))
+    ids, values = (torch.cat(parts) for parts in zip(*found))
+    missing = (0, asked - k)
+    return (
+        torch.nn.functional.pad(ids, missing, value=NO_ID),
+        torch.nn.functional.pad(values, missing, value=-torch.inf),
+    )
+
+
+def _few_at_once(mask: Bool[Tensor, "q n"], most: int) -> Iterator[slice]:
+    """Runs of queries with no more than so many pairs, or of one query."""
+    total, first = mask.sum(1).cumsum(0).cpu(), 0
+    while first < len(total):
+        before = int(total[first - 1]) if first else 0
+        last = max(first + 1, int(torch.searchsorted(total, before + most, right=True)))
+        yield slice(first, last)
+        first = last
+
+
+def _best_pairs(
+    queries: Rows,
+    rows: Rows,
+    query: Int64[Tensor, " t"],
+    row: Int64[Tensor, " t"],
+    k: int,
+    metric: Metric,
+    farthest: bool,
+    bounds: Bounds | None,
+) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
+    """The k best of some pairs (query, row) that lie inside the windows."""
+    value = exact_similarities(queries.embeddings, rows.embeddings, query, row, metric)
+    if bounds is not None:
+        inside = inside_window(value, query, bounds)
+        query, row, value = query[inside], row[inside], value[inside]
+    return best_of(query, rows.ids[row], value, q=len(queries), k=k, farthest=farthest)
 
 
 def scan_classes(
@@ -78,17 +119,14 @@ def scan_classes(
     size = torch.searchsorted(ordered, queries.labels, right=True) - start
     size[queries.labels == UNLABELLED] = 0
     small = ((size > 0) & (size <= _SMALL_CLASS)).nonzero().flatten()
-    for part in small.split(max(1, _PAIRS // _SMALL_CLASS)):
+    for part in small.split(rows_for(BLOCK, _COMPARED * _SMALL_CLASS)):
         own, own_bounds = queries[part], part_of(bounds, part)
         query = torch.arange(len(part), device=part.device).repeat_interleave(size[part])
         first = (size[part].cumsum(0) - size[part]).repeat_interleave(size[part])
         row = order[torch.arange(len(query), device=part.device) - first + start[part][query]]
         kept = admissible_pairs(want, own, rows, query, row)
-        query, row = query[kept], row[kept]
-        value = similarities_of(own.embeddings, rows.embeddings, query, row, metric)
-        kept = inside_window(value, query, own_bounds)
-        found = best_of(query[kept], rows.ids[row[kept]], value[kept], q=len(own), k=k, farthest=farthest)
-        ids[part], values[part] = found
+        best = _best_pairs(own, rows, query[kept], row[kept], k, metric, farthest, own_bounds)
+        ids[part], values[part] = best
     for label in queries.labels[size > _SMALL_CLASS].unique().tolist():
         part = (queries.labels == label).nonzero().flatten()
         members = order[int(start[part[0]]) : int(start[part[0]] + size[part[0]])]
@@ -133,14 +171,15 @@ def _screened(
 
 
 def _error(
-    norm_x: Float64[Tensor, " q"], norm_y: Float64[Tensor, ""], d: int, scale: float, metric: Metric
+    norm_x: Float64[Tensor, " q"], norm_y: Float64[Tensor, ""], d: int, metric: Metric
 ) -> Float32[Tensor, "q 1"]:
-    """How far a score can lie from one that would order and tie like the reported similarity."""
+    """How far a score can lie from one that would order and tie like `exact_similarity`."""
     product = 2 * (d + 8) * _UNIT * norm_x * norm_y
+    if metric == "cosine":
+        product = product + _NORMS
     if metric == "euclidean":
         product = product + 16 * _UNIT * (norm_x + norm_y).square()
-    underflow = 2.0**-148 * (scale if metric == "euclidean" else scale**2)  # of the reported similarity
-    return (product * (1 + 2.0**-10) + _TINY + underflow).float()[:, None]
+    return (product * (1 + 2.0**-10) + _TINY).float()[:, None]
 
 
 def _to_scores(bounds: Bounds, scale: float, metric: Metric) -> Bounds:
@@ -160,7 +199,7 @@ def _candidates(
     k: int,
     farthest: bool,
     window: Bounds | None,
-) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
+) -> Bool[Tensor, "q n"]:
     """Pairs that can be among the k best: all whose score is within twice the error of the k-th best sure one."""
     if farthest:
         score = score.neg_()
@@ -171,11 +210,8 @@ def _candidates(
         low, high = (-high, -low) if farthest else (low, high)
         allowed = allowed & (score >= low - slack) & (score <= high + slack)
         sure = allowed & (score > low + slack) & (score < high - slack)
-    best = score.masked_fill(~sure, -torch.inf).topk(min(k, score.shape[1]), 1).values[:, -1:]
-    if k > score.shape[1]:
-        best = best.new_full(best.shape, -torch.inf)
-    query, row = (allowed & (score >= best - 2 * error)).nonzero(as_tuple=True)
-    return query, row
+    best = score.masked_fill(~sure, -torch.inf).topk(k, 1).values[:, -1:]
+    return allowed & (score >= best - 2 * error)
 
 
 def _finite(bound: Float32[Tensor, "q 1"]) -> Float32[Tensor, "q 1"]:

@@ -4,6 +4,7 @@ FAISS knows neither labels nor windows, so a search asks for more rows than need
 asks again for the queries that are short, until each has its k or the index has no more to give.
 """
 
+import math
 import os
 import re
 from typing import Any
@@ -13,18 +14,21 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric
+from legolas_metric.budgets import WORKSPACE, rows_for
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric, check_whole
 from legolas_metric.index.admissible import admissible_pairs
 from legolas_metric.index.arithmetic import exact_arithmetic
-from legolas_metric.index.brute_force import part_of, scan_classes
+from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
-from legolas_metric.index.top_k import Bounds, best_of, inside_window, similarities_of
+from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window, recall_of
 from legolas_metric.records import Neighbors, SearchStats
-from legolas_metric.rows import NO_ID, Rows, check_range, fitted_rows, query_rows
+from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
 
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
-_FETCHED_ELEMENTS = 1 << 24  # (query, row) pairs fetched at once
+_FETCHED = 64  # bytes that a pair (query, row) takes, or twice as many at the most
 _UNIT = 2.0**-24
+_NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
+_REACH = 2.0**60
 _WHERE = re.compile(r"^(Error in .* at \S+:\d+: (Error: '.*' failed(: )?)?|C\+\+ exception )", re.DOTALL)
 _parameters: Any = faiss  # its keyword arguments and newer classes are missing from its type stubs
 
@@ -32,8 +36,9 @@ _parameters: Any = faiss  # its keyword arguments and newer classes are missing 
 class FaissIndex:
     """Neighbours from a FAISS index, re-ranked to the similarities that every index reports.
 
-    With "Flat" the answers equal those of `ExactIndex`. Other factories are approximate: what they fail to visit is
-    missing from the answer, and `AutoIndex` audits how much that is.
+    With "Flat" the answers equal those of `ExactIndex`, and `stats.recall` is None. Other factories are approximate:
+    what they fail to visit is missing from the answer. How much that is, is measured at each search: `stats.recall` is
+    the share of the exact neighbours of `audit` of the queries that were found, and NaN with `audit=0`.
 
     Behaviour in corner cases:
         - positives ("positive", "cross_group_positive") are compared class by class, exactly, without FAISS;
@@ -46,6 +51,10 @@ class FaissIndex:
         metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
         effort: lists that an IVF index visits (`nprobe`), or candidates that HNSW keeps (`efSearch`) (default:
             the index's own).
+        audit: queries, drawn by a fixed seed, whose neighbours an approximate search is measured by; 0 for none. They
+            are compared with all rows: some 15 ns a pair and thread.
+
+    Memory: two copies of the rows, the answer, and up to 512 MiB for what is fetched.
 
     Raises:
         ValueError: an unknown metric or factory string, or a `faiss.Index` that holds rows or measures something else.
@@ -62,9 +71,15 @@ class FaissIndex:
     """
 
     def __init__(
-        self, factory: "str | faiss.Index" = "Flat", *, metric: Metric = "cosine", effort: int | None = None
+        self,
+        factory: "str | faiss.Index" = "Flat",
+        *,
+        metric: Metric = "cosine",
+        effort: int | None = None,
+        audit: int = 256,
     ) -> None:
         check_metric(metric)
+        check_whole("audit", audit, 0)
         if effort is not None:
             check_at_least("effort", effort, 1)
         if not isinstance(factory, str):
@@ -72,12 +87,14 @@ class FaissIndex:
         self.factory = factory
         self.metric: Metric = metric
         self.effort = effort
+        self.audit = audit
+        self._scale = 1.0
         self._rows: Rows | None = None
         self._index: Any = None
 
     def clone(self) -> "FaissIndex":
         """An unfitted index with the same settings."""
-        return type(self)(self.factory, metric=self.metric, effort=self.effort)
+        return type(self)(self.factory, metric=self.metric, effort=self.effort, audit=self.audit)
 
     def fit(
         self,
@@ -94,7 +111,8 @@ class FaissIndex:
         """
         _refuse_fork()
         rows = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=self.metric)
-        table = rows.embeddings.cpu().numpy()
+        scale = _scale(rows, self.metric)
+        table = (rows.embeddings * scale).cpu().numpy()
         index = _empty_index(self.factory, table.shape[1], self.metric)
         try:
             if not index.is_trained:
@@ -105,7 +123,7 @@ class FaissIndex:
                 f"FAISS refuses to build {self._name!r} from {len(table)} rows: {_reason(error)}; "
                 "use fewer lists or codes, or factory='Flat'"
             ) from error
-        self._rows, self._index = rows, index
+        self._rows, self._index, self._scale = rows, index, scale
         return self
 
     def search(
@@ -144,19 +162,52 @@ class FaissIndex:
     def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
         rows = self._fitted()
         check_request(own, rows, k, want)
-        check_range(own, rows, self.metric)
         bounds = window_bounds(window, len(own), own.ids.device)
-        stats = SearchStats(engine=f"faiss:{self._name}")
+        name = f"faiss:{self._name}"
         if want in ("positive", "cross_group_positive"):
             with exact_arithmetic(own.ids.device):
                 ids, values = scan_classes(
                     own, rows, k, want=want, metric=self.metric, farthest=farthest, bounds=bounds
                 )
-            return Neighbors(ids, values, stats)
+            return Neighbors(ids, values, SearchStats(engine=name))
         if farthest and self.metric == "euclidean":
             raise ValueError("FAISS finds no farthest rows under metric='euclidean': use ExactIndex")
+        self._check_reach(own)
         ids, values, widened = self._widen(own, k, want, farthest, bounds)
-        return Neighbors(ids, values, SearchStats(engine=stats.engine, widened=widened))
+        recall = None if self._exact else self._audited(own, k, want, farthest, bounds, ids)
+        return Neighbors(ids, values, SearchStats(engine=name, widened=widened, recall=recall))
+
+    @property
+    def _exact(self) -> bool:
+        return isinstance(faiss.downcast_index(self._index), faiss.IndexFlat)
+
+    def _audited(
+        self, own: Rows, k: int, want: Want, farthest: bool, bounds: Bounds | None, found: Int64[Tensor, "q k"]
+    ) -> float:
+        """The recall of an answer on a sample of its queries; NaN where none are asked for."""
+        if self.audit == 0:
+            return math.nan
+        sample = torch.randperm(len(own), generator=torch.Generator().manual_seed(0))[: self.audit].to(found.device)
+        with exact_arithmetic(own.ids.device):
+            true, _ = scan(
+                own[sample],
+                self._fitted(),
+                k,
+                want=want,
+                metric=self.metric,
+                farthest=farthest,
+                bounds=part_of(bounds, sample),
+            )
+        return recall_of(found[sample], true)
+
+    def _check_reach(self, own: Rows) -> None:
+        """Refuse queries so far away that FAISS's squared distances overflow."""
+        longest = float(torch.linalg.vector_norm(own.embeddings, dim=1, dtype=torch.float64).max())
+        if self.metric == "euclidean" and longest * self._scale > _REACH:
+            raise ValueError(
+                f"queries of norm {longest:.3g} lie more than 2^60 times as far out as the fitted rows, where FAISS's "
+                "squared distances overflow: use ExactIndex"
+            )
 
     def _widen(
         self, own: Rows, k: int, want: Want, farthest: bool, bounds: Bounds | None
@@ -174,7 +225,7 @@ class FaissIndex:
         widened = 0
         while len(short):  # the first search, then wider ones for what is left
             left = []
-            step = max(1, _FETCHED_ELEMENTS // fetch)
+            step = rows_for(WORKSPACE, _FETCHED * fetch)
             for part in short.split(step):
                 ids, values, done = self._fetch(own[part], k, fetch, want, farthest, part_of(bounds, part))
                 out_ids[part], out_values[part] = ids, values
@@ -191,7 +242,7 @@ class FaissIndex:
     ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"], Bool[Tensor, " q"]]:
         """One search: the k best admissible of the `fetch` rows that FAISS returns, and which queries are done."""
         rows = self._fitted()
-        x = own.embeddings.neg() if farthest else own.embeddings
+        x = own.embeddings * (-self._scale if farthest else self._scale)
         parameters = _search_parameters(self._index, fetch, len(rows), self.effort)
         # Importing PML loads faiss.contrib.torch_utils, which puts a search without `params` in place of FAISS's own.
         search = getattr(self._index, "search_numpy", self._index.search)
@@ -201,17 +252,26 @@ class FaissIndex:
         row = found[query, place]
         kept = admissible_pairs(want, own, rows, query, row)
         query, row = query[kept], row[kept]
-        value = similarities_of(own.embeddings, rows.embeddings, query, row, self.metric)
+        value = exact_similarities(own.embeddings, rows.embeddings, query, row, self.metric)
         inside = inside_window(value, query, bounds)
         ids, values = best_of(query[inside], rows.ids[row[inside]], value[inside], q=len(own), k=k, farthest=farthest)
-        edge = _edge(torch.from_numpy(raw).to(value.device), own, rows, farthest, self.metric)
+        edge = _edge(torch.from_numpy(raw).to(value.device), own, rows, farthest, self.metric, self._scale)
         done = ids[:, -1] != NO_ID
-        if isinstance(faiss.downcast_index(self._index), faiss.IndexFlat):
-            worst = values[:, -1].double()
+        if self._exact:
+            worst = values[:, -1].double()  # which float32 rounded
+            worst = worst + worst.abs() * (_UNIT if farthest else -_UNIT)
             done &= (worst < edge) if farthest else (worst > edge)
         if bounds is not None:  # nothing that was not fetched is inside the window
             done |= (found[:, -1] >= 0) & ((edge > bounds[1]) if farthest else (edge < bounds[0]))
         return ids, values, done
+
+
+def _scale(rows: Rows, metric: Metric) -> float:
+    """A power of two that brings the longest row to a norm of at most 1: FAISS squares in float32."""
+    if metric == "cosine":
+        return 1.0
+    longest = float(torch.linalg.vector_norm(rows.embeddings, dim=1, dtype=torch.float64).max())
+    return 2.0 ** min(126, -math.ceil(math.log2(longest))) if longest > 0 else 1.0
 
 
 def _refuse_fork() -> None:
@@ -279,14 +339,14 @@ def _search_parameters(index: Any, fetch: int, n: int, effort: int | None) -> An
     return _parameters.SearchParametersPreTransform(index_params=found) if wrapped else found
 
 
-def _edge(raw: Float32[Tensor, "q f"], own: Rows, rows: Rows, farthest: bool, metric: Metric) -> Tensor:
+def _edge(raw: Float32[Tensor, "q f"], own: Rows, rows: Rows, farthest: bool, metric: Metric, scale: float) -> Tensor:
     """A float64 bound on the similarity of every row that was not fetched, given FAISS's own (rounded) values."""
-    norm = torch.linalg.vector_norm(own.embeddings, dim=1, dtype=torch.float64)
-    largest = torch.linalg.vector_norm(rows.embeddings, dim=1, dtype=torch.float64).max()
+    norm = torch.linalg.vector_norm(own.embeddings, dim=1, dtype=torch.float64) * scale
+    largest = torch.linalg.vector_norm(rows.embeddings, dim=1, dtype=torch.float64).max() * scale
     d = rows.embeddings.shape[1]
     last = raw[:, -1].double()
     if metric == "euclidean":
         squared = last - 4 * (d + 8) * _UNIT * (norm + largest).square()
-        return -squared.clamp_min(0).sqrt() * (1 - 2 * _UNIT)
-    error = 2 * (d + 8) * _UNIT * norm * largest
-    return -(last + error) if farthest else last + error
+        return -squared.clamp_min(0).sqrt() * (1 - 2 * _UNIT) / scale
+    error = 2 * (d + 8) * _UNIT * norm * largest + (_NORMS if metric == "cosine" else 0)
+    return (-(last + error) if farthest else last + error) / scale**2

@@ -18,9 +18,9 @@ Window = tuple[ArrayLike, ArrayLike]
 class NeighborIndex(Protocol):
     """The k most (or least) similar admissible rows of each query.
 
-    The similarity that is compared and reported is the float64 one of the prepared float32 rows, rounded to float32
-    (`geometry.pair_similarity`); ties go to the smaller id, and `farthest` sorts ascending. So every exact index gives
-    the same answer. `window = (low, high)` keeps low < s < high, compared in float64; NaN is no bound.
+    Order, windows and ties are decided by `geometry.exact_similarity`, the float64 similarity of the prepared float32
+    rows; what is reported is that, rounded to float32. Ties go to the smaller id, and `farthest` sorts ascending. So
+    every exact index gives the same answer. `window = (low, high)` keeps low < s < high; NaN is no bound.
     """
 
     metric: Metric

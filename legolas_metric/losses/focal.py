@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least
-from legolas_metric.losses.loss_inputs import as_rows, as_weights
+from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least, check_number
+from legolas_metric.losses.loss_rows import as_rows, as_weights, refuse_names, tensor_of, wide_type
+from legolas_metric.losses.means import as_given
 from legolas_metric.losses.terms import LossDetail
 from legolas_metric.rows import as_labels
 
@@ -55,8 +56,10 @@ class FocalLoss(nn.Module):
 
     def __init__(self, gamma: int | float = 2.0, *, class_weights: ArrayLike | None = None) -> None:
         super().__init__()
-        check_at_least("gamma", gamma, 0)
+        _check(gamma)
         self.gamma = gamma
+        if class_weights is not None:
+            as_weights(class_weights, torch.ones(()), len(class_weights), "class_weights", "classes")
         self.register_buffer("class_weights", None if class_weights is None else torch.as_tensor(class_weights))
 
     def forward(
@@ -92,13 +95,13 @@ def _weighted(
     logits: ArrayLike, labels: ArrayLike, gamma: int | float, class_weights: ArrayLike | None, weights: ArrayLike | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Mean; and of each row the probability of its class, its weight, and its value."""
-    check_at_least("gamma", gamma, 0)
+    _check(gamma)
     rows = as_rows(logits, "logits")
     n, c = rows.shape
     targets = _hard(labels, n, c).to(rows.device)
     unlabelled = targets == UNLABELLED
     with torch.autocast(rows.device.type, enabled=False):
-        wide = rows if rows.dtype == torch.float64 else rows.float()
+        wide = rows.to(wide_type(rows.dtype))
         places = targets.masked_fill(unlabelled, 0)
         log_p = wide.log_softmax(1).gather(1, places[:, None])[:, 0]
         # Kept off 0, where its power has no derivative for gamma < 1.
@@ -108,11 +111,17 @@ def _weighted(
         weight = as_weights(weights, wide, n, "weights", "rows of logits").masked_fill(unlabelled, 0.0)
         total = weight.sum()
         mean = (weight * value).sum() / total.masked_fill(total == 0, 1.0)
-    return mean, log_p.detach().exp(), weight, value.detach()
+    return as_given(mean, rows.dtype), log_p.detach().exp(), weight, value.detach()
+
+
+def _check(gamma: int | float) -> None:
+    check_number("gamma", gamma)
+    check_at_least("gamma", gamma, 0)
 
 
 def _hard(labels: ArrayLike, n: int, c: int) -> Tensor:
-    given = torch.as_tensor(labels)
+    refuse_names(labels, "labels")
+    given = tensor_of(labels, "labels")
     if given.is_floating_point() or given.ndim == 2:
         raise TypeError(
             f"focal loss takes hard targets, [{n}] integers, got {given.dtype} of shape {tuple(given.shape)}: for soft "

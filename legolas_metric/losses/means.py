@@ -7,13 +7,15 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.losses.blockwise import Formula, Kernel, blockwise_sums, formula_sums
 from legolas_metric.losses.loss_inputs import Batch
 from legolas_metric.losses.pair_masks import Block, ByLabel, TripletBlock
 from legolas_metric.losses.symmetric import PairSums, symmetric_sums
 from legolas_metric.losses.terms import LossDetail, Sums
 
-_DETAIL_MB = 16
+# Blocks that are held at once.
+_COPIES = 4
 
 
 class Ways(NamedTuple):
@@ -40,20 +42,41 @@ def mean_and_sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> tuple[F
         ways: the loss.
         workspace_mb: memory for similarities; None takes the whole matrix at once, by the formula.
     """
-    sums = _sums(batch, ways, workspace_mb)
+    return mean_of(batch, _sums(batch, ways, workspace_mb))
+
+
+def mean_of(batch: Batch, sums: Sums) -> tuple[Float[Tensor, ""], Sums]:
+    """The mean of what this process has summed, over all processes, and the sums of all."""
     world = batch.world
     sums = Sums(*(world.reduce(part) for part in sums)) if world.size > 1 else sums
     mean = sums.value / sums.counted.masked_fill(sums.counted == 0, 1.0)
     if world.averages_gradients and world.size > 1:
         mean = world.size * mean - ((world.size - 1) * mean).detach()
-    return mean, sums
+    return as_given(mean, batch.dtype), sums
+
+
+def as_given(value: Float[Tensor, "*b"], dtype: torch.dtype) -> Float[Tensor, "*b"]:
+    """A value in the type of the rows it is of; under autocast in float32, as torch's own losses are."""
+    if torch.is_autocast_enabled(value.device.type):
+        dtype = torch.promote_types(dtype, torch.float32)
+    return value.to(dtype)
+
+
+def anchor_values(batch: Batch, ways: Ways) -> Float[Tensor, " n"]:
+    """Each anchor's own loss, in the order in which they came, by the formula; 0 for those that count in no mean."""
+    relation = batch.relation
+    with torch.autocast(batch.x.device.type, enabled=False):
+        terms = ways.formula((batch.x * ways.scale) @ batch.r.T, relation.whole())
+        value = torch.where((batch.weights > 0) & (terms.counted > 0), terms.value, 0.0)
+    if isinstance(relation, ByLabel) and relation.order is not None:
+        value = torch.zeros_like(value).index_copy(0, relation.order, value)
+    return as_given(value, batch.dtype)
 
 
 def _sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> Sums:
     x, r = batch.x, batch.r
     if len(x) == 0 or len(r) == 0:
-        nothing = 0 * (x.sum() + r.sum())
-        return Sums(nothing, *nothing.detach().expand(3))
+        return no_sums(batch)
     with torch.autocast(x.device.type, enabled=False):
         if workspace_mb is None or torch.compiler.is_compiling():
             return formula_sums(x * ways.scale, r, batch.weights, batch.relation, ways.formula)
@@ -64,12 +87,18 @@ def _sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> Sums:
         return blockwise_sums(x * ways.scale, r, batch.weights, batch.relation, ways.kernel, workspace_mb=workspace_mb)
 
 
+def no_sums(batch: Batch) -> Sums:
+    """The sums of nothing, with a gradient of zeros."""
+    nothing = 0 * (batch.x.sum() + batch.r.sum())
+    return Sums(nothing, *nothing.detach().expand(3))
+
+
 @torch.no_grad()
 def loss_detail(batch: Batch, sums: Sums) -> LossDetail:
     """What the loss saw, by a second pass over the similarities."""
     x, r, world = batch.x, batch.r, batch.world
     totals = torch.zeros(5, dtype=torch.float64, device=x.device)
-    size = max(1, (_DETAIL_MB << 20) // (max(1, len(r)) * x.element_size()))
+    size = rows_for(BLOCK, _COPIES * len(r) * x.element_size())
     with torch.autocast(x.device.type, enabled=False):
         for block in batch.relation.blocks(size) if len(x) and len(r) else ():
             totals += _seen(x[block.rows] @ r.T, block, batch.weights[block.rows] > 0)

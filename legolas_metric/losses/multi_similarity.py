@@ -9,17 +9,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from legolas_metric.checks import ArrayLike
+from legolas_metric.checks import ArrayLike, check_number
 from legolas_metric.distributed import World
-from legolas_metric.losses.alone import PairForm, lone_mean, lone_rows
-from legolas_metric.losses.loss_inputs import Batch, Given, Indices, prepare
-from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
+from legolas_metric.losses.listed import Indices
+from legolas_metric.losses.loss_inputs import Batch, Given, prepare
+from legolas_metric.losses.loss_rows import settled
+from legolas_metric.losses.loss_settings import answers_pml
+from legolas_metric.losses.means import Ways, anchor_values, loss_detail, mean_and_sums
 from legolas_metric.losses.pair_masks import Block
 from legolas_metric.losses.symmetric import Finished, Positives
-from legolas_metric.losses.terms import MULTI, LossDetail, Sums, Terms
+from legolas_metric.losses.terms import LossDetail, Sums, Terms
 
 # exp(80) is still a float32: beyond that the maximum of each row has to come off first.
 _RANGE = 80.0
+# Beyond it the exponents leave float32.
+_STEEPEST = 1e6
 
 
 def multi_similarity_loss(
@@ -47,7 +51,7 @@ def multi_similarity_loss(
         0.1566
     """
     given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, gather)
-    return _loss(given, _Shape(alpha, beta, base), mining, workspace_mb)
+    return _given_mean(given, _Shape(alpha, beta, base), mining, workspace_mb)[1]
 
 
 class MultiSimilarityLoss(nn.Module):
@@ -57,21 +61,23 @@ class MultiSimilarityLoss(nn.Module):
           + 1/beta log(1 + sum_{n in N(i)} exp(beta (s_in - base)))
 
     with s the cosine similarity; the loss is the mean of L_i over all labelled anchors. With `mining`, a negative
-    counts only where s_in + mining > min_P s_ip, and a positive only where s_ip - mining < max_N s_in.
+    counts only where s_in + mining > min_P s_ip, and a positive only where s_ip - mining < max_N s_in; that is decided
+    in float64, and rows that are equal have s = 1.
 
     Equal to PML's `MultiSimilarityLoss` (with `mining`, under its `MultiSimilarityMiner`) but for tuples of at most
     one pair, for which PML gives 0 and this gives the formula's value, and for label -1, a class like any other to PML.
     The authors' code drops positives of similarity above 1 - 1e-5, and so duplicates; this keeps them.
 
     Args:
-        alpha, beta: > 0, sharpness of the weighting of positives and of negatives.
+        alpha, beta: > 0 and at most 1e6, sharpness of the weighting of positives and of negatives.
         base: similarity at which pairs start to matter.
         mining: None, or the authors' epsilon (0.1) for the rule above.
         gather: processes whose rows are reference rows of every anchor, see `World`.
         workspace_mb: memory for similarities; None holds all of them at once in plain torch, differentiable twice.
 
     Raises:
-        ValueError: alpha or beta that is not positive.
+        TypeError: an argument of PML's that this does not have, with what to write instead.
+        ValueError: alpha or beta that is not positive, or a setting that is not finite.
 
     Example:
         >>> import torch
@@ -82,6 +88,7 @@ class MultiSimilarityLoss(nn.Module):
     Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019.
     """
 
+    @answers_pml
     def __init__(
         self,
         alpha: int | float = 2.0,
@@ -94,8 +101,7 @@ class MultiSimilarityLoss(nn.Module):
     ) -> None:
         super().__init__()
         _Shape(alpha, beta, base)
-        if isinstance(mining, bool):
-            raise TypeError("mining is an epsilon such as 0.1, or None, not a switch")
+        _check_mining(mining)
         self.alpha = alpha
         self.beta = beta
         self.base = base
@@ -119,11 +125,20 @@ class MultiSimilarityLoss(nn.Module):
         """The loss of a batch; arguments as those of `SupConLoss.forward`."""
         given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, self.gather)
         shape = _Shape(self.alpha, self.beta, self.base)
-        if not detail:
-            return _loss(given, shape, self.mining, self.workspace_mb)
-        batch = prepare(given)
-        mean, sums = _mean(batch, shape, self.mining, self.workspace_mb)
-        return mean, loss_detail(batch, sums)
+        batch, mean, sums = _given_mean(given, shape, self.mining, self.workspace_mb)
+        return (mean, loss_detail(batch, sums)) if detail else mean
+
+    def per_anchor(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike | None = None,
+        indices_tuple: Indices | None = None,
+        ref_emb: ArrayLike | None = None,
+        ref_labels: ArrayLike | None = None,
+    ) -> Float[Tensor, " n"]:
+        """Each anchor's L_i, [n], by the plain formula: for a mean of one's own. 0 for an unlabelled anchor."""
+        given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, None, None, None, None)
+        return anchor_values(*_batch_and_ways(given, _Shape(self.alpha, self.beta, self.base), self.mining))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,9 @@ class _Shape:
     base: int | float
 
     def __post_init__(self) -> None:
+        check_number("alpha", self.alpha, most=_STEEPEST)
+        check_number("beta", self.beta, most=_STEEPEST)
+        check_number("base", self.base, least=-_STEEPEST, most=_STEEPEST)
         if not (self.alpha > 0 and self.beta > 0):
             raise ValueError(f"alpha and beta must be positive, got {self.alpha} and {self.beta}")
 
@@ -158,44 +176,54 @@ class _Shape:
         return Finished(_terms(value), 1 / (1 + z), -1 / (1 + p))
 
 
-def _loss(given: Given, shape: _Shape, mining: int | float | None, workspace_mb: int | None) -> Float[Tensor, ""]:
-    rows = lone_rows(given, workspace_mb) if mining is None else None
-    if rows is not None and workspace_mb is not None and shape.in_range(len(rows)):
-        sums = PairForm(MULTI, float(shape.beta), shift=shape.beta * shape.base, slope=shape.alpha / shape.beta)
-        mean = lone_mean(rows, given, sums, workspace_mb)
-        assert mean is not None
-        return mean
-    return _mean(prepare(given), shape, mining, workspace_mb)[0]
+def _check_mining(mining: int | float | None) -> None:
+    if isinstance(mining, bool):
+        raise TypeError("mining is an epsilon such as 0.1, or None, not a switch")
+    if mining is not None:
+        check_number("mining", mining)
 
 
-def _mean(
-    batch: Batch, shape: _Shape, mining: int | float | None, workspace_mb: int | None
-) -> tuple[Float[Tensor, ""], Sums]:
+def _given_mean(
+    given: Given, shape: _Shape, mining: int | float | None, workspace_mb: int | None
+) -> tuple[Batch, Float[Tensor, ""], Sums]:
+    batch, ways = _batch_and_ways(given, shape, mining)
+    return batch, *mean_and_sums(batch, ways, workspace_mb)
+
+
+def _batch_and_ways(given: Given, shape: _Shape, mining: int | float | None) -> tuple[Batch, Ways]:
+    _check_mining(mining)
+    batch = prepare(given, exact=mining is not None)
+    formula, kernel = (partial(way, shape=shape, mining=mining, dtype=batch.dtype) for way in (_formula, _kernel))
     sums = shape if mining is None and shape.in_range(len(batch.r)) else None
-    ways = Ways(partial(_formula, shape=shape, mining=mining), partial(_kernel, shape=shape, mining=mining), sums)
-    return mean_and_sums(batch, ways, workspace_mb)
+    return batch, Ways(formula, kernel, sums)
 
 
-def _formula(s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: int | float | None) -> Terms:
+def _formula(
+    s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: int | float | None, dtype: torch.dtype
+) -> Terms:
     positive, negative = block.positive, block.negative
     if mining is not None:
-        least, most = _extremes(s.detach(), s.detach().masked_fill(~negative, -torch.inf), block)
-        positive = positive & ~(s >= most[:, None] + mining)
-        negative = negative & ~(s <= least[:, None] - mining)
+        decides = settled(s.detach(), dtype)
+        least, most = _extremes(decides, decides.masked_fill(~negative, -torch.inf), block)
+        positive = positive & ~(decides >= most[:, None] + mining)
+        negative = negative & ~(decides <= least[:, None] - mining)
     # A column of zeros is the 1 inside the logarithm.
     pull = pad((-shape.alpha * (s - shape.base)).masked_fill(~positive, -torch.inf), (0, 1)).logsumexp(1)
     push = pad((shape.beta * (s - shape.base)).masked_fill(~negative, -torch.inf), (0, 1)).logsumexp(1)
     return _terms(pull / shape.alpha + push / shape.beta)
 
 
-def _kernel(s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: int | float | None) -> Terms:
+def _kernel(
+    s: Float[Tensor, "b m"], block: Block, *, shape: _Shape, mining: int | float | None, dtype: torch.dtype
+) -> Terms:
     band, positive = s[:, block.band], block.positive
     positives = band.clone()
     band.copy_(torch.where(block.negative, band, -torch.inf))
     if mining is not None:
-        least, most = _extremes(positives, s, block)
-        positive = positive & ~(positives >= most[:, None] + mining)
-        s.copy_(torch.where(s <= least[:, None] - mining, -torch.inf, s))  # NaN stays
+        near, decides = settled(positives, dtype), settled(s, dtype)
+        least, most = _extremes(near, decides, block)
+        positive = positive & ~(near >= most[:, None] + mining)
+        s.masked_fill_(decides <= least[:, None] - mining, -torch.inf)
     pull = torch.where(positive, -shape.alpha * (positives - shape.base), -torch.inf)
     pull_value = _log_one_plus_sum(pull)
     push_value = _log_one_plus_sum(s.sub_(shape.base).mul_(shape.beta))

@@ -194,10 +194,10 @@ class ByPairs:
         negative = torch.zeros_like(positive)
         positive[self.anchor_p[of_p] - rows.start, self.positive[of_p]] = True
         negative[self.anchor_n[of_n] - rows.start, self.negative[of_n]] = True
-        if not torch.compiler.is_compiling():
-            _refuse_both(positive, negative, rows.start)
         if self.may_be_positive is not None:
             positive &= self.may_be_positive
+        if not torch.compiler.is_compiling():
+            _refuse_both(positive, negative, rows.start)
         return Block(rows, slice(0, self.shape[1]), positive, negative)
 
 

@@ -8,20 +8,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from legolas_metric.checks import ArrayLike, check_choice
+from legolas_metric.checks import ArrayLike, check_choice, check_number
 from legolas_metric.distributed import World
 from legolas_metric.geometry import masked_logsumexp
-from legolas_metric.losses.alone import PairForm, lone_mean, lone_rows
-from legolas_metric.losses.loss_inputs import Batch, Given, Indices, prepare
-from legolas_metric.losses.means import Ways, loss_detail, mean_and_sums
+from legolas_metric.losses.listed import Indices
+from legolas_metric.losses.loss_inputs import Batch, Given, prepare
+from legolas_metric.losses.loss_settings import answers_pml
+from legolas_metric.losses.means import Ways, anchor_values, loss_detail, mean_and_sums
 from legolas_metric.losses.pair_masks import Block
 from legolas_metric.losses.symmetric import Finished, Positives
-from legolas_metric.losses.terms import IN, OUT, LossDetail, Sums, Terms
+from legolas_metric.losses.terms import LossDetail, Sums, Terms
 
 Form = Literal["out", "in"]
 
 # exp(-80) is still a normal float32: similarities that differ by more need the maximum of each row.
 _RANGE = 80.0
+# Beyond these 1 / T, or the gradient, leaves float32.
+_COLDEST, _HOTTEST = 1e-6, 1e6
 
 
 def supcon_loss(
@@ -48,7 +51,7 @@ def supcon_loss(
         1.9459
     """
     given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, gather)
-    return _loss(given, temperature, form, workspace_mb)
+    return _mean(prepare(given), temperature, form, workspace_mb)[0]
 
 
 class SupConLoss(nn.Module):
@@ -63,17 +66,18 @@ class SupConLoss(nn.Module):
     Equal to PML's `SupConLoss` (L_out) but for: a batch of one class, or a tuple of at most one pair, for which PML
     gives 0 and this gives the formula's value; anchors whose L_i is 0, or rounds to it (nothing to compare their
     positive with, or a small T), which PML leaves out of the mean; label -1, a class like any other to PML; and rows of
-    zeros, without a gradient here. A pair that is listed twice counts once in both.
+    zeros, refused here. A pair that is listed twice counts once in both.
 
     Args:
-        temperature: T > 0.
+        temperature: T, between 1e-6 and 1e6.
         form: "out" or "in", see above.
         learnable: make ln T a parameter, `log_temperature`, that starts at `temperature`.
         gather: processes whose rows are reference rows of every anchor, see `World`.
         workspace_mb: memory for similarities; None holds all of them at once in plain torch, differentiable twice.
 
     Raises:
-        ValueError: a temperature that is not positive, or another form.
+        TypeError: an argument of PML's that this does not have, with what to write instead.
+        ValueError: a temperature that is not positive or out of range, or another form.
 
     Example:
         >>> import torch
@@ -84,6 +88,7 @@ class SupConLoss(nn.Module):
     Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
     """
 
+    @answers_pml
     def __init__(
         self,
         temperature: int | float = 0.1,
@@ -130,41 +135,50 @@ class SupConLoss(nn.Module):
             weights: [n], >= 0: the mean over anchors is weighted.
             ids, ref_ids: [n] and [m]; the same id is the same example, and no pair.
             detail: return (loss, LossDetail).
+
+        Returns:
+            The loss, in the embeddings' own type (computed in float32, or in float64 where they are); under autocast in
+            float32 at least.
+
+        Raises:
+            ValueError: NaN, inf or a row of zeros; a record of ids without the batch's `ids`; what does not fit.
         """
         given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, self.gather)
-        if not detail:
-            return _loss(given, self.temperature, self.form, self.workspace_mb)
         batch = prepare(given)
         mean, sums = _mean(batch, self.temperature, self.form, self.workspace_mb)
-        return mean, loss_detail(batch, sums)
+        return (mean, loss_detail(batch, sums)) if detail else mean
+
+    def per_anchor(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike | None = None,
+        indices_tuple: Indices | None = None,
+        ref_emb: ArrayLike | None = None,
+        ref_labels: ArrayLike | None = None,
+    ) -> Float[Tensor, " n"]:
+        """Each anchor's L_i, [n], by the plain formula: for a mean of one's own. 0 for an anchor without a positive."""
+        batch = prepare(Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, None, None, None, None))
+        return anchor_values(batch, _ways(batch, self.temperature, self.form))
 
 
 def _check(temperature: int | float | Float[Tensor, ""], form: Form) -> None:
-    read = not (isinstance(temperature, Tensor) and torch.compiler.is_compiling())
-    if read and not float(temperature.detach() if isinstance(temperature, Tensor) else temperature) > 0:
-        raise ValueError(f"temperature must be positive, got {float(temperature)}")
     check_choice("form", form, get_args(Form))
-
-
-def _loss(
-    given: Given, temperature: int | float | Float[Tensor, ""], form: Form, workspace_mb: int | None
-) -> Float[Tensor, ""]:
-    _check(temperature, form)
-    rows = lone_rows(given, workspace_mb)
-    if rows is not None and workspace_mb is not None:
-        scale = 1 / temperature
-        learned = scale if isinstance(scale, Tensor) else None
-        highest = float(scale if learned is None else learned.detach())
-        sums = PairForm(IN if form == "in" else OUT, highest, shift=highest)
-        mean = lone_mean(rows, given, sums, workspace_mb, learned)
-        if mean is not None:
-            return mean
-    return _mean(prepare(given), temperature, form, workspace_mb)[0]
+    if isinstance(temperature, Tensor):
+        if torch.compiler.is_compiling():
+            return
+        temperature = float(temperature.detach())
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_number("temperature", temperature, least=_COLDEST, most=_HOTTEST)
 
 
 def _mean(
     batch: Batch, temperature: int | float | Float[Tensor, ""], form: Form, workspace_mb: int | None
 ) -> tuple[Float[Tensor, ""], Sums]:
+    return mean_and_sums(batch, _ways(batch, temperature, form), workspace_mb)
+
+
+def _ways(batch: Batch, temperature: int | float | Float[Tensor, ""], form: Form) -> Ways:
     _check(temperature, form)
     inner = form == "in"
     scale = 1 / temperature
@@ -172,8 +186,7 @@ def _mean(
     if batch.symmetric and not torch.compiler.is_compiling():
         highest = float(scale.detach() if isinstance(scale, Tensor) else scale)
         sums = _PairSums(highest, inner) if 2 * highest < _RANGE else None
-    ways = Ways(partial(_formula, inner=inner), partial(_kernel, inner=inner), sums, scale)
-    return mean_and_sums(batch, ways, workspace_mb)
+    return Ways(partial(_formula, inner=inner), partial(_kernel, inner=inner), sums, scale)
 
 
 def _formula(logits: Float[Tensor, "b m"], block: Block, *, inner: bool) -> Terms:

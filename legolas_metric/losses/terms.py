@@ -7,9 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-OUT, IN, MULTI = range(3)
-"""The losses that are made of sums over pairs: SupCon's two forms, and multi-similarity."""
-
 
 class Terms(NamedTuple):
     """What each anchor of a block contributes.

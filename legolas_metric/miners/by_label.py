@@ -7,18 +7,13 @@ Letters: q anchors, n rows, k draws, m the most positives of any anchor.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.compiled.jit import arrays, runs_compiled
 from legolas_metric.rows import NO_ID, Rows
 
 Part = slice | Int64[Tensor, " m"]
-
-_NO_GROUP = np.empty(0, np.int64)
-_FEW = 4096  # labels, up to which a compiled sort takes less time than torch's
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +46,8 @@ class Classes:
         assert anchors.labels is not None
         assert rows.labels is not None
         if not other_group:
-            return cls(*_ordered_runs(rows.labels, anchors.labels), self_row)
+            ordered, order = rows.labels.sort(stable=True)
+            return cls(order, *_run(ordered, anchors.labels), self_row)
         assert anchors.groups is not None
         assert rows.groups is not None
         q = len(anchors)
@@ -108,20 +104,10 @@ class Classes:
 
     def split_(self, score: Float32[Tensor, "q n"]) -> tuple[Int64[Tensor, "q m"], Float32[Tensor, "q m"]]:
         """The positives of anchors that have any, and their scores; sets all scores but the negatives' to -inf."""
-        if runs_compiled(score.device):
-            row, kept = self.split_array(*arrays(score))
-            return torch.from_numpy(row), torch.from_numpy(kept)
         member, other = self._members()
         kept = score.gather(1, member).masked_fill_(other, -torch.inf)
         score.scatter_(1, member, -torch.inf)  # the anchor's own class only: the rest is not touched
         return member.masked_fill_(other, NO_ID), kept
-
-    def split_array(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same in arrays, by a compiled loop; the scores may have more columns than there are rows."""
-        from legolas_metric.miners.kernels import split
-
-        skip = arrays(*self.group) if self.group is not None else (_NO_GROUP, _NO_GROUP)
-        return split(score, *arrays(self.order, self.start, self.size, self.self_row), *skip)
 
     def _members(self) -> tuple[Int64[Tensor, "q m"], Bool[Tensor, "q m"]]:
         """Rows of each anchor's class, the last one repeated; and which of them are no positives, or repetitions."""
@@ -152,19 +138,6 @@ def draw_distinct(uniform: Float64[Tensor, "q k"], count: Int64[Tensor, " q"]) -
         out[:, j] = torch.where(count > j, value, NO_ID)
         drawn = list(torch.stack([*drawn, value]).sort(0).values)
     return out
-
-
-def _ordered_runs(
-    labels: Int64[Tensor, " n"], values: Int64[Tensor, " q"]
-) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " q"], Int64[Tensor, " q"]]:
-    """The order of labels, and where in it each value's run starts, and how long it is."""
-    if labels.shape[0] <= _FEW and runs_compiled(labels.device):  # torch would wake its threads
-        from legolas_metric.miners.kernels import ordered_runs
-
-        order, start, size = ordered_runs(*arrays(labels, values))
-        return torch.from_numpy(order), torch.from_numpy(start), torch.from_numpy(size)
-    ordered, order = labels.sort(stable=True)
-    return order, *_run(ordered, values)
 
 
 def _run(ordered: Int64[Tensor, " n"], values: Int64[Tensor, " q"]) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:

@@ -4,29 +4,29 @@ Letters: q anchors, n rows, p pairs of anchor and positive, c candidates of a pa
 k neighbours.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED, check_at_least, check_choice, check_whole
+from legolas_metric.budgets import BLOCK, rows_for
+from legolas_metric.checks import UNLABELLED, check_choice, check_number, check_whole
 from legolas_metric.geometry import chunks, similarity
 from legolas_metric.miners.masks import Masks
 from legolas_metric.miners.pool import Pool, pair_similarities
 from legolas_metric.rows import NO_ID
+from legolas_metric.tables import Sheet
 
 Reference = Literal["mean", "quantile", "nearest"]
 
 _REFERENCE_POSITIVES = 64
 _MOST_LABELS = 1 << 14
-_CHUNK_ELEMENTS = 1 << 22
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class FalseNegativeGuard:
     """Rejects candidates that are probably false negatives; the next candidate takes the place of a rejected one.
 
@@ -81,19 +81,32 @@ class FalseNegativeGuard:
     def __post_init__(self) -> None:
         check_choice("reference", self.reference, get_args(Reference))
         for name, value in (("relative", self.relative), ("quantile", self.quantile), ("vote", self.vote)):
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+            if value is not None:
+                check_number(name, value, least=0.0, most=1.0)
         if self.vote == 0:
             raise ValueError("vote=0 would reject every candidate: None switches it off")
-        if self.absolute is not None and not math.isfinite(self.absolute):
-            raise ValueError(f"absolute must be a finite difference of similarities, got {self.absolute}")
-        check_at_least("near_duplicate", self.near_duplicate or 0, 0)
+        if self.absolute is not None:
+            check_number("absolute", self.absolute)
+        if self.near_duplicate is not None:
+            check_number("near_duplicate", self.near_duplicate, least=0.0)
         check_whole("skip", self.skip, 0)
         check_whole("neighbours", self.neighbours, 1)
         check_whole("depth", self.depth, self.skip + 1)
 
+    def __repr__(self) -> str:
+        rules = [
+            f"{rule.name}={getattr(self, rule.name)!r}"
+            for rule in fields(self)
+            if getattr(self, rule.name) != rule.default
+        ]
+        return f"FalseNegativeGuard({', '.join(rules)})"
+
+    def _repr_html_(self) -> str:
+        rows = [[rule.name, getattr(self, rule.name)] for rule in fields(self)]
+        return Sheet("FalseNegativeGuard", ["rule", "setting"], rows).html()
+
     def reject(
-        self, pool: Pool, anchor: Int64[Tensor, " p"], row: Int64[Tensor, "p c"], s_an: Float32[Tensor, "p c"]
+        self, pool: Pool, anchor: Int64[Tensor, " p"], row: Int64[Tensor, "p c"]
     ) -> dict[str, Bool[Tensor, "p c"]]:
         """Which candidates are rejected, by reason, each for one reason only.
 
@@ -101,16 +114,17 @@ class FalseNegativeGuard:
             pool: of the anchors.
             anchor: [p], numbers of anchors in the pool.
             row: [p, c] candidates, nearest first; -1 past the last.
-            s_an: [p, c] their similarities.
         """
         found: dict[str, Tensor] = {}
+        measured = self.near_duplicate is not None or self.relative is not None or self.absolute is not None
+        s_an = pair_similarities(pool, anchor, row) if measured else torch.empty(0)
         if self.skip:
             found["rank"] = (torch.arange(row.shape[1], device=row.device) < self.skip).expand_as(row)
         if self.near_duplicate is not None:
             if pool.metric == "dot":
                 raise ValueError("near_duplicate is a distance, which metric='dot' hasn't: use 'cosine' or 'euclidean'")
             nearest = torch.tensor(self.near_duplicate, dtype=torch.float64, device=s_an.device)
-            found["near_duplicate"] = s_an.double() > similarity(nearest, pool.metric)
+            found["near_duplicate"] = s_an > similarity(nearest, pool.metric)
         if self.relative is not None or self.absolute is not None:
             s_p = self._reference(pool)[anchor][:, None]
             if self.relative is not None:
@@ -125,14 +139,15 @@ class FalseNegativeGuard:
             taken = taken | mask
         return found
 
-    def _reference(self, pool: Pool) -> Float32[Tensor, " q"]:
+    def _reference(self, pool: Pool) -> Float64[Tensor, " q"]:
         """The reference positive similarity of each anchor; -inf where it has no positive."""
         if self.reference == "nearest":
-            return pool.positives(1, farthest=False)[1][:, 0]
+            every = torch.arange(len(pool.anchors), device=pool.rows.ids.device)
+            return pair_similarities(pool, every, pool.positives(farthest=False)[:, None])[:, 0]
         out = []
         q = len(pool.anchors)
         largest = max(1, int(pool.relations.positives.max()))
-        for part in chunks(q, max(1, _CHUNK_ELEMENTS // largest)):
+        for part in chunks(q, rows_for(BLOCK, 32 * largest)):
             row = pool.relations[part].list_positives().sort(1, descending=True).values  # -1 last
             count = (row != NO_ID).sum(1)[:, None]
             kept = torch.arange(min(_REFERENCE_POSITIVES, row.shape[1]), device=row.device)
@@ -146,13 +161,14 @@ class FalseNegativeGuard:
         """Candidates whose neighbours carry the anchor's label, or that carry the label of the anchor's neighbours."""
         assert self.vote is not None
         alike, of_rows, of_anchors = _alike(pool)
-        near_row, near_anchor = (pool.neighbours(self.neighbours, of_anchors=side) for side in (False, True))
+        voters = min(self.neighbours, max(1, len(pool.rows) - 1))
+        near_row, near_anchor = (pool.neighbours(voters, of_anchors=side) for side in (False, True))
         row_votes, anchor_votes = ((near != NO_ID).sum(1).clamp_min(1) for near in (near_row, near_anchor))
         by_row, by_anchor = of_rows[near_row], of_rows[near_anchor]  # the last of the rows' stands for no neighbour
         own = alike(of_rows[:-1, None], by_row).sum(1) / row_votes
         own_of_anchor = alike(of_anchors[:, None], by_anchor).sum(1) / anchor_votes
         out = torch.zeros_like(row, dtype=torch.bool)
-        for part in chunks(len(row), max(1, _CHUNK_ELEMENTS // (row.shape[1] * self.neighbours))):
+        for part in chunks(len(row), rows_for(BLOCK, 32 * row.shape[1] * voters)):
             a, c = anchor[part], row[part].clamp_min(0)
             for_anchor = alike(of_anchors[a][:, None, None], by_row[c]).sum(2) / row_votes[c]
             for_candidate = alike(of_rows[c][:, :, None], by_anchor[a][:, None]).sum(2) / anchor_votes[a][:, None]
@@ -190,13 +206,13 @@ def _same_label(a: Int64[Tensor, "*s"], b: Int64[Tensor, "*t"]) -> Bool[Tensor, 
 
 
 def _summary(
-    s: Float32[Tensor, "q m"], count: Int64[Tensor, " q"], reference: Reference, quantile: float
-) -> Float32[Tensor, " q"]:
+    s: Float64[Tensor, "q m"], count: Int64[Tensor, " q"], reference: Reference, quantile: float
+) -> Float64[Tensor, " q"]:
     """Mean or quantile of the first `count` entries of each row; the entries past it are -inf."""
     some = count > 0
     if reference == "mean":
-        total = s.masked_fill(s == -torch.inf, 0).double().sum(1)
-        return torch.where(some, total / count.clamp_min(1), -torch.inf).float()
+        total = s.masked_fill(s == -torch.inf, 0).sum(1)
+        return torch.where(some, total / count.clamp_min(1), -torch.inf)
     ordered = s.sort(1, descending=True).values
     place = ((1 - quantile) * (count - 1).clamp_min(0)).round().long()
     return ordered.gather(1, place[:, None])[:, 0]

@@ -3,20 +3,20 @@
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, Metric, check_at_least
-from legolas_metric.index.auto import AutoIndex
+from legolas_metric.checks import ArrayLike, Metric, check_whole
+from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.interface import NeighborIndex
-from legolas_metric.miners.fused import fits_gram, plain_triplets
+from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.select import Selection, select, together
-from legolas_metric.miners.sources import Batch, Source, bank_source, batch_source
-from legolas_metric.miners.strategy import NO_DRAWS, Draws, Strategy
+from legolas_metric.miners.sources import Batch, Source, bank_source, batch_ids, batch_source
+from legolas_metric.miners.strategy import Draws, OnEmpty, Strategy
 from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.relations import LabelRelation
 
@@ -24,53 +24,92 @@ Index = NeighborIndex | Literal["auto"]
 Tuple = tuple[Int64[Tensor, " t"], Int64[Tensor, " t"], Int64[Tensor, " t"]]
 
 
+@dataclass(eq=False, repr=False)
 class Miner:
-    """Chooses triplets by a `Strategy`; the public miners are short constructors of it.
+    """Chooses triplets by a `Strategy`; a public miner is this with fields of its own and a `strategy` made of them.
 
     Args:
-        strategy: the rules.
-        index: an unfitted template, cloned and fitted by each `mine`; "auto" is `AutoIndex` of the bank's metric.
+        index: an unfitted template, cloned and fitted by each `mine`; "auto" is `ExactIndex` of the bank's metric. Its
+            metric is also that of batches.
+        per_anchor: negatives for each pair of anchor and positive.
         relation: what is positive and negative to an anchor; None is equality of labels.
+        on_empty: what to do where no negative lies in the window.
+        max_staleness: in steps; an older bank is refused.
         seed: of the miner's own random choices. Each call draws anew; the sequence of calls repeats with the seed.
     """
 
-    def __init__(self, strategy: Strategy, *, index: Index, relation: LabelRelation | None, seed: int) -> None:
-        check_index(index)
-        check_at_least("seed", seed, 0)
-        self.strategy = strategy
-        self.index: Index = index
-        self.relation = relation
-        self.seed = seed
-        self.calls = 0
+    _: KW_ONLY
+    index: Index = "auto"
+    per_anchor: int = 1
+    relation: LabelRelation | None = None
+    on_empty: OnEmpty = "skip"
+    max_staleness: int | None = None
+    seed: int = 0
+    calls: int = field(default=0, init=False)
+    warned: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        check_shared(self.index, self.relation)
+        self.seed = check_whole("seed", self.seed, 0)
+        self.strategy = self._strategy()
+
+    def _strategy(self) -> Strategy:
+        raise NotImplementedError
+
+    def _rules(self, **chosen: Any) -> Strategy:
+        """A strategy of what was chosen and of the fields that it shares with this miner."""
+        own = {rule.name: getattr(self, rule.name) for rule in fields(Strategy) if hasattr(self, rule.name)}
+        return Strategy(**{**own, **chosen})
 
     def __repr__(self) -> str:
-        rules = self.strategy
-        return (
-            f"{type(self).__name__}(positive={rules.positive!r}, margin={rules.margin}, "
-            f"per_anchor={rules.per_anchor}, on_empty={rules.on_empty!r}, seed={self.seed})"
-        )
+        return described(self)
 
-    def mine(self, bank: EmbeddingBank, anchors: ArrayLike | None = None, *, step: int | None = None) -> Triplets:
+    def mine(
+        self,
+        bank: EmbeddingBank,
+        anchors: ArrayLike | None = None,
+        *,
+        candidates: ArrayLike | None = None,
+        step: int | None = None,
+    ) -> Triplets:
         """Mine the whole bank.
+
+        Peak memory above the bank: what the index says of itself, 64 bytes a triplet, and some 200 MB of blocks.
 
         Args:
             bank: the rows among which positives and negatives are sought.
             anchors: ids of the rows that need triplets (default: all with a label).
+            candidates: ids of the rows among which positives and negatives are sought (default: all): the corpus of
+                queries, the gallery of probes.
             step: the encoder's step, from which the bank's age is counted (default: that of its newest row).
 
         Returns:
             Triplets by id, ordered by the anchor's row, and what fell short in `stats`.
 
         Raises:
+            TypeError: something that is no `EmbeddingBank`.
             ValueError: one class only, no class of two examples, no label at all, unknown or unlabelled anchors, an
                 index of another metric, no groups where the relation needs them, a bank older than `max_staleness`,
                 or, with `on_empty="raise"`, any anchor without a triplet.
         """
         started = time.perf_counter()
-        age = check_age(bank, step, self.strategy.max_staleness)
+        age = check_age(bank, step, self.max_staleness)
         dense = self.strategy.negative == "distance_weighted"
-        source = bank_source(bank, anchors, template(self.index, bank.metric), self.relation, dense=dense)
-        return self._mine(source, started, age, bank.drift)
+        if dense and bank.metric != "cosine":
+            raise ValueError(
+                f"distances are weighted on the sphere: the bank's metric must be 'cosine', got {bank.metric!r}"
+            )
+        source = bank_source(
+            bank,
+            anchors,
+            candidates,
+            template(self.index, bank.metric),
+            self.relation,
+            dense=dense,
+            every_positive=self.strategy.positive == "all",
+        )
+        chosen, stats = self._choose(source, started, age, bank.drift)
+        return self._record(source, chosen, stats)
 
     def __call__(
         self,
@@ -84,8 +123,11 @@ class Miner:
     ) -> Tuple:
         """Mine a batch, or a batch against reference rows, by pytorch-metric-learning's convention.
 
-        A batch without any positive or negative gives empty tensors. An anchor is not its own positive where `ref_emb`
-        is None or `ref_labels` is `labels`, the same object.
+        A batch without any positive or negative gives empty tensors. An anchor is not its own positive: by position
+        where `ref_emb` is None or `ref_labels` is `labels`, the same object; elsewhere the first reference row of its
+        label that is equal to it, bit for bit, is taken for the anchor itself.
+
+        Peak memory above the inputs: 8 (b + r) d bytes, some 16 MB of blocks, and 24 bytes a triplet.
 
         Args:
             embeddings: [b, d].
@@ -100,14 +142,45 @@ class Miner:
         Raises:
             ValueError: as `EmbeddingBank`; or, with `on_empty="raise"`, any anchor without a triplet.
         """
-        metric = batch_metric(self.index)
-        batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, metric)
-        found = self._plain(batch, metric)
-        if found is not None:
-            return found
-        screened = self.strategy.guard is None  # a guard compares similarities, to a bit
-        mined = self._mine(batch_source(batch, metric, self.relation, screened=screened), time.perf_counter(), 0, None)
-        return mined.anchor, mined.positive, mined.negative
+        batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, batch_metric(self.index))
+        source = batch_source(batch, batch_metric(self.index), self.relation)
+        chosen, _ = self._choose(source, time.perf_counter(), 0, None, reported=False)
+        return chosen.anchor, chosen.positive, chosen.negative
+
+    def mine_batch(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike,
+        *,
+        ids: ArrayLike | None = None,
+        ref_emb: ArrayLike | None = None,
+        ref_labels: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        ref_groups: ArrayLike | None = None,
+    ) -> Triplets:
+        """A batch's choice with what fell short in `stats`: what the call finds, as a record.
+
+        Args:
+            embeddings, labels, ref_emb, ref_labels, groups, ref_groups: as the call's.
+            ids: [b], names of the batch's rows (default: their positions). Reference rows are named by position, unless
+                `ref_labels` is `labels`, the same object.
+
+        Raises:
+            ValueError: as the call.
+        """
+        started = time.perf_counter()
+        batch = Batch.of(embeddings, labels, ref_emb, ref_labels, groups, ref_groups, batch_metric(self.index))
+        source = batch_source(batch, batch_metric(self.index), self.relation)
+        chosen, stats = self._choose(source, started, 0, None)
+        found = self._record(source, chosen, stats)
+        names = batch_ids(ids, batch)
+        of_rows = names if ref_emb is None or ref_labels is labels else batch.rows.ids
+        return replace(
+            found,
+            anchor=names[found.anchor],
+            positive=of_rows[found.positive],
+            negative=of_rows[found.negative],
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs: how many calls the seed has served."""
@@ -117,20 +190,18 @@ class Miner:
         """Take up a saved state, so that the next call draws what it would have drawn."""
         self.calls = state["calls"]
 
-    def _plain(self, batch: Batch, metric: Metric) -> Tuple | None:
-        """A small batch's triplets by a plain strategy, in one compiled call: the rest takes longer than the choice."""
-        rules, rows = self.strategy, batch.rows
-        if not (rules.is_plain and self.relation is None and batch.anchors is rows and fits_gram(rows, metric)):
-            return None
-        found = plain_triplets(
-            rows, farthest=rules.positive == "farthest", semi_hard=rules.semi_hard, margin=rules.margin
-        )
-        self.calls += found is not None
-        return found
+    def _record(self, source: Source, chosen: Selection, stats: MiningStats) -> Triplets:
+        ids = source.rows.ids
+        return Triplets(chosen.anchor, ids[chosen.positive], ids[chosen.negative], chosen.s_ap, chosen.s_an, stats)
 
-    def _mine(self, source: Source, started: float, age: int, drift: float | None) -> Triplets:
-        anchors, device = source.names.shape[0], source.names.device
-        draws = self._draw(anchors, device)
+    def _choose(
+        self, source: Source, started: float, age: int, drift: float | None, *, reported: bool = True
+    ) -> tuple[Selection, MiningStats]:
+        device = source.names.device
+        draws = None
+        if self.strategy.is_random:
+            draws = Draws((self.seed, self.calls), min(self.per_anchor, len(source.rows)), device)
+        self.calls += 1
         found: list[Selection] = []
         no_positive = no_negative = 0
         searched = SearchStats(engine="labels")
@@ -138,12 +209,14 @@ class Miner:
             no_positive += block.no_positive
             no_negative += block.no_negative
             if block.names.shape[0]:
-                own = draws[block.number] if self.strategy.is_random else draws
-                found.append(select(block.pool, block.names, self.strategy, own))
+                asked = (draws, block.number, block.asked)
+                found.append(select(block.pool, block.names, self.strategy, *asked, reported=reported))
                 searched = block.pool.stats()
+            elif draws is not None and self.strategy.positive != "all":
+                draws.take(block.asked)
         chosen = together(found, device)
         stats = MiningStats(
-            anchors=anchors,
+            anchors=source.names.shape[0],
             no_positive=no_positive,
             no_negative=no_negative,
             outside_window=chosen.outside_window,
@@ -151,40 +224,22 @@ class Miner:
             exhausted=chosen.exhausted,
             short=chosen.short,
             filtered=chosen.filtered,
-            widened=searched.widened,
-            engine=searched.engine,
-            precision=searched.precision,
-            recall=searched.recall,
-            certified=searched.certified,
+            contested=chosen.contested,
+            search=searched,
             seconds=time.perf_counter() - started,
             max_age=age,
             drift=drift,
-            details=searched.details,
         )
-        self._complain(stats, chosen.contested, chosen.pairs)
-        ids = source.rows.ids
-        positive, negative = ids.index_select(0, chosen.positive), ids.index_select(0, chosen.negative)
-        return Triplets(chosen.anchor, positive, negative, chosen.s_ap, chosen.s_an, stats)
+        self._complain(stats, chosen, source)
+        return chosen, stats
 
-    def _draw(self, q: int, device: torch.device) -> Draws:
-        """Random numbers for q anchors: the miner's seed and the number of the call decide them."""
-        self.calls += 1
-        k = self.strategy.per_anchor
-        if not self.strategy.is_random:
-            return NO_DRAWS
-        return Draws.of(q, k, (self.seed, self.calls - 1), device)
-
-    def _complain(self, stats: MiningStats, contested: int, pairs: int) -> None:
-        """Raise on a shortfall where that was asked for; warn where the guard rejects most of what is found."""
-        if 2 * contested > pairs:
-            warnings.warn(
-                f"the guard rejected the first candidate of {contested} of {pairs} pairs "
-                f"({', '.join(f'{reason}: {count}' for reason, count in stats.filtered.items() if count)} candidates): "
-                "loosen the rule that rejects most, or mine after a warm-up, when the embeddings say more",
-                stacklevel=4,
-            )
+    def _complain(self, stats: MiningStats, chosen: Selection, source: Source) -> None:
+        """Raise on a shortfall where that was asked for; say once where the guard rejects most of what is found."""
+        if 2 * chosen.contested > chosen.pairs and not self.warned:
+            self.warned = True
+            warnings.warn(_share_rejected(stats, chosen, source), stacklevel=4)
         served_all = stats.no_positive + stats.no_negative + stats.outside_window + stats.exhausted == 0
-        if self.strategy.on_empty == "raise" and not served_all:
+        if self.on_empty == "raise" and not served_all:
             raise ValueError(
                 f"of {stats.anchors} anchors, {stats.no_positive} are without a positive, {stats.no_negative} without "
                 f"a negative, {stats.outside_window} without a negative inside the window, {stats.exhausted} without "
@@ -192,15 +247,59 @@ class Miner:
             )
 
 
-def check_index(index: Index) -> None:
-    """Raise where a word stands for an index, unless it is "auto"."""
-    if isinstance(index, str) and index != "auto":
-        raise ValueError(f"index must be 'auto' or an index such as ExactIndex(), got {index!r}")
+@dataclass(eq=False, repr=False)
+class RankingMiner(Miner):
+    """A miner whose negatives are ranked by their distance.
+
+    Args:
+        ranks: (first, last), counted from 1: negatives are drawn at random from these ranks.
+        mix: share of the negatives that are drawn at random from all; one of these may repeat a mined one.
+        guard: replaces probable false negatives by the next candidate, see `FalseNegativeGuard`.
+    """
+
+    _: KW_ONLY
+    ranks: tuple[int, int] | None = None
+    mix: float = 0.0
+    guard: FalseNegativeGuard | None = None
+
+
+def described(miner: Any) -> str:
+    """A miner by its name, its margin, and the settings that are not the default ones, its own before the shared."""
+    shared = {setting.name for setting in fields(RankingMiner)}
+    shown = [
+        f"{setting.name}={getattr(miner, setting.name)!r}"
+        for setting in sorted(fields(miner), key=lambda setting: setting.name in shared)
+        if setting.init and (setting.name == "margin" or getattr(miner, setting.name) != setting.default)
+    ]
+    return f"{type(miner).__name__}({', '.join(shown)})"
+
+
+def _share_rejected(stats: MiningStats, chosen: Selection, source: Source) -> str:
+    """What the guard did, and how to judge it."""
+    reasons = ", ".join(f"{reason}: {count} candidates" for reason, count in stats.filtered.items() if count)
+    some = ", ".join(f"({a}, {int(source.rows.ids[n])})" for a, n in chosen.doubted[:5])
+    return (
+        f"the guard rejected the first candidate of {chosen.contested} of {chosen.pairs} pairs ({reasons}). Rejected "
+        f"is not mislabelled, and the share grows while training brings classes together: read some of these (anchor, "
+        f"candidate) pairs by id to judge whether they are of one class: {some}. This is said once a miner; "
+        "stats.contested and stats.filtered have the counts of each round"
+    )
+
+
+def check_shared(index: object, relation: object) -> None:
+    """Raise where a word stands for an index, unless it is "auto", or something else for index or relation."""
+    if isinstance(index, str):
+        if index != "auto":
+            raise ValueError(f"index must be 'auto' or an index such as ExactIndex(), got {index!r}")
+    elif isinstance(index, type) or not isinstance(index, NeighborIndex):
+        raise TypeError(f"index must be 'auto' or an index such as ExactIndex(), got {index!r}")
+    if relation is not None and not isinstance(relation, LabelRelation):
+        raise TypeError(f"relation must be a LabelRelation or None, got {relation!r}")
 
 
 def template(index: Index, metric: Metric) -> NeighborIndex:
     """The index that a bank of a metric is searched with."""
-    return AutoIndex(metric=metric) if isinstance(index, str) else index
+    return ExactIndex(metric=metric) if isinstance(index, str) else index
 
 
 def batch_metric(index: Index) -> Metric:
@@ -209,7 +308,13 @@ def batch_metric(index: Index) -> Metric:
 
 
 def check_age(bank: EmbeddingBank, step: int | None, max_staleness: int | None) -> int:
-    """Steps since the bank's oldest row was written; raise where they are too many."""
+    """Steps since the bank's oldest row was written; raise where they are too many, or where there is no bank."""
+    if not isinstance(bank, EmbeddingBank):
+        raise TypeError(
+            f"mine() takes an EmbeddingBank as bank, got {type(bank).__name__}: mine(EmbeddingBank(embeddings, labels))"
+            ", or call the miner itself for a batch, miner(embeddings, labels)"
+        )
+    step = step if step is None else check_whole("step", step, 0)
     age = bank.max_age if step is None else step - bank.step + bank.max_age
     if step is not None and step < bank.step:
         raise ValueError(f"step {step} is before the step {bank.step} of the bank: steps only grow")

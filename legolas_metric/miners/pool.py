@@ -1,4 +1,4 @@
-"""Where candidates come from: a bank behind an index, or a batch as a dense matrix; both answer the same questions.
+"""Where candidates come from: a bank behind an index, or a dense search of a batch; both answer the same questions.
 
 Letters: q anchors, n rows, m pairs, k negatives, d dimensions.
 """
@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.compiled.jit import arrays, runs_compiled
+from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.index.interface import NeighborIndex, Want
-from legolas_metric.index.top_k import similarities_of
+from legolas_metric.lookup import lookup
 from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.masks import Relations
 from legolas_metric.records import SearchStats
@@ -21,36 +22,35 @@ from legolas_metric.rows import NO_ID, Rows
 
 Window = tuple[Float64[Tensor, " m"], Float64[Tensor, " m"]]
 
-Ranked = tuple[Int64[Tensor, "m k"], Float32[Tensor, "m k"]]
-
 
 @runtime_checkable
 class Pool(Protocol):
     """Anchors, and the rows among which their positives and negatives are sought, by row number.
 
-    Rows that do not exist are -1, with similarity -inf. Ties go to the smaller id.
+    Rows that do not exist are -1. Order, windows and ties are decided by `exact_similarity`; ties go to the smaller id.
     """
 
     anchors: Rows
     rows: Rows
     metric: Metric
-    screened: bool  # similarities may be off where they do not change the choice
 
     @property
     def relations(self) -> Relations:
         """What the rows are to each anchor."""
         ...
 
-    def positives(self, k: int, *, farthest: bool) -> Ranked:
-        """The k most (or least) similar positives of each anchor."""
+    def positives(self, *, farthest: bool) -> Int64[Tensor, " q"]:
+        """The most (or least) similar positive of each anchor."""
         ...
 
-    def negatives(self, anchor: Int64[Tensor, " m"] | None, k: int, window: Window | None) -> Ranked:
-        """The k most similar negatives with low < s < high; `anchor` [m] picks anchors, None takes each once."""
+    def negatives(self, anchor: Int64[Tensor, " m"], k: int, window: Window | None) -> Int64[Tensor, "m k"]:
+        """The k most similar negatives with low < s < high of some anchors, which may repeat."""
         ...
 
-    def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
-        """k different negatives of each anchor, by draws in [0, 1), with Wu's weights."""
+    def weighted(
+        self, anchor: Int64[Tensor, " m"], uniform: Float64[Tensor, "m k"], cutoffs: tuple[float, float]
+    ) -> Int64[Tensor, "m k"]:
+        """k different negatives of some anchors, by draws in [0, 1), with Wu's weights."""
         ...
 
     def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
@@ -62,93 +62,63 @@ class Pool(Protocol):
         ...
 
 
-def pair_similarities(pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float32[Tensor, "m k"]:
-    """The reported similarity of anchors and rows; -inf where the row is -1."""
-    if pool.metric != "euclidean" and runs_compiled(row.device):
-        return _compiled_similarities(pool, anchor, row)
-    query = anchor[:, None].expand_as(row).flatten()
-    found = similarities_of(
-        pool.anchors.embeddings, pool.rows.embeddings, query, row.flatten().clamp_min(0), pool.metric
-    )
-    return found.view(row.shape).masked_fill(row == NO_ID, -torch.inf)
+def pair_similarities(pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
+    """The similarity that decides, of anchors and rows; -inf where the row is -1."""
+    return similarities_between(pool.anchors, pool.rows, pool.metric, anchor, row)
 
 
-def _compiled_similarities(
-    pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
-) -> Float32[Tensor, "m k"]:
-    from legolas_metric.miners.kernels import similarities
+def similarities_between(
+    anchors: Rows, rows: Rows, metric: Metric, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
+) -> Float64[Tensor, "m k"]:
+    """The same without a pool; a block at a time."""
+    x, y = anchors.embeddings, rows.embeddings
+    out = torch.empty(row.shape, dtype=torch.float64, device=row.device)
+    for part in chunks(len(row), rows_for(CACHE, 24 * x.shape[1] * row.shape[1])):
+        near = y[row[part].clamp_min(0)]
+        out[part] = exact_similarity(x[anchor[part]][:, None].expand_as(near), near, metric)
+    return out.masked_fill_(row == NO_ID, -torch.inf)
 
-    found = torch.empty(row.shape, dtype=torch.float32)
-    similarities(*arrays(pool.anchors.embeddings, pool.rows.embeddings, anchor, row, found))
-    return found
 
-
-class IndexPool:
-    """All rows of a bank, behind an index that is fitted when the first search asks for it.
+class Searched:
+    """Rows behind an index that is fitted when the first search asks for it; shared by all blocks of anchors.
 
     Args:
-        anchor_rows: [q], ascending row numbers of the anchors.
-        rows: the bank.
-        index: an unfitted template of the bank's metric.
-        relations: of the anchors, by equality of labels.
+        rows: among which is searched.
+        index: an unfitted template of their metric.
     """
 
-    def __init__(self, anchor_rows: Int64[Tensor, " q"], rows: Rows, index: NeighborIndex, relations: Classes) -> None:
-        self.anchors = rows[anchor_rows]
+    def __init__(self, rows: Rows, index: NeighborIndex) -> None:
         self.rows = rows
         self.metric: Metric = index.metric
-        self.screened = False
-        self.relations: Classes = relations
-        self._anchor_rows = anchor_rows
+        self.stats: SearchStats | None = None
         self._template = index
         self._fitted: NeighborIndex | None = None
-        self._sorted_ids, self._row_of_sorted = rows.ids.sort()
-        self._stats: SearchStats | None = None
-        self._neighbours: Int64[Tensor, "n k"] | None = None
+        self._near: tuple[int, Int64[Tensor, "n k"]] | None = None
 
-    def positives(self, k: int, *, farthest: bool) -> Ranked:
-        """See `Pool`."""
-        want = "cross_group_positive" if self.relations.group is not None else "positive"
-        return self._search(self._anchor_rows, k, want, farthest=farthest)
-
-    def negatives(self, anchor: Int64[Tensor, " m"] | None, k: int, window: Window | None) -> Ranked:
-        """See `Pool`."""
-        where = self._anchor_rows if anchor is None else self._anchor_rows[anchor]
-        return self._search(where, k, "negative", window=window)
-
-    def weighted(self, uniform: Float64[Tensor, "q k"], cutoffs: tuple[float, float]) -> Ranked:
-        """Not answered by an index: it needs the similarities of all rows."""
-        raise AssertionError("distance-weighted negatives are drawn from a DensePool")
-
-    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
-        """See `Pool`."""
-        if self._neighbours is None or self._neighbours.shape[1] != k:
-            every = torch.arange(len(self.rows), device=self._anchor_rows.device)
-            self._neighbours = self._search(every, k, "any")[0]
-        return self._neighbours[self._anchor_rows] if of_anchors else self._neighbours
-
-    def stats(self) -> SearchStats:
-        """See `Pool`."""
-        return self._stats or SearchStats(engine="labels")
-
-    def _search(
+    def search(
         self,
-        where: Int64[Tensor, " m"],
+        own: Rows,
+        place: Int64[Tensor, " m"],
         k: int,
         want: Want,
         *,
         farthest: bool = False,
         window: Window | None = None,
-    ) -> Ranked:
-        """Search for rows of the bank; by a self-join, with half the products, where they are most of it."""
-        index, rows = self._index(), self.rows
-        if 2 * len(where) > len(rows) and bool((where.diff() > 0).all()):
-            bounds = None if window is None else (_spread(window[0], where, rows), _spread(window[1], where, rows))
-            found = index.self_join(k, want=want, farthest=farthest, window=bounds)
-            ids, similarities = found.ids[where], found.similarities[where]
+    ) -> Int64[Tensor, "m k"]:
+        """Search for some queries, each of which is the row `place` (-1: none); by a self-join, with half the products,
+        where they are most of the rows.
+        """
+        if self._fitted is None:
+            rows = self.rows
+            self._fitted = self._template.clone().fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
+        n = len(self.rows)
+        k = min(k, n)
+        if 2 * len(place) > n and int(place[0]) >= 0 and bool((place.diff() > 0).all()):
+            bounds = None if window is None else (_spread(window[0], place, n), _spread(window[1], place, n))
+            found = self._fitted.self_join(k, want=want, farthest=farthest, window=bounds)
+            ids = found.ids[place]
         else:
-            own = rows[where]
-            found = index.search(
+            found = self._fitted.search(
                 own.embeddings,
                 k,
                 labels=own.labels,
@@ -158,29 +128,76 @@ class IndexPool:
                 farthest=farthest,
                 window=window,
             )
-            ids, similarities = found.ids, found.similarities
-        self._stats = found.stats if self._stats is None else _merged(self._stats, found.stats)
-        place = torch.searchsorted(self._sorted_ids, ids).clamp_max(len(rows) - 1)
-        return torch.where(ids == NO_ID, NO_ID, self._row_of_sorted[place]), similarities
+            ids = found.ids
+        self.stats = found.stats if self.stats is None else _merged(self.stats, found.stats)
+        row, there = lookup(ids, self.rows.ids)
+        return torch.where(there, row, NO_ID)
 
-    def _index(self) -> NeighborIndex:
-        if self._fitted is None:
-            rows = self.rows
-            self._fitted = self._template.clone().fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
-        return self._fitted
+    def neighbours(self, k: int) -> Int64[Tensor, "n k"]:
+        """The k nearest rows of each row."""
+        if self._near is None or self._near[0] != k:
+            every = torch.arange(len(self.rows), device=self.rows.ids.device)
+            self._near = k, self.search(self.rows, every, k, "any")
+        return self._near[1]
 
 
-def _spread(bound: Float64[Tensor, " q"], where: Int64[Tensor, " q"], rows: Rows) -> Float64[Tensor, " n"]:
+class IndexPool:
+    """Some anchors, and rows behind an index.
+
+    Args:
+        searched: the rows.
+        anchors: in the order of their rows.
+        relations: of the anchors, by equality of labels.
+    """
+
+    def __init__(self, searched: Searched, anchors: Rows, relations: Classes) -> None:
+        self.anchors, self.rows = anchors, searched.rows
+        self.metric: Metric = searched.metric
+        self.relations: Classes = relations
+        self._searched = searched
+
+    def positives(self, *, farthest: bool) -> Int64[Tensor, " q"]:
+        """See `Pool`."""
+        want = "cross_group_positive" if self.relations.group is not None else "positive"
+        return self._searched.search(self.anchors, self.relations.self_row, 1, want, farthest=farthest)[:, 0]
+
+    def negatives(self, anchor: Int64[Tensor, " m"], k: int, window: Window | None) -> Int64[Tensor, "m k"]:
+        """See `Pool`."""
+        return self._searched.search(
+            self.anchors[anchor], self.relations.self_row[anchor], k, "negative", window=window
+        )
+
+    def weighted(
+        self, anchor: Int64[Tensor, " m"], uniform: Float64[Tensor, "m k"], cutoffs: tuple[float, float]
+    ) -> Int64[Tensor, "m k"]:
+        """Not answered by an index: it needs the similarities of all rows."""
+        raise AssertionError("distance-weighted negatives are drawn from a DensePool")
+
+    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+        """See `Pool`."""
+        own = self.relations.self_row
+        if of_anchors and int(own.min()) < 0:
+            return self._searched.search(self.anchors, own, k, "any")
+        found = self._searched.neighbours(k)
+        return found[own] if of_anchors else found
+
+    def stats(self) -> SearchStats:
+        """See `Pool`."""
+        return self._searched.stats or SearchStats(engine="labels")
+
+
+def _spread(bound: Float64[Tensor, " q"], where: Int64[Tensor, " q"], n: int) -> Float64[Tensor, " n"]:
     """Bounds of some rows as bounds of all; NaN, no bound, for the others."""
-    return bound.new_full((len(rows),), torch.nan).index_copy_(0, where, bound)
+    return bound.new_full((n,), torch.nan).index_copy_(0, where, bound)
 
 
 def _merged(first: SearchStats, second: SearchStats) -> SearchStats:
     recalls = [stats.recall for stats in (first, second) if stats.recall is not None]
     shares = [stats.certified for stats in (first, second) if stats.certified is not None]
+    unmeasured = any(recall != recall for recall in recalls)
     return replace(
         second,
-        recall=min(recalls, default=None),
+        recall=torch.nan if unmeasured else min(recalls, default=None),
         certified=min(shares, default=None),
         widened=first.widened + second.widened,
         details={

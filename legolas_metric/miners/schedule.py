@@ -12,9 +12,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, check_at_least, check_whole
+from legolas_metric.checks import ArrayLike, check_number, check_whole
 from legolas_metric.miners.informative_pairs import MultiSimilarityMiner
 from legolas_metric.records import Triplets
+from legolas_metric.tables import Sheet
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +76,8 @@ class Plateau:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        check_at_least("patience", self.patience, 1)
-        check_at_least("min_delta", self.min_delta, 0)
+        check_whole("patience", self.patience, 1)
+        check_number("min_delta", self.min_delta, least=0.0)
 
 
 class MiningSchedule:
@@ -94,7 +95,7 @@ class MiningSchedule:
         hold: epochs to stay in a stage after stepping back to it.
 
     Raises:
-        TypeError: a start that is neither an integer nor a `Plateau`, a stage that is no miner.
+        TypeError: no sequence of pairs, a start that is neither an integer nor a `Plateau`, a stage that is no miner.
         ValueError: no stages, a first stage that does not start at epoch 0, epochs that do not ascend.
 
     Example:
@@ -109,7 +110,14 @@ class MiningSchedule:
     """
 
     def __init__(self, stages: Sequence[tuple[int | Plateau, TripletMiner]], *, hold: int = 1) -> None:
-        for start, miner in stages:
+        if isinstance(stages, str) or not isinstance(stages, Sequence):
+            raise TypeError(
+                f"schedule must be a sequence of (first epoch, miner) such as [(0, RandomMiner())], got {stages!r}"
+            )
+        for stage in stages:
+            if not isinstance(stage, Sequence) or isinstance(stage, str) or len(stage) != 2:
+                raise TypeError(f"a stage of a schedule is (first epoch, miner), got {stage!r}")
+            start, miner = stage
             if not isinstance(start, Integral | Plateau) or isinstance(start, bool):
                 raise TypeError(f"a stage starts at an epoch or with a Plateau, got {start!r}")
             if not _mines_triplets(miner):
@@ -129,6 +137,20 @@ class MiningSchedule:
         self.best: float | None = None
         self.best_epoch = 0
         self.changes: list[StageChange] = []
+
+    def __repr__(self) -> str:
+        return self._sheet().text()
+
+    def _repr_html_(self) -> str:
+        return self._sheet().html()
+
+    def _sheet(self) -> Sheet:
+        rows = [
+            [number, f"epoch {start}" if not isinstance(start, Plateau) else repr(start), repr(miner), now]
+            for number, (start, miner) in enumerate(self.stages)
+            for now in ["now" if number == self.stage else ""]
+        ]
+        return Sheet(f"MiningSchedule, hold={self.hold}", ["stage", "from", "miner", ""], rows)
 
     @property
     def miner(self) -> TripletMiner:

@@ -6,14 +6,18 @@ Letters: q anchors, p pairs of anchor and positive, c candidates and k negatives
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
+from legolas_metric.geometry import chunks, semi_hard_window
 from legolas_metric.miners.by_label import draw_distinct
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
-from legolas_metric.miners.pool import Pool, Ranked, pair_similarities
-from legolas_metric.miners.strategy import Draws, Strategy
+from legolas_metric.miners.pool import Pool, pair_similarities
+from legolas_metric.miners.strategy import Drawn, Draws, Strategy
 from legolas_metric.rows import NO_ID
+
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,27 +25,30 @@ class Selection:
     """Chosen triplets, as names of anchors and numbers of rows in the pool; and the pairs that fell short.
 
     Attributes:
-        anchor, positive, negative, s_ap, s_an: [t].
+        anchor, positive, negative: [t].
+        s_ap, s_an: [t], as reported; empty where nobody asked for them.
         pairs: pairs of anchor and positive.
         outside_window: those without a negative in the window, or at the ranks.
         fallback: those of them that were served by the hardest negative.
         exhausted: pairs all of whose candidates the guard rejected.
         short: pairs with some negatives, but fewer than `per_anchor`.
         contested: pairs whose first candidate it rejected.
+        doubted: some of these, as names of anchors and numbers of candidates.
         filtered: candidates that it rejected before a choice was made, by reason.
     """
 
     anchor: Int64[Tensor, " t"]
     positive: Int64[Tensor, " t"]
     negative: Int64[Tensor, " t"]
-    s_ap: Float32[Tensor, " t"]
-    s_an: Float32[Tensor, " t"]
+    s_ap: Float32[Tensor, " u"]
+    s_an: Float32[Tensor, " u"]
     pairs: int
     outside_window: int
     fallback: int
     exhausted: int = 0
     short: int = 0
     contested: int = 0
+    doubted: tuple[Pair, ...] = ()
     filtered: dict[str, int] = field(default_factory=dict)
 
 
@@ -50,52 +57,80 @@ class _Choice:
     """Negatives of each pair, -1 past the last; and the numbers of the pairs that have none, but for the guard's."""
 
     row: Int64[Tensor, "p k"]
-    s_an: Float32[Tensor, "p k"]
     empty: Int64[Tensor, " e"]
     exhausted: int = 0
     contested: int = 0
+    doubted: tuple[Pair, ...] = ()
     filtered: dict[str, int] = field(default_factory=dict)
 
 
-def select(pool: Pool, names: Int64[Tensor, " q"], strategy: Strategy, draws: Draws) -> Selection:
-    """Triplets of a pool's anchors, each of which has a positive, a negative and a name."""
-    anchor, positive, s_ap = _pairs(pool, strategy, draws)
-    choices = [_negatives(pool, strategy, draws, anchor, positive, s_ap)]
-    row, s_an = choices[0].row, choices[0].s_an
+def select(
+    pool: Pool,
+    names: Int64[Tensor, " q"],
+    strategy: Strategy,
+    draws: Draws | None,
+    number: Int64[Tensor, " q"] | None,
+    asked: int,
+    *,
+    reported: bool,
+) -> Selection:
+    """Triplets of a pool's anchors, each of which has a positive, a negative and a name.
+
+    Args:
+        pool: of the anchors.
+        names: of the anchors.
+        strategy: the rules.
+        draws: random numbers; None where no rule uses any.
+        number: which of the `asked` anchors, each of which draws, these are; None: all.
+        asked: how many anchors that is.
+        reported: whether similarities are wanted.
+    """
+    every = torch.arange(len(names), device=names.device)
+    drawn = None if draws is None or strategy.positive == "all" else draws.take(asked)
+    if drawn is not None and number is not None:
+        drawn = drawn[number]
+    anchor, positive = _pairs(pool, strategy, every, drawn)
+    if draws is not None and strategy.positive == "all":
+        drawn = draws.take(len(anchor))  # for each pair
+    choices = [_negatives(pool, strategy, drawn, anchor, positive)]
+    row = choices[0].row
     lone = choices[0].empty
     unserved = lone.shape[0]
     if unserved and strategy.on_empty == "hardest":
-        ranked = pool.negatives(anchor[lone], _depth(strategy), None)
-        choices.append(_guarded(pool, strategy.guard, anchor[lone], ranked, strategy.per_anchor, None))
+        ranked = pool.negatives(anchor[lone], _depth(pool, strategy), None)
+        choices.append(_guarded(pool, strategy, anchor[lone], ranked, None))
         row = row.index_copy(0, lone, choices[1].row)
-        s_an = s_an.index_copy(0, lone, choices[1].s_an)
     if strategy.mix:
-        drawn = pool.relations.draw_negatives(draws.negative)[anchor]
-        mixed = (draws.mixed[anchor] < strategy.mix) & (row != NO_ID) & (drawn != NO_ID)
-        row = torch.where(mixed, drawn, row)
-        s_an = torch.where(mixed, pair_similarities(pool, anchor, drawn), s_an)
+        assert drawn is not None
+        other = _at_random(pool, anchor, drawn)
+        mixed = (drawn.mixed < strategy.mix) & (row != NO_ID) & (other != NO_ID)
+        row = torch.where(mixed, other, row)
     pairs, exhausted, short = anchor.shape[0], sum(choice.exhausted for choice in choices), 0
     if row.shape[1] == 1 and not unserved and not exhausted:
-        negative, s_n = row.reshape(-1), s_an.reshape(-1)
+        negative = row.reshape(-1)
     else:
         there = row != NO_ID
         pair, place = there.nonzero(as_tuple=True)
         anchor, positive, negative = anchor[pair], positive[pair], row[pair, place]
-        s_ap, s_n = s_ap[pair], s_an[pair, place]
         found = there.sum(1)
         short = int(((found > 0) & (found < strategy.per_anchor)).sum())
+    s_ap = s_an = torch.empty(0, device=names.device)
+    if reported:
+        s_ap, s_an = (pair_similarities(pool, anchor, of[:, None])[:, 0].float() for of in (positive, negative))
+    doubted = tuple((int(names[a]), n) for a, n in choices[0].doubted)
     return Selection(
         names.index_select(0, anchor),
         positive,
         negative,
         s_ap,
-        s_n,
+        s_an,
         pairs=pairs,
         outside_window=unserved,
         fallback=sum(len(choice.row) - choice.exhausted for choice in choices[1:]),
         exhausted=exhausted,
         short=short,
         contested=choices[0].contested,
+        doubted=doubted,
         filtered=counted([choice.filtered for choice in choices]),
     )
 
@@ -117,6 +152,7 @@ def together(parts: list[Selection], device: torch.device) -> Selection:
         exhausted=sum(part.exhausted for part in parts),
         short=sum(part.short for part in parts),
         contested=sum(part.contested for part in parts),
+        doubted=sum((part.doubted for part in parts), ()),
         filtered=counted([part.filtered for part in parts]),
     )
 
@@ -131,51 +167,53 @@ def counted(parts: list[dict[str, int]]) -> dict[str, int]:
 
 
 def _pairs(
-    pool: Pool, strategy: Strategy, draws: Draws
-) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Float32[Tensor, " p"]]:
-    """Anchors, their positives, and the similarities; every anchor once, in order, unless all positives are asked."""
+    pool: Pool, strategy: Strategy, every: Int64[Tensor, " q"], drawn: Drawn | None
+) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
+    """Anchors and their positives; every anchor once, in order, unless all positives are asked."""
     rule = strategy.positive
-    anchor = torch.arange(len(pool.anchors), device=pool.rows.ids.device)
     if rule in ("nearest", "farthest"):
-        row, s_ap = pool.positives(1, farthest=rule == "farthest")
-        return anchor, row.reshape(-1), s_ap.reshape(-1)  # which takes a third of the time of [:, 0]
+        return every, pool.positives(farthest=rule == "farthest")
     if rule == "random":
-        row = pool.relations.draw_positive(draws.positive)
-    else:
-        rows = pool.relations.list_positives()
-        anchor, row = (rows != NO_ID).nonzero(as_tuple=True)[0], rows[rows != NO_ID]
-    return anchor, row, pair_similarities(pool, anchor, row[:, None])[:, 0]
+        assert drawn is not None
+        return every, pool.relations.draw_positive(drawn.positive)
+    rows = pool.relations.list_positives()
+    return (rows != NO_ID).nonzero(as_tuple=True)[0], rows[rows != NO_ID]
 
 
 def _negatives(
     pool: Pool,
     strategy: Strategy,
-    draws: Draws,
+    drawn: Drawn | None,
     anchor: Int64[Tensor, " p"],
     positive: Int64[Tensor, " p"],
-    s_ap: Float32[Tensor, " p"],
 ) -> _Choice:
     """The negatives of each pair by the strategy's rule."""
     if strategy.negative == "random":
-        row = pool.relations.draw_negatives(draws.negative)[anchor]
-        return _Choice(row, pair_similarities(pool, anchor, row), _without_any(row))
+        assert drawn is not None
+        row = _at_random(pool, anchor, drawn)
+        return _Choice(row, _without_any(row))
     if strategy.negative == "distance_weighted":
-        row, s_an = (part[anchor] for part in pool.weighted(draws.negative, strategy.cutoffs))
-        return _Choice(row, s_an, _without_any(row))
-    depth, each_once = _depth(strategy), strategy.positive != "all"
+        assert drawn is not None
+        row = pool.weighted(anchor, drawn.negative, strategy.cutoffs)
+        return _Choice(row, _without_any(row))
+    depth = _depth(pool, strategy)
     if not strategy.semi_hard:
-        row, s_an = pool.negatives(None, depth, None)
-        ranked = (row, s_an) if each_once else (row[anchor], s_an[anchor])
+        every = torch.arange(len(pool.anchors), device=anchor.device)
+        ranked = pool.negatives(every, depth, None)
+        ranked = ranked if strategy.positive != "all" else ranked[anchor]
     else:
-        s_ref = s_ap
-        if strategy.reference == "nearest":
-            nearest, s_nearest = pool.positives(1, farthest=False)
-            positive, s_ref = nearest[anchor, 0], s_nearest[anchor, 0]
-        if pool.screened:
-            s_ref = pair_similarities(pool, anchor, positive[:, None])[:, 0]
-        ranked = pool.negatives(None if each_once else anchor, depth, strategy.window(s_ref, pool.metric))
-    numbers = None if strategy.ranks is None else (strategy.ranks, draws.rank[anchor])
-    return _guarded(pool, strategy.guard, anchor, ranked, strategy.per_anchor, numbers)
+        reference = positive if strategy.reference == "chosen" else pool.positives(farthest=False)[anchor]
+        s_ap = pair_similarities(pool, anchor, reference[:, None])[:, 0]
+        ranked = pool.negatives(anchor, depth, semi_hard_window(s_ap, strategy.margin, pool.metric))
+    return _guarded(pool, strategy, anchor, ranked, None if strategy.ranks is None else drawn)
+
+
+def _at_random(pool: Pool, anchor: Int64[Tensor, " p"], drawn: Drawn) -> Int64[Tensor, "p k"]:
+    """Different negatives of each pair's anchor, by draws."""
+    out = [anchor.new_empty(0, drawn.negative.shape[1])]
+    for part in chunks(len(anchor), rows_for(BLOCK, 16 * len(pool.rows))):
+        out.append(pool.relations[anchor[part]].draw_negatives(drawn.negative[part]))
+    return torch.cat(out)
 
 
 def _without_any(row: Int64[Tensor, "p k"]) -> Int64[Tensor, " e"]:
@@ -185,54 +223,70 @@ def _without_any(row: Int64[Tensor, "p k"]) -> Int64[Tensor, " e"]:
     return (row[:, 0] == NO_ID).nonzero()[:, 0]
 
 
-def _depth(strategy: Strategy) -> int:
-    """How many candidates a search must give."""
-    return max(strategy.last_rank, 0 if strategy.guard is None else strategy.guard.depth)
+def _depth(pool: Pool, strategy: Strategy) -> int:
+    """How many candidates a search must give: not more than there are rows."""
+    wanted = max(strategy.last_rank, 0 if strategy.guard is None else strategy.guard.depth)
+    return min(wanted, len(pool.rows))
 
 
 def _guarded(
     pool: Pool,
-    guard: FalseNegativeGuard | None,
+    strategy: Strategy,
     anchor: Int64[Tensor, " p"],
-    ranked: Ranked,
-    k: int,
-    ranks: tuple[tuple[int, int], Tensor] | None,
+    row: Int64[Tensor, "p c"],
+    drawn: Drawn | None,
 ) -> _Choice:
-    """The first k candidates that pass the guard, or k at random of the ranks among those that pass."""
-    row, s_an = ranked
-    if guard is None and ranks is None:
-        row, s_an = (row, s_an) if row.shape[1] == k else (row[:, :k], s_an[:, :k])
-        return _Choice(row, s_an, _without_any(row))
+    """The first candidates that pass the guard, or, by draws, some at random of the ranks among those that pass."""
+    guard, k = strategy.guard, min(strategy.per_anchor, len(pool.rows))
+    if guard is None and drawn is None:
+        row = row if row.shape[1] == k else row[:, :k]
+        return _Choice(row, _without_any(row))
     there = row != NO_ID
-    rejected = {} if guard is None else guard.reject(pool, anchor, row, s_an)
+    rejected = {} if guard is None else guard.reject(pool, anchor, row)
     passed = there
     for mask in rejected.values():
         passed = passed & ~mask
     count = passed.sum(1)
-    number = _numbers(count, k, ranks)
+    number = _numbers(count, k, strategy.ranks, None if drawn is None else drawn.rank)
     place = torch.searchsorted(passed.long().cumsum(1), number + 1).clamp_max(row.shape[1] - 1)
     chosen = torch.where(number == NO_ID, NO_ID, row.gather(1, place))
     exhausted = there[:, 0] & (count == 0)
     last = torch.where(number == NO_ID, -1, place).amax(1)
     last = torch.where(chosen[:, 0] == NO_ID, row.shape[1], last)
     seen = torch.arange(row.shape[1], device=row.device) < last[:, None]
-    first = 0 if guard is None else guard.skip  # of those that are looked at
-    contested = there[:, first] & ~passed[:, first]
+    contested, doubted = _contested(guard, anchor, row, there & ~passed)
     return _Choice(
         chosen,
-        s_an.gather(1, place).masked_fill(chosen == NO_ID, -torch.inf),
         ((chosen[:, 0] == NO_ID) & ~exhausted).nonzero()[:, 0],
         int(exhausted.sum()),
-        int(contested.sum()),
+        contested,
+        doubted,
         {reason: int((mask & seen).sum()) for reason, mask in rejected.items()},
     )
 
 
-def _numbers(count: Int64[Tensor, " p"], k: int, ranks: tuple[tuple[int, int], Tensor] | None) -> Int64[Tensor, "p k"]:
+def _contested(
+    guard: FalseNegativeGuard | None,
+    anchor: Int64[Tensor, " p"],
+    row: Int64[Tensor, "p c"],
+    doubted: Bool[Tensor, "p c"],
+) -> tuple[int, tuple[Pair, ...]]:
+    """How many pairs lost the first candidate that is looked at, and the first few anchors and candidates of these."""
+    first = 0 if guard is None else guard.skip
+    if first >= row.shape[1]:
+        return 0, ()
+    lost = doubted[:, first].nonzero()[:, 0]
+    some = lost[:8]
+    return len(lost), tuple(zip(anchor[some].tolist(), row[some, first].tolist()))
+
+
+def _numbers(
+    count: Int64[Tensor, " p"], k: int, ranks: tuple[int, int] | None, uniform: Float64[Tensor, "p k"] | None
+) -> Int64[Tensor, "p k"]:
     """Which of the `count` candidates of each pair to take, counted from 0; -1 past the last."""
-    if ranks is None:
+    if ranks is None or uniform is None:
         number = torch.arange(k, device=count.device).expand(len(count), k)
         return torch.where(number < count[:, None], number, NO_ID)
-    (first, last), uniform = ranks
+    first, last = ranks
     number = draw_distinct(uniform, (count.clamp_max(last) - (first - 1)).clamp_min(0))
     return torch.where(number == NO_ID, NO_ID, number + first - 1)

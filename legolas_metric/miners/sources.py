@@ -3,30 +3,28 @@
 Letters: q anchors, n rows, m anchors of a block.
 """
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_device, check_dimension
-from legolas_metric.compiled.jit import runs_compiled
+from legolas_metric.budgets import BLOCK, rows_for
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, check_device, check_dimension
 from legolas_metric.geometry import chunks
 from legolas_metric.index.interface import NeighborIndex
-from legolas_metric.miners.by_label import Classes, Part
-from legolas_metric.miners.dense import DensePool, Table
-from legolas_metric.miners.fused import FusedPool
+from legolas_metric.lookup import lookup
+from legolas_metric.miners.by_label import Classes
+from legolas_metric.miners.dense import DensePool, Table, block_rows
 from legolas_metric.miners.masks import Masks, Relations
-from legolas_metric.miners.pool import IndexPool, Pool
-from legolas_metric.miners.screened import ScreenedPool, screening_error
+from legolas_metric.miners.pool import IndexPool, Pool, Searched
+from legolas_metric.names import Names, as_named
 from legolas_metric.relations import LabelRelation
-from legolas_metric.rows import NO_ID, Rows, as_groups, as_ids, as_labels, as_prepared, check_range
+from legolas_metric.rows import NO_ID, Rows, as_float_rows, as_ids, check_norms
 
-_BLOCK_ELEMENTS = 1 << 20  # of a block's similarities: they stay in the processor's cache
-_LEAST_BLOCK = 64
+_EACH_PAIR = 4096  # bytes of a pair of anchor and positive in a search: its slot, window and answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +33,15 @@ class Block:
 
     Attributes:
         names: [m], what the answer calls them.
-        number: [m], which of the anchors asked for.
+        asked: how many anchors this block is of.
+        number: [m], which of these have a positive and a negative; None: all.
         pool: of these anchors.
         no_positive, no_negative: anchors of this block that lack them.
     """
 
     names: Int64[Tensor, " m"]
-    number: Part
+    asked: int
+    number: Int64[Tensor, " m"] | None
     pool: Pool
     no_positive: int
     no_negative: int
@@ -86,17 +86,23 @@ class Batch:
         anchors = _batch_rows(embeddings, labels, groups, metric, "")
         if ref_emb is None or ref_labels is None:
             return cls(anchors, anchors)
-        rows = _batch_rows(ref_emb, ref_labels, ref_groups, metric, "ref_")
+        rows = _batch_rows(ref_emb, ref_labels, ref_groups, metric, "ref_", like=anchors)
         check_device(anchors.embeddings, rows.embeddings, names=("embeddings", "ref_emb"))
         check_dimension(anchors.embeddings, rows.embeddings, names=("embeddings", "ref_emb"))
+        if rows.embeddings.dtype != anchors.embeddings.dtype:
+            anchors, rows = (replace(side, embeddings=side.embeddings.double()) for side in (anchors, rows))
         if ref_labels is not labels:
-            strangers = torch.full_like(anchors.ids, NO_ID)
-            anchors = Rows(anchors.embeddings, anchors.labels, strangers, anchors.groups)
+            anchors = replace(anchors, ids=_itself(anchors, rows))
         return cls(anchors, rows)
 
 
-def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None, *, screened: bool) -> Source:
-    """The labelled anchors of a batch, as dense blocks; `screened` if only the choice matters, see `ScreenedPool`."""
+def batch_ids(ids: ArrayLike | None, batch: Batch) -> Int64[Tensor, " b"]:
+    """Names of a batch's rows; their positions where none are given."""
+    return as_ids(ids, len(batch.anchors)).to(batch.rows.ids.device)
+
+
+def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -> Source:
+    """The labelled anchors of a batch, as dense blocks."""
     _check_groups(batch.anchors, relation, "the call, as groups and ref_groups")
     _check_groups(batch.rows, relation, "the call, as groups and ref_groups")
     assert batch.anchors.labels is not None
@@ -107,22 +113,30 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None, *
     else:
         labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
         anchors = batch.anchors[labelled]
-    check_range(anchors, batch.rows, metric)
     table = Table(anchors, batch.rows, metric)
-    error = screening_error(anchors, batch.rows, metric) if screened and metric != "euclidean" else math.inf
-    error = error if math.isfinite(error) else None
-    return Source(labelled, batch.rows, _dense_blocks(table, labelled, anchors.ids, relation, error))
+    return Source(labelled, batch.rows, _dense_blocks(table, labelled, anchors.ids, relation))
 
 
 def bank_source(
     bank: EmbeddingBank,
     anchors: ArrayLike | None,
+    candidates: ArrayLike | None,
     index: NeighborIndex,
     relation: LabelRelation | None,
     *,
     dense: bool,
+    every_positive: bool,
 ) -> Source:
     """The anchors of a bank: behind an index, or as dense blocks where no index can answer.
+
+    Args:
+        bank: whose rows they are.
+        anchors: ids; None: all with a label.
+        candidates: ids of the rows among which positives and negatives are sought; None: all.
+        index: unfitted.
+        relation: of anchors and rows.
+        dense: whether no index can answer the strategy.
+        every_positive: whether each positive of an anchor is looked at, so that anchors go in blocks.
 
     Raises:
         ValueError: labels that allow no triplet, unknown or unlabelled anchors, no groups where the relation needs
@@ -130,40 +144,43 @@ def bank_source(
     """
     if index.metric != bank.metric:
         raise ValueError(f"the index has metric={index.metric!r}, the bank {bank.metric!r}: give both the same metric")
-    rows = Rows(bank.embeddings, bank.labels, bank.ids, bank.groups)
-    _check_groups(rows, relation, "EmbeddingBank")
-    if relation is None or relation.compare is None:
-        _refuse_hopeless(bank.labels)
+    whole = bank.table
+    _check_groups(whole, relation, "EmbeddingBank")
     asked = _anchor_rows(bank, anchors)
-    names = bank.ids[asked]
+    rows, self_row = whole, asked
+    if candidates is not None:
+        rows = whole[_named_rows(bank, candidates, "candidates")]
+        place, there = lookup(bank.ids[asked], rows.ids)
+        self_row = torch.where(there, place, NO_ID)
+    if relation is None or relation.compare is None:
+        _refuse_hopeless(bank.labels, asked, rows, candidates is not None)
+    own, names = whole[asked], bank.ids[asked]
     if not dense and (relation is None or relation.by_label):
-        return Source(names, rows, _index_blocks(asked, rows, index, relation))
-    check_range(rows, rows, bank.metric)
-    order = bank.ids.argsort()  # in a dense block, ties go to the smaller row
+        other_group = relation is not None and relation.positive_group == "other"
+        classes = Classes.of(own, self_row, rows, other_group=other_group)
+        return Source(names, rows, _index_blocks(own, Searched(rows, index), classes, every_positive))
+    order = rows.ids.argsort()  # in a dense block, ties go to the smaller row
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
-    table = Table(rows[asked], rows[order], bank.metric)
-    return Source(names, table.rows, _dense_blocks(table, names, place[asked], relation, None))
+    table = Table(own, rows[order], bank.metric)
+    self_row = torch.where(self_row >= 0, place[self_row], NO_ID)
+    return Source(names, table.rows, _dense_blocks(table, names, self_row, relation))
 
 
-def _index_blocks(
-    asked: Int64[Tensor, " q"], rows: Rows, index: NeighborIndex, relation: LabelRelation | None
-) -> Iterator[Block]:
-    other_group = relation is not None and relation.positive_group == "other"
-    classes = Classes.of(rows[asked], asked, rows, other_group=other_group)
-    kept, no_positive, no_negative = _usable(classes)
-    if kept is None:
-        kept = torch.arange(len(asked), device=asked.device)
-    own = asked[kept]
-    yield Block(rows.ids[own], kept, IndexPool(own, rows, index, classes[kept]), no_positive, no_negative)
+def _index_blocks(own: Rows, searched: Searched, classes: Classes, every_positive: bool) -> Iterator[Block]:
+    size = len(own)
+    if every_positive and size:
+        size = rows_for(BLOCK, _EACH_PAIR * max(1, int(classes.positives.max())))
+    for part in chunks(len(own), max(1, size)):
+        of = classes if size >= len(own) else classes[part]
+        kept, no_positive, no_negative = _usable(of)
+        anchors = own[part] if kept is None else own[kept + part.start]
+        pool = IndexPool(searched, anchors, of if kept is None else of[kept])
+        yield Block(anchors.ids, part.stop - part.start, kept, pool, no_positive, no_negative)
 
 
 def _dense_blocks(
-    table: Table,
-    names: Int64[Tensor, " q"],
-    self_row: Int64[Tensor, " q"],
-    relation: LabelRelation | None,
-    error: float | None,
+    table: Table, names: Int64[Tensor, " q"], self_row: Int64[Tensor, " q"], relation: LabelRelation | None
 ) -> Iterator[Block]:
     anchors, rows = table.anchors, table.rows
     if len(anchors) == 0:
@@ -171,16 +188,15 @@ def _dense_blocks(
     relations: Relations = (
         Classes.of(anchors, self_row, rows) if relation is None else Masks(anchors, rows, self_row, relation)
     )
-    compiled = error is not None and runs_compiled(rows.embeddings.device)
-    screened = FusedPool if compiled else ScreenedPool
-    for part in chunks(len(anchors), max(_LEAST_BLOCK, _BLOCK_ELEMENTS // len(rows))):
-        own = relations if part.stop - part.start == len(anchors) else relations[part]
+    for part in chunks(len(anchors), block_rows(len(rows))):
+        whole = part.stop - part.start == len(anchors)
+        own = relations if whole else relations[part]
         kept, no_positive, no_negative = _usable(own)
-        number: Part = part
+        number = part
         if kept is not None:
-            number, own = kept + part.start, own[kept]
-        pool = DensePool(table, number, own)
-        yield Block(names[number], number, pool if error is None else screened(pool, error), no_positive, no_negative)
+            number, own, whole = kept + part.start, own[kept], False
+        pool = DensePool(table, None if whole else number, own)
+        yield Block(names[number], part.stop - part.start, kept, pool, no_positive, no_negative)
 
 
 def _usable(relations: Relations) -> tuple[Int64[Tensor, " m"] | None, int, int]:
@@ -192,26 +208,85 @@ def _usable(relations: Relations) -> tuple[Int64[Tensor, " m"] | None, int, int]
 
 
 def _batch_rows(
-    embeddings: ArrayLike, labels: ArrayLike, groups: ArrayLike | None, metric: Metric, prefix: str
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike | None,
+    metric: Metric,
+    prefix: str,
+    like: Rows | None = None,
 ) -> Rows:
+    """Rows of a batch; `like`: the rows with whose names of labels and groups these are numbered alike."""
     name = f"{prefix}emb" if prefix else "embeddings"
-    rows = as_prepared(embeddings, metric, name=name)
+    rows = _prepared(embeddings, metric, name)
     n, device = rows.shape[0], rows.device
-    own_labels = as_labels(labels, n, name=f"{prefix}labels", of=name).to(device)
-    own_groups = as_groups(groups, n, of=name)
+    known: tuple[Names | None, Names | None] = (None, None) if like is None else (like.label_names, like.group_names)
+    own_labels = as_named(labels, n, name=f"{prefix}labels", of=name, known=known[0])
+    own_groups = None
+    if groups is not None:
+        own_groups = as_named(groups, n, name=f"{prefix}groups", of=name, known=known[1])
     return Rows(
         rows,
-        own_labels,
+        _checked(own_labels.codes, f"{prefix}labels").to(device),
         torch.arange(n, device=device),
-        None if own_groups is None else own_groups.to(device),
+        None if own_groups is None else own_groups.codes.to(device),
+        own_labels.names,
+        None if own_groups is None else own_groups.names,
     )
+
+
+def _checked(labels: Int64[Tensor, " n"], name: str) -> Int64[Tensor, " n"]:
+    if int(labels.min()) < UNLABELLED:
+        raise ValueError(f"{name} must be >= 0, or -1 for unlabelled, got {int(labels.min())}")
+    return labels
+
+
+def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> Float[Tensor, "n d"]:
+    """`as_prepared(wide=True)` by torch alone: nothing is compiled for a batch."""
+    rows = as_float_rows(embeddings, name=name, wide=True)
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    least, most = norm.aminmax()
+    check_norms(rows, float(least), float(most), name=name, metric=metric, ids=None)
+    if metric != "cosine":
+        return rows
+    norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
+    return rows.double().div_(norm).to(rows.dtype)
+
+
+def _itself(anchors: Rows, rows: Rows) -> Int64[Tensor, " q"]:
+    """The reference row that each anchor is: the first one of its label that is equal to it bit for bit; -1: none.
+
+    A memory that holds the batch would otherwise give each anchor itself for its nearest positive.
+    """
+    keys = [row_keys(side.embeddings, side.labels) for side in (anchors, rows) if side.labels is not None]
+    place, found = lookup(keys[0], keys[1])
+    same = (rows.embeddings[place] == anchors.embeddings).all(1)  # keys of 64 bits may coincide
+    return torch.where(found & same, place, NO_ID)
+
+
+def row_keys(rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"] | None = None) -> Int64[Tensor, " n"]:
+    """Numbers of 64 bits that are equal for rows that are equal bit for bit, and for others as good as never."""
+    factors = torch.empty(rows.shape[1] + 1, dtype=torch.int64)
+    factors.random_(-(2**62), 2**62, generator=torch.Generator().manual_seed(1))
+    factors = factors.to(rows.device) | 1
+    out = torch.zeros(len(rows), dtype=torch.int64, device=rows.device) if labels is None else labels * factors[-1]
+    for part in chunks(len(rows), rows_for(BLOCK, 16 * rows.shape[1])):
+        own = rows[part] + 0.0  # -0 is 0
+        bits = own.view(torch.int64 if rows.dtype == torch.float64 else torch.int32).long()
+        out[part] += ((bits ^ (bits >> 15)) * factors[:-1]).sum(1)
+    return out
+
+
+def _named_rows(bank: EmbeddingBank, ids: ArrayLike, name: str) -> Int64[Tensor, " m"]:
+    """Ascending rows of ids."""
+    given = as_integers(ids, None, name=name)
+    return bank.rows(as_ids(given, len(given), of=name)).sort().values
 
 
 def _anchor_rows(bank: EmbeddingBank, anchors: ArrayLike | None) -> Int64[Tensor, " q"]:
     """Ascending rows of the anchors asked for."""
     if anchors is None:
         return (bank.labels != UNLABELLED).nonzero()[:, 0]
-    rows = bank.rows(as_ids(anchors, len(anchors), of="anchors")).sort().values
+    rows = _named_rows(bank, anchors, "anchors")
     unlabelled = bank.ids[rows[bank.labels[rows] == UNLABELLED]]
     if len(unlabelled):
         raise ValueError(
@@ -226,8 +301,8 @@ def _check_groups(rows: Rows, relation: LabelRelation | None, where: str) -> Non
         raise ValueError(f"the relation compares groups, and there are none: pass groups to {where}")
 
 
-def _refuse_hopeless(labels: Int64[Tensor, " n"]) -> None:
-    """Raise where no triplet exists at all."""
+def _refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: Rows, chosen: bool) -> None:
+    """Raise where no triplet exists at all; `chosen`: among the candidates that were given."""
     classes, counts = labels[labels != UNLABELLED].unique(return_counts=True)
     n, labelled = len(labels), int(counts.sum())
     if labelled == 0:
@@ -236,3 +311,9 @@ def _refuse_hopeless(labels: Int64[Tensor, " n"]) -> None:
         raise ValueError(f"no negatives: all {n} rows have the label {int(classes[0])}. Miners need two classes")
     if int(counts.max()) == 1:
         raise ValueError(f"no positives: each of {len(classes)} classes has one row. Miners need a class of two rows")
+    assert rows.labels is not None
+    if chosen and not bool(torch.isin(labels[asked], rows.labels).any()):
+        raise ValueError(
+            f"no positives: none of {len(rows)} candidates has the label of any of {len(asked)} anchors: "
+            "candidates must hold rows of the anchors' classes"
+        )

@@ -1,19 +1,17 @@
 """A miner's rules as a record, and the random numbers that a call draws for them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
-from legolas_metric.checks import Metric, check_at_least, check_choice
-from legolas_metric.geometry import distance, similarity
+from legolas_metric.checks import check_at_least, check_choice, check_number, check_whole
+from legolas_metric.miners.by_label import Part
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
-from legolas_metric.miners.pool import Window
 
 Positive = Literal["random", "nearest", "farthest", "all"]
 Negative = Literal["random", "nearest", "distance_weighted"]
@@ -59,19 +57,28 @@ class Strategy:
         check_choice("reference", self.reference, get_args(Reference))
         check_choice("on_empty", self.on_empty, get_args(OnEmpty))
         check_at_least("margin", self.margin, 0)
-        check_at_least("per_anchor", self.per_anchor, 1)
-        check_at_least("max_staleness", self.max_staleness or 0, 0)
-        if not 0 <= self.mix <= 1:
-            raise ValueError(f"mix must lie between 0 and 1, got {self.mix}")
-        if self.ranks is not None and not (
-            self.ranks[0] >= 1 and self.last_rank - self.ranks[0] + 1 >= self.per_anchor
-        ):
-            raise ValueError(
-                f"ranks must be (first, last) with 1 <= first and at least per_anchor={self.per_anchor} ranks, "
-                f"got {self.ranks}"
-            )
+        check_number("mix", self.mix, least=0.0, most=1.0)
+        check_whole("per_anchor", self.per_anchor, 1)
+        if self.guard is not None and not isinstance(self.guard, FalseNegativeGuard):
+            raise TypeError(f"guard must be a FalseNegativeGuard or None, got {self.guard!r}")
+        if self.max_staleness is not None:
+            check_whole("max_staleness", self.max_staleness, 0)
+        if self.ranks is not None:
+            self._check_ranks(self.ranks)
+        for name, value in zip(("cutoff", "nonzero_loss_cutoff"), self.cutoffs):
+            check_number(name, value, above=0.0)
         if not 0 < self.cutoffs[0] < self.cutoffs[1]:
             raise ValueError(f"cutoffs must be (least d, largest d) with 0 < least < largest, got {self.cutoffs}")
+
+    def _check_ranks(self, ranks: object) -> None:
+        if not isinstance(ranks, tuple | list) or len(ranks) != 2:
+            raise TypeError(f"ranks must be (first, last), two whole numbers, got {ranks!r}")
+        first, last = (check_whole("ranks", rank, 1) for rank in ranks)
+        if last - first + 1 < self.per_anchor:
+            raise ValueError(
+                f"ranks must be (first, last) with 1 <= first and at least per_anchor={self.per_anchor} ranks, "
+                f"got {ranks}"
+            )
 
     @property
     def last_rank(self) -> int:
@@ -83,50 +90,45 @@ class Strategy:
         """Whether any choice is left to chance."""
         return self.positive == "random" or self.negative != "nearest" or self.ranks is not None or self.mix > 0
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether there is nothing to it but the nearest or farthest positive and the nearest negative."""
-        rest = self.per_anchor == 1 and self.guard is None and self.on_empty == "skip" and self.reference == "chosen"
-        return rest and not self.is_random and self.positive != "all"
 
-    def window(self, s_ap: Float32[Tensor, " p"], metric: Metric) -> Window | None:
-        """The similarities between which a pair's negative must lie, or None where any will do."""
-        if not self.semi_hard:
-            return None
-        high = s_ap.double()
-        if self.margin == math.inf:
-            return torch.full_like(high, -torch.inf), high
-        return similarity(distance(high, metric) + self.margin, metric), high
+class Draws:
+    """Random numbers in [0, 1) for one anchor or pair after the other, so that the choice depends on no tiling.
+
+    Args:
+        seed: the miner's, and the number of the call.
+        k: negatives for each.
+        device: where they are used.
+    """
+
+    def __init__(self, seed: Sequence[int], k: int, device: torch.device) -> None:
+        (state,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+        self._generator = torch.Generator().manual_seed(int(state))
+        self._k = k
+        self._device = device
+
+    def take(self, count: int) -> "Drawn":
+        """The next numbers, for some anchors or pairs."""
+        k = self._k
+        numbers = torch.rand(count, 1 + 3 * k, generator=self._generator, dtype=torch.float64).to(self._device)
+        return Drawn(numbers[:, 0], *numbers[:, 1:].split(k, 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """Random numbers in [0, 1) for each anchor, drawn at once so that the choice depends on no tiling.
+class Drawn:
+    """Random numbers of some anchors, or of some pairs of anchor and positive.
 
     Attributes:
-        positive: [q], of the positive.
-        negative: [q, k], of random negatives, or of the weighted ones.
-        rank: [q, k], of the ranks.
-        mixed: [q, k], of whether a negative is replaced by a random one.
+        positive: [m], of the positive.
+        negative: [m, k], of random negatives, or of the weighted ones.
+        rank: [m, k], of the ranks.
+        mixed: [m, k], of whether a negative is replaced by a random one.
     """
 
-    positive: Float64[Tensor, " q"]
-    negative: Float64[Tensor, "q k"]
-    rank: Float64[Tensor, "q k"]
-    mixed: Float64[Tensor, "q k"]
+    positive: Float64[Tensor, " m"]
+    negative: Float64[Tensor, "m k"]
+    rank: Float64[Tensor, "m k"]
+    mixed: Float64[Tensor, "m k"]
 
-    @classmethod
-    def of(cls, q: int, k: int, seed: Sequence[int], device: torch.device) -> "Draws":
-        """Draw for q anchors with k negatives each."""
-        (state,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state))
-        numbers = torch.rand(q, 1 + 3 * k, generator=generator, dtype=torch.float64).to(device)
-        return cls(numbers[:, 0], *numbers[:, 1:].split(k, 1))
-
-    def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Draws":
-        """The same for some of the anchors."""
-        return Draws(self.positive[part], self.negative[part], self.rank[part], self.mixed[part])
-
-
-NO_DRAWS = Draws(torch.empty(0, dtype=torch.float64), *[torch.empty(0, 0, dtype=torch.float64)] * 3)
-"""In place of draws that no rule will use."""
+    def __getitem__(self, part: Part) -> "Drawn":
+        """The same for some of them."""
+        return Drawn(self.positive[part], self.negative[part], self.rank[part], self.mixed[part])

@@ -1,15 +1,17 @@
 """The public miners of triplets: a positive rule and a negative rule each, and nothing else of their own."""
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from legolas_metric.checks import check_choice
-from legolas_metric.miners.false_negatives import FalseNegativeGuard
-from legolas_metric.miners.miner import Index, Miner
-from legolas_metric.miners.strategy import OnEmpty, Positive, Reference, Strategy
-from legolas_metric.relations import LabelRelation
+from legolas_metric.miners.foreign_arguments import explains
+from legolas_metric.miners.miner import Miner, RankingMiner, batch_metric
+from legolas_metric.miners.strategy import Positive, Reference, Strategy
 
 
+@explains()
+@dataclass(eq=False, repr=False)
 class RandomMiner(Miner):
     """A random positive and random negatives of each anchor: the baseline, and the warm-up of a schedule.
 
@@ -18,7 +20,6 @@ class RandomMiner(Miner):
 
     Args:
         index: gives the metric of batches; nothing is searched.
-        margin: in d; kept for the loss's use, it never filters here.
         per_anchor: triplets per anchor, with different negatives.
         relation: what is positive and negative, see `LabelRelation` (default: the same label, another label).
         on_empty: "raise" refuses anchors without a positive or a negative; "skip" and "hardest" count them.
@@ -33,29 +34,13 @@ class RandomMiner(Miner):
         tensor([0, 0, 1, 1, 2, 2, 3, 3])
     """
 
-    def __init__(
-        self,
-        *,
-        index: Index = "auto",
-        margin: float = 0.2,
-        per_anchor: int = 1,
-        relation: LabelRelation | None = None,
-        on_empty: OnEmpty = "skip",
-        max_staleness: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        strategy = Strategy(
-            positive="random",
-            negative="random",
-            margin=margin,
-            per_anchor=per_anchor,
-            on_empty=on_empty,
-            max_staleness=max_staleness,
-        )
-        super().__init__(strategy, index=index, relation=relation, seed=seed)
+    def _strategy(self) -> Strategy:
+        return self._rules(positive="random", negative="random")
 
 
-class SemiHardMiner(Miner):
+@explains()
+@dataclass(eq=False, repr=False)
+class SemiHardMiner(RankingMiner):
     """The nearest negatives beyond the positive, d_ap < d_an < d_ap + margin (Schroff et al. 2015, FaceNet).
 
     Over a bank the window is searched exactly, row by row: the answer is not the best of a few nearest neighbours.
@@ -63,7 +48,7 @@ class SemiHardMiner(Miner):
     Args:
         positive: "random", "nearest", "farthest" or "all" (a triplet for each positive).
         reference: d_ap is the "chosen" positive's, or the "nearest" one's.
-        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
+        index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         margin: width of the window in d (in s under "dot"); `math.inf` for none.
         per_anchor: triplets per anchor (and positive, for "all"), with different negatives.
         ranks: (first, last) inside the window, counted from 1: negatives are drawn at random from these ranks.
@@ -84,45 +69,23 @@ class SemiHardMiner(Miner):
         (tensor(0), tensor(1), tensor(3))
     """
 
-    def __init__(
-        self,
-        *,
-        positive: Positive = "random",
-        reference: Reference = "chosen",
-        index: Index = "auto",
-        margin: float = 0.2,
-        per_anchor: int = 1,
-        ranks: tuple[int, int] | None = None,
-        mix: float = 0.0,
-        guard: FalseNegativeGuard | None = None,
-        relation: LabelRelation | None = None,
-        on_empty: OnEmpty = "skip",
-        max_staleness: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        strategy = Strategy(
-            positive=positive,
-            negative="nearest",
-            semi_hard=True,
-            reference=reference,
-            margin=margin,
-            per_anchor=per_anchor,
-            ranks=ranks,
-            mix=mix,
-            guard=guard,
-            on_empty=on_empty,
-            max_staleness=max_staleness,
-        )
-        super().__init__(strategy, index=index, relation=relation, seed=seed)
+    margin: float = 0.2
+    _: KW_ONLY
+    positive: Positive = "random"
+    reference: Reference = "chosen"
+
+    def _strategy(self) -> Strategy:
+        return self._rules(negative="nearest", semi_hard=True)
 
 
-class HardMiner(Miner):
+@explains()
+@dataclass(eq=False, repr=False)
+class HardMiner(RankingMiner):
     """The nearest negatives of the whole set, for a positive chosen at random, or for every positive.
 
     Args:
         positive: "random", "nearest", "farthest" or "all" (a triplet for each positive).
-        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
-        margin: in d; kept for the loss's use, it never filters here.
+        index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         per_anchor: triplets per anchor (and positive, for "all"), with different negatives, nearest first.
         ranks: (first, last), counted from 1: negatives are drawn at random from these ranks, not the nearest only.
         mix: share of the negatives that are drawn at random from all; one of these may repeat a mined one.
@@ -141,41 +104,20 @@ class HardMiner(Miner):
         tensor([2, 2, 1, 1])
     """
 
-    def __init__(
-        self,
-        *,
-        positive: Positive = "random",
-        index: Index = "auto",
-        margin: float = 0.2,
-        per_anchor: int = 1,
-        ranks: tuple[int, int] | None = None,
-        mix: float = 0.0,
-        guard: FalseNegativeGuard | None = None,
-        relation: LabelRelation | None = None,
-        on_empty: OnEmpty = "skip",
-        max_staleness: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        strategy = Strategy(
-            positive=positive,
-            negative="nearest",
-            margin=margin,
-            per_anchor=per_anchor,
-            ranks=ranks,
-            mix=mix,
-            guard=guard,
-            on_empty=on_empty,
-            max_staleness=max_staleness,
-        )
-        super().__init__(strategy, index=index, relation=relation, seed=seed)
+    _: KW_ONLY
+    positive: Positive = "random"
+
+    def _strategy(self) -> Strategy:
+        return self._rules(negative="nearest")
 
 
-class FullHardMiner(Miner):
+@explains()
+@dataclass(eq=False, repr=False)
+class FullHardMiner(RankingMiner):
     """The farthest positive and the nearest negatives of the whole set; in a batch, batch-hard (Hermans et al. 2017).
 
     Args:
-        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
-        margin: in d; kept for the loss's use, it never filters here.
+        index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         per_anchor: triplets per anchor, with different negatives, nearest first.
         ranks, mix, guard, relation, on_empty, max_staleness: see `HardMiner`.
         seed: of the choices that `ranks` and `mix` leave open; without them there are none.
@@ -191,42 +133,20 @@ class FullHardMiner(Miner):
         1
     """
 
-    def __init__(
-        self,
-        *,
-        index: Index = "auto",
-        margin: float = 0.2,
-        per_anchor: int = 1,
-        ranks: tuple[int, int] | None = None,
-        mix: float = 0.0,
-        guard: FalseNegativeGuard | None = None,
-        relation: LabelRelation | None = None,
-        on_empty: OnEmpty = "skip",
-        max_staleness: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        strategy = Strategy(
-            positive="farthest",
-            negative="nearest",
-            margin=margin,
-            per_anchor=per_anchor,
-            ranks=ranks,
-            mix=mix,
-            guard=guard,
-            on_empty=on_empty,
-            max_staleness=max_staleness,
-        )
-        super().__init__(strategy, index=index, relation=relation, seed=seed)
+    def _strategy(self) -> Strategy:
+        return self._rules(positive="farthest", negative="nearest")
 
 
-class EasyPositiveMiner(Miner):
+@explains()
+@dataclass(eq=False, repr=False)
+class EasyPositiveMiner(RankingMiner):
     """The nearest positive, with a semi-hard or a hard negative (Xuan et al. 2020).
 
     It leaves classes free to be spread out: only the nearest positive is drawn in.
 
     Args:
         negative: "semi_hard", the nearest negative beyond the positive, or "hard", the nearest of all.
-        index: an unfitted template; "auto" is `AutoIndex` of the bank's metric. Its metric is also that of batches.
+        index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         margin: width of the semi-hard window in d (in s under "dot"); by default it has no far end.
         per_anchor: triplets per anchor, with different negatives, nearest first.
         ranks, mix, guard, relation, on_empty, max_staleness: see `SemiHardMiner`.
@@ -241,37 +161,17 @@ class EasyPositiveMiner(Miner):
         ([0], [1], 2)
     """
 
-    def __init__(
-        self,
-        *,
-        negative: Literal["semi_hard", "hard"] = "semi_hard",
-        index: Index = "auto",
-        margin: float = math.inf,
-        per_anchor: int = 1,
-        ranks: tuple[int, int] | None = None,
-        mix: float = 0.0,
-        guard: FalseNegativeGuard | None = None,
-        relation: LabelRelation | None = None,
-        on_empty: OnEmpty = "skip",
-        max_staleness: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        check_choice("negative", negative, ("semi_hard", "hard"))
-        strategy = Strategy(
-            positive="nearest",
-            negative="nearest",
-            semi_hard=negative == "semi_hard",
-            margin=margin,
-            per_anchor=per_anchor,
-            ranks=ranks,
-            mix=mix,
-            guard=guard,
-            on_empty=on_empty,
-            max_staleness=max_staleness,
-        )
-        super().__init__(strategy, index=index, relation=relation, seed=seed)
+    _: KW_ONLY
+    negative: Literal["semi_hard", "hard"] = "semi_hard"
+    margin: float = math.inf
+
+    def _strategy(self) -> Strategy:
+        check_choice("negative", self.negative, ("semi_hard", "hard"))
+        return self._rules(positive="nearest", negative="nearest", semi_hard=self.negative == "semi_hard")
 
 
+@explains()
+@dataclass(eq=False, repr=False)
 class DistanceWeightedMiner(Miner):
     """Negatives drawn with weight 1 / q(d), so that all distances are seen alike (Wu et al. 2017).
 
@@ -286,7 +186,6 @@ class DistanceWeightedMiner(Miner):
         nonzero_loss_cutoff: farther negatives are never drawn; an anchor without a nearer one is counted as outside
             the window.
         index: gives the metric, which must be "cosine"; nothing is searched.
-        margin: in d; kept for the loss's use, it never filters here.
         per_anchor: triplets per anchor (and positive, for "all"), with different negatives.
         mix, relation, on_empty, max_staleness: see `HardMiner`.
         seed: of the choices; each call draws anew, and the sequence of calls repeats with the seed.
@@ -302,31 +201,15 @@ class DistanceWeightedMiner(Miner):
         tensor([2, 2])
     """
 
-    def __init__(
-        self,
-        *,
-        positive: Positive = "random",
-        cutoff: float = 0.5,
-        nonzero_loss_cutoff: float = 1.4,
-        index: Index = "auto",
-        margin: float = 0.2,
-        per_anchor: int = 1,
-        mix: float = 0.0,
-        relation: LabelRelation | None = None,
-        on_empty: OnEmpty = "skip",
-        max_staleness: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        strategy = Strategy(
-            positive=positive,
-            negative="distance_weighted",
-            cutoffs=(cutoff, nonzero_loss_cutoff),
-            margin=margin,
-            per_anchor=per_anchor,
-            mix=mix,
-            on_empty=on_empty,
-            max_staleness=max_staleness,
-        )
-        if not isinstance(index, str) and index.metric != "cosine":
-            raise ValueError(f"distances are weighted on the sphere: metric must be 'cosine', got {index.metric!r}")
-        super().__init__(strategy, index=index, relation=relation, seed=seed)
+    _: KW_ONLY
+    positive: Positive = "random"
+    cutoff: float = 0.5
+    nonzero_loss_cutoff: float = 1.4
+    mix: float = 0.0
+
+    def _strategy(self) -> Strategy:
+        if batch_metric(self.index) != "cosine":
+            raise ValueError(
+                f"distances are weighted on the sphere: metric must be 'cosine', got {batch_metric(self.index)!r}"
+            )
+        return self._rules(negative="distance_weighted", cutoffs=(self.cutoff, self.nonzero_loss_cutoff))

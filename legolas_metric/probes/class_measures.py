@@ -22,6 +22,9 @@ _LIDAR_DELTA = 1e-4
 class ClassMeasures:
     """What the class sums tell; None where it takes more classes or more rows than there are.
 
+    What is within classes is None where no class has two rows, and how their means lie to one another where there are
+    but two classes: both would be perfect whatever the rows.
+
     Attributes:
         alignment: mean d^2 over all positive pairs (Wang and Isola, 2020, alpha = 2), in [0, 4].
         within_class_spread: tr S_w, mean squared distance of a row to its class mean.
@@ -64,7 +67,7 @@ def class_measures(
         return ClassMeasures(alignment=alignment)
     means = sums / counts[:, None]
     apart = means - means.mean(0)
-    spread = max(1 - float((squares / counts).sum()) / n, 0.0)
+    spread = max(1 - float((squares / counts).sum()) / n, 0.0) if n > c else None
     total = 1 - float(sums.sum(0).square().sum()) / n**2
     within = (second - means.T @ sums) / n
     norms, cosines = _simplex_spreads(apart)
@@ -72,9 +75,9 @@ def class_measures(
         alignment=alignment,
         within_class_spread=spread,
         between_class_spread=float(apart.square().sum()) / c,
-        class_share=_beyond_chance(spread, total, n, c),
-        lidar=_lidar(within, apart),
-        nc1=_nc1(within, apart),
+        class_share=None if spread is None else _beyond_chance(spread, total, n, c),
+        lidar=None if spread is None else _lidar(within, apart),
+        nc1=None if spread is None else _nc1(within, apart),
         nc2_norms=norms,
         nc2_cosines=cosines,
     )
@@ -91,7 +94,7 @@ def iid_class_measures(counts: Float64[Tensor, " c"], d: int) -> ClassMeasures:
     if c < 2:
         return ClassMeasures(alignment=alignment)
     inverse, root = float((1 / counts).mean()), float(counts.rsqrt().mean())
-    within = 1 - c / n
+    within = 1 - c / n if n > c else None
     # E |z| of z ~ N(0, I_D) is sqrt 2 Gamma((D + 1) / 2) / Gamma(D / 2).
     mean_norm = math.sqrt(2) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
     # |mu_c|^2 varies a little less than that: the rows of a sphere all have length 1. For few classes, the exponents
@@ -99,16 +102,18 @@ def iid_class_measures(counts: Float64[Tensor, " c"], d: int) -> ClassMeasures:
     rough = (d / mean_norm**2 - 1) * (1 - inverse)
     # S_b is Wishart with C - 1 degrees of freedom: E tr W^-1 = D / (dof - D - 1), the two swapped where dof < D.
     short, long = sorted((c - 1, d))
-    nc1 = within * short / (inverse * (long - short - 1)) if long - short > 2 else None
+    nc1 = within * short / (inverse * (long - short - 1)) if within is not None and long - short > 2 else None
     return ClassMeasures(
         alignment=alignment,
         within_class_spread=within,
         between_class_spread=inverse * (1 - 1 / c),
         class_share=0.0 if n > c else None,
-        lidar=spectral_rank(iid_eigenvalues(c, d, centred=True)),
+        lidar=spectral_rank(iid_eigenvalues(c, d, centred=True)) if n > c else None,
         nc1=nc1,
-        nc2_norms=math.sqrt(max((1 + rough) * inverse / root**2 - 1, 0.0) * ((c - 2) / (c - 1)) ** 1.3),
-        nc2_cosines=math.sqrt((c * (c - 2) / (c - 1) ** 2) ** 2.7 / d),
+        nc2_norms=math.sqrt(max((1 + rough) * inverse / root**2 - 1, 0.0) * ((c - 2) / (c - 1)) ** 1.3)
+        if c > 2
+        else None,
+        nc2_cosines=math.sqrt((c * (c - 2) / (c - 1) ** 2) ** 2.7 / d) if c > 2 else None,
     )
 
 
@@ -148,6 +153,8 @@ def _lidar(within: Float64[Tensor, "d d"], apart: Float64[Tensor, "c d"]) -> flo
 def _simplex_spreads(apart: Float64[Tensor, "c d"]) -> tuple[float | None, float | None]:
     """Coefficient of variation of the norms, and standard deviation of the pairwise cosines (from sums alone)."""
     c = len(apart)
+    if c < 3:
+        return None, None
     norms = torch.linalg.vector_norm(apart, dim=1)
     if float(norms.min()) <= math.sqrt(noise_floor(apart.shape[1])):
         return None, None

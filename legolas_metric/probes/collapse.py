@@ -1,21 +1,22 @@
 """Collapse probes: over a whole table, or over batches as they come."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_at_least, check_device
 from legolas_metric.distributed import World
 from legolas_metric.index.interface import NeighborIndex
-from legolas_metric.probes.class_measures import ClassMeasures, class_measures, iid_class_measures
+from legolas_metric.probes.class_measures import class_measures, iid_class_measures
 from legolas_metric.probes.collapse_report import CollapseReport
-from legolas_metric.probes.hubness import Hubness, iid_rows, search_hubness
+from legolas_metric.probes.hubness import iid_rows, search_hubness
 from legolas_metric.probes.iid import iid_eigenvalues
 from legolas_metric.probes.moments import Moments
-from legolas_metric.probes.row_measures import RowMeasures, iid_row_measures, row_measures
+from legolas_metric.probes.row_measures import iid_row_measures, row_measures
 from legolas_metric.probes.spectrum import (
     decay,
     effective_rank,
@@ -24,7 +25,7 @@ from legolas_metric.probes.spectrum import (
     participation_ratio,
     top_share,
 )
-from legolas_metric.probes.verdict import judge
+from legolas_metric.probes.verdict import LEAST_ROWS, judge
 from legolas_metric.rows import as_embeddings, as_labels
 
 
@@ -33,7 +34,8 @@ class CollapseProbe:
 
     The report does not depend on how the rows were cut into batches or spread over probes (to 1e-9; to 1e-5 where all
     rows lie within 1e-5 of one point, as sums of squares then say little of their differences), and equals that of
-    `probe_embeddings` but for what needs the rows themselves, which is None: uniformity, nc4, class ranks, hubness.
+    `probe_embeddings` but for what needs the rows themselves, which is None: uniformity,
+    nearest_share, nc4, class ranks, hubness.
 
     Example:
         >>> import torch
@@ -118,8 +120,9 @@ class CollapseProbe:
             reference: an earlier report of the same run, such as before mining began; the verdict compares with it too.
 
         Raises:
-            ValueError: no rows yet.
+            ValueError: no rows yet, or a reference of fewer than three rows.
         """
+        _check_reference(reference)
         report = _measure(self._require())
         baseline = iid_report(report.n, report.d, self._require().class_counts.cpu())
         return _judged(replace(report, baseline=baseline, reference=reference))
@@ -131,7 +134,7 @@ class CollapseProbe:
 
 
 def probe_embeddings(
-    embeddings: ArrayLike,
+    embeddings: ArrayLike | EmbeddingBank,
     labels: ArrayLike | None = None,
     *,
     index: NeighborIndex | None = None,
@@ -145,21 +148,26 @@ def probe_embeddings(
     Looks at unit rows, x / |x|; the norms of the rows as given are reported beside.
 
     Args:
-        embeddings: [n, d], any float width.
-        labels: [n] integers, -1 for unlabelled.
+        embeddings: [n, d], any float width; or a bank, which brings its labels.
+        labels: [n] classes, -1 for unlabelled.
         index: an unfitted index, such as `ExactIndex()`, to measure hubness with: a search over all rows, and another
             over as many iid rows for the baseline. None leaves hubness out.
         hubness_k: neighbours of each row.
-        reference: an earlier report of the same run, such as before mining began; the verdict compares with it too.
-        sample: rows drawn for uniformity, nc4 and the ranks within classes; None takes all, and O(n^2) time.
+        reference: an earlier report of the same run, best of the untrained encoder; the verdict compares with it too.
+        sample: rows drawn for uniformity, nearest_share, nc4 and the ranks within classes; None takes all, and O(n^2)
+            time.
         seed: of that draw, and of the iid rows of the hubness baseline.
+
+    Beside the rows, at its peak it holds 32 d^2 + 40 C d + 120 n bytes, the sample in float64, and two blocks of 64 MB;
+    with an index, n d floats for the iid rows and what the index takes.
 
     Returns:
         A `CollapseReport`; its `baseline` holds the same measures of iid rows at the same n, d and class sizes.
 
     Raises:
         TypeError: embeddings that are not floating point, labels that are not integers.
-        ValueError: empty, NaN or inf, zero rows, lengths that differ, or hubness_k not below n.
+        ValueError: empty, NaN or inf, zero rows, lengths that differ, hubness_k not below n, labels beside a bank, or a
+            reference of fewer than three rows.
 
     Example:
         >>> import torch
@@ -170,19 +178,21 @@ def probe_embeddings(
     """
     if sample is not None:
         check_at_least("sample", sample, 2)
-    rows = as_embeddings(embeddings, metric="cosine")
-    own = None if labels is None else as_labels(labels, len(rows)).to(rows.device)
+    _check_reference(reference)
+    rows, own = _table(embeddings, labels)
     moments = Moments(rows.shape[1], rows.device)
     moments.add(rows, own)
     counts = moments.class_counts
     means = moments.class_sums / counts[:, None]
     n, d = rows.shape
-    report = _with(_measure(moments), row_measures(rows, own, moments.classes, means, sample=sample, seed=seed))
-    baseline = _with(iid_report(n, d, counts.cpu()), iid_row_measures(d, counts.cpu(), n=n))
+    by_row = row_measures(rows, own, moments.classes, means, sample=sample, seed=seed)
+    report = replace(_measure(moments), by_row=by_row)
+    chance = iid_row_measures(d, counts.cpu(), n=n, sample=sample)
+    baseline = replace(iid_report(n, d, counts.cpu()), by_row=chance)
     if index is not None:
-        report = _with(report, search_hubness(rows, index, hubness_k))
+        report = replace(report, by_neighbour=search_hubness(rows, index, hubness_k))
         iid = iid_rows(n, d, seed=seed, device=rows.device)
-        baseline = _with(baseline, search_hubness(iid, index, hubness_k))
+        baseline = replace(baseline, by_neighbour=search_hubness(iid, index, hubness_k))
     return _judged(replace(report, baseline=baseline, reference=reference))
 
 
@@ -192,7 +202,7 @@ def iid_report(n: int, d: int, counts: Float64[Tensor, " c"]) -> CollapseReport:
     The spectrum is that of the Marchenko-Pastur law, see `iid_eigenvalues`.
     """
     report = _spectral(n, d, 1 / n, iid_eigenvalues(n, d, centred=True), iid_eigenvalues(n, d, centred=False))
-    return _with(replace(report, classes=len(counts)), iid_class_measures(counts, d))
+    return replace(report, classes=len(counts), by_class=iid_class_measures(counts, d))
 
 
 def _measure(moments: Moments) -> CollapseReport:
@@ -207,11 +217,12 @@ def _measure(moments: Moments) -> CollapseReport:
         _spectral(n, d, min(float(mean @ mean), 1.0), centred.cpu(), uncentred.cpu()),
         classes=len(moments.classes),
         norm_mean=norm_mean,
-        norm_std=math.sqrt(max(norm_square - norm_mean**2, 0.0)),
+        norm_std=math.sqrt(max(norm_square - norm_mean**2, 0.0)) if n > 1 else math.nan,
     )
     if len(moments.classes) == 0:
         return report
-    return _with(report, class_measures(moments.class_counts, moments.class_sums, moments.second[1]))
+    by_class = class_measures(moments.class_counts, moments.class_sums, moments.second[1])
+    return replace(report, by_class=by_class)
 
 
 def _spectral(
@@ -222,7 +233,7 @@ def _spectral(
     return CollapseReport(
         n=n,
         d=d,
-        mean_cosine=(n * square - 1) / (n - 1) if n > 1 else 1.0,
+        mean_cosine=(n * square - 1) / (n - 1) if n > 1 else math.nan,
         resultant_length=math.sqrt(square),
         effective_rank=effective_rank(centred),
         effective_rank_uncentred=effective_rank(uncentred),
@@ -234,8 +245,21 @@ def _spectral(
     )
 
 
-def _with(report: CollapseReport, measures: ClassMeasures | RowMeasures | Hubness) -> CollapseReport:
-    return replace(report, **{field.name: getattr(measures, field.name) for field in fields(measures)})
+def _table(
+    embeddings: ArrayLike | EmbeddingBank, labels: ArrayLike | None
+) -> tuple[Float32[Tensor, "n d"], Int64[Tensor, " n"] | None]:
+    """Rows and labels, of a bank or as given."""
+    if isinstance(embeddings, EmbeddingBank):
+        if labels is not None:
+            raise ValueError("labels were given beside a bank, which has its own: pass the bank alone")
+        embeddings, labels = embeddings.embeddings, embeddings.labels
+    rows = as_embeddings(embeddings, metric="cosine")
+    return rows, None if labels is None else as_labels(labels, len(rows)).to(rows.device)
+
+
+def _check_reference(reference: CollapseReport | None) -> None:
+    if reference is not None and reference.n < LEAST_ROWS:
+        raise ValueError(f"reference is a report of {reference.n} rows, which tell nothing: probe the whole set")
 
 
 def _judged(report: CollapseReport) -> CollapseReport:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from legolas_metric.checks import check_at_least, check_choice
@@ -58,8 +58,13 @@ class CollapseGuard:
     reports act again; after `give_up` actions of one alarm the run is stopped. Reports between the two limits neither
     act nor end the alarm. Each action is logged as a warning, and kept in `actions`.
 
-    Behaviour in corner cases: "over-clustered" is no alarm unless asked for, since SupCon ends there on training rows;
-    a schedule in its first stage records the alarm and stays; reports after a "stop" act no more.
+    A run is held against what it began with: the first report that is checked in epoch 0 becomes the guard's reference,
+    and raises no alarm itself, for an encoder that was not trained has nothing to lose. Pass `reference` for another
+    one; a report that has its own is judged by that.
+
+    Behaviour in corner cases: reports of fewer than three rows have no verdict and count for nothing; "over-clustered"
+    is no alarm unless asked for, since SupCon ends there on training rows; a schedule in its first stage records the
+    alarm and stays; reports after a "stop" act no more.
 
     Args:
         act: "warn", "step_back" (needs a schedule) or "stop".
@@ -68,6 +73,7 @@ class CollapseGuard:
         patience, recovery: reports in a row; at least 1.
         margin: how much stricter the limits are while an alarm lasts; at least 1.
         give_up: actions of one alarm after which to stop; None never does.
+        reference: the report that the run is held against; None takes its own of epoch 0, if it is checked.
         plateau: the loss of a collapsed model: the margin for a triplet loss, ln 2 for its soft version, ln(B - 1) for
             SupCon. A loss within 1 % of it is faulty too.
 
@@ -81,6 +87,7 @@ class CollapseGuard:
         >>> guard = CollapseGuard("step_back", schedule=schedule)
         >>> type(schedule.advance(1)).__name__
         'SemiHardMiner'
+        >>> guard.check(probe_embeddings(torch.randn(50, 8)), epoch=0)
         >>> guard.check(probe_embeddings(torch.ones(50, 8)), epoch=2).fault
         'point collapse'
         >>> type(schedule.miner).__name__
@@ -97,6 +104,7 @@ class CollapseGuard:
         recovery: int = 2,
         margin: float | int = 1.5,
         give_up: int | None = None,
+        reference: CollapseReport | None = None,
         plateau: float | int | None = None,
     ) -> None:
         check_choice("act", act, get_args(Act))
@@ -112,7 +120,7 @@ class CollapseGuard:
         self.schedule = schedule
         self.faults = tuple(faults)
         self.patience, self.recovery, self.margin = patience, recovery, margin
-        self.give_up, self.plateau = give_up, plateau
+        self.give_up, self.reference, self.plateau = give_up, reference, plateau
         self.alarmed = False
         self.actions: list[GuardAction] = []
         self._faulty = self._healthy = self._taken = 0
@@ -127,14 +135,19 @@ class CollapseGuard:
 
         Args:
             report: of the embeddings as they are now.
-            epoch: the one about to start, in which a schedule steps back.
+            epoch: the one about to start, in which a schedule steps back; 0 for the encoder before training.
             loss: the mean training loss, to be held against `plateau`.
 
         Returns:
             What was done; None if nothing. After "stop" the caller ends the run.
         """
-        if self.stopped:
+        if self.stopped or report.verdict is None:
             return None
+        if epoch == 0 and self.reference is None:
+            self.reference = replace(report, reference=None)
+            return None
+        if report.reference is None:
+            report = replace(report, reference=self.reference)
         fault, evidence, remedy = self._look(report, loss)
         if fault is None:
             self._recover(report, epoch)
@@ -177,13 +190,18 @@ class CollapseGuard:
             _log.info("epoch %d: no %s for %d reports: the alarm is over", epoch, self.actions[-1].fault, self.recovery)
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs: the alarm, its counters, and the actions so far. The schedule keeps its own."""
+        """What resuming needs: the alarm, its counters, the actions so far, and what the run is held against.
+
+        The schedule keeps its own.
+        """
         counters = {"faulty": self._faulty, "healthy": self._healthy, "taken": self._taken}
         actions = [{name: getattr(action, name) for name in GuardAction.__slots__} for action in self.actions]
-        return {"alarmed": self.alarmed, "actions": actions, **counters}
+        reference = None if self.reference is None else self.reference.state_dict()
+        return {"alarmed": self.alarmed, "actions": actions, "reference": reference, **counters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
         self.alarmed = state["alarmed"]
+        self.reference = None if state["reference"] is None else CollapseReport.from_state_dict(state["reference"])
         self._faulty, self._healthy, self._taken = state["faulty"], state["healthy"], state["taken"]
         self.actions = [GuardAction(**{**action, "evidence": tuple(action["evidence"])}) for action in state["actions"]]

@@ -1,10 +1,18 @@
 """What a probe of embeddings found, beside what iid rows would give."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from html import escape
+from operator import attrgetter
+from typing import Any
 
 from jaxtyping import Float64
 from torch import Tensor
+
+from legolas_metric.probes.class_measures import ClassMeasures
+from legolas_metric.probes.hubness import Hubness
+from legolas_metric.probes.row_measures import RowMeasures
+from legolas_metric.tables import Table
 
 HEALTHY = "healthy"
 POINT = "point collapse"
@@ -19,7 +27,8 @@ class CollapseReport:
     """How the rows of a table fill their space. All of it looks at unit rows, x / |x|, but for the norms.
 
     A measure is None where it takes labels, or the rows themselves (not streamed sums), or an index, that were not
-    given. D dimensions, n rows, C classes, mu_c the mean of a class; d is the distance of unit rows, in [0, 2].
+    given; NaN where so few rows have no such measure. D dimensions, n rows, C classes, mu_c the mean of a class; d is
+    the distance of unit rows, in [0, 2].
 
     Attributes:
         n, d: rows and dimensions.
@@ -34,15 +43,15 @@ class CollapseReport:
         alpha, alpha_range: decay of the spectrum, lambda_j ~ j^-alpha, and the first and last j (from 1) of the fit.
         spectrum: float64 [min(n-1, d)], singular values of the centred rows, descending.
         norm_mean, norm_std: of the rows as they were given, before they were made unit; None for the baseline.
-        alignment, within_class_spread, between_class_spread, class_share, lidar, nc1, nc2_norms, nc2_cosines: see
-            `ClassMeasures`; from labels.
-        uniformity, nc4, class_effective_rank, class_ranks: see `RowMeasures`; not streamed.
-        hubness, hubs, orphans: see `Hubness`; from an index.
+        by_class: `ClassMeasures`, from labels; each is also an attribute of the report (`report.class_share`).
+        by_row: `RowMeasures`, not streamed; so are these (`report.nearest_share`).
+        by_neighbour: `Hubness`, from an index; and these (`report.orphans`).
         baseline: the same for iid rows, uniform on the unit sphere, at the same n and d (and class sizes); None for
             the baseline itself.
         reference: an earlier report of the same run, or None.
-        verdict: "healthy", "point collapse", "class collapse", "dimensional collapse" or "over-clustered".
-        evidence: the figures that the verdict rests on, a sentence each.
+        verdict: "healthy", "point collapse", "class collapse", "dimensional collapse" or "over-clustered"; None where
+            fewer than three rows bear none. A narrow cone (a large common offset) is healthy, and the evidence says so.
+        evidence: the figures that the verdict rests on, a sentence each; without a verdict, why there is none.
         remedy: what to do about it; empty when healthy.
 
     Example:
@@ -67,26 +76,32 @@ class CollapseReport:
     spectrum: Float64[Tensor, " r"]
     norm_mean: float | None = None
     norm_std: float | None = None
-    alignment: float | None = None
-    within_class_spread: float | None = None
-    between_class_spread: float | None = None
-    class_share: float | None = None
-    lidar: float | None = None
-    nc1: float | None = None
-    nc2_norms: float | None = None
-    nc2_cosines: float | None = None
-    uniformity: float | None = None
-    nc4: float | None = None
-    class_effective_rank: float | None = None
-    class_ranks: Mapping[int, float] | None = None
-    hubness: float | None = None
-    hubs: float | None = None
-    orphans: float | None = None
+    by_class: ClassMeasures = field(default_factory=ClassMeasures)
+    by_row: RowMeasures = field(default_factory=RowMeasures)
+    by_neighbour: Hubness = field(default_factory=Hubness)
     baseline: "CollapseReport | None" = None
     reference: "CollapseReport | None" = None
-    verdict: str = HEALTHY
+    verdict: str | None = HEALTHY
     evidence: tuple[str, ...] = ()
     remedy: str = ""
+
+    # The parts' measures are attributes of the report too, so that a reader needn't know which part has which.
+    alignment = property(attrgetter("by_class.alignment"))
+    within_class_spread = property(attrgetter("by_class.within_class_spread"))
+    between_class_spread = property(attrgetter("by_class.between_class_spread"))
+    class_share = property(attrgetter("by_class.class_share"))
+    lidar = property(attrgetter("by_class.lidar"))
+    nc1 = property(attrgetter("by_class.nc1"))
+    nc2_norms = property(attrgetter("by_class.nc2_norms"))
+    nc2_cosines = property(attrgetter("by_class.nc2_cosines"))
+    uniformity = property(attrgetter("by_row.uniformity"))
+    nearest_share = property(attrgetter("by_row.nearest_share"))
+    nc4 = property(attrgetter("by_row.nc4"))
+    class_effective_rank = property(attrgetter("by_row.class_effective_rank"))
+    class_ranks = property(attrgetter("by_row.class_ranks"))
+    hubness = property(attrgetter("by_neighbour.hubness"))
+    hubs = property(attrgetter("by_neighbour.hubs"))
+    orphans = property(attrgetter("by_neighbour.orphans"))
 
     def scalars(self) -> dict[str, int | float | None]:
         """The measures that are single numbers, by name: for tables and JSON.
@@ -97,5 +112,51 @@ class CollapseReport:
             >>> probe_embeddings(torch.eye(3)).scalars()["mean_cosine"]
             0.0
         """
-        other = {"alpha_range", "spectrum", "class_ranks", "baseline", "reference", "verdict", "evidence", "remedy"}
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in other}
+        other = {"alpha_range", "spectrum", "class_ranks", *_JUDGED}
+        values: dict[str, int | float | None] = {}
+        for name in (each.name for each in fields(self)):
+            part = getattr(self, name)
+            if name in _PARTS:
+                values |= {inner.name: getattr(part, inner.name) for inner in fields(part) if inner.name not in other}
+            elif name not in other:
+                values[name] = part
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measures alone, in plain values and a tensor, for a checkpoint."""
+        plain = {each.name for each in fields(self) if each.name not in {*_PARTS, *_JUDGED}}
+        parts = {name: asdict(getattr(self, name)) for name in _PARTS}
+        return {name: getattr(self, name) for name in plain} | parts
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "CollapseReport":
+        """The report whose measures were saved; without baseline and verdict."""
+        return cls(**{name: _PARTS[name](**value) if name in _PARTS else value for name, value in state.items()})
+
+    def table(self) -> Table:
+        """The figures that a verdict rests on, beside those of iid rows and of the reference."""
+        beside = {"this": self, "iid rows": self.baseline, "reference": self.reference}
+        shown = {name: report for name, report in beside.items() if report is not None}
+        rows = [(name, *(getattr(report, name) for report in shown.values())) for name in _SHOWN]
+        return Table(["measure", *shown], [row for row in rows if row[1] is not None])
+
+    def __str__(self) -> str:
+        said = [
+            f"{self.verdict or 'no verdict'}: {self.n:,} rows of {self.d}, {self.classes:,} classes",
+            *self.evidence,
+        ]
+        return "\n".join([*said, *([f"remedy: {self.remedy}"] if self.remedy else []), "", self.table().markdown()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<li>{escape(sentence)}</li>" for sentence in (*self.evidence, self.remedy) if sentence)
+        return f"<p><b>{escape(self.verdict or 'no verdict')}</b></p><ul>{said}</ul>{self.table().html()}"
+
+
+_SHOWN = (
+    *("resultant_length", "mean_cosine", "effective_rank", "top1_variance", "class_share", "nearest_share"),
+    *("within_class_spread", "between_class_spread", "uniformity", "hubness"),
+)
+_JUDGED = ("baseline", "reference", "verdict", "evidence", "remedy")
+_PARTS: dict[str, type] = {"by_class": ClassMeasures, "by_row": RowMeasures, "by_neighbour": Hubness}

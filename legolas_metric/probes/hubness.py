@@ -1,13 +1,16 @@
 """Hubs: rows that are among the nearest neighbours of far too many others."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_at_least
 from legolas_metric.index.interface import NeighborIndex
+from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors
 from legolas_metric.rows import as_ids
 
@@ -15,6 +18,8 @@ from legolas_metric.rows import as_ids
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hubness:
     """How unevenly rows are chosen as neighbours. N_k of a row: in how many lists of k neighbours it occurs.
+
+    All are NaN where nobody has a neighbour.
 
     Attributes:
         hubness: skewness of N_k, its third standardised moment; 0 where all rows are chosen alike.
@@ -27,12 +32,12 @@ class Hubness:
     orphans: float | None = None
 
 
-def hubness_of(neighbors: Neighbors, ids: ArrayLike) -> Hubness:
+def hubness_of(neighbors: Neighbors, ids: ArrayLike | EmbeddingBank) -> Hubness:
     """Hubness of rows whose neighbours are known.
 
     Args:
         neighbors: the k nearest of each row, as an index gave them; missing ones are -1.
-        ids: [n], ids of all rows that could be found.
+        ids: [n], ids of all rows that could be found, or the bank that holds them.
 
     Raises:
         ValueError: neighbours that are not among the ids.
@@ -46,14 +51,16 @@ def hubness_of(neighbors: Neighbors, ids: ArrayLike) -> Hubness:
 
     Source: Radovanovic, Nanopoulos and Ivanovic, "Hubs in space", JMLR 2010.
     """
-    n = len(ids)
-    names, order = as_ids(ids, n).to(neighbors.ids.device).sort()
+    names = ids.ids if isinstance(ids, EmbeddingBank) else as_ids(ids, len(ids))
+    n = len(names)
     found = neighbors.ids[neighbors.ids >= 0]
-    place = torch.searchsorted(names, found).clamp_max(n - 1)
-    if not bool((names[place] == found).all()):
+    place, known = lookup(found, names.to(found.device))
+    if not bool(known.all()):
         raise ValueError("neighbors holds ids that are not among ids: pass the ids of all rows that were searched")
-    counts = torch.bincount(order[place], minlength=n).double()
+    counts = torch.bincount(place, minlength=n).double()
     mean, deviation = counts.mean(), counts.std(correction=0)
+    if len(found) == 0:
+        return Hubness(hubness=math.nan, hubs=math.nan, orphans=math.nan)
     even = not float(deviation) > 0
     return Hubness(
         hubness=0.0 if even else float(((counts - mean) / deviation).pow(3).mean()),

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.geometry import chunks
-
-_CHUNK_ELEMENTS = 1 << 20
 
 
 class Moments:
@@ -57,7 +56,7 @@ class Moments:
             self.widen(seen)
             slots = torch.searchsorted(self.classes, seen)[slots]
             self.class_counts += torch.bincount(slots, minlength=len(self.classes))
-        step = max(1, _CHUNK_ELEMENTS // rows.shape[1])
+        step = rows_for(CACHE, 8 * rows.shape[1])
         buffer = self.first.new_empty(min(step, len(rows)), rows.shape[1])
         for part in chunks(len(rows), step):
             unit = buffer[: part.stop - part.start].copy_(rows[part])

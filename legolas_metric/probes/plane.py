@@ -7,7 +7,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, check_at_least
-from legolas_metric.rows import as_prepared
+from legolas_metric.probes.moments import Moments
+from legolas_metric.rows import as_embeddings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,16 +46,20 @@ def principal_plane(embeddings: ArrayLike, *, most: int = 1500, seed: int = 0) -
         (torch.Size([3, 2]), 1.0)
     """
     check_at_least("most", most, 1)
-    unit = as_prepared(embeddings, "cosine").double()
-    centred = unit - unit.mean(0)
-    strengths, directions = torch.linalg.eigh(centred.T @ centred)
+    given = as_embeddings(embeddings, metric="cosine")
+    moments = Moments(given.shape[1], given.device)
+    moments.add(given, None)
+    mean = moments.first / len(given)
+    strengths, directions = torch.linalg.eigh((moments.second[0] / len(given)).addr_(mean, mean, alpha=-1))
     two = directions.flip(1)[:, :2]
     # The sign of a direction is arbitrary: let its largest entry be positive, so that a page can be made again.
     two = two * two.gather(0, two.abs().argmax(0, keepdim=True)).sign()
     if two.shape[1] == 1:
         two = torch.cat([two, torch.zeros_like(two)], 1)
-    order = torch.randperm(len(unit), generator=torch.Generator().manual_seed(seed))[:most].sort().values
-    rows = order.to(unit.device)
+    order = torch.randperm(len(given), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    rows = order.to(given.device)
+    drawn = given[rows].double()
+    centred = drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True) - mean
     total = float(strengths.clamp_min(0).sum()) or 1.0
     first, second = (float(x) / total for x in torch.cat([strengths.flip(0), strengths.new_zeros(1)])[:2].clamp_min(0))
-    return Plane((centred[rows] @ two).float(), rows, (first, second))
+    return Plane((centred @ two).float(), rows, (first, second))

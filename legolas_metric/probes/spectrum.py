@@ -30,7 +30,8 @@ def eigenvalues(matrices: Float64[Tensor, "*c d d"], rank: int, floor: float) ->
 def effective_rank(eigenvalues: Float64[Tensor, " r"]) -> float:
     """Exp of the entropy of the singular values: exp(-sum p log p), p = sigma / sum sigma, sigma = sqrt(lambda).
 
-    Between 1 and the rank. Rows without any spread have no spectrum; they count as 1, the least there is.
+    Between 1 and the rank. Rows without any spread have no spectrum; they count as 1, the least there is. A single row
+    has no covariance, and NaN here and in the other measures.
 
     Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
     """
@@ -45,16 +46,22 @@ def spectral_rank(eigenvalues: Float64[Tensor, " r"]) -> float:
 def top_share(eigenvalues: Float64[Tensor, " r"]) -> float:
     """lambda_1 / sum lambda: 1 where all rows lie on one line (or have no spread at all)."""
     total = float(eigenvalues.sum())
+    if not len(eigenvalues):
+        return math.nan
     return float(eigenvalues[0]) / total if total > 0 else 1.0
 
 
 def participation_ratio(eigenvalues: Float64[Tensor, " r"]) -> float:
     """(sum lambda)^2 / sum lambda^2: between 1 and the rank; 1 where there is no spread at all."""
+    if not len(eigenvalues):
+        return math.nan
     total = float(eigenvalues.sum())
     return total**2 / float(eigenvalues.square().sum()) if total > 0 else 1.0
 
 
 def _perplexity(weights: Float64[Tensor, " r"]) -> float:
+    if not len(weights):
+        return math.nan
     total = weights.sum()
     if not float(total) > 0:
         return 1.0

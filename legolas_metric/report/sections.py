@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from legolas_metric.checks import ArrayLike
-from legolas_metric.cli.figures import collapse_figures, one_a_row, ranking_figures, side_by_side, verification_figures
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.ranking_report import RankingReport, WrongNeighbours
+from legolas_metric.evaluation.query_measures import WrongNeighbours
+from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.measures import collapse_figures, one_a_row, ranking_figures, side_by_side, verification_figures
 from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.probes.plane import Plane
 from legolas_metric.report.figures import (
@@ -20,6 +21,7 @@ from legolas_metric.report.figures import (
 )
 from legolas_metric.report.page import Section
 from legolas_metric.report.pictures import Card, Gallery
+from legolas_metric.rows import as_labels
 
 Example = Callable[[int], ArrayLike]
 """Image (uint8) or signal (floating point) of an id."""
@@ -44,7 +46,7 @@ def collapse_sections(reports: Mapping[str, CollapseReport]) -> list[Section]:
     last = list(reports.values())[-1]
     assert last.baseline is not None
     verdicts = "\n\n".join(
-        f"{name}: {report.verdict}. {'; '.join(report.evidence)}."
+        f"{name}: {report.verdict or 'no verdict'}. {'; '.join(report.evidence)}."
         + (f" Remedy: {report.remedy}." if report.remedy else "")
         for name, report in reports.items()
     )
@@ -136,7 +138,7 @@ def plane_section(plane: Plane, labels: ArrayLike) -> Section:
         'The main plane'
     """
     first, second = plane.shares
-    own = [int(labels[row]) for row in plane.rows.tolist()]
+    own = as_labels(labels, None)[plane.rows.cpu()].tolist()
     text = (
         f"{len(own):,} rows on the two directions of most variance, which hold {first + second:.0%} of it.\n\n{_PLANE}"
     )

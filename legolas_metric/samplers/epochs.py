@@ -40,7 +40,12 @@ class PlannedSampler(Sampler[list[int]], ABC):
         """What the plan depends on, the epoch aside: a state is only good for equal settings."""
 
     @abstractmethod
-    def __len__(self) -> int: ...
+    def _steps(self) -> int:
+        """Batches of an epoch on each rank."""
+
+    def __len__(self) -> int:
+        self._refuse_as_sampler()  # here too: a loader of whole batches may be too short to be iterated at all
+        return self._steps()
 
     def __iter__(self) -> Iterator[list[int]]:
         self._check_use()
@@ -58,11 +63,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
 
     def _check_use(self) -> None:
         """Refuse to serve as `sampler=`, and warn once of a rank that is not this process's."""
-        if type(_caller(self)) is BatchSampler:
-            raise TypeError(
-                f"{type(self).__name__} hands out whole batches: pass it as DataLoader(..., batch_sampler=...), "
-                "not as sampler=..."
-            )
+        self._refuse_as_sampler()
         world = World.current(averages_gradients=False)
         if not self._place_checked and world.size > 1 and (self.rank, self.world_size) != (world.rank, world.size):
             warnings.warn(
@@ -72,6 +73,14 @@ class PlannedSampler(Sampler[list[int]], ABC):
                 stacklevel=3,
             )
         self._place_checked = True
+
+    def _refuse_as_sampler(self) -> None:
+        if type(_caller(self)) is BatchSampler:
+            raise TypeError(
+                f"{type(self).__name__} hands out whole batches: pass it as DataLoader(..., batch_sampler=...), "
+                "not as sampler=...; for a trainer of pytorch-metric-learning, "
+                "legolas_metric.interop.pml.as_sampler(sampler)"
+            )
 
     @property
     def sampler(self) -> "PlannedSampler":

@@ -176,7 +176,7 @@ class NeighborPKSampler(PlannedSampler):
             f"rank {self.rank} of {self.world_size})"
         )
 
-    def __len__(self) -> int:
+    def _steps(self) -> int:
         return self._batches
 
     @property

@@ -143,7 +143,7 @@ class PKSampler(PlannedSampler):
             f"{len(self.left_out)} classes left out, rank {self.rank} of {self.world_size})"
         )
 
-    def __len__(self) -> int:
+    def _steps(self) -> int:
         return self._batches
 
     @property

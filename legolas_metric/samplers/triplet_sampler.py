@@ -115,7 +115,7 @@ class TripletSampler(PlannedSampler):
     def __repr__(self) -> str:
         return f"TripletSampler({len(self._rows)} triplets, batch_size={self.batch_size}, {self.dropped} dropped)"
 
-    def __len__(self) -> int:
+    def _steps(self) -> int:
         return len(self.plan())
 
     @property

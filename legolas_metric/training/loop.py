@@ -18,7 +18,7 @@ from legolas_metric.checks import ArrayLike, Metric, check_metric
 from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
-from legolas_metric.records import MiningStats, Triplets
+from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.rows import as_groups
 from legolas_metric.training.batches import CollateExamples, Examples, ResumableLoader
 from legolas_metric.training.embedder import Embedder, Placed
@@ -361,7 +361,8 @@ class MiningLoop:
         self.current, self.step, self._next_row = saved["epoch"], saved["step"], saved["next"]
         self._value, self._batches_out = saved["value"], saved["follow_up"]
         mined = saved["round"]["triplets"]
-        triplets = Triplets(**(mined | {"stats": MiningStats(**mined["stats"])}))
+        told = mined["stats"] | {"search": SearchStats(**mined["stats"]["search"])}
+        triplets = Triplets(**(mined | {"stats": MiningStats(**told)}))
         self.rounds = [MiningRound(**(saved["round"] | {"triplets": triplets}))]
         self.feeder.resume(saved["batches"], triplets, self.bank, epoch=self.current)
         self.done = saved["batches"]["step"]

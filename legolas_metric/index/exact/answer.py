@@ -1,8 +1,11 @@
-"""Which way a request is answered: a plain scan while it is small, class by class for positives, else by the engine.
+"""Which way a request is answered: a plain scan, or the engine where its compiled loops run and pay.
+
+Positives are compared class by class, large classes each as a search of its own.
 
 Letters: q queries, k neighbours.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -12,24 +15,27 @@ from torch import Tensor
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.exact.duplicates import needed_rows
-from legolas_metric.index.exact.precision import Precision, screening_dtype
+from legolas_metric.index.exact.loops import MINING, plain_seconds
+from legolas_metric.index.exact.precision import Precision, require_int16, screening_dtype
 from legolas_metric.index.exact.requests import Request, arrange
 from legolas_metric.index.exact.solve import Solution, solve
+from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID
 
-_SMALL = 1 << 18  # pairs; below, the plain scan is faster than setting the engine up
+_SMALL = 512 * 512  # pairs; below, the plain scan is faster than setting the engine up
 _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class
 
 
 def answer(request: Request, precision: Precision, workspace_mb: int, shrink: float = 1.0) -> Neighbors:
     """The neighbours that a request asks for; `shrink` breaks the certificate, for tests."""
-    own, rows, k = request.own, request.rows, request.k
-    if request.want in ("positive", "cross_group_positive"):
-        return _positives(request, precision, workspace_mb, shrink)
-    if precision == "auto" and len(own) * len(rows) <= _SMALL:
-        ids, similarities = _scan(request, workspace_mb)
+    rows, k = request.rows, request.k
+    positives = request.want in ("positive", "cross_group_positive")
+    if not _pays(request, precision):
+        ids, similarities = (_scan_classes if positives else _scan)(request, workspace_mb)
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
+    if positives:
+        return _positives(request, precision, workspace_mb, shrink)
     kept = needed_rows(rows, k, request.want)
     problem, query = arrange(request if kept is None else replace(request, rows=rows[kept]))
     ids, similarities = _empty(request)
@@ -45,6 +51,30 @@ def _dtype(request: Request, precision: Precision) -> torch.dtype:
     return screening_dtype(precision, rows.shape[1], rows.device)
 
 
+def _pays(request: Request, precision: Precision) -> bool:
+    """Whether compiled loops are there, and asked for or worth it."""
+    rows = request.rows.embeddings
+    if precision == "int16":
+        require_int16(rows.device)
+    if precision != "auto":
+        return MINING.worth(rows.device, math.inf)
+    pairs = len(request.own) * len(rows)
+    if request.want in ("positive", "cross_group_positive"):
+        pairs = _pairs_within(request)
+    return pairs > _SMALL and MINING.worth(rows.device, plain_seconds(pairs, rows.shape[1]))
+
+
+def _pairs_within(request: Request) -> int:
+    """Pairs of queries and rows of one large class."""
+    labels, own = request.rows.labels, request.own.labels
+    assert labels is not None
+    assert own is not None
+    classes, counts = labels[labels != UNLABELLED].unique(return_counts=True)
+    large, counts = classes[counts > _LARGE_CLASS], counts[counts > _LARGE_CLASS]
+    place, found = lookup(own, large)
+    return int(counts[place[found]].sum()) if len(large) else 0
+
+
 def _positives(request: Request, precision: Precision, workspace_mb: int, shrink: float) -> Neighbors:
     """Small classes pair by pair, each large one as a search of its own."""
     own, rows = request.own, request.rows
@@ -54,15 +84,8 @@ def _positives(request: Request, precision: Precision, workspace_mb: int, shrink
     large = classes[counts > _LARGE_CLASS]
     rest = (~torch.isin(own.labels, large)).nonzero().flatten()
     ids, similarities = _empty(request)
-    ids[rest], similarities[rest] = scan_classes(
-        own[rest],
-        rows,
-        request.k,
-        want=request.want,
-        metric=request.metric,
-        farthest=request.farthest,
-        bounds=part_of(request.bounds, rest),
-        workspace_mb=workspace_mb,
+    ids[rest], similarities[rest] = _scan_classes(
+        replace(request, own=own[rest], bounds=part_of(request.bounds, rest)), workspace_mb
     )
     solutions = []
     for label in large.tolist():
@@ -99,15 +122,16 @@ def _joined(solutions: list[Solution], anchors: int) -> Solution:
 
 
 def _scan(request: Request, workspace_mb: int) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    return scan(
-        request.own,
-        request.rows,
-        request.k,
-        want=request.want,
-        metric=request.metric,
-        farthest=request.farthest,
-        bounds=request.bounds,
-        workspace_mb=workspace_mb,
+    own, rows, k = request.own, request.rows, request.k
+    want, metric, farthest, bounds = request.want, request.metric, request.farthest, request.bounds
+    return scan(own, rows, k, want=want, metric=metric, farthest=farthest, bounds=bounds, workspace_mb=workspace_mb)
+
+
+def _scan_classes(request: Request, workspace_mb: int) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
+    own, rows, k = request.own, request.rows, request.k
+    want, metric, farthest, bounds = request.want, request.metric, request.farthest, request.bounds
+    return scan_classes(
+        own, rows, k, want=want, metric=metric, farthest=farthest, bounds=bounds, workspace_mb=workspace_mb
     )
 
 

@@ -188,7 +188,7 @@ def _settle(head, slots, most, k):
         head[FILL] = 0
 
 
-@inlined
+@compiled
 @no_type_check
 def take(anchors, slots, most, anchor, column, score, levels, errors, place, scale):
     """A score that may matter to an anchor."""

@@ -5,8 +5,9 @@ With x = x' + r (r the residual of rounding) and |.| norms,
     |x.y - x'.y'| <= |r_x| (|y'| + |r_y|) + |x'| |r_y|,
 
 plus the rounding of the product (gamma_e |x'||y'| for e terms in float32, in any order), of its result (half a unit in
-the last place of the table's dtype), of the terms a, of the reported float32 similarity (so that a pair which is
-dropped cannot even tie after rounding), and what flushed denormals add up to.
+the last place of the table's dtype), of the terms a, of the similarity that decides (which is kept to 33 bits, and to 1
+within 4 eps), what flushed denormals add up to and, where unit rows are screened by <x, y>, what their norms leave
+between that and 1 - |x - y|^2 / 2: they are 1 to 2^-22.
 
 The bound of row i against the columns of block J is bilinear, E_iJ = weights_i . bounds_J, plus `relative` |score|.
 
@@ -19,10 +20,13 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from legolas_metric.geometry import tie_distance
 from legolas_metric.index.exact.table import Frame, Table
 
 _UNIT = 2.0**-24  # half a unit in the last place of float32
 _FLUSHED = 2.0**-110  # on scaled rows, whose norms are at most 1
+_SETTLED = 2.0**-31  # above the relative rounding of the similarity that decides, on both sides of a comparison
+_NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22, on both sides of one
 _SAFETY = 1 + 2.0**-8  # the bounds themselves are kept in float32
 
 
@@ -54,16 +58,16 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
         _block_maxima(values, block)
         for values in (columns.norm, columns.residual, columns.term, columns.term_residual, columns.raw)
     )
-    euclidean = frame.metric == "euclidean"
-    tie = 4 * _UNIT  # of the reported similarity, on both sides of a comparison
-    underflow = 2.0**-148 * (frame.scale if euclidean else frame.scale**2)
+    distant = frame.by_distance
+    tie = _NORMS if frame.metric == "cosine" else _SETTLED
+    snapped = _snapped(frame) if frame.metric == "cosine" else 0.0
     own = torch.stack(
         [
             rows.residual,
             rows.norm,
-            gamma * rows.term + rows.term_residual + (tie * rows.norm.square() if euclidean else 0),
+            gamma * rows.term + rows.term_residual + (_SETTLED * rows.norm.square() if distant else 0),
             torch.ones_like(rows.norm),
-            torch.zeros_like(rows.norm) if euclidean else rows.raw,
+            torch.zeros_like(rows.norm) if distant else rows.raw,
         ],
         1,
     )
@@ -72,13 +76,19 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
             norm + residual,
             residual + gamma * norm,
             torch.ones_like(norm),
-            gamma * term + lost + _FLUSHED + underflow + (tie * norm.square() if euclidean else 0),
+            gamma * term + lost + _FLUSHED + snapped + (_SETTLED * norm.square() if distant else 0),
             tie * raw,
         ],
         1,
     )
     relative = 2.0**-8 * _SAFETY if rows.left.dtype == torch.bfloat16 else 0.0
     return Certificate((own * _SAFETY * shrink).float(), other.float(), relative * shrink)
+
+
+def _snapped(frame: Frame) -> float:
+    """By how much a similarity moves that is set to 1 or, of opposite rows, to -1; those need a scale of at most 1."""
+    opposite = _NORMS if frame.scale <= 1 else 0.0
+    return (tie_distance(torch.float32) ** 2 + opposite) * frame.scale**2
 
 
 def _block_maxima(values: Float32[Tensor, " p"], block: int) -> Float32[Tensor, " b"]:

@@ -2,6 +2,8 @@
 
 from typing import get_args
 
+import torch
+
 from legolas_metric.checks import ArrayLike, Metric, check_at_least, check_choice, check_metric
 from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.exact.answer import answer
@@ -9,7 +11,7 @@ from legolas_metric.index.exact.precision import Precision
 from legolas_metric.index.exact.requests import Request
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.records import Neighbors
-from legolas_metric.rows import Rows, check_range, fitted_rows, query_rows
+from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
 
 
 class ExactIndex:
@@ -17,10 +19,18 @@ class ExactIndex:
 
     Args:
         metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
-        precision: what pairs are screened in; the answers are the same. "auto" asks the processor; "int16" needs numba
-            and a processor with AVX2, "bfloat16" pays where there are matrix units for it, "float32" works everywhere.
-        workspace_mb: memory for blocks of similarities, in MiB, of plain scans and of torch's pass (on GPUs, or without
-            numba). The compiled loops take less than 2 MiB a thread instead.
+        precision: what pairs are screened in; the answers are the same. "auto" asks the processor, and scans plainly
+            what is small; "int16" needs numba and a processor with AVX2, "bfloat16" pays where there are matrix units
+            for it, "float32" works everywhere.
+        workspace_mb: memory for blocks of similarities, in MiB, of plain scans: small searches, GPUs, no numba.
+
+    Memory: a copy of the rows, 4 n d bytes, and while it searches no more than
+
+        plain scan:      4 n d + max(2 workspaces, 120 n)
+        compiled loops:  8 (n + q) d + q (16 k + 28 (2 k + room) + 150) + 2 MiB a thread
+
+    for n rows and q queries that are not the rows; k is clipped to n. The room is 32 candidates, in a window up to 384
+    as long as all of them fit 256 MiB.
 
     Raises:
         ValueError: an unknown metric or precision, or a workspace below 1 MiB.
@@ -120,8 +130,10 @@ class ExactIndex:
     def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
         rows = self.rows
         check_request(own, rows, k, want)
-        check_range(own, rows, self.metric)
         bounds = window_bounds(window, len(own), own.ids.device)
-        request = Request(own, rows, k, want, self.metric, farthest, bounds)
+        request = Request(own, rows, min(k, len(rows)), want, self.metric, farthest, bounds)
         with exact_arithmetic(own.ids.device):
-            return answer(request, self.precision, self.workspace_mb)
+            found = answer(request, self.precision, self.workspace_mb)
+        missing = (0, k - request.k)  # more than there are rows
+        ids = torch.nn.functional.pad(found.ids, missing, value=NO_ID)
+        return Neighbors(ids, torch.nn.functional.pad(found.similarities, missing, value=-torch.inf), found.stats)

@@ -27,7 +27,6 @@ class Job:
         k: neighbours.
         tile: rows and columns of a tile.
         symmetric: whether a tile also serves its columns.
-        halved: whether of the tiles on the diagonal only the upper half is filled, by torch.
     """
 
     anchors: Table
@@ -41,7 +40,6 @@ class Job:
     k: int
     tile: int
     symmetric: bool
-    halved: bool
 
 
 @dataclass(slots=True)

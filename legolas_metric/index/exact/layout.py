@@ -30,6 +30,3 @@ ROW, COLUMN, ANCHORS, WIDTH = 0, 1, 2, 3
 
 UNIT, RELATIVE, WINDOWED, SOUGHT = 0, 1, 2, 3
 """What the scores of a tile are: unit and relative error, whether windows bound them, and how many are sought."""
-
-PANELS = (6, 16)
-"""Rows of an int16 table that stand together, as left and as right factors: those of a micro-tile."""

@@ -9,10 +9,11 @@ import numpy as np
 
 from legolas_metric.compiled import avx2 as microtile
 from legolas_metric.compiled.jit import compiled, inlined
+from legolas_metric.compiled.panels import PANELS
 from legolas_metric.compiled.pointers import pointer, shifted
-from legolas_metric.compiled.row_loops import AHEAD, fetch_row, reported
+from legolas_metric.compiled.row_loops import AHEAD, decisive, fetch_row
 from legolas_metric.index.exact.buffers import raise_floors, take
-from legolas_metric.index.exact.layout import ANCHOR, ANCHORS, COLUMN, FIRST, LAST, OWN, PANELS, ROW, WIDTH, WINDOWED
+from legolas_metric.index.exact.layout import ANCHOR, ANCHORS, COLUMN, FIRST, LAST, OWN, ROW, WIDTH, WINDOWED
 
 ROWS, COLUMNS = PANELS
 GROUP = 48  # float scores that are compared with what is needed before any is looked at
@@ -28,10 +29,10 @@ def _matters(score, low, high, least, most, windowed):
     return (low < score) | (least < score)
 
 
-@inlined
+@compiled
 @no_type_check
 def _look(tables, row, column, score, place, sides, scale):
-    """Take one score where it matters to its row or to its column. (A call costs as much as a dozen comparisons.)"""
+    """Take one score where it matters to its row or to its column."""
     anchors, slots, most = tables
     rows, row_errors, columns, column_errors = sides
     if column >= place[WIDTH] or row >= place[ANCHORS]:
@@ -168,39 +169,38 @@ def sweep_tile(
 
 @compiled
 @no_type_check
-def best_of_pairs(x, y, ids, first, column, low, high, sign, euclidean, found, value):
-    """The k best columns of each anchor, by the reported similarity, ties to the smaller id; -1 past the last.
+def best_of_pairs(x, y, ids, first, column, low, high, sign, metric, found, value):
+    """The k best columns of each anchor, by the similarity that decides, ties to the smaller id; -1 past the last.
 
     Args:
         x, y, ids: anchors, columns, and what the latter are called.
         first: [n + 1], anchor i has the columns column[first[i] : first[i + 1]].
         low, high: [n], the window of each anchor; empty for none.
         sign: 1 for the largest similarities, -1 for the least.
-        euclidean: whether similarity is a distance.
-        found, value: [n, k], written.
+        metric: its number.
+        found, value: [n, k], written; values rounded to float32.
     """
     left, right, d, k = pointer(x), pointer(y), x.shape[1], found.shape[1]
+    best = np.empty(k)
     for anchor in range(len(found)):
         own, count = shifted(left, anchor * d), 0
         for pair in range(first[anchor], first[anchor + 1]):
             if pair + AHEAD < len(column):
                 fetch_row(right, column[pair + AHEAD], d)
-            score = reported(own, shifted(right, column[pair] * d), d, euclidean)
+            score = decisive(own, shifted(right, column[pair] * d), d, metric)
             if len(low) and not low[anchor] < score < high[anchor]:
                 continue
-            name, place = ids[column[pair]], count
-            while place > 0 and _better(sign * score, name, sign * value[anchor, place - 1], found[anchor, place - 1]):
+            name, place, score = ids[column[pair]], count, sign * score
+            while place > 0 and (
+                score > best[place - 1] or (score == best[place - 1] and name < found[anchor, place - 1])
+            ):
                 place -= 1
             count = min(count + 1, k)
             for at in range(count - 1, place, -1):
-                found[anchor, at], value[anchor, at] = found[anchor, at - 1], value[anchor, at - 1]
+                found[anchor, at], best[at] = found[anchor, at - 1], best[at - 1]
             if place < k:
-                found[anchor, place], value[anchor, place] = name, score
-        for at in range(count, k):
-            found[anchor, at], value[anchor, at] = -1, -np.inf
-
-
-@inlined
-@no_type_check
-def _better(score, name, other, rival):
-    return score > other or (score == other and name < rival)
+                found[anchor, place], best[place] = name, score
+        for at in range(k):
+            value[anchor, at] = sign * best[at] if at < count else -np.inf
+            if at >= count:
+                found[anchor, at] = -1

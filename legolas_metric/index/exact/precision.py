@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from legolas_metric.compiled.jit import runs_compiled
+from legolas_metric.compiled.panels import PANELS
 from legolas_metric.compiled.threads import in_threads
-from legolas_metric.index.exact.layout import ANCHOR, PANELS
+from legolas_metric.index.exact.layout import ANCHOR
 
 Precision = Literal["auto", "int16", "bfloat16", "float32"]
 
@@ -27,18 +28,18 @@ _FEWEST_DIMENSIONS = 16
 
 
 def screening_dtype(precision: Precision, d: int, device: torch.device) -> torch.dtype:
-    """The dtype that a precision stands for on this device.
-
-    Raises:
-        ValueError: int16 where no compiled loop computes it.
-    """
-    if precision == "int16" and not has_int16(device):
-        raise ValueError(
-            "precision='int16' needs numba and a processor with AVX2, and rows that lie there: use precision='auto'"
-        )
+    """The dtype that a precision stands for on this device, where compiled loops run."""
     if precision == "auto":
         return _fastest(device.type) if d >= _FEWEST_DIMENSIONS else torch.float32
     return getattr(torch, precision)
+
+
+def require_int16(device: torch.device) -> None:
+    """Raise where no compiled loop computes int16."""
+    if not has_int16(device):
+        raise ValueError(
+            "precision='int16' needs numba and a processor with AVX2, and rows that lie there: use precision='auto'"
+        )
 
 
 def has_int16(device: torch.device) -> bool:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from legolas_metric.budgets import CACHE, WORKSPACE
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.job import Job, Screened, Work
@@ -19,11 +20,12 @@ from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, REACHED
 from legolas_metric.rows import NO_ID
 
 _TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
-_CACHED = 1 << 19  # bytes of one side of a tile
+_SIDE = CACHE // 8  # bytes of one side of a tile
 _BLOCKS = 4  # of rows for each thread, at least
 _ROOM, _WINDOWED_ROOM = 32, 384  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
+_SLOT = 12  # bytes
 _STRIP = 240  # rows whose float scores are computed together
-_IN_ONE_THREAD = 1 << 27  # factors, whose products take two milliseconds: threads would cost a fourth of that
+_IN_ONE_THREAD = 2**27  # factors, whose products take two milliseconds: threads would cost a fourth of that
 _SETTLED = 4096  # anchors that are brought to their end together
 _LANES = 16  # among which the first scores of a row are dealt out, and multiples of it
 
@@ -31,19 +33,23 @@ _LANES = 16  # among which the first scores of a row are dealt out, and multiple
 def tile_size(rows: int, width: int) -> int:
     """Rows and columns of a tile, for so many rows of so many bytes."""
     for tile in _TILES:
-        if tile * width <= _CACHED and tile * _BLOCKS * torch.get_num_threads() <= rows:
+        if tile * width <= _SIDE and tile * _BLOCKS * torch.get_num_threads() <= rows:
             return tile
     return _TILES[-1]
 
 
-def sweep_compiled(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
+def slots_for(n: int, k: int, *, windowed: bool) -> int:
+    """Candidates that each of n anchors can hold: in a window many, as long as all their slots fit the workspace."""
+    room = min(_WINDOWED_ROOM, WORKSPACE // (_SLOT * n) - 2 * k) if windowed else _ROOM
+    return 2 * k + max(_ROOM, room)
+
+
+def sweep(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     """Collect every candidate that the certificate cannot rule out."""
     from legolas_metric.index.exact import buffers
 
     anchors = _anchors(job, floors)
-    room = _WINDOWED_ROOM if job.ceiling is not None else _ROOM
-    most = min(2 * job.k, 2 * job.columns.rows) + room
-    slots = np.empty((job.n, 3 * most), np.float32)
+    slots = np.empty((job.n, 3 * slots_for(job.n, job.k, windowed=job.ceiling is not None)), np.float32)
     sweep = _Sweep(job, anchors, slots)
     width = job.columns.left.numel() // job.columns.padded
     run = map if job.n * job.columns.rows * width < _IN_ONE_THREAD else in_threads

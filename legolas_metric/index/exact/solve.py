@@ -11,25 +11,24 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import Metric
-from legolas_metric.compiled.jit import arrays, runs_compiled
+from legolas_metric.compiled.jit import arrays
+from legolas_metric.compiled.row_metrics import METRICS
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
 from legolas_metric.index.brute_force import part_of, scan
 from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.job import Job, Screened
-from legolas_metric.index.exact.processor import sweep_compiled, tile_size
-from legolas_metric.index.exact.sweep import sweep
+from legolas_metric.index.exact.processor import sweep, tile_size
 from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.interface import Want
-from legolas_metric.index.top_k import Bounds, best_of, inside_window, similarities_of
+from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
 from legolas_metric.rows import Rows
 
 _RERANKED = 4096  # anchors whose pairs are sorted together, so that memory stays small
 _INSERTED = 64  # neighbours up to which each candidate is put in its place: beyond, they are sorted
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
 _FEWEST_SAMPLED = 4096  # anchors beyond which that is worth a pass
-_HALVED = 16  # neighbours up to which half a tile on the diagonal says enough; many need whole tiles to raise a floor
 _FEWEST_STEPS = 2**12  # of int16, for its bound to be worth a product
 _CROWDED = 0.25  # share of them that may overflow
 
@@ -133,12 +132,7 @@ def _screen(
 ) -> Screened:
     """Sweep, from the floors that are known (by default those of the window)."""
     n = len(problem.anchors)
-    halved = problem.symmetric and problem.k <= _HALVED
-    here = runs_compiled(columns.norm.device)
-    if here:
-        tile = tile_size(len(problem.rows), problem.rows.embeddings.shape[1] * dtype.itemsize)
-    else:
-        tile = _tile(dtype, workspace_mb, len(problem.rows) if halved else len(problem.rows) // 4)
+    tile = tile_size(len(problem.rows), problem.rows.embeddings.shape[1] * dtype.itemsize)
     anchors = columns if problem.symmetric else make_table(problem.anchors.embeddings, frame, dtype)
     certificate = certify(anchors, columns, frame, tile, shrink)
     floors = floors_of(problem.bounds, frame, anchors.norm[:n])
@@ -152,13 +146,12 @@ def _screen(
         high=problem.high,
         self_column=problem.self_column,
         certificate=certificate,
-        ceiling=ceiling_of(problem.bounds, frame, anchors, columns, certificate),
+        ceiling=ceiling_of(problem.bounds, frame),
         k=problem.k,
         tile=tile,
         symmetric=problem.symmetric,
-        halved=halved,
     )
-    return sweep_compiled(job, floors) if here else sweep(job, floors)
+    return sweep(job, floors)
 
 
 def _rescan(
@@ -195,15 +188,15 @@ def _rescan(
 def _rerank(
     problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
 ) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
-    """The k best of the surviving pairs, by the similarity that is reported; anchors ascend."""
-    if problem.k <= _INSERTED and runs_compiled(anchor.device):
+    """The k best of the surviving pairs, by the exact similarity; anchors ascend."""
+    if problem.k <= _INSERTED:
         return _rerank_compiled(problem, anchor, column)
     ids, similarities = [], []
     for part in chunks(len(problem.anchors), _RERANKED):
         own, bounds = problem.anchors[part], part_of(problem.bounds, part)
         first, last = torch.searchsorted(anchor, torch.tensor([part.start, part.stop], device=anchor.device)).tolist()
         query, row = anchor[first:last] - part.start, column[first:last]
-        value = similarities_of(own.embeddings, problem.rows.embeddings, query, row, problem.metric)
+        value = exact_similarities(own.embeddings, problem.rows.embeddings, query, row, problem.metric)
         if bounds is not None:
             inside = inside_window(value, query, bounds)
             query, row, value = query[inside], row[inside], value[inside]
@@ -231,7 +224,7 @@ def _rerank_compiled(
         best_of_pairs(
             *arrays(own[part], rows.embeddings, rows.ids, pairs, column, low, high),
             -1 if problem.farthest else 1,
-            problem.metric == "euclidean",
+            METRICS.index(problem.metric),
             *arrays(found[0][part], found[1][part]),
         )
 
@@ -240,14 +233,3 @@ def _rerank_compiled(
     else:
         in_threads(work, chunks(n, _RERANKED // 4))
     return found
-
-
-def _tile(dtype: torch.dtype, workspace_mb: int, most: int) -> int:
-    """Rows of a tile: large ones raise the floors in fewer steps. At most 8192, and half the workspace."""
-    size = torch.empty(0, dtype=dtype).element_size()
-    tile = 8192
-    while tile > 128 and 2 * tile * tile * size > workspace_mb << 20:
-        tile //= 2
-    while tile > 1024 and tile > most:
-        tile //= 2
-    return tile

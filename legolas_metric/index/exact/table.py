@@ -3,8 +3,10 @@
 A pair is screened by its score S = <x', y'> + a_x + a_y, which grows with the similarity (falls with it for the
 farthest). With X = scale (x - c) and c the centre,
 
-    cosine, dot:  s scale^2 = S + scale^2 |c|^2,  a_x = scale^2 (c.x - |c|^2)
-    euclidean:    -(s scale)^2 / 2 = S,           a_x = -|X|^2 / 2
+    dot:        s scale^2 = S + scale^2 |c|^2,   a_x = scale^2 (c.x - |c|^2)
+    euclidean:  -(s scale)^2 / 2 = S,            a_x = -|X|^2 / 2
+    cosine:     (s - 1) scale^2 = S,             a_x = -|X|^2 / 2, where s = 1 - |x - y|^2 / 2
+                s = S,                           without a centre: but for what the norms differ from 1
 
 Centring does not change S but makes the parts small, so that a collapsed bank can be screened as sharply as any other.
 The terms a ride along as further columns of the product, each split into pieces that the dtype holds.
@@ -19,15 +21,15 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int16, Int32, Shaped
 from torch import Tensor
 
+from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
+from legolas_metric.compiled.panels import PANELS
 from legolas_metric.geometry import chunks
-from legolas_metric.index.exact.layout import PANELS
 
 _CENTRED_FROM = 0.3  # |centre|^2 over the mean of |x|^2 from which centring pays for its extra columns
-_CHUNK_ELEMENTS = 1 << 20
 _LARGEST_SCALE = 2.0**126  # in float32; rows so small that they need more have similarities that round to 0
 _PIECES = 2  # of the term a, in bfloat16: 16 bits of it
-_BLOCK = 48  # padded to a multiple of this, so that groups fit, and panels of 6 and of 16 rows
+_PADDED_TO = 48  # padded to a multiple of this, so that groups fit, and panels of 6 and of 16 rows
 _LARGEST_SCORE = 0.99 * 2.0**31  # in int32, with room for the rounding of its parts
 _LARGEST_FACTOR = 2**15 - 1  # in int16
 
@@ -46,6 +48,11 @@ class Frame:
     steps: float = 0.0
 
     @property
+    def by_distance(self) -> bool:
+        """Whether scores are squared distances, halved and negative."""
+        return self.metric == "euclidean" or (self.metric == "cosine" and self.centre is not None)
+
+    @property
     def additive(self) -> bool:
         """Whether scores have the terms a."""
         return self.centre is not None
@@ -54,6 +61,8 @@ class Frame:
         """The score of a similarity, in float64."""
         if self.metric == "euclidean":
             score = torch.where(similarity > 0, torch.inf, -(similarity.clamp_max(0) * self.scale).square() / 2)
+        elif self.metric == "cosine":
+            score = similarity if self.centre is None else (similarity - 1) * self.scale**2
         else:
             shift = 0.0 if self.centre is None else float(self.centre @ self.centre) * self.scale**2
             score = similarity * self.scale**2 - shift
@@ -132,7 +141,7 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -
     whole = dtype == torch.int16
     unit = 1 / frame.steps**2 if whole else 1.0
     pieces = 0 if whole or not frame.additive else _PIECES if dtype == torch.bfloat16 else 1
-    padded = -(-n // _BLOCK) * _BLOCK
+    padded = -(-n // _PADDED_TO) * _PADDED_TO
     left = torch.zeros(padded, d + (d % 2 if whole else 2 * pieces), dtype=dtype, device=rows.device)
     right = torch.zeros_like(left) if pieces or frame.sign < 0 else left
     offset = torch.zeros(padded if whole else 0, dtype=torch.int32, device=rows.device)
@@ -181,7 +190,7 @@ def _in_frame(exact: Float32[Tensor, "m d"], frame: Frame) -> tuple[Float32[Tens
     if frame.centre is None:
         return exact * frame.scale if frame.scale != 1 else exact, exact.new_zeros(len(exact), dtype=torch.float64)
     wide = exact.double() - frame.centre
-    if frame.metric == "euclidean":
+    if frame.by_distance:
         term = -(wide * frame.scale).square().sum(1) / 2
     else:
         term = (wide @ frame.centre) * frame.scale**2
@@ -209,4 +218,4 @@ def _norm(rows: Float32[Tensor, "m d"]) -> Float32[Tensor, " m"]:
 
 
 def _chunk(rows: Tensor) -> int:
-    return max(1, _CHUNK_ELEMENTS // rows.shape[1])
+    return rows_for(CACHE, 8 * rows.shape[1])

@@ -1,0 +1,97 @@
+"""What the choices among the options stand for: protocols, miners, indexes."""
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.cli.inputs import about, labels_of
+from legolas_metric.cli.options import MetricName, MinerName
+from legolas_metric.evaluation.protocol import RetrievalProtocol
+from legolas_metric.files import EmbeddingFile, read_arrays
+from legolas_metric.index.exact import ExactIndex
+from legolas_metric.index.faiss import FaissIndex
+from legolas_metric.index.interface import NeighborIndex
+from legolas_metric.miners.miner import Miner
+from legolas_metric.miners.triplets import FullHardMiner, HardMiner, RandomMiner, SemiHardMiner
+from legolas_metric.rows import as_ids
+
+
+def bank_of(held: EmbeddingFile, metric: MetricName) -> EmbeddingBank:
+    """The bank of a file."""
+    return EmbeddingBank(held.embeddings, labels_of(held), ids=held.ids, groups=held.groups, metric=metric.value)
+
+
+def index_of(name: str, metric: MetricName) -> NeighborIndex:
+    """The index of a name: "auto" and "exact" are one, others are FAISS factories."""
+    return ExactIndex(metric=metric.value) if name in ("auto", "exact") else FaissIndex(name, metric=metric.value)
+
+
+def miner_of(name: MinerName, index: NeighborIndex, margin: float, per_anchor: int, seed: int) -> Miner:
+    """The miner of a name."""
+    kinds = {
+        MinerName.random: RandomMiner,
+        MinerName.semi_hard: SemiHardMiner,
+        MinerName.hard: HardMiner,
+        MinerName.full_hard: FullHardMiner,
+    }
+    window = {"margin": margin} if name is MinerName.semi_hard else {}
+    return kinds[name](index=index, per_anchor=per_anchor, seed=seed, **window)
+
+
+def rates_of(fars: list[float] | None) -> tuple[float, ...]:
+    """False accept rates, refused before the work."""
+    for far in fars or ():
+        if not 0 < far <= 1:
+            raise ValueError(f"--far must lie in (0, 1], got {far}")
+    return tuple(fars or (1e-2, 1e-3, 1e-4))
+
+
+def protocol_of(
+    name: str,
+    queries: Path | None = None,
+    gallery: Path | None = None,
+    episodes: int | None = None,
+    within_group: bool = False,
+    prototypes: bool = False,
+    seed: int = 0,
+) -> RetrievalProtocol:
+    """The protocol of a name; options of another protocol are refused."""
+    asked, searched = (None if path is None else _ids(path) for path in (queries, gallery))
+    shape = re.fullmatch(r"(\d+)-way-(\d+)-shot", name)
+    if shape is None and (episodes is not None or within_group or prototypes):
+        raise ValueError(
+            "--episodes, --within-group and --prototypes belong to episodes: pass --protocol 20-way-1-shot"
+        )
+    if name not in ("re-identification", "fixed") and not (asked is None and searched is None):
+        raise ValueError(f"--queries and --gallery belong to --protocol fixed or re-identification, got {name!r}")
+    if shape is not None:
+        return RetrievalProtocol.few_shot(
+            ways=int(shape[1]),
+            shots=int(shape[2]),
+            episodes=1000 if episodes is None else episodes,
+            within_group=within_group,
+            prototypes=prototypes,
+            seed=seed,
+        )
+    if name == "re-identification":
+        return RetrievalProtocol.re_identification(queries=asked, gallery=searched)
+    if name == "fixed":
+        if asked is None or searched is None:
+            raise ValueError("--protocol fixed needs both lists: pass --queries FILE and --gallery FILE")
+        return RetrievalProtocol.fixed(asked, searched)
+    presets = {
+        "leave-one-out": RetrievalProtocol.leave_one_out,
+        "cross-session": RetrievalProtocol.cross_session,
+        "cross-day": RetrievalProtocol.cross_day,
+    }
+    if name not in presets:
+        known = ", ".join((*presets, "re-identification", "fixed"))
+        raise ValueError(f"--protocol must be one of {known} or N-way-K-shot (20-way-1-shot), got {name!r}")
+    return presets[name]()
+
+
+def _ids(path: Path) -> Tensor:
+    ids = read_arrays(path, ("ids",))["ids"]
+    return about(path, lambda: as_ids(ids, ids.numel(), of="the file"))

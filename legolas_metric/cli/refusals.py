@@ -1,0 +1,36 @@
+"""How a command ends: whatever it refuses is one line on stderr and status 2."""
+
+import sys
+import warnings
+from typing import NoReturn, cast
+
+import typer
+
+from legolas_metric.tables import visible
+
+BAD_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError)
+# Typer has Click's errors from Click or, in newer releases, within itself; this name leads to both.
+_BAD_USAGE = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run the commands and exit: bad usage or input is one line on stderr, and no arguments at all ask for help."""
+    arguments = None if sys.argv[1:] else ["--help"]
+    warnings.showwarning = lambda message, *_, **__: complain(str(message))
+    try:
+        status = app(arguments, prog_name="legolas-metric", standalone_mode=False)
+    except typer.Abort:
+        raise SystemExit(130) from None
+    except _BAD_USAGE as error:
+        where = "" if error.ctx is None else f" (see {error.ctx.command_path} --help)"
+        complain(error.format_message().replace("Value error, ", "").removesuffix(".") + where)
+        raise SystemExit(2) from None
+    except BAD_INPUT as error:
+        complain(error)
+        raise SystemExit(2) from None
+    raise SystemExit(status or 0)
+
+
+def complain(error: Exception | str) -> None:
+    """One line on stderr; what controls a terminal, as a file's name may, is shown as its escape."""
+    print(f"legolas-metric: {visible(' '.join(str(error).split()))}", file=sys.stderr)

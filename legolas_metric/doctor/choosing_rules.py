@@ -1,0 +1,118 @@
+"""Rules on what was kept, and when the run ended."""
+
+from collections.abc import Iterator
+
+from legolas_metric.doctor.curves import Curve
+from legolas_metric.doctor.findings import Finding
+from legolas_metric.doctor.run_case import RunCase
+
+_WANTED = ("rank_at_1", "map_at_r", "val_f1_macro", "val_f1", "val_accuracy", "auc")
+
+
+def best_not_kept(case: RunCase) -> Iterator[Finding]:
+    """The weights at the end are not the best, and nothing says that the best were restored."""
+    wanted = case.trained(*_WANTED)
+    if wanted is None or "restored" not in case.settings or case.settings["restored"] not in (None, False, "", "null"):
+        return
+    epoch, best = wanted.best(larger=True)
+    if epoch < wanted.epochs[-1] and best - wanted.last > min(case.limits["worse"], case.limits["ranking_fell"] * best):
+        yield Finding(
+            severity="warning",
+            rule="best not kept",
+            sentence=f"the best epoch was not kept: {wanted.name} {best:.4f} in epoch {epoch:g}, "
+            f"{wanted.last:.4f} at the end",
+            evidence=f"{wanted.told()}; settings: restored = {case.settings['restored']}",
+            remedy="keep a checkpoint of the best value (BestCheckpoint), and restore it at the end",
+            share=best - wanted.last,
+        )
+
+
+def stopped_on_another_value(case: RunCase) -> Iterator[Finding]:
+    """The value that stops the run goes one way and the ranking the other."""
+    name = case.text("stopped_on") or case.text("monitor")
+    watched, ranking = case.trained(name) if name else None, case.ranking()
+    if watched is None or ranking is None or watched.name == ranking.name:
+        return
+    better = watched.trend() if not name.endswith("loss") else -watched.trend()
+    if better > 0.4 and ranking.trend() < -0.4:
+        yield Finding(
+            severity="warning",
+            rule="stopped on another value",
+            sentence=f"the run is judged by {name}, which gets better while {ranking.name} gets worse",
+            evidence=f"{watched.told()}; {ranking.told()}",
+            remedy=f"stop by {ranking.name}",
+            share=1.0,
+        )
+
+
+def stopped_while_improving(case: RunCase) -> Iterator[Finding]:
+    """The run ended long before it was to, while its value still rose."""
+    wanted, planned = case.trained(*_WANTED), case.number("epochs")
+    if wanted is None or not planned or case.history.epochs >= 0.5 * planned or wanted.level_from() is not None:
+        return
+    third = max(2, len(wanted) // 3)
+    tail = Curve(wanted.name, wanted.epochs[-third:], wanted.values[-third:])
+    if tail.change > 0 and tail.trend() > 0.5 and wanted.best(larger=True)[1] == wanted.last:
+        patience = case.number("patience")
+        yield Finding(
+            severity="warning",
+            rule="stopped while improving",
+            sentence=f"the run ended in epoch {case.history.epochs} of {planned:g} while {wanted.name} still rose",
+            evidence=f"{wanted.told()}, best in its last epoch"
+            + ("" if patience is None else f"; patience {patience:g} cannot have run out on it"),
+            remedy="train on; stop by the value that you want, with a patience longer than warm-up takes",
+            share=1 - case.history.epochs / planned,
+        )
+
+
+def still_improving(case: RunCase) -> Iterator[Finding]:
+    """The best value is the last one, and the last third rose as the one before."""
+    wanted, planned = case.trained(*_WANTED), case.number("epochs")
+    if wanted is None or len(wanted) < 9 or (planned and case.history.epochs < 0.5 * planned):
+        return
+    third = len(wanted) // 3
+    gain, before = wanted.last - wanted.values[-third - 1], wanted.values[-third - 1] - wanted.values[-2 * third - 1]
+    if wanted.best(larger=True)[1] == wanted.last and gain > case.limits["worse"] and gain > 0.5 * before > 0:
+        yield Finding(
+            severity="note",
+            rule="still improving",
+            sentence=f"{wanted.name} was still rising when the run ended",
+            evidence=f"{gain:.4f} in the last {third} epochs, {before:.4f} in as many before",
+            remedy="train longer",
+        )
+
+
+def levels_off(case: RunCase) -> Iterator[Finding]:
+    """Most of the run gained nothing, at a level that is low."""
+    wanted = case.trained(*_WANTED)
+    start = None if wanted is None else wanted.level_from()
+    if wanted is None or start is None or start <= wanted.epochs[0] or wanted.last >= case.limits["confident_auc"]:
+        return
+    if wanted.trend() > 0:
+        yield Finding(
+            severity="note",
+            rule="levels off",
+            sentence=f"{wanted.name} levels off from epoch {start:g} on, at {wanted.last:.3f}",
+            evidence=f"{wanted.told()}; {wanted.epochs[-1] - start:g} epochs since",
+            remedy="longer training won't help: change the rate, the balance of the classes, or the model",
+        )
+
+
+def too_few_epochs(case: RunCase) -> Iterator[Finding]:
+    """Trends of so few epochs are no trends."""
+    if 0 < case.history.epochs < case.limits["few_epochs"]:
+        planned = case.number("epochs")
+        yield Finding(
+            severity="note",
+            rule="few epochs",
+            sentence=f"{case.history.epochs} epochs are too few to judge a trend",
+            evidence=f"{case.limits['few_epochs']:g} are asked"
+            + ("" if planned is None else f"; {planned:g} were planned"),
+            remedy="train on before you draw conclusions from the curves",
+        )
+
+
+RULES = (
+    *(best_not_kept, stopped_on_another_value, stopped_while_improving, still_improving, levels_off),
+    too_few_epochs,
+)

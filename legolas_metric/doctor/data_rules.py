@@ -1,0 +1,184 @@
+"""Rules on classes, balance and inputs."""
+
+from collections.abc import Iterator
+
+from legolas_metric.doctor.curves import Curve
+from legolas_metric.doctor.findings import Finding
+from legolas_metric.doctor.run_case import RunCase
+
+
+def one_class_predicted(case: RunCase) -> Iterator[Finding]:
+    """Accuracy and F1 of two classes are those of a model that says one class always.
+
+    All class 0: F1 = 0 and accuracy = share of class 0. All class 1, which holds a share a: accuracy a, F1 2a/(1 + a).
+    """
+    accuracy, f1 = case.curve("val_accuracy"), case.curve("val_f1")
+    if accuracy is None or f1 is None or case.settings.get("num_classes", 2) != 2:
+        return
+    shares, room = dict(zip(accuracy.epochs, accuracy.values)), case.limits["one_class"]
+    found: dict[float, int] = {}
+    for epoch, score in zip(f1.epochs, f1.values):
+        share = shares.get(epoch)
+        if share is None or not 0 < share < 1:
+            continue
+        if score == 0:
+            found[epoch] = 0
+        elif abs(score - 2 * share / (1 + share)) <= room:
+            found[epoch] = 1
+    if not found or f1.epochs[-1] not in found:
+        return
+    told = ", ".join(
+        f"all class {side} in epoch {epoch:g} (accuracy {shares[epoch]:.3f}, F1 {score:.3f})"
+        for epoch, score in zip(f1.epochs, f1.values)
+        if (side := found.get(epoch)) is not None
+    )
+    train = case.curve("train_f1", "train_accuracy")
+    rises = train is not None and len(train) > 1 and train.last > train.first
+    yield Finding(
+        severity="fault",
+        rule="one class predicted",
+        sentence="one class is predicted for every row of the validation set: nothing is learnt"
+        + (f", though {train.name} rises" if rises and train is not None else ""),
+        evidence=told + (f"; {train.told()}" if rises and train is not None else ""),
+        remedy="balance once, not several times; lower the rate; read the counts of predicted classes beside accuracy",
+        share=len(found) / len(f1),
+    )
+
+
+def class_gap(case: RunCase) -> Iterator[Finding]:
+    """A macro mean that hides a class that isn't learnt."""
+    classes = {n: c for n, c in case.history.curves.items() if n.startswith("val_f1_class_") and len(c)}
+    if len(classes) < 2:
+        return
+    worst, best = (pick(classes.values(), key=lambda curve: curve.last) for pick in (min, max))
+    if best.last - worst.last >= case.limits["f1_gap"] and worst.last < 0.5:
+        mean = case.curve("val_f1_macro")
+        hidden = "" if mean is None else f": the macro mean {mean.last:.2f} hides it"
+        yield Finding(
+            severity="fault",
+            rule="class gap",
+            sentence=f"class {_of(worst)} is not learnt, F1 {worst.last:.2f} beside {best.last:.2f} of class "
+            f"{_of(best)}{hidden}",
+            evidence=f"{worst.told()}; {best.told()}",
+            remedy="report F1 by class; balance batches or weigh the loss (one of the two), move the threshold "
+            "to the share of "
+            "the classes, and see whether the class can be told at all",
+            share=best.last - worst.last,
+        )
+
+
+def _of(curve: Curve) -> str:
+    return curve.name.removeprefix("val_f1_class_")
+
+
+def balanced_twice(case: RunCase) -> Iterator[Finding]:
+    """Several cures for imbalance at once push the other way."""
+    used = [name for name in ("weighted_sampler", "class_weights") if case.settings.get(name) is True]
+    used += ["focal loss"] if "focal" in case.text("loss") else []
+    if len(used) > 1:
+        yield Finding(
+            severity="warning",
+            rule="balanced twice",
+            sentence=f"{len(used)} balancings at once: {', '.join(name.replace('_', ' ') for name in used)}",
+            evidence="each alone makes rare classes count as much as common ones; together rare ones outweigh them",
+            remedy="keep one: the sampler, or the weights, or the focal loss",
+            share=len(used) / 3,
+        )
+
+
+def soft_targets(case: RunCase) -> Iterator[Finding]:
+    """A focal loss, and accuracies, that take mixed labels for hard ones."""
+    alpha = case.number("mixup_alpha")
+    soft = case.settings.get("soft_targets") is True or bool(alpha)
+    if soft and "focal" in case.text("loss"):
+        yield Finding(
+            severity="warning",
+            rule="focal loss on soft targets",
+            sentence="a focal loss on soft targets: its weight (1 - p)^gamma asks for the one right class, which "
+            "mixed rows lack",
+            evidence=f"loss = {case.settings['loss']}" + ("" if alpha is None else f", mixup_alpha = {alpha:g}"),
+            remedy="use cross-entropy with mixup, or the focal loss without",
+        )
+    if soft and case.text("train_accuracy_labels") == "unmixed":
+        yield Finding(
+            severity="note",
+            rule="accuracy of unmixed labels",
+            sentence="training accuracy is counted on unmixed labels while the rows are mixed: it says little of "
+            "the fit",
+            evidence=f"train_accuracy_labels = {case.settings['train_accuracy_labels']}",
+            remedy="count it on unmixed rows, or leave it out",
+        )
+
+
+def empty_classes(case: RunCase) -> Iterator[Finding]:
+    """Classes without rows, or more of them than were declared."""
+    found, declared = case.number("classes_found"), case.number("num_classes")
+    empty = case.number("classes_without_test_rows") or 0
+    said = []
+    if found and declared and found != declared:
+        said.append(f"{found:g} classes were found where num_classes = {declared:g}")
+    if empty:
+        said.append(f"{empty:g} classes have no test rows, and count as 0 in a mean over classes")
+    if said:
+        yield Finding(
+            severity="warning",
+            rule="empty classes",
+            sentence="; ".join(said),
+            evidence=f"with {empty:g} empty classes of {found or declared or empty:g} a per-class mean is at most "
+            f"{1 - empty / (found or declared or empty):.2f}",
+            remedy="leave empty classes out of the mean and say how many there are; take num_classes from the data",
+            share=empty / (found or declared or empty),
+        )
+
+
+def foreign_constants(case: RunCase) -> Iterator[Finding]:
+    """Inputs normalised with the constants of other data."""
+    constants, kind = case.text("input_normalisation") or case.text("normalisation"), case.text("input_kind")
+    if constants == "imagenet" and kind and kind not in ("rgb", "photo", "photos", "image", "images", "natural"):
+        yield Finding(
+            severity="warning",
+            rule="foreign constants",
+            sentence=f"{kind} inputs are normalised with ImageNet's constants, which are those of colour photographs",
+            evidence=f"input_normalisation = {constants}, input_kind = {kind}",
+            remedy="take mean and deviation from the training rows",
+        )
+
+
+def training_at_chance(case: RunCase) -> Iterator[Finding]:
+    """A model that guesses its own training rows."""
+    accuracy, classes = case.trained("train_accuracy", "train_rank_at_1"), case.number("num_classes")
+    if accuracy is None or not classes or classes < 2:
+        return
+    if max(accuracy.values) < 1.2 / classes:
+        yield Finding(
+            severity="fault",
+            rule="training at chance",
+            sentence=f"{accuracy.name} stays at chance (1/{classes:g} = {1 / classes:.3f}): the training rows "
+            "aren't learnt",
+            evidence=accuracy.told(),
+            remedy="check that labels and rows belong together (a shuffled column?), then the rate",
+            share=1.0,
+        )
+
+
+def solved(case: RunCase) -> Iterator[Finding]:
+    """The classes trained on are solved and the unseen ones are not: harder negatives have nothing to add."""
+    seen, unseen = case.curve("train_rank_at_1"), case.curve("rank_at_1")
+    if seen is None or unseen is None or seen.last < case.limits["solved"]:
+        return
+    if seen.last - unseen.last > case.limits["unseen_far_below"]:
+        yield Finding(
+            severity="warning",
+            rule="training classes solved",
+            sentence=f"the classes trained on are solved (Rank-1 {seen.last:.2f}), the unseen are not "
+            f"({unseen.last:.2f})",
+            evidence=f"{seen.told()}; {unseen.told()}",
+            remedy="more identities, not harder negatives; augmentation, or a smaller model",
+            share=seen.last - unseen.last,
+        )
+
+
+RULES = (
+    *(one_class_predicted, class_gap, balanced_twice, soft_targets, empty_classes, foreign_constants),
+    *(training_at_chance, solved),
+)

@@ -1,0 +1,122 @@
+"""Read a run, say what is wrong, worst first."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from legolas_metric.doctor import choosing_rules, data_rules, learning_rules, mining_rules
+from legolas_metric.doctor.findings import Finding, findings_table, findings_text, worst_first
+from legolas_metric.doctor.history_reader import History, HistoryLike, read_history, read_settings
+from legolas_metric.doctor.run_case import Rule, RunCase
+from legolas_metric.doctor.thresholds import limits
+
+RULES: tuple[Rule, ...] = (*mining_rules.RULES, *learning_rules.RULES, *choosing_rules.RULES, *data_rules.RULES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """What a run's history says.
+
+    Attributes:
+        findings: worst first; empty where nothing is wrong.
+        summary: in plain words whether the run is good, and why.
+        trends: how each value went, a sentence each.
+        missing: what the rules would have used and the history lacks.
+
+    Example:
+        >>> found = examine({"epoch": [1, 2, 3, 4, 5], "train_loss": [1.0, 0.8, 0.7, 0.6, 0.5]})
+        >>> found.healthy, found.summary[:24]
+        (True, 'Nothing is wrong in what')
+    """
+
+    findings: tuple[Finding, ...]
+    summary: str
+    trends: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """True where no finding is a fault or a warning."""
+        return all(finding.severity == "note" for finding in self.findings)
+
+    def json(self) -> dict[str, Any]:
+        """Findings and summary in plain values."""
+        names = ("severity", "rule", "sentence", "evidence", "remedy")
+        listed = [{name: getattr(finding, name) for name in names} for finding in self.findings]
+        return {"findings": listed, "summary": self.summary}
+
+    def text(self) -> str:
+        """The summary, the findings with evidence and remedy, and the trends."""
+        return "\n".join([self.summary, "", findings_text(self.findings), "", *self.trends])
+
+    __str__ = __repr__ = text
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self.summary)}</p>{findings_table(self.findings).html()}"
+
+
+def examine(history: HistoryLike, *, settings: Mapping[str, Any] | str | os.PathLike[str] | None = None) -> Examination:
+    """What an expert would say after an hour with the logs: faults, warnings, notes, each with evidence and remedy.
+
+    The rules are ours; each is one function, and their limits stand in `THRESHOLDS` with their source.
+
+    Args:
+        history: a run's folder, its `history.jsonl`, a CSV with a row for each epoch (other loggers' names are known),
+            a mapping from names to columns, or one mapping for each epoch. Epoch 0 is the encoder before training.
+        settings: of the run, a mapping, or a JSON or TOML file; over those that lie in the run's folder. A table
+            `doctor` in it changes thresholds.
+
+    Raises:
+        FileNotFoundError: no such history.
+        ValueError: a history without values, or an unknown threshold.
+
+    Example:
+        >>> loss = [0.9, 0.7, 0.6, 0.55, 0.5]
+        >>> found = examine({"train_loss": loss, "rank_at_1": [0.3, 0.25, 0.2, 0.17, 0.15]})
+        >>> found.findings[0].sentence
+        'the loss falls while rank_at_1 falls: 0.3000 to 0.1500'
+    """
+    told = read_history(history)
+    known = {**read_settings(told.settings), **read_settings(settings)}
+    case = RunCase(told, known, limits(known))
+    found = worst_first(finding for rule in RULES for finding in rule(case))
+    return Examination(
+        findings=found,
+        summary=_summary(told, found),
+        trends=tuple(curve.words() for curve in told.curves.values() if len(curve)),
+        missing=_missing(told, known),
+    )
+
+
+def _summary(history: History, found: tuple[Finding, ...]) -> str:
+    missing = _missing(history, {})
+    lacks = f" Not logged, and so not judged: {', '.join(missing)}." if missing else ""
+    faults = [finding for finding in found if finding.severity == "fault"]
+    warnings = [finding for finding in found if finding.severity == "warning"]
+    if faults:
+        first = f"The run is not good: {faults[0].sentence}."
+        more = len(faults) + len(warnings) - 1
+        return (
+            first + (f" {more} more {'faults and warnings' if more > 1 else 'finding'} below." if more else "") + lacks
+        )
+    if warnings:
+        return f"The run has no fault, but {warnings[0].sentence}." + lacks
+    ranking = history.get("rank_at_1") or history.get("map_at_r") or history.get("val_accuracy")
+    gain = "" if ranking is None or len(ranking) < 2 else f": {ranking.told()}"
+    return f"Nothing is wrong in what was logged over {history.epochs} epochs{gain}." + lacks
+
+
+def _missing(history: History, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What rules would have used."""
+    names = {
+        "a ranking (rank_at_1 or map_at_r)": ("rank_at_1", "map_at_r", "val_accuracy", "val_f1", "val_f1_macro"),
+        "training loss": ("train_loss",),
+        "learning rate": ("lr",),
+    }
+    lacks = [name for name, any_of in names.items() if not any(history.get(value) for value in any_of)]
+    ranking = history.get("rank_at_1") or history.get("map_at_r")
+    if ranking is not None and ranking.epochs[0] != 0:
+        lacks.append("the untrained encoder (epoch 0)")
+    return tuple(lacks)

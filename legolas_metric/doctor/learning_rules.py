@@ -1,0 +1,282 @@
+"""Rules on what a run learnt: losses, rankings, rates."""
+
+import math
+from collections.abc import Iterator
+
+from legolas_metric.doctor.findings import Finding
+from legolas_metric.doctor.run_case import RunCase
+
+
+def not_finite(case: RunCase) -> Iterator[Finding]:
+    """NaN or infinite values."""
+    broken = {name: curve.broken for name, curve in case.history.curves.items() if curve.broken}
+    if broken:
+        rates = case.curve("lr")
+        yield Finding(
+            severity="fault",
+            rule="not finite",
+            sentence=f"{', '.join(broken)} {'is' if len(broken) == 1 else 'are'} NaN or infinite "
+            f"from epoch {min(min(epochs) for epochs in broken.values()):g} on",
+            evidence="; ".join(f"{name}: {len(epochs)} epochs" for name, epochs in broken.items())
+            + ("" if rates is None else f"; learning rate up to {max(rates.values):g}"),
+            remedy="lower the rate or clip gradients, and go on from the last checkpoint before it",
+            share=1.0,
+        )
+
+
+def loss_spikes(case: RunCase) -> Iterator[Finding]:
+    """A loss that jumped far beyond what it had been."""
+    loss, rates = case.curve("train_loss"), case.curve("lr")
+    spikes = [] if loss is None else loss.spikes(case.limits["spike"])
+    if loss is not None and spikes:
+        beside = (
+            ""
+            if rates is None
+            else "; rate "
+            + ", ".join(f"{rate:g}" for epoch, rate in zip(rates.epochs, rates.values) if epoch in spikes)
+        )
+        yield Finding(
+            severity="warning",
+            rule="loss spikes",
+            sentence=f"the training loss jumped in epoch {', '.join(f'{epoch:g}' for epoch in spikes[:5])}",
+            evidence=f"{case.limits['spike']:g} times its usual change, to {max(loss.values):.4g}{beside}",
+            remedy="lower the rate or warm it up, and clip gradients",
+            share=len(spikes) / len(loss),
+        )
+
+
+def collapsed_loss(case: RunCase) -> Iterator[Finding]:
+    """A loss that rests where a model lies that maps everything to one point, or guesses."""
+    loss = case.trained("train_loss")
+    if loss is None:
+        return
+    margin, batch, classes = case.number("margin"), case.number("batch_size"), case.number("num_classes")
+    kind, tail = case.text("loss"), loss.values[-3:]
+    near = case.limits["collapse_value"]
+    values = {}
+    if margin and "triplet" in kind:
+        values["the margin"] = margin
+    if "soft" in kind and "triplet" in kind:
+        values["ln 2"] = math.log(2)
+    if batch and batch > 2 and ("supcon" in kind or "infonce" in kind or "ntxent" in kind):
+        values[f"ln(B - 1), B = {batch:g}"] = math.log(batch - 1)
+    for name, value in values.items():
+        if all(abs(each - value) <= near * value for each in tail):
+            yield Finding(
+                severity="fault",
+                rule="collapsed loss",
+                sentence=f"the training loss rests at {name} = {value:.3f}, that of a model that maps everything "
+                "to a point",
+                evidence=f"{loss.told()}; the last three values lie within {near:.0%} of it",
+                remedy="mine easier negatives (semi-hard or random first), and lower the rate or the margin",
+                share=1.0,
+            )
+    if classes and classes > 1 and kind in ("cross_entropy", "cross-entropy", "ce"):
+        guess = math.log(classes)
+        if min(tail) > (1 - case.limits["guessing_loss"]) * guess:
+            yield Finding(
+                severity="warning",
+                rule="loss of guessing",
+                sentence=f"after {case.history.epochs} epochs the loss is hardly below ln {classes:g} = "
+                f"{guess:.3f}, that of "
+                "guessing",
+                evidence=loss.told(),
+                remedy="raise the rate until the loss moves, and see that the model can fit a single batch",
+                share=min(min(tail) / guess, 1.0),
+            )
+
+
+def nothing_moves(case: RunCase) -> Iterator[Finding]:
+    """A loss that is what it was, down to the last digits."""
+    loss = case.trained("train_loss")
+    if loss is not None and max(loss.values) - min(loss.values) <= case.limits["loss_moved"] * abs(loss.first):
+        yield Finding(
+            severity="fault",
+            rule="loss unchanged",
+            sentence=f"the training loss has not moved in {case.history.epochs} epochs",
+            evidence=f"{loss.told()}; it lies between {min(loss.values):.5g} and {max(loss.values):.5g}",
+            remedy="see that the optimiser holds the encoder's (and the loss's) parameters, that they need "
+            "gradients, and "
+            "that the rate is above 0",
+            share=1.0,
+        )
+
+
+def rate_too_small(case: RunCase) -> Iterator[Finding]:
+    """A rate at which little moves."""
+    loss, rates, set_rate = case.trained("train_loss"), case.curve("lr"), case.number("lr")
+    rate = max(rates.values) if rates is not None else set_rate
+    if loss is None or rate is None or not rate < case.limits["small_rate"]:
+        return
+    if -case.limits["little"] < loss.change < 0:
+        yield Finding(
+            severity="warning",
+            rule="rate too small",
+            sentence=f"the learning rate is so small ({rate:g}) that little moves",
+            evidence=f"{loss.told()}: {-loss.change:.1%} less; the rate never exceeded {rate:g}",
+            remedy="try rates of 1e-4 to 1e-3 for a network that starts from scratch (a sweep of five epochs each)",
+            share=1 + loss.change,
+        )
+
+
+def loss_falls_ranking_falls(case: RunCase) -> Iterator[Finding]:
+    """What is minimised gets better while what is wanted gets worse."""
+    loss, ranking = case.trained("train_loss"), case.ranking()
+    if loss is None or ranking is None or not case.falls(loss):
+        return
+    if ranking.change <= -case.limits["ranking_fell"] and ranking.trend() < -0.4:
+        untrained = ranking.epochs[0] == 0
+        began = "the untrained encoder ranked best" if untrained else "it falls from the first epoch on"
+        best, top = ranking.best(larger=True)
+        yield Finding(
+            severity="fault",
+            rule="loss falls, ranking falls",
+            sentence=f"the loss falls while {ranking.name} falls: {ranking.first:.4f} to {ranking.last:.4f}",
+            evidence=f"{loss.told()}; {ranking.told()}, best {top:.4f} in epoch {best:g}"
+            + (f": {began}" if best == ranking.epochs[0] else "")
+            + ("" if untrained else "; no epoch 0 was logged, so the untrained encoder's figure is not known"),
+            remedy="see what the loss is fed (which negatives, from where), choose and stop by Rank@1 or MAP@R, "
+            "and log the "
+            "untrained encoder as epoch 0",
+            share=min(-ranking.change, 1.0),
+        )
+
+
+def below_untrained(case: RunCase) -> Iterator[Finding]:
+    """No epoch ranks better than the encoder before training."""
+    for name in ("rank_at_1", "map_at_r"):
+        ranking = case.curve(name, least=2)
+        if ranking is None or ranking.epochs[0] != 0:
+            continue
+        if ranking.last < ranking.first - case.limits["worse"]:
+            yield Finding(
+                severity="fault",
+                rule="below untrained",
+                sentence=f"training made {name} worse: {ranking.last:.3f}, untrained {ranking.first:.3f}",
+                evidence=f"{ranking.told()}; best {ranking.best(larger=True)[1]:.3f}",
+                remedy="see what the loss is fed (the miner's stats: fallback, filtered), lower the rate, and "
+                "start from "
+                "random or semi-hard negatives",
+                share=min(ranking.first - ranking.last, 1.0),
+            )
+            return
+
+
+def pairs_of_the_loss_alone(case: RunCase) -> Iterator[Finding]:
+    """Intra falls and inter stays, on the pairs that the loss picked; the whole set gets no better."""
+    intra, inter = case.trained("intra"), case.trained("inter")
+    if intra is None or inter is None or not case.falls(intra) or inter.change < -case.limits["loss_fell"]:
+        return
+    worse = []
+    ranking, spread = case.ranking(), case.trained("davies_bouldin")
+    if ranking is not None and ranking.change <= -case.limits["ranking_fell"]:
+        worse.append(ranking.told())
+    if spread is not None and spread.change >= case.limits["loss_fell"]:
+        worse.append(f"{spread.told()} (smaller is better)")
+    if worse:
+        yield Finding(
+            severity="fault",
+            rule="pairs of the loss alone",
+            sentence="intra falls and inter holds on the loss's own pairs only: over the whole set neighbours "
+            "get worse",
+            evidence="; ".join([intra.told(), inter.told(), *worse]),
+            remedy="measure over all rows (evaluate_ranking: intra, inter, Rank@1), and mine from the whole set",
+            share=1.0,
+        )
+
+
+def auc_hides_rank(case: RunCase) -> Iterator[Finding]:
+    """An AUC that sounds good beside a Rank@1 that is not."""
+    auc, ranking, gallery = case.curve("auc"), case.curve("rank_at_1"), case.number("gallery_size")
+    if auc is None or ranking is None or auc.last < case.limits["confident_auc"]:
+        return
+    if ranking.last < case.limits["poor_rank"]:
+        mean = (
+            ""
+            if not gallery
+            else (
+                f": in a gallery of {gallery:,.0f} that AUC means a mean rank of "
+                f"{1 + (1 - auc.last) * (gallery - 1):,.0f}"
+            )
+        )
+        yield Finding(
+            severity="fault" if ranking.last < case.limits["poor_rank"] / 5 else "warning",
+            rule="AUC hides Rank-1",
+            sentence=f"AUC {auc.last:.2f} but Rank-1 {ranking.last:.3f}{mean}",
+            evidence="E[rank] - 1 = (1 - AUC)(gallery - 1)" + ("" if gallery else "; the gallery's size is not told"),
+            remedy="judge and stop by Rank@1 or MAP@R; train on the nearest negatives of the whole set "
+            "(HardMiner with a "
+            "FalseNegativeGuard)",
+            share=1 - ranking.last,
+        )
+
+
+def overfitting(case: RunCase) -> Iterator[Finding]:
+    """The validation loss rises while the training loss falls."""
+    train, validation = case.curve("train_loss", least=3), case.curve("val_loss", least=3)
+    if train is None or validation is None or not case.falls(train):
+        return
+    epoch, least = validation.best(larger=False)
+    if least > 0 and validation.last > (1 + case.limits["overfit"]) * least and validation.trend() > -0.4:
+        start = epoch == validation.epochs[0]
+        measure = case.trained("rank_at_1", "map_at_r", "val_accuracy", "val_f1_macro", "val_f1")
+        gains = measure is not None and measure.best(larger=True)[0] > epoch and measure.trend() > 0.4
+        yield Finding(
+            severity="note" if gains else "fault" if start else "warning",
+            rule="overfitting",
+            sentence=f"the validation loss rises {'from the start' if start else f'from epoch {epoch:g} on'}, "
+            "while the "
+            "training loss falls",
+            evidence=f"{train.told()}; val_loss {least:.4g} (epoch {epoch:g}) to {validation.last:.4g} (epoch "
+            f"{validation.epochs[-1]:g})" + (f"; {measure.name} still rises" if gains and measure is not None else ""),
+            remedy=f"keep the weights of epoch {epoch:g}"
+            if not start
+            else "nothing that holds on unseen data is learnt yet: lower the rate, and look for what differs "
+            "between the two "
+            "parts (balancing, augmentation, normalisation)",
+            share=min(validation.last / least - 1, 1.0),
+        )
+
+
+def uniform_attention(case: RunCase) -> Iterator[Finding]:
+    """Attention that has not left the uniform."""
+    entropy, length = case.curve("attention_entropy"), case.number("sequence_length")
+    if entropy is None or not length or length < 2:
+        return
+    uniform = math.log(length)
+    if entropy.last > (1 - case.limits["uniform_attention"]) * uniform:
+        planned = case.number("epochs")
+        stopped = f" when the run ended in epoch {entropy.epochs[-1]:g}" + (f" of {planned:g}" if planned else "")
+        yield Finding(
+            severity="fault",
+            rule="uniform attention",
+            sentence=f"attention is still uniform over the {length:g} steps{stopped}",
+            evidence=f"{entropy.told()}; uniform is ln {length:g} = {uniform:.3f}",
+            remedy="train on: wait for the entropy to fall before stopping early; raise the rate of the "
+            "attention, or start "
+            "from mean pooling, which is what uniform attention is",
+            share=1.0,
+        )
+
+
+def auxiliary_outweighs(case: RunCase) -> Iterator[Finding]:
+    """An auxiliary loss that is larger than what it is to help."""
+    auxiliary, main, weight = case.curve("auxiliary_loss"), case.curve("main_loss"), case.number("auxiliary_weight")
+    if auxiliary is None or main is None:
+        return
+    share = (1.0 if weight is None else weight) * auxiliary.last
+    if share > case.limits["outweighs"] * main.last:
+        yield Finding(
+            severity="warning",
+            rule="auxiliary outweighs",
+            sentence=f"the auxiliary loss outweighs the main one: {share:.3g} against {main.last:.3g}",
+            evidence=f"{auxiliary.told()}, weight {1.0 if weight is None else weight:g}; {main.told()}",
+            remedy="lower its weight until it is a fraction of the main loss",
+            share=min(share / (share + main.last), 1.0),
+        )
+
+
+RULES = (
+    *(not_finite, loss_spikes, collapsed_loss, nothing_moves, rate_too_small, loss_falls_ranking_falls),
+    *(below_untrained, pairs_of_the_loss_alone, auc_hides_rank, overfitting, uniform_attention, auxiliary_outweighs),
+)

@@ -1,0 +1,159 @@
+"""Pairs counted by identity, which is what the bootstrap draws (the subsets bootstrap, Bolle et al. 2004).
+
+A draw counts, for each drawn identity, the pairs that it is part of: genuine ones, and impostor ones with all others.
+Letters: c identities, h cells between borders (h - 1 of them), b draws, t pairs.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from legolas_metric.budgets import BLOCK, rows_for
+from legolas_metric.checks import UNLABELLED, Metric, check_whole
+from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES, draws
+from legolas_metric.evaluation.operating import OperatingPoints
+from legolas_metric.evaluation.scores import score_block, turned, widened
+from legolas_metric.geometry import chunks
+from legolas_metric.rows import Rows
+
+_BORDERS = 1024
+
+Histograms = tuple[Int64[Tensor, "c h"], Int64[Tensor, "c h"]]
+"""Of each identity: its impostor pairs and its genuine pairs in each cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairsOfRows:
+    """All pairs of rows, which stand in order of their labels, the unlabelled last."""
+
+    rows: Rows
+    metric: Metric
+
+    @property
+    def identities(self) -> int:
+        """Classes that have rows."""
+        assert self.rows.labels is not None
+        return len(self.rows.labels[self.rows.labels != UNLABELLED].unique())
+
+    def histograms(self, borders: Float64[Tensor, " k"]) -> Histograms:
+        """Counts of each identity's pairs in the cells between ascending borders; a cell holds its lower border.
+
+        Another pass over all pairs: O(n^2 d) time, a fixed workspace beside n d and the counts.
+        """
+        labels, groups = self.rows.labels, self.rows.groups
+        assert labels is not None
+        known = int((labels != UNLABELLED).sum())
+        identity = labels[:known].unique(return_inverse=True)[1]
+        size = (self.identities, len(borders) + 1)
+        impostor, genuine = (torch.zeros(size, dtype=torch.int64, device=labels.device) for _ in range(2))
+        wide = widened(self.rows.embeddings, self.metric)
+        for part in chunks(known, min(256, rows_for(BLOCK, 64 * len(labels)))):
+            scores = score_block(turned(wide[part], self.metric), wide[part.start :], self.metric)
+            cell = torch.bucketize(scores, borders, right=True)
+            same = labels[part, None] == labels[None, part.start :]
+            later = torch.ones_like(same).triu_(1)
+            honest = same & later
+            if groups is not None:
+                honest &= groups[part, None] != groups[None, part.start :]
+            first, second = (~same & later).nonzero().unbind(1)
+            _count(impostor, identity[part][first], cell[first, second])
+            labelled = second < known - part.start  # an unlabelled row has no identity
+            _count(impostor, identity[part.start :][second[labelled]], cell[first, second][labelled])
+            first, second = honest.nonzero().unbind(1)
+            _count(genuine, identity[part][first], cell[first, second])
+        return impostor, genuine
+
+
+@dataclass(frozen=True, slots=True)
+class PairsGiven:
+    """Given scores, with the one or two identities of each pair."""
+
+    scores: Float64[Tensor, " t"]
+    genuine: Bool[Tensor, " t"]
+    who: Int64[Tensor, "t 2"]
+
+    @property
+    def identities(self) -> int:
+        """Identities in any pair."""
+        return len(self.who.unique())
+
+    def histograms(self, borders: Float64[Tensor, " k"]) -> Histograms:
+        """As of rows; a genuine pair is its identity's once."""
+        identity = self.who.unique(return_inverse=True)[1]
+        cell = torch.bucketize(self.scores, borders, right=True)
+        size = (self.identities, len(borders) + 1)
+        impostor, genuine = (torch.zeros(size, dtype=torch.int64, device=cell.device) for _ in range(2))
+        _count(genuine, identity[self.genuine, 0], cell[self.genuine])
+        for side in (0, 1):
+            both = ~self.genuine & ((self.who[:, 0] != self.who[:, 1]) if side else True)  # of one name: once
+            _count(impostor, identity[both, side], cell[both])
+        return impostor, genuine
+
+
+Pairs = PairsOfRows | PairsGiven
+"""Pairs that know their identities."""
+
+
+def _count(counts: Int64[Tensor, "c h"], row: Int64[Tensor, " m"], cell: Int64[Tensor, " m"]) -> None:
+    counts.view(-1).index_add_(0, row * counts.shape[1] + cell, torch.ones_like(row))
+
+
+def drawn_rates(
+    pairs: Pairs, borders: Float64[Tensor, " k"], *, resamples: int, seed: int
+) -> tuple[Float64[Tensor, "b k"], Float64[Tensor, "b k"]] | None:
+    """FAR and FRR at ascending borders in each draw of the identities; None where there is one identity only.
+
+    Warns:
+        UserWarning: fewer than ten identities.
+    """
+    resamples, units = check_whole("resamples", resamples, 1), pairs.identities
+    if units < FEW_IDENTITIES:
+        warnings.warn(f"an interval over {units} identities says little: ten or more are needed", stacklevel=4)
+    if units < 2:
+        return None
+    tables = [table.cpu().double() for table in pairs.histograms(borders)]
+    generator = torch.Generator().manual_seed(seed)
+    rates = []
+    for block in chunks(resamples, rows_for(BLOCK, 16 * units)):
+        weight = draws(block.stop - block.start, units, generator)
+        accepted = []
+        for table in tables:
+            drawn = (weight @ table).flip(1).cumsum(1).flip(1)  # of this cell or a higher one
+            accepted.append(drawn[:, 1:] / drawn[:, :1])
+        rates.append((accepted[0], 1 - accepted[1]))
+    return torch.cat([far for far, _ in rates]), torch.cat([frr for _, frr in rates])
+
+
+def percentiles(values: Float64[Tensor, " b"], level: float) -> tuple[float, float]:
+    """The interval of this level, of draws that have a value."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+    if bool(values.isnan().all()):
+        return math.nan, math.nan
+    low, high = values.nanquantile(values.new_tensor([(1 - level) / 2, (1 + level) / 2])).tolist()
+    return low, high
+
+
+def verification_intervals(
+    pairs: Pairs, points: OperatingPoints, fars: Sequence[float], *, level: float, resamples: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Intervals of the AUC, the EER and TAR at each FAR, on at most 1,024 of the known similarities."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+    names = ["auc", "eer", *(f"tar_at_far_{far:g}" for far in fars)]
+    drawn = drawn_rates(pairs, points.some_levels(_BORDERS), resamples=resamples, seed=seed)
+    if drawn is None:
+        return dict.fromkeys(names, (math.nan, math.nan))
+    far, tar = drawn[0], 1 - drawn[1]
+    ends = far.new_ones(len(far), 1)
+    x, y = torch.cat([ends, far, 0 * ends], 1), torch.cat([ends, tar, 0 * ends], 1)
+    area = ((x[:, :-1] - x[:, 1:]) * (y[:, :-1] + y[:, 1:])).sum(1) / 2
+    crossing = (far + tar - 1).abs().argmin(1, keepdim=True)
+    equal = ((far + 1 - tar) / 2).gather(1, crossing)[:, 0]
+    rates = [tar.masked_fill(far > rate, 0.0).amax(1) for rate in fars]
+    return {name: percentiles(values, level) for name, values in zip(names, [area, equal, *rates])}

@@ -1,0 +1,98 @@
+"""Keeping the best epoch's weights on Lightning."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from legolas_metric.training.best_weights import BestWeights
+from legolas_metric.training.last_in_line import LastInLine
+from legolas_metric.training.stopping import Mode
+
+
+class BestCheckpoint(LastInLine):
+    """Keep the weights of the best epoch by any logged value, in one file: `BestWeights` on Lightning.
+
+    The file, `best_{name}.safetensors` or `best_{name}_fold{k}.safetensors`, holds the whole module's weights under the
+    names of Lightning's own checkpoints, or those of one part of it.
+
+    Args:
+        monitor: name of the logged value: "rank_at_1", or "rank_at_1/cross-day" of one protocol among several.
+        mode: "max" where larger is better.
+        folder, name, fold, last, settings, label_names, normalisation: as `BestWeights`.
+        part: name of the module's attribute whose weights are kept, such as "encoder" (default: all).
+
+    Behaviour in corner cases: an epoch that logs no value is passed over; none ever logging it is warned of when
+    training ends.
+
+    Example:
+        >>> from legolas_metric.training.best_checkpoint import BestCheckpoint
+        >>> BestCheckpoint("rank_at_1", folder="kept", fold=2).path.name
+        'best_model_fold2.safetensors'
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        *,
+        mode: Mode = "max",
+        folder: str | os.PathLike[str],
+        name: str = "model",
+        fold: int | None = None,
+        last: bool = False,
+        part: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        label_names: Sequence[str] | None = None,
+        normalisation: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.best = BestWeights(
+            monitor,
+            mode=mode,
+            folder=folder,
+            name=name,
+            fold=fold,
+            last=last,
+            settings=settings,
+            label_names=label_names,
+            normalisation=normalisation,
+        )
+        self.monitor, self.mode = monitor, mode
+        self.path = self.best.path
+        self.part = part
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See that the part is there, before the first epoch."""
+        self._kept(pl_module)
+
+    def judge(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Keep the epoch, where it is the best."""
+        value = self.logged(trainer, self.monitor)
+        if value is not None and trainer.is_global_zero:
+            self.best.update(value, trainer.current_epoch, self._kept(module).state_dict())
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say so where nothing was kept."""
+        if self.best.best_epoch < 0 and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            held = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            warnings.warn(f"no epoch was kept: none logged a number as {self.monitor!r}; logged: {held}", stacklevel=2)
+
+    def _kept(self, module: L.LightningModule) -> nn.Module:
+        if self.part is None:
+            return module
+        part = getattr(module, self.part, None)
+        if not isinstance(part, nn.Module):
+            parts = ", ".join(name for name, _ in module.named_children())
+            raise ValueError(f"part={self.part!r} is no module of {type(module).__name__}; it has {parts}")
+        return part
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands."""
+        return self.best.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint was written."""
+        self.best.load_state_dict(state_dict)
