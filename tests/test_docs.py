@@ -120,8 +120,10 @@ def public_names() -> dict[str, Any]:
         module = importlib.import_module(package)
         file = Path(str(module.__file__))
         stub = file.with_suffix(".pyi")
-        for node in ast.parse((stub if stub.exists() else file).read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ImportFrom):
+        body = ast.parse((stub if stub.exists() else file).read_text(encoding="utf-8")).body
+        lazily = [inner for node in body if isinstance(node, ast.If) for inner in node.body]  # if TYPE_CHECKING
+        for node in (*body, *lazily):
+            if isinstance(node, ast.ImportFrom) and (node.level or str(node.module).startswith("legolas_metric")):
                 found |= {f"{package}.{alias.name}": getattr(module, alias.name) for alias in node.names}
     return found
 

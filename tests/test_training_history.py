@@ -207,7 +207,8 @@ def test_a_collapse_is_acted_upon(data, tmp_path, act):  # noqa: F811
     history = RunHistory(tmp_path)
     assert guard.actions[0].act == act
     assert guard.actions[0].epoch == 2
-    assert "point collapse" in history.events[0]["why"]
+    assert (history.events[0]["what"], history.events[0]["why"][:7]) == ("stage", "0 -> 1:")
+    assert "point collapse" in next(event["why"] for event in history.events if event["what"] == "guard")
     assert history.series("healthy/validation")[1] == 1.0
     assert history.series("healthy/validation")[2] == 0.0
     assert trainer.current_epoch == (2 if act == "stop" else 4)

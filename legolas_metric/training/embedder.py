@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from legolas_metric.bank import EmbeddingBank
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric, check_metric
 from legolas_metric.datasets.embedding import Encoder, PassSettings, embed_each, embed_rows, input_loader
 from legolas_metric.datasets.source import Inputs, Whole
@@ -39,7 +40,7 @@ class Placed:
 
 
 class Embedder:
-    """Makes a bank of a data set, and rewrites it; a rewrite needs the memory of one batch beside the bank's.
+    """Makes a bank of a data set, and rewrites it; a rewrite needs one batch, or 64 MiB, beside the bank.
 
     Args:
         inputs: what is embedded.
@@ -100,9 +101,21 @@ class Embedder:
             some = Subset(self.inputs, rows.tolist())
             loader = input_loader(some, replace(self.settings, num_workers=0, persistent_workers=False))
         drifts: list[float] = []
+        held: list[Tensor] = []  # batches that wait to be written together: each writing looks all ids up
+        written = 0
+
+        def flush() -> None:
+            nonlocal written
+            new = torch.cat(held)
+            held.clear()
+            drifts.append(len(new) * bank.update(names[written : written + len(new)], new, step=step))
+            written += len(new)
 
         def take(begin: int, part: Tensor) -> None:
-            drifts.append(len(part) * bank.update(names[begin : begin + len(part)], part, step=step))
+            held.append(part)
+            end = begin + len(part)
+            if end == len(names) or end - written >= rows_for(BLOCK, 4 * part.shape[1]):
+                flush()
 
         embed_each(
             placed.encoder,

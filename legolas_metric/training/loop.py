@@ -25,7 +25,7 @@ from legolas_metric.training.embedder import Embedder, Placed
 from legolas_metric.training.feeding import Feeder
 from legolas_metric.training.history import RunHistory
 from legolas_metric.training.resume import generator_states, restore_generators
-from legolas_metric.training.rounds import MiningRound
+from legolas_metric.training.rounds import MiningRound, shortfalls
 from legolas_metric.training.settings import Feeding, Kind, Pairs, Rhythm, as_schedule
 
 log = logging.getLogger(__name__)
@@ -325,7 +325,10 @@ class MiningLoop:
         times.append(time.perf_counter())
         name = type(miner).__name__
         if len(triplets) == 0:
-            raise ValueError(f"{name} found no triplet in epoch {epoch} ({triplets.stats}): ease its window or guard")
+            asked, why = triplets.stats.anchors, shortfalls(triplets.stats)
+            raise ValueError(
+                f"{name} found no triplet in epoch {epoch}, of {asked} anchors {why}: ease its window or guard"
+            )
         fed = self.feeder.feed(triplets, self.bank, epoch=epoch, done=self.done)
         times.append(time.perf_counter())
         encode, mine, plan = (after - before for before, after in pairwise(times))

@@ -140,7 +140,7 @@ class GlobalMining(L.Callback):
         self.encoder, self.monitor = encoder, monitor
         self.history_option = history
         self._began = 0  # the epoch at which this fit began
-        self._told = 0  # rounds that were recorded
+        self._told = self._changed = 0  # rounds and changes of stage that were recorded
         self._trainer: L.Trainer | None = None
         self._earlier = -math.inf  # the monitored value before training was interrupted
         self._saved: Mapping[str, Any] | None = None
@@ -222,7 +222,7 @@ class GlobalMining(L.Callback):
             self._begin(trainer, pl_module, epoch=trainer.current_epoch, step=trainer.global_step, due=True)
             return
         self.loop.resume(placed)
-        self._told = len(self.rounds)
+        self._told, self._changed = len(self.rounds), len(self.schedule.changes)
         self._earlier = -math.inf if saved["value"] is None else saved["value"]
         self._show(pl_module)
         if self.loop.done >= self.loop.steps:
@@ -317,6 +317,11 @@ class GlobalMining(L.Callback):
             return
         self._show(pl_module)
         history = writes(trainer)
+        changes, self._changed = self.schedule.changes[self._changed :], len(self.schedule.changes)
+        for change in changes:
+            why = f"{change.before} -> {change.after}: {change.reason}"
+            if history is not None:
+                history.event(epoch=change.epoch, step=self.loop.step, what="stage", why=why)
         for mined in new:
             log_values(trainer, {f"mining/{name}": value for name, value in mined.values().items()}, step=mined.step)
             if history is not None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from legolas_metric.records import Triplets
+from legolas_metric.records import MiningStats, Triplets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,17 +71,21 @@ class MiningRound:
     def summary(self) -> str:
         """The round in two lines: what was found and fed, and what fell short."""
         stats = self.triplets.stats
-        short = {"without positive": stats.no_positive, "without negative": stats.no_negative}
-        short |= {"outside the window": stats.outside_window, "exhausted": stats.exhausted, "fallback": stats.fallback}
-        short |= {f"filtered as {reason}": count for reason, count in stats.filtered.items()}
-        told = ", ".join(f"{count} {what}" for what, count in short.items() if count)
         drift = "" if self.drift is None else f", drift {self.drift:.4f}, oldest row {stats.max_age} steps"
         return (
             f"epoch {self.epoch}, step {self.step}: {self.miner} found {len(self.triplets)} triplets of "
             f"{stats.anchors} anchors by {stats.engine}, fed {self.fed:.0%}{drift}\n"
-            f"  {told or 'no shortfall'}; embedding {self.encode_seconds:.2f} s, mining {self.mine_seconds:.2f} s, "
+            f"  {shortfalls(stats)}; embedding {self.encode_seconds:.2f} s, mining {self.mine_seconds:.2f} s, "
             f"planning {self.plan_seconds:.2f} s"
         )
+
+
+def shortfalls(stats: MiningStats) -> str:
+    """What could not be mined, in one line."""
+    short = {"without positive": stats.no_positive, "without negative": stats.no_negative}
+    short |= {"outside the window": stats.outside_window, "exhausted": stats.exhausted, "fallback": stats.fallback}
+    short |= {f"filtered as {reason}": count for reason, count in stats.filtered.items()}
+    return ", ".join(f"{count} {what}" for what, count in short.items() if count) or "no shortfall"
 
 
 def _number(value: Any) -> float | None:
