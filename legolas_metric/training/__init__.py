@@ -10,15 +10,29 @@ from legolas_metric.training.loop import MiningLoop as MiningLoop
 from legolas_metric.training.rounds import MiningRound as MiningRound
 
 if TYPE_CHECKING:
+    from legolas_metric.training.attention_monitor import AttentionMonitor as AttentionMonitor
+    from legolas_metric.training.averaged_weights import AveragedWeights as AveragedWeights
+    from legolas_metric.training.best_checkpoint import BestCheckpoint as BestCheckpoint
+    from legolas_metric.training.classifier import ClassifierLearner as ClassifierLearner
     from legolas_metric.training.collapse_monitor import CollapseMonitor as CollapseMonitor
+    from legolas_metric.training.early_stopping import EarlyStopping as EarlyStopping
+    from legolas_metric.training.early_stopping import RestoringEarlyStopping as RestoringEarlyStopping
+    from legolas_metric.training.epoch_confusion import EpochConfusion as EpochConfusion
     from legolas_metric.training.mining import GlobalMining as GlobalMining
     from legolas_metric.training.module import MetricLearner as MetricLearner
     from legolas_metric.training.monitor import ValidationMonitor as ValidationMonitor
 
 _ON_LIGHTNING = {
+    "AttentionMonitor": "attention_monitor",
+    "AveragedWeights": "averaged_weights",
+    "BestCheckpoint": "best_checkpoint",
+    "ClassifierLearner": "classifier",
     "CollapseMonitor": "collapse_monitor",
+    "EarlyStopping": "early_stopping",
+    "EpochConfusion": "epoch_confusion",
     "GlobalMining": "mining",
     "MetricLearner": "module",
+    "RestoringEarlyStopping": "early_stopping",
     "ValidationMonitor": "monitor",
 }
 
