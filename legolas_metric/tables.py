@@ -25,7 +25,7 @@ class Doubtful(float):
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    """Text without control characters, such as a file's name may hold: each is shown as its escape.
+    r"""Text without control characters, such as a file's name may hold: each is shown as its escape.
 
     Example:
         >>> from legolas_metric.tables import visible
