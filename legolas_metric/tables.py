@@ -190,6 +190,22 @@ class Sheet:
         return f"<table>{caption}<tr>{head}</tr>{''.join(lines)}</table>{more}"
 
 
+class Shown:
+    """A record that prints as its sheet, in a terminal and in a notebook."""
+
+    __slots__ = ()
+
+    def _sheet(self) -> Sheet:
+        """What is printed of it."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self._sheet().text()
+
+    def _repr_html_(self) -> str:
+        return self._sheet().html()
+
+
 def _shown(value: Value, form: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NOT_MEASURED
