@@ -18,7 +18,7 @@ from legolas_metric import (
     RandomMiner,
     SemiHardMiner,
 )
-from legolas_metric.geometry import exact_similarity, normalise, prepare, semi_hard_window
+from legolas_metric.geometry import exact_similarity, inwards, normalise, prepare, semi_hard_window
 
 MARGIN = 0.4
 GROUPS = LabelRelation(positive_group="other", negative_group="same")
@@ -41,6 +41,7 @@ class Slow:
 
     def __init__(self, own, ref, metric, relation):
         x, y = (side if metric != "cosine" else normalise(side) for side in (own[0], (ref or own)[0]))
+        self.x, self.y = x, y
         self.s = exact_similarity(x[:, None].expand(-1, len(y), -1), y.expand(len(x), -1, -1), metric)
         labels, ref_labels = own[1], (ref or own)[1]
         labelled = labels[:, None] != -1
@@ -63,7 +64,7 @@ class Slow:
         return min(self.positive[a].nonzero()[:, 0].tolist(), key=lambda p: (float(self.s[a, p]), p))
 
     def semi_hard(self, a, p, margin, metric):
-        low, high = semi_hard_window(self.s[a, p][None], margin, metric)
+        low, high = inwards(semi_hard_window(self.s[a, p][None], margin, metric), self.x, self.y, metric)
         return self.nearest(a, self.negative[a] & (self.s[a] > low) & (self.s[a] < high))
 
 

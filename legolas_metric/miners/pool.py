@@ -163,9 +163,8 @@ class IndexPool:
 
     def negatives(self, anchor: Int64[Tensor, " m"], k: int, window: Window | None) -> Int64[Tensor, "m k"]:
         """See `Pool`."""
-        bounds = None if window is None else _inwards(window, self.anchors, self.rows, self.metric)
         return self._searched.search(
-            self.anchors[anchor], self.relations.self_row[anchor], k, "negative", window=bounds
+            self.anchors[anchor], self.relations.self_row[anchor], k, "negative", window=window
         )
 
     def weighted(
@@ -185,20 +184,6 @@ class IndexPool:
     def stats(self) -> SearchStats:
         """See `Pool`."""
         return self._searched.stats or SearchStats(engine="labels")
-
-
-def _inwards(window: Window, anchors: Rows, rows: Rows, metric: Metric) -> Window:
-    """A window less the last of the 33 bits to which sums are kept.
-
-    The bounds were added up here, and an index adds in its own order: where a sum lies between two values of 33 bits,
-    one may round up and the other down, and a negative that is equal to the positive must not fall inside by that.
-    """
-    low, high = window
-    slack = (2 - 2 * high if metric == "cosine" else high).abs() * 2.0**-32
-    if metric == "dot":
-        lengths = [float(side.embeddings.norm(dim=1, dtype=torch.float64).max()) for side in (anchors, rows)]
-        slack = slack + rows.embeddings.shape[1] * 2.0**-52 * lengths[0] * lengths[1]
-    return low + slack, high - slack
 
 
 def _spread(bound: Float64[Tensor, " q"], where: Int64[Tensor, " q"], n: int) -> Float64[Tensor, " n"]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
-from legolas_metric.geometry import chunks, semi_hard_window
+from legolas_metric.geometry import chunks, inwards, semi_hard_window
 from legolas_metric.miners.by_label import draw_distinct
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.pool import Pool, pair_similarities
@@ -204,7 +204,10 @@ def _negatives(
     else:
         reference = positive if strategy.reference == "chosen" else pool.positives(farthest=False)[anchor]
         s_ap = pair_similarities(pool, anchor, reference[:, None])[:, 0]
-        ranked = pool.negatives(anchor, depth, semi_hard_window(s_ap, strategy.margin, pool.metric))
+        window = semi_hard_window(s_ap, strategy.margin, pool.metric)
+        ranked = pool.negatives(
+            anchor, depth, inwards(window, pool.anchors.embeddings, pool.rows.embeddings, pool.metric)
+        )
     return _guarded(pool, strategy, anchor, ranked, None if strategy.ranks is None else drawn)
 
 
