@@ -9,12 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legolas_metric import MiningStats, Triplets, TripletSampler
+from legolas_metric.records import SearchStats
 
 
 def triplets_of(rows):
     anchor, positive, negative = torch.as_tensor(rows).reshape(-1, 3).unbind(1)
     nothing = torch.zeros(len(anchor))
-    return Triplets(anchor, positive, negative, nothing, nothing, MiningStats(anchors=0, engine="none", seconds=0.0))
+    return Triplets(
+        anchor,
+        positive,
+        negative,
+        nothing,
+        nothing,
+        MiningStats(anchors=0, search=SearchStats(engine="none"), seconds=0.0),
+    )
 
 
 def mined(classes, size, seed=0):

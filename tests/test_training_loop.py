@@ -138,7 +138,7 @@ def test_a_loop_that_is_left_has_ended_its_epoch(omniglot):
 
 
 def test_every_round_is_written(omniglot, tmp_path):
-    loop, net, optimizer = make(omniglot, history=str(tmp_path / "history.jsonl"))
+    loop, net, optimizer = make(omniglot, history=tmp_path / "history.jsonl")
     train(loop, net, optimizer, 2)
     rounds = RunHistory(tmp_path).rounds
     assert [(r["epoch"], r["step"], r["miner"]) for r in rounds] == [(0, 0, "HardMiner"), (1, 5, "HardMiner")]

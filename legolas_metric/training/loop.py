@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -126,7 +127,7 @@ class MiningLoop:
         persistent_workers: bool = False,
         seed: int = 0,
         progress: bool = True,
-        history: RunHistory | str | None = None,
+        history: RunHistory | str | os.PathLike[str] | None = None,
     ) -> None:
         check_metric(metric)
         self.schedule = as_schedule(schedule, miner)
@@ -157,7 +158,7 @@ class MiningLoop:
             settings=self.passes,
         )
         self.feeder = Feeder(self.examples, feeding)
-        self.history = RunHistory(history) if isinstance(history, str) else history
+        self.history = history if history is None or isinstance(history, RunHistory) else RunHistory(history)
         self.rounds: list[MiningRound] = []
         self.bank: EmbeddingBank | None = None
         self.current = self.done = self.step = 0  # of training: the epoch, its steps so far, and all steps
