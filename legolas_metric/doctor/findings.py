@@ -22,6 +22,12 @@ class Finding:
         evidence: the figures that it follows from.
         remedy: what to do.
         share: of the rows, queries or hardest negatives that it concerns, in [0, 1]; where a figure fell, by how much.
+
+    Example:
+        >>> from legolas_metric import Finding
+        >>> said = {"rule": "few", "sentence": "It is little.", "evidence": "n = 3", "remedy": "Collect more."}
+        >>> Finding(severity="note", **said).remedy
+        'Collect more.'
     """
 
     severity: Severity

@@ -12,6 +12,7 @@ from legolas_metric.evaluation.arguments import as_table, rows_of_baseline
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.evaluation.trials import side
+from legolas_metric.measures import measure
 
 _SILHOUETTE_ROWS = 10_000
 
@@ -52,7 +53,9 @@ class ClusteringReport:
         """What makes these figures weaker than they look, a sentence each."""
         said = []
         if self.baseline is not None:
-            figures = {"NMI": (self.nmi, self.baseline.nmi), "AMI": (self.ami, self.baseline.ami)}
+            figures = {
+                measure(name).title: (getattr(self, name), getattr(self.baseline, name)) for name in ("nmi", "ami")
+            }
             said += [
                 f"training made {name} worse: {after:.3f}, untrained {before:.3f}"
                 for name, (after, before) in figures.items()

@@ -22,6 +22,11 @@ class Cost:
         miss: of a genuine pair that is rejected.
         false_accept: of an impostor pair that is accepted.
         prior: share of genuine pairs among those that will be judged.
+
+    Example:
+        >>> from legolas_metric import Cost
+        >>> Cost(false_accept=10, prior=0.01).miss
+        1.0
     """
 
     miss: float | int = 1.0
@@ -44,6 +49,15 @@ class Decision:
         far_interval, frr_interval: 95 %, by the bootstrap over identities: a draw counts the pairs that each drawn
             identity is part of (the subsets bootstrap, Bolle et al. 2004).
         genuine, impostor: pairs.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import DecisionRule, evaluate_verification
+        >>> y = torch.arange(80) // 4
+        >>> x = torch.eye(20)[y] + 0.1 * torch.randn(80, 20, generator=torch.Generator().manual_seed(0))
+        >>> found = DecisionRule.fit(evaluate_verification(x[:40], y[:40]), at="eer").apply(x[40:], y[40:])
+        >>> found.far, found.frr, found.genuine
+        (0.0, 0.0, 60)
     """
 
     threshold: float

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric, check_whole
+from legolas_metric.datasets.labels import largest_class
 from legolas_metric.index.admissible import admissible_pairs
 from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
@@ -41,7 +42,7 @@ class FaissIndex:
     the share of the exact neighbours of `audit` of the queries that were found, and NaN with `audit=0`.
 
     Behaviour in corner cases:
-        - positives ("positive", "cross_group_positive") are compared class by class, exactly, without FAISS;
+        - positives are compared class by class, exactly, without FAISS;
         - a window or a large class widens the search in steps, at most to the whole index (IVF: all its lists);
         - `farthest` searches with -q; under "euclidean" FAISS has no such search and it is refused;
         - a search in a forked process is refused, because FAISS's threads do not survive a fork.
@@ -49,8 +50,7 @@ class FaissIndex:
     Args:
         factory: a factory string ("Flat", "IVF256,Flat", "HNSW32", ...) or an empty `faiss.Index`, which is copied.
         metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
-        effort: lists that an IVF index visits (`nprobe`), or candidates that HNSW keeps (`efSearch`) (default:
-            the index's own).
+        effort: lists that an IVF index visits (`nprobe`), or candidates that HNSW keeps (`efSearch`); None: its own.
         audit: queries, drawn by a fixed seed, whose neighbours an approximate search is measured by; 0 for none. They
             are compared with all rows: some 15 ns a pair and thread.
 
@@ -318,9 +318,7 @@ def _to_be_dropped(rows: Rows, want: Want) -> int:
     if want == "any":
         return 1
     assert rows.labels is not None
-    labelled = rows.labels[rows.labels != UNLABELLED]
-    largest = int(labelled.unique(return_counts=True)[1].max()) if len(labelled) else 0
-    return min(largest, 1024) + 1  # a very large class is widened to, where a query needs it
+    return min(largest_class(rows.labels), 1024) + 1  # a very large class is widened to, where a query needs it
 
 
 def _search_parameters(index: Any, fetch: int, n: int, effort: int | None) -> Any:

@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, check_metric
 from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
-from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.rows import as_groups
 from legolas_metric.training.batches import CollateExamples, Examples, ResumableLoader
 from legolas_metric.training.embedder import Embedder, Placed
@@ -28,6 +26,7 @@ from legolas_metric.training.history import RunHistory
 from legolas_metric.training.resume import generator_states, restore_generators
 from legolas_metric.training.rounds import MiningRound, shortfalls
 from legolas_metric.training.settings import Feeding, Kind, Pairs, Rhythm, as_schedule
+from legolas_metric.training.slow_encoder import SlowEncoder
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +161,7 @@ class MiningLoop:
         self.rounds: list[MiningRound] = []
         self.bank: EmbeddingBank | None = None
         self.current = self.done = self.step = 0  # of training: the epoch, its steps so far, and all steps
-        self._averaged: AveragedModel | None = None
+        self._slow = SlowEncoder(self.rhythm.ema)
         self._next_row = 0  # of the bank, which is rewritten next
         self._saved: Mapping[str, Any] | None = None  # a loaded state, until training begins
         self._batches_out = False  # whether a batch was handed out whose step is not yet followed up
@@ -254,7 +253,7 @@ class MiningLoop:
                 "steps": self.bank.steps.clone(),
                 "drift": self.bank.drift,
             },
-            "average": None if self._averaged is None else self._averaged.state_dict(),
+            "average": self._slow.state_dict(),
             "schedule": self.schedule.state_dict(),
             "round": asdict(self.last),
             "batches": self.feeder.state_dict(self.done),
@@ -267,25 +266,15 @@ class MiningLoop:
         Raises:
             ValueError: this run averages its encoder (`ema`) and the saved one did not, or the other way round.
         """
-        averaged = state.get("average") is not None
-        if state and averaged != (self.rhythm.ema is not None):
-            how = "with" if averaged else "without"
-            raise ValueError(
-                f"ema={self.rhythm.ema}, but the saved run was {how} an averaged encoder: set ema as it was"
-            )
+        if state:
+            self._slow.check(state.get("average"))
         self._saved = state or None
 
     # The parts of a round, for whoever drives the loop from outside, as `GlobalMining` does
 
     def start(self, placed: Placed) -> None:
         """Before the first epoch: make the averaged encoder."""
-        if self.rhythm.ema is None or self._averaged is not None:
-            return
-        if not isinstance(placed.encoder, nn.Module):
-            raise TypeError(f"ema averages the parameters of an encoder that is a module, got {placed.encoder!r}")
-        average = get_ema_multi_avg_fn(float(self.rhythm.ema))
-        self._averaged = AveragedModel(placed.encoder, multi_avg_fn=average, use_buffers=True)
-        self._averaged.update_parameters(placed.encoder)  # the first one copies
+        self._slow.start(placed)
 
     def begin(self, placed: Placed, *, epoch: int, step: int, value: float | None = None, due: bool = False) -> None:
         """Begin an epoch: mine, if that is due (or asked for), and plan its batches."""
@@ -297,22 +286,20 @@ class MiningLoop:
 
     def after_step(self, placed: Placed) -> None:
         """After an optimiser's step, which `step` and `done` count: keep average and bank up; mine, if that is due."""
-        if self._averaged is not None:
-            assert isinstance(placed.encoder, nn.Module)
-            self._averaged.update_parameters(placed.encoder)
+        self._slow.update(placed)
         if self.rhythm.rotate is not None:
             assert self.bank is not None
             n = len(self.examples)
             rows = (self._next_row + torch.arange(math.ceil(self.rhythm.rotate * n))) % n
             self._next_row = int(rows[-1] + 1) % n
-            self.embedder.rewrite(self.bank, self._embedding(placed), step=self.step, rows=rows)
+            self.embedder.rewrite(self.bank, self._slow.embedding(placed), step=self.step, rows=rows)
         every = self.rhythm.every_steps
         if every is not None and self.step % every == 0 and self.step > self.last.step and self.done < self.steps:
             self.mine(placed)
 
     def mine(self, placed: Placed) -> None:
         """One round: refresh the bank, mine it, make batches for the steps that are left, and keep the record."""
-        epoch, step, encoding = self.current, self.step, self._embedding(placed)
+        epoch, step, encoding = self.current, self.step, self._slow.embedding(placed)
         times = [time.perf_counter()]
         if self.bank is None:
             if not self._own_views:
@@ -359,16 +346,12 @@ class MiningLoop:
             device = next((parameter.device for parameter in placed.encoder.parameters()), None)
         bank = saved["bank"]
         self.bank = self.embedder.of_rows(bank["embeddings"].to(device), bank["steps"], bank["drift"])
-        if self._averaged is not None:
-            self._averaged.load_state_dict(saved["average"])
+        self._slow.load_state_dict(saved["average"])
         self.schedule.load_state_dict(saved["schedule"])
         self.current, self.step, self._next_row = saved["epoch"], saved["step"], saved["next"]
         self._value, self._batches_out = saved["value"], saved["follow_up"]
-        mined = saved["round"]["triplets"]
-        told = mined["stats"] | {"search": SearchStats(**mined["stats"]["search"])}
-        triplets = Triplets(**(mined | {"stats": MiningStats(**told)}))
-        self.rounds = [MiningRound(**(saved["round"] | {"triplets": triplets}))]
-        self.feeder.resume(saved["batches"], triplets, self.bank, epoch=self.current)
+        self.rounds = [MiningRound.of_plain(saved["round"])]
+        self.feeder.resume(saved["batches"], self.last.triplets, self.bank, epoch=self.current)
         self.done = saved["batches"]["step"]
         self._complete = self.done >= self.steps
         restore_generators(saved["generators"])
@@ -378,9 +361,3 @@ class MiningLoop:
         if self._batches_out:
             self._batches_out = False
             self.after_step(placed)
-
-    def _embedding(self, placed: Placed) -> Placed:
-        """The encoder that embeds: the average, where there is one."""
-        if self._averaged is None:
-            return placed
-        return Placed(self._averaged, None, placed.device, placed.context)

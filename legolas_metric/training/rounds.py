@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from legolas_metric.records import MiningStats, Triplets
+from legolas_metric.records import MiningStats, SearchStats, Triplets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,13 @@ class MiningRound:
     drift: float | None
     plan_seconds: float = 0.0
     margin: float | int | None = None
+
+    @classmethod
+    def of_plain(cls, saved: Mapping[str, Any]) -> "MiningRound":
+        """The round that `dataclasses.asdict` made plain."""
+        mined = saved["triplets"]
+        stats = MiningStats(**(mined["stats"] | {"search": SearchStats(**mined["stats"]["search"])}))
+        return cls(**(dict(saved) | {"triplets": Triplets(**(mined | {"stats": stats}))}))
 
     def values(self) -> dict[str, float | int]:
         """The figures of the round by name, as loggers and `history.jsonl` have them."""
