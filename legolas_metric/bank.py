@@ -22,6 +22,7 @@ from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.lookup import lookup
 from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows
+from legolas_metric.signatures import typed
 
 _FORMAT = "legolas_metric.EmbeddingBank/1"
 
@@ -52,6 +53,7 @@ class EmbeddingBank:
                 [0.0000, 1.0000]])
     """
 
+    @typed
     def __init__(
         self,
         embeddings: ArrayLike,
@@ -65,6 +67,8 @@ class EmbeddingBank:
         check_metric(metric)
         check_whole("step", step, 0)
         # copies: the bank is written in place; the caller's tensor must not be
+        if labels is None:
+            raise TypeError("labels must be given: one for each row, -1 where there is none")
         held = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric)
         assert held.labels is not None
         self.metric: Metric = metric
@@ -99,6 +103,7 @@ class EmbeddingBank:
         return self.step - int(self.steps.min())
 
     @classmethod
+    @typed
     def encode(
         cls,
         encoder: Encoder,
@@ -168,6 +173,7 @@ class EmbeddingBank:
             raise ValueError(f"{len(unknown)} ids are not in the bank (first: {unknown[:5].tolist()})")
         return place
 
+    @typed
     def update(self, ids: ArrayLike, embeddings: ArrayLike, *, step: int) -> float:
         """Write new embeddings of some ids; nothing is written if any of them is refused.
 
@@ -191,6 +197,7 @@ class EmbeddingBank:
         self.steps[where] = step
         return self.drift
 
+    @typed
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, beside and renamed: whole or not at all."""
         tensors = {"embeddings": self.embeddings, "labels": self.labels, "ids": self.ids, "steps": self.steps}
@@ -201,6 +208,7 @@ class EmbeddingBank:
         write_tensors(path, tensors, {"format": _FORMAT, "metric": self.metric, **texts})
 
     @classmethod
+    @typed
     def load(cls, path: str | os.PathLike[str]) -> "EmbeddingBank":
         """Read what `save` wrote, with the step of every row.
 

@@ -13,6 +13,7 @@ from legolas_metric.records import Triplets
 from legolas_metric.rows import as_ids
 from legolas_metric.samplers.draws import TRIPLETS, fingerprint, random_bits, random_order, stable_order
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place
+from legolas_metric.signatures import typed
 
 _LEVELS = 3  # of families; each brings fewer triplets together than the one before
 _MOST_ROWS = 2**31  # larger numbers are no rows of a data set
@@ -81,6 +82,7 @@ class TripletSampler(PlannedSampler):
         (True, True)
     """
 
+    @typed
     def __init__(
         self,
         triplets: Triplets,
@@ -141,7 +143,7 @@ class TripletSampler(PlannedSampler):
 
 def _rows_of(names: Int64[np.ndarray, "t 3"], ids: ArrayLike) -> Int64[np.ndarray, "u 3"]:
     """Row numbers of the triplets that lie in the data set."""
-    known = as_ids(ids, len(ids), of="the data set").cpu()
+    known = as_ids(ids, None).cpu()
     rows, found = lookup(torch.from_numpy(names).flatten(), known)
     return rows.view(-1, 3)[found.view(-1, 3).all(1)].numpy()
 

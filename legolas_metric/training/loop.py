@@ -19,6 +19,7 @@ from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
 from legolas_metric.rows import as_groups
+from legolas_metric.signatures import typed
 from legolas_metric.training.batches import CollateExamples, Examples, ResumableLoader
 from legolas_metric.training.embedder import Embedder, Placed
 from legolas_metric.training.feeding import Feeder
@@ -99,6 +100,7 @@ class MiningLoop:
         ('HardMiner', 60, 1)
     """
 
+    @typed
     def __init__(
         self,
         dataset: Source,
