@@ -21,7 +21,7 @@ from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, em
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.lookup import lookup
-from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows
+from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows, named_rows
 from legolas_metric.signatures import typed
 
 _FORMAT = "legolas_metric.EmbeddingBank/1"
@@ -69,7 +69,25 @@ class EmbeddingBank:
         # copies: the bank is written in place; the caller's tensor must not be
         if labels is None:
             raise TypeError("labels must be given: one for each row, -1 where there is none")
-        held = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric)
+        self._hold(fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric), metric, step)
+
+    @classmethod
+    def of_own(
+        cls,
+        rows: Float32[Tensor, "n d"],
+        labels: ArrayLike,
+        *,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        metric: Metric = "cosine",
+        step: int = 0,
+    ) -> "EmbeddingBank":
+        """A bank of prepared rows that it owns from now on, without a second copy of them."""
+        bank = cls.__new__(cls)
+        bank._hold(named_rows(rows, labels, ids=ids, groups=groups), metric, step)
+        return bank
+
+    def _hold(self, held: Rows, metric: Metric, step: int) -> None:
         assert held.labels is not None
         self.metric: Metric = metric
         self.embeddings: Float32[Tensor, "n d"] = held.embeddings
@@ -125,7 +143,7 @@ class EmbeddingBank:
 
         A tuple of inputs, ((a, b), y), reaches the encoder as positional arguments, a dict or whatever else
         `collate_fn` makes of a batch as one argument. All tensors in it are moved to the device, and floating ones are
-        given the encoder's dtype. Memory: the rows twice, n * d * 8 bytes, and one batch.
+        given the encoder's dtype. Memory: the rows, n * d * 4 bytes, and one batch.
 
         Args:
             encoder: maps a batch of inputs to [b, d]. A module is put into evaluation mode, and each of its parts back
@@ -158,7 +176,7 @@ class EmbeddingBank:
         where = None if device is None else torch.device(device)
         loader = input_loader(source, settings)
         rows = embed_rows(encoder, loader, names, metric=metric, device=where, progress=progress)
-        return cls(rows, labels, ids=ids, groups=groups, metric=metric, step=step)
+        return cls.of_own(rows, labels, ids=ids, groups=groups, metric=metric, step=step)
 
     def rows(self, ids: ArrayLike) -> Int64[Tensor, " m"]:
         """Row numbers of ids.

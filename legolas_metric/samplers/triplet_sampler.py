@@ -41,6 +41,19 @@ def plan_epoch(
     return torch.from_numpy(ordered[first]).split(sizes.tolist())
 
 
+def filled(batches: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+    """The same batches, with rows of those that come next in the places that are left; the first follow the last."""
+    full = []
+    for place, batch in enumerate(batches):
+        for later in range(1, len(batches)):
+            if len(batch) == batch_size:
+                break
+            other = batches[(place + later) % len(batches)]
+            batch = torch.cat([batch, other[~torch.isin(other, batch)][: batch_size - len(batch)]])
+        full.append(batch)
+    return full
+
+
 class TripletSampler(PlannedSampler):
     """Batches that hold anchor, positive and negative of every mined triplet, so that all three get gradients.
 
@@ -53,6 +66,8 @@ class TripletSampler(PlannedSampler):
         ids: [n], ids[i] names row i of the data set (default: an id is the row number). A triplet with an id that is
             not among them is left out, and counted in `dropped`.
         seed: of the order.
+        fill: fill the places that a batch has left with rows of the batches that come next, so that all have
+            `batch_size` rows; fewer only where the triplets have fewer altogether.
         rank, world_size: this process, and how many there are: rank r hands out batches r, r + world_size, ... of the
             same epoch; where the last round is not full, the epoch's first batches fill it.
 
@@ -62,8 +77,8 @@ class TripletSampler(PlannedSampler):
           epoch, exactly.
         - Each iteration hands out the next epoch, unless `set_epoch` is used, as Lightning does.
         - A triplet may lie by chance in further batches; `locate` finds it there too.
-        - Rows of no triplet are never drawn. A batch may have fewer than `batch_size` rows, where the next triplet
-          would add more than the rows that are left.
+        - Rows of no triplet are never drawn. Without `fill` a batch may have fewer than `batch_size` rows, where the
+          next triplet would add more than the rows that are left.
 
     Raises:
         TypeError: triplets that are none.
@@ -90,6 +105,7 @@ class TripletSampler(PlannedSampler):
         *,
         ids: ArrayLike | None = None,
         seed: int = 0,
+        fill: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -104,7 +120,7 @@ class TripletSampler(PlannedSampler):
         rows = names if ids is None else _rows_of(names, ids)
         if len(rows) == 0:
             raise ValueError("none of the triplets lies in the data set: pass the ids under which the rows were mined")
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.fill = batch_size, seed, fill
         self._dropped = len(names) - len(rows)
         if rows.max() >= _MOST_ROWS:
             raise ValueError(f"ids up to {rows.max()} were taken for row numbers: pass ids, the id of each row")
@@ -129,6 +145,7 @@ class TripletSampler(PlannedSampler):
         """This rank's batches of the current epoch."""
         if self._planned is None or self._planned[0] != self.epoch:
             numbered = plan_epoch(self._rows, self.batch_size, epoch=self.epoch, seed=self.seed)
+            numbered = filled(numbered, self.batch_size) if self.fill else numbered
             names = torch.from_numpy(self._names)
             batches = [names[batch] for batch in numbered]
             places = range(self.rank, -(-len(batches) // self.world_size) * self.world_size, self.world_size)
@@ -138,7 +155,7 @@ class TripletSampler(PlannedSampler):
     def settings(self) -> dict[str, int]:
         """What a saved state must agree with."""
         own = {"batch_size": self.batch_size, "seed": self.seed, "world_size": self.world_size}
-        return own | {"data": self._fingerprint}
+        return own | {"fill": int(self.fill), "data": self._fingerprint}
 
 
 def _rows_of(names: Int64[np.ndarray, "t 3"], ids: ArrayLike) -> Int64[np.ndarray, "u 3"]:
