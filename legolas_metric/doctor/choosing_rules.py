@@ -19,6 +19,7 @@ def best_not_kept(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="best not kept",
+            marks=wanted.mark(epoch),
             sentence=f"the best epoch was not kept: {wanted.name} {best:.4f} in epoch {epoch:g}, "
             f"{wanted.last:.4f} at the end",
             evidence=f"{wanted.told()}; settings: restored = {case.settings['restored']}",
@@ -38,6 +39,7 @@ def stopped_on_another_value(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="stopped on another value",
+            marks=(*watched.mark(), *ranking.mark()),
             sentence=f"the run is judged by {name}, which gets better while {ranking.name} gets worse",
             evidence=f"{watched.told()}; {ranking.told()}",
             remedy=f"stop by {ranking.name}",
@@ -57,6 +59,7 @@ def stopped_while_improving(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="stopped while improving",
+            marks=wanted.mark(),
             sentence=f"the run ended in epoch {case.history.epochs} of {planned:g} while {wanted.name} still rose",
             evidence=f"{wanted.told()}, best in its last epoch"
             + ("" if patience is None else f"; patience {patience:g} cannot have run out on it"),
@@ -76,6 +79,7 @@ def still_improving(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="note",
             rule="still improving",
+            marks=wanted.mark(),
             sentence=f"{wanted.name} was still rising when the run ended",
             evidence=f"{gain:.4f} in the last {third} epochs, {before:.4f} in as many before",
             remedy="train longer",
@@ -92,6 +96,7 @@ def levels_off(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="note",
             rule="levels off",
+            marks=wanted.mark(start),
             sentence=f"{wanted.name} levels off from epoch {start:g} on, at {wanted.last:.3f}",
             evidence=f"{wanted.told()}; {wanted.epochs[-1] - start:g} epochs since",
             remedy="longer training won't help: change the rate, the balance of the classes, or the model",

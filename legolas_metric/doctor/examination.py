@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from legolas_metric.doctor import choosing_rules, data_rules, learning_rules, mining_rules
+from legolas_metric.doctor import choosing_rules, collapse_rules, data_rules, learning_rules, mining_rules
 from legolas_metric.doctor.findings import Finding, findings_table, findings_text, worst_first
 from legolas_metric.doctor.history_reader import History, HistoryLike, read_history, read_settings
 from legolas_metric.doctor.run_case import Rule, RunCase
 from legolas_metric.doctor.thresholds import limits
 
-RULES: tuple[Rule, ...] = (*mining_rules.RULES, *learning_rules.RULES, *choosing_rules.RULES, *data_rules.RULES)
+RULES: tuple[Rule, ...] = (
+    *(*mining_rules.RULES, *learning_rules.RULES, *choosing_rules.RULES),
+    *(*data_rules.RULES, *collapse_rules.RULES),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
