@@ -56,4 +56,38 @@ def collapse_over_time(case: RunCase) -> Iterator[Finding]:
         )
 
 
-RULES = (collapse_over_time,)
+def verdicts(case: RunCase) -> Iterator[Finding]:
+    """The probes' verdict at the end, where it was another one before, or the ranking is poor beside it."""
+    told, ranking = case.history.words.get("verdict", ()), case.ranking()
+    judged = {name: curve for name, curve in case.history.curves.items() if name.startswith("healthy_") and len(curve)}
+    ill = [name.removeprefix("healthy_") for name, curve in judged.items() if curve.last == 0]
+    last = told[-1] if told else ""
+    if not ill and last in ("", "None", "healthy"):
+        return
+    good = ranking is not None and ranking.last >= case.limits["poor_rank"] and ranking.last >= ranking.first
+    guards = case.history.happened("guard")
+    since = [curve for name, curve in judged.items() if curve.last == 0 and name.removeprefix("healthy_") in ill]
+    yield Finding(
+        severity="note" if good else "fault",
+        rule="verdict of the probes",
+        marks=tuple(mark for curve in since for mark in curve.mark()),
+        sentence=f"the probes say of the end: {last or 'collapsed'}" + (f" ({', '.join(ill)})" if ill else ""),
+        evidence="; ".join(
+            [
+                *([f"verdicts: {', '.join(dict.fromkeys(told))}"] if told else []),
+                *(
+                    f"{curve.name}: {sum(value == 0 for value in curve.values)} of {len(curve)} epochs"
+                    for curve in since
+                ),
+                *(str(event.get("why")) for event in guards[-1:]),
+                *([ranking.told()] if ranking is not None else []),
+            ]
+        ),
+        remedy="go on from the last healthy checkpoint with easier negatives or a lower rate (CollapseMonitor does)"
+        if not good
+        else "none is needed as long as the ranking holds",
+        share=1.0,
+    )
+
+
+RULES = (collapse_over_time, verdicts)

@@ -69,14 +69,15 @@ class Curve:
     def level_from(self, share: float = 0.05) -> float | None:
         """The epoch from which it stays within `share` of its whole range of its last level; None if it never rests.
 
-        The last level is the median of the last third; the rest must be a third of the epochs at least.
+        The last level is the median of the last third; the rest must be more than a third of the epochs, since
+        of a straight line as many would seem level.
         """
         n = len(self.values)
         if n < 6:
             return None
         level, room = median(self.values[-(n // 3) :]), share * (max(self.values) - min(self.values))
         start = next((i for i in range(n) if abs(median(self.values[i : i + 3]) - level) <= room), n)
-        return self.epochs[start] if n - start >= n / 3 else None
+        return self.epochs[start] if n - start >= n / 3 + 1 else None
 
     def spikes(self, factor: float, *, up: bool = True) -> list[float]:
         """Epochs whose value jumped up (or down) by `factor` times the usual change, and beyond all before."""

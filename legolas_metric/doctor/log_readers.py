@@ -51,7 +51,7 @@ def lines_of(path: Path, run: str = "") -> tuple[list[Line], list[str]]:
 def _own_lines(path: Path) -> tuple[list[Line], list[str]]:
     history = RunHistory(path)
     ended = [] if history.ended is None else [history.ended]
-    lines = [*history.starts, *history.epochs.values(), *history.rounds, *history.events, *ended]
+    lines: list[Line] = [*history.starts, *history.epochs.values(), *history.rounds, *history.events, *ended]
     broken = history.broken
     return lines, [f"{broken} lines of {path.name}, which are no JSON"] if broken else []
 

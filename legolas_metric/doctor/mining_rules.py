@@ -95,8 +95,75 @@ def margin_inactive(case: RunCase) -> Iterator[Finding]:
         )
 
 
+def guard_rejects_most(case: RunCase) -> Iterator[Finding]:
+    """A guard that turns away the first candidate of most pairs."""
+    rounds = case.history.rounds
+    contested, triplets = _last(rounds.get("contested")), _last(rounds.get("triplets"))
+    pairs = (triplets or 0.0) + (_last(rounds.get("exhausted")) or 0.0)
+    if contested is None or not pairs or contested / pairs <= case.limits["rejected"]:
+        return
+    why = [
+        name.removeprefix("filtered_") for name, curve in rounds.items() if name.startswith("filtered_") and curve.last
+    ]
+    yield Finding(
+        severity="warning",
+        rule="guard rejects most",
+        marks=rounds["contested"].mark(),
+        sentence=f"the guard rejects the first candidate of {min(contested / pairs, 1):.0%} of the pairs",
+        evidence=f"contested {contested:g} of {pairs:g} pairs in the last round"
+        + (f" ({', '.join(why)})" if why else ""),
+        remedy="read some of the rejected pairs: where they are of two classes after all, loosen the guard (a larger "
+        "relative margin); where they are of one, mend the labels",
+        share=min(contested / pairs, 1.0),
+    )
+
+
+def same_rows_again(case: RunCase) -> Iterator[Finding]:
+    """A few rows are everyone's hardest negative, round after round."""
+    distinct, mined = case.history.rounds.get("distinct_negatives"), case.history.rounds.get("triplets")
+    if distinct is None or mined is None or len(distinct) < 2 or len(distinct) != len(mined):
+        return
+    shares = [few / many for few, many in zip(distinct.values, mined.values) if many >= case.limits["few_rows_least"]]
+    if len(shares) > 1 and max(shares[-2:]) < case.limits["few_rows"]:
+        yield Finding(
+            severity="warning",
+            rule="the same few rows",
+            marks=distinct.mark(),
+            sentence=f"the same few rows are mined again and again: {distinct.last:g} rows are the negatives of "
+            f"{mined.last:g} triplets",
+            evidence=f"{shares[-1]:.1%} distinct negatives in the last round, {shares[-2]:.1%} in the one before",
+            remedy="look at these rows (wrong labels, blank inputs, hubs); mine with a FalseNegativeGuard, cap how "
+            "often a row is taken, or rank by cosine instead of dot",
+            share=1 - shares[-1],
+        )
+
+
+def near_classes_in_batches(case: RunCase) -> Iterator[Finding]:
+    """Batches that already hold most classes show the near ones without any mining of the whole set.
+
+    A class's nearest other class is in its batch of p of C classes with probability (p - 1)/(C - 1).
+    """
+    batch, k = case.number("batch_size"), case.number("k")
+    p = case.number("classes_per_batch") or (batch / k if batch and k else None)
+    classes = case.number("num_classes")
+    if not case.history.rounds or not p or not classes or classes < 3:
+        return
+    shown = min((p - 1) / (classes - 1), 1.0)
+    if shown >= case.limits["near_in_batch"]:
+        yield Finding(
+            severity="note",
+            rule="near classes in batches",
+            sentence=f"global mining has little to add: a class meets its nearest one in {shown:.0%} of the batches",
+            evidence=f"(p - 1)/(C - 1) with p = {p:g} of C = {classes:g} classes in a batch",
+            remedy="mine in the batch, which costs nothing; or train on more classes",
+        )
+
+
 def _last(curve: Curve | None) -> float | None:
     return curve.last if curve is not None and len(curve) else None
 
 
-RULES = (negatives_were_random, starved, stale, margin_inactive)
+RULES = (
+    *(negatives_were_random, starved, stale, margin_inactive),
+    *(guard_rejects_most, same_rows_again, near_classes_in_batches),
+)
