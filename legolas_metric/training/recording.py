@@ -97,6 +97,7 @@ def record_start(
         name: getattr(trainer, name) for name in ("max_epochs", "max_steps", "precision", "gradient_clip_val")
     }
     settings[type(pl_module).__name__] = dict(pl_module.hparams)
+    settings["not_optimised"] = not_optimised(trainer, pl_module)
     seed = os.environ.get("PL_GLOBAL_SEED")
     history.start(
         seed=None if seed is None else int(seed),
@@ -133,6 +134,23 @@ def record_mining(
         log_values(trainer, {f"mining/{name}": value for name, value in mined.values().items()}, step=mined.step)
         if history is not None:
             history.round(epoch=mined.epoch, step=mined.step, values=mined.values(), **mined.words())
+
+
+def record_event(trainer: L.Trainer, *, epoch: int, what: str, why: str) -> None:
+    """Write what happened in an epoch, counted from 1, to the history of a run that has one."""
+    history = run_history(trainer) if recorders(trainer) and trainer.is_global_zero else None
+    if history is not None:
+        history.event(epoch=epoch, step=trainer.global_step, what=what, why=why)
+
+
+def not_optimised(trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:
+    """Names of the parameters that need gradients and that no optimiser holds."""
+    if not trainer.optimizers:
+        return []
+    held = {
+        id(part) for optimizer in trainer.optimizers for group in optimizer.param_groups for part in group["params"]
+    }
+    return [name for name, part in pl_module.named_parameters() if part.requires_grad and id(part) not in held]
 
 
 def record_end(callback: Any, trainer: L.Trainer, why: str) -> None:

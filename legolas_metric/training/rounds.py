@@ -54,9 +54,11 @@ class MiningRound:
             "fallback",
             "exhausted",
             "short",
+            "contested",
             "max_age",
         )
         values: dict[str, float | int] = {"triplets": len(self.triplets), "fed": self.fed}
+        values |= {"distinct_negatives": len(self.triplets.negative.unique())}
         values |= {name: getattr(stats, name) for name in counts}
         values |= {f"filtered/{reason}": count for reason, count in stats.filtered.items()}
         values |= {name: getattr(self, name) for name in ("encode_seconds", "mine_seconds", "plan_seconds")}
