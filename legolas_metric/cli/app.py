@@ -1,6 +1,5 @@
 """The command line: parse, call, print. What a command needs is imported when it runs, so that help comes at once."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -29,9 +28,11 @@ from legolas_metric.cli.options import (
     Queries,
     Seed,
     Untrained,
+    Version,
     WithinGroup,
 )
 from legolas_metric.cli.refusals import run
+from legolas_metric.cli.run_examination import doctor
 
 FORMATS = """
 Embeddings are read from .npz or .safetensors files with the arrays `embeddings` [n, d] and `labels` [n] (and, where
@@ -53,19 +54,9 @@ Exit status: 0 all is well, 1 some of several files could not be used (the rest 
 )
 
 
-def print_version(asked: bool) -> bool:
-    """Print the version, where it is asked for, and end."""
-    if asked:
-        print(f"legolas-metric {sys.modules['legolas_metric'].__version__}")
-        raise typer.Exit
-    return asked
-
-
 @app.callback()
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version, and exit.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """What stands before a command's name."""
 
@@ -331,6 +322,9 @@ def mine(
         write_named(out, {name: getattr(triplets, name) for name in names})
         if not as_json:
             printing.say(f"Wrote {out}.")
+
+
+app.command()(doctor)
 
 
 @app.command()

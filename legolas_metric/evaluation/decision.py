@@ -12,8 +12,10 @@ from legolas_metric.evaluation.identity_pairs import PairsOfRows, drawn_rates, p
 from legolas_metric.evaluation.operating import OperatingPoints, Rates
 from legolas_metric.evaluation.pairs import by_label
 from legolas_metric.evaluation.verification import VerificationReport, count_pairs
+from legolas_metric.signatures import typed, typed_fields
 
 
+@typed_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What errors cost: prior miss FRR + (1 - prior) false_accept FAR, the detection cost of speaker recognition.
@@ -95,6 +97,7 @@ class DecisionRule:
     fitted: Rates
 
     @classmethod
+    @typed
     def fit(
         cls,
         report: VerificationReport,
@@ -128,6 +131,7 @@ class DecisionRule:
             threshold = points.cheapest_threshold(miss=cost.miss, false_accept=cost.false_accept, prior=cost.prior)
         return cls(threshold=threshold, metric=report.metric, fitted=points.rates_at(threshold))
 
+    @typed
     def apply(
         self,
         embeddings: ArrayLike | EmbeddingBank,

@@ -24,6 +24,7 @@ from legolas_metric.index.interface import Want, Window, check_request, window_b
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window, recall_of
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
+from legolas_metric.signatures import typed
 
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
 _FETCHED = 64  # bytes that a pair (query, row) takes, or twice as many at the most
@@ -70,6 +71,7 @@ class FaissIndex:
     Source: Douze et al., The Faiss library, 2024.
     """
 
+    @typed
     def __init__(
         self,
         factory: "str | faiss.Index" = "Flat",
@@ -126,6 +128,7 @@ class FaissIndex:
         self._rows, self._index, self._scale = rows, index, scale
         return self
 
+    @typed
     def search(
         self,
         queries: ArrayLike,
@@ -143,6 +146,7 @@ class FaissIndex:
         own = query_rows(queries, rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
         return self._answer(own, k, want, farthest, window)
 
+    @typed
     def self_join(
         self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
     ) -> Neighbors:

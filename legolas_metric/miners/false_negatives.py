@@ -19,6 +19,7 @@ from legolas_metric.lookup import lookup
 from legolas_metric.miners.masks import Masks
 from legolas_metric.miners.pool import Pool, pair_similarities
 from legolas_metric.rows import NO_ID
+from legolas_metric.signatures import typed_fields
 from legolas_metric.tables import Sheet
 
 Reference = Literal["mean", "quantile", "nearest"]
@@ -27,6 +28,7 @@ _REFERENCE_POSITIVES = 64
 _MOST_LABELS = 1 << 14
 
 
+@typed_fields
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class FalseNegativeGuard:
     """Rejects candidates that are probably false negatives; the next candidate takes the place of a rejected one.

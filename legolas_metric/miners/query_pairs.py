@@ -15,8 +15,10 @@ from legolas_metric.miners.sources import row_keys
 from legolas_metric.miners.triplets import HardMiner
 from legolas_metric.records import Triplets
 from legolas_metric.rows import as_prepared
+from legolas_metric.signatures import typed
 
 
+@typed
 def mine_pairs(
     queries: ArrayLike, positives: ArrayLike, corpus: ArrayLike | None = None, *, miner: Miner | None = None
 ) -> Triplets:

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 
 from legolas_metric.training.last_in_line import LastInLine
+from legolas_metric.training.recording import record_event
 from legolas_metric.training.stopping import Mode, Restore, RestoringStopper, StoppingRule
 
 Ratio = tuple[str, str, float | int]
@@ -57,7 +58,10 @@ class EarlyStopping(LastInLine):
             self._miss(trainer, needed)
             return
         pair = None if self.ratio is None else (there[1], there[2])
+        before = self.rule.stopped
         stop = self._told(there[0], trainer.current_epoch, module, pair)
+        if stop and not before:
+            record_event(trainer, epoch=trainer.current_epoch + 1, what="stop", why=f"{self.monitor}: {self.rule.why}")
         trainer.should_stop = trainer.should_stop or stop
 
     def _told(self, value: float, epoch: int, module: L.LightningModule, pair: tuple[float, float] | None) -> bool:
@@ -148,6 +152,8 @@ class RestoringEarlyStopping(EarlyStopping):
         if kept is not None:
             pl_module.load_state_dict(kept.weights)
             self.restored_epoch = kept.epoch
+            why = f"weights of epoch {kept.epoch + 1}, as {self.stopper.restore!r} asks by {self.monitor}"
+            record_event(trainer, epoch=trainer.current_epoch, what="restore", why=why)
             self.stopper.clear()
             above = self.stopper.folder.parent
             if self._anywhere and above.is_dir() and not any(above.iterdir()):
