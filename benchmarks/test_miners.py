@@ -134,3 +134,13 @@ def test_bank(benchmark, full, index, n):
     )
     assert benchmark.extra_info["agreement_with_oracle"] == 1.0
     benchmark.pedantic(functions[0], rounds=1)
+
+
+def test_every_positive_of_a_bank_takes_what_is_promised():
+    """2,000 rows of two classes: two million pairs, and no more than 300 MB beside them."""
+    generator = torch.Generator().manual_seed(0)
+    bank = EmbeddingBank(torch.randn(2000, 16, generator=generator), torch.arange(2000) % 2)
+    found = []
+    used = peak_mb(lambda: found.append(len(SemiHardMiner(positive="all").mine(bank))))
+    assert found[0] > 100_000
+    assert used is None or used < 64 * found[0] / 2**20 + 300

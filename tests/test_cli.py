@@ -56,6 +56,14 @@ def test_options_are_pinned(command):
     assert {name for option in held for name in option.opts if name.startswith("--")} - {"--help"} == OPTIONS[command]
 
 
+def test_as_many_episodes_are_drawn_as_the_library_draws():
+    from legolas_metric import RetrievalProtocol
+    from legolas_metric.cli.choices import protocol_of
+
+    asked = protocol_of("3-way-1-shot", None, None)
+    assert asked.episodes == RetrievalProtocol.few_shot(ways=3, shots=1).episodes
+
+
 ONE_LINE = [
     (("rank", "nowhere.npz"), "nowhere.npz: no such file"),
     (("rank", "x.csv"), "x.csv has the unknown extension '.csv': expected one of .npz, .npy, .safetensors, .pt"),

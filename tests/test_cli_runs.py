@@ -73,8 +73,8 @@ PRESETS = {
     ),
     "fixed --queries first.npy --gallery even.npz": RetrievalProtocol.fixed(range(100, 108), range(100, 140, 2)),
     "3-way-2-shot --episodes 20 --seed 5": RetrievalProtocol.few_shot(ways=3, shots=2, episodes=20, seed=5),
-    "2-way-1-shot --within-group --prototypes": RetrievalProtocol.few_shot(
-        ways=2, shots=1, within_group=True, prototypes=True
+    "2-way-1-shot --episodes 60 --within-group --prototypes": RetrievalProtocol.few_shot(
+        ways=2, shots=1, episodes=60, within_group=True, prototypes=True
     ),
 }
 

@@ -1,6 +1,6 @@
 import torch
 
-from legolas_metric.lookup import lookup
+from legolas_metric.lookup import lookup, runs_of, turns
 
 
 def test_it_finds_what_a_loop_finds():
@@ -20,3 +20,23 @@ def test_it_keeps_the_shape_of_the_names():
     place, found = lookup(torch.tensor([[3, 9], [7, 3]]), torch.tensor([7, 3]))
     assert place.tolist() == [[1, 0], [0, 1]]
     assert found.tolist() == [[True, False], [True, True]]
+
+
+def test_runs_are_those_of_a_count():
+    generator = torch.Generator().manual_seed(1)
+    for n in (0, 1, 30):
+        ascending = torch.randint(0, 9, (n,), generator=generator).sort().values
+        sought = torch.arange(-1, 11)
+        start, size = runs_of(sought, ascending)
+        listed = ascending.tolist()
+        assert size.tolist() == [listed.count(value) for value in sought.tolist()]
+        assert start.tolist() == [sum(other < value for other in listed) for value in sought.tolist()]
+
+
+def test_turns_count_what_stands_before():
+    generator = torch.Generator().manual_seed(2)
+    for n in (0, 1, 40):
+        value = torch.randint(0, 7, (n,), generator=generator)
+        grouped = torch.cat([value[value == one] for one in (3, 0, 6, 1, 2, 5, 4)])
+        listed = grouped.tolist()
+        assert turns(grouped).tolist() == [listed[:place].count(one) for place, one in enumerate(listed)]
