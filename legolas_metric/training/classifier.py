@@ -16,6 +16,7 @@ from legolas_metric.evaluation.classification import ClassificationReport
 from legolas_metric.losses.focal import FocalLoss
 from legolas_metric.training.class_balance import balancings, check_classes, mixed_accuracy, mixup
 from legolas_metric.training.epoch_confusion import EpochConfusion
+from legolas_metric.training.recording import writes
 
 Auxiliary = Mapping[str, tuple[float | int, Callable[[Tensor, Tensor], Tensor]]]
 
@@ -176,7 +177,11 @@ class ClassifierLearner(L.LightningModule):
         counted.reset()
 
     def _happened(self, what: str, why: str) -> None:
-        self.events.append(TrainingEvent(self.current_epoch, self.global_step, what, why))
+        event = TrainingEvent(self.current_epoch, self.global_step, what, why)
+        self.events.append(event)
+        history = writes(self.trainer)
+        if history is not None:
+            history.event(**asdict(event))
         warnings.warn(f"{what}: {why}", stacklevel=2)
 
     def _log(self, name: str, value: Tensor | float, labels: Tensor) -> None:
