@@ -32,6 +32,7 @@ from legolas_metric.cli.options import (
     WithinGroup,
 )
 from legolas_metric.cli.refusals import run
+from legolas_metric.cli.run_commands import embed, ensemble, kfold, search, train
 
 FORMATS = """
 Embeddings are read from .npz or .safetensors files with the arrays `embeddings` [n, d] and `labels` [n] (and, where
@@ -331,6 +332,10 @@ def mine(
         write_named(out, {name: getattr(triplets, name) for name in names})
         if not as_json:
             printing.say(f"Wrote {out}.")
+
+
+for command in (train, kfold, embed, ensemble, search):
+    app.command()(command)
 
 
 @app.command()

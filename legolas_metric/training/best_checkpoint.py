@@ -24,8 +24,8 @@ class BestCheckpoint(LastInLine):
         monitor: name of the logged value: "rank_at_1", or "rank_at_1/cross-day" of one protocol among several.
         mode: "max" where larger is better.
         folder, name, fold, last: as `BestWeights`.
-        settings, label_names, normalisation: as `BestWeights`; what is not given is taken from the module where it tells
-            (`hparams`, `label_names`, and a fitted `InputNormalisation` in it) when training begins.
+        settings, label_names, normalisation: as `BestWeights`; what is not given is taken from the module when training
+            begins, where it tells (`hparams`, `label_names`, and a fitted `InputNormalisation` in it).
         part: name of the module's attribute whose weights are kept, such as "encoder" (default: all).
 
     Behaviour in corner cases: an epoch that logs no value is passed over; none ever logging it is warned of when
@@ -108,5 +108,5 @@ class BestCheckpoint(LastInLine):
 
 
 def _label_names(module: L.LightningModule) -> list[str] | None:
-    names = getattr(module, "label_names", None)
-    return None if names is None else list(names)
+    names: Any = getattr(module, "label_names", None)
+    return None if names is None else [str(name) for name in names]

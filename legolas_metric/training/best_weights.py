@@ -125,8 +125,8 @@ class BestWeights:
             name: [str(entry) for entry in value] if name == "label_names" and value is not None else value
             for name, value in about.items()
         }
-        if "settings" in plain:
-            plain["settings"] = dict(plain["settings"] or {})
+        if plain.get("settings", {}) is None:
+            plain["settings"] = {}
         json.dumps(plain)  # said now rather than after the first epoch
         self._about |= plain
 
