@@ -28,7 +28,7 @@ LAYERS = (
     {"probes", "evaluation"},
     {"training", "interop"},
     {"doctor", "report"},
-    {"demo"},
+    {"demo", "runs"},
     {"cli"},
     {"__main__"},
 )
@@ -44,9 +44,12 @@ DOORS = {
     "faiss": {"index/faiss.py"},
     "pytorch_metric_learning": {"interop"},
     "plotly": {"report/theme.py", "report/page.py"},
-    "lightning": {"training", "demo"},
+    "lightning": {"training", "demo", "runs"},
     "torchmetrics": {"training"},
     "sklearn": {"evaluation", "datasets"},
+    "PIL": {"datasets/image_files.py"},
+    "optuna": {"runs/search.py"},
+    "wfdb": {"datasets/ecg.py"},
 }
 
 
