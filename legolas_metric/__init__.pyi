@@ -17,6 +17,14 @@ from .decisions.open_set import OpenSetRepeats as OpenSetRepeats
 from .decisions.open_set import OpenSetReport as OpenSetReport
 from .decisions.open_set import evaluate_open_set as evaluate_open_set
 from .decisions.open_set import repeat_open_set as repeat_open_set
+from .decisions.projections import LDA as LDA
+from .decisions.projections import PLDA as PLDA
+from .decisions.projections import WCCN as WCCN
+from .decisions.projections import Whitening as Whitening
+from .decisions.rerank import KReciprocal as KReciprocal
+from .decisions.rerank import expand as expand
+from .decisions.rerank import rerank as rerank
+from .decisions.score_norm import ScoreNorm as ScoreNorm
 from .decisions.templates import Identification as Identification
 from .decisions.templates import enrol as enrol
 from .decisions.templates import identify as identify

@@ -186,5 +186,5 @@ def test_a_new_sample_is_somebody_or_nobody():
     assert identify(probes, templates[:1], names[:1], k=2).names[0] == (12, None)
     with pytest.raises(ValueError, match="the rule's threshold is of metric 'cosine', not 'dot'"):
         identify(probes, templates, names, rule=rule, metric="dot")
-    given = DecisionRule.fit(verification_from_scores([0.9, 0.1], [1, 0]), far=0.5)
+    given = DecisionRule.fit(verification_from_scores([0.3, 0.1], [1, 0]), far=0.5)
     assert identify(probes, templates, names, rule=given).who[:8] == tuple(range(12, 20))

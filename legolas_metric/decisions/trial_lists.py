@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import ArrayLike, Metric, check_metric, check_whole
 from legolas_metric.evaluation.given_scores import verification_from_scores
 from legolas_metric.evaluation.verification import VerificationReport
@@ -16,7 +17,6 @@ from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.rows import as_prepared
 
 _SAME = {"1": True, "0": False, "target": True, "nontarget": False, "true": True, "false": False}
-_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class TrialList:
                 f"the list names {len(missing)} recordings that have no embedding: {', '.join(missing[:5])}"
             )
         one, other = (torch.tensor([place[name] for name in side]) for side in (self.left, self.right))
-        parts = chunks(len(one), _BLOCK)
+        parts = chunks(len(one), rows_for(BLOCK, 32 * rows.shape[1]))
         return torch.cat([exact_similarity(rows[one[part]], rows[other[part]], metric) for part in parts])
 
     def verify(
