@@ -222,5 +222,16 @@ def test_memory_is_budgeted_in_one_place(path):
             assert not budget, f"{path}: {name} is a budget of memory: take one of `budgets`"
 
 
+def test_the_drawing_is_the_order_that_is_held():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.search(r"```text\n(compiled.*?)```", page, re.DOTALL)
+    assert drawn is not None
+    assert [set(re.split(r" {2,}", line)[0].split()) for line in drawn[1].splitlines()] == list(LAYERS)
+    rooms = re.findall(r"`([a-z_/]+/|[a-z_/]+\.py)`", page.split("## Where a concept is found")[1])
+    inside = {"admissible.py": "index", "top_k.py": "index", "brute_force.py": "index"}
+    assert len(rooms) > 15
+    assert not [room for room in rooms if not (ROOT / inside.get(room, "") / room).exists()]
+
+
 def test_no_module_is_named_for_what_it_is_not():
     assert not [path for path in modules() if path.stem in {"utils", "helpers", "common", "misc"}]
