@@ -20,7 +20,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import UNPACKED
 from legolas_metric.checks import ArrayLike, as_tensor
-from legolas_metric.names import as_named
+from legolas_metric.names import Names, as_named
 from legolas_metric.outputs import check_file, check_writable, followed, is_stream, whole_file
 
 FIELDS = ("embeddings", "labels", "ids", "groups", "images")
@@ -93,13 +93,17 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingFile:
-    """What a file of embeddings held; fields that it lacked are None. Not yet checked against each other."""
+    """What a file of embeddings held; fields that it lacked are None. Not yet checked against each other.
+
+    `label_names[label]` is what a label stands for, where the file holds names.
+    """
 
     embeddings: Tensor
     labels: Tensor | None
     ids: Tensor | None
     groups: Tensor | None
     images: Tensor | None
+    label_names: Names | None = None
 
 
 def read_embeddings(
@@ -127,12 +131,15 @@ def read_embeddings(
             embeddings inside.
     """
     names = (embeddings_key, labels_key, *FIELDS[2:])
-    arrays = read_arrays(Path(path), names, option="--embeddings-key", named=(labels_key, "groups"))
+    arrays = _read(Path(path), names, option="--embeddings-key", named=(labels_key, "groups"))
     if labels is not None:
-        arrays |= read_arrays(Path(labels), (labels_key,), option="--labels-key", named=(labels_key,))
+        arrays |= _read(Path(labels), (labels_key,), option="--labels-key", named=(labels_key,))
     elif labels_key != FIELDS[1] and labels_key not in arrays:
         raise ValueError(f"{path} has no array named {labels_key!r}, which labels_key (--labels-key) asks for")
-    return EmbeddingFile(*(arrays.get(name) for name in names))  # pyright: ignore[reportArgumentType]
+    found = {name: array for name, (array, _) in arrays.items()}
+    own, ids, groups, images = (found.get(name) for name in names[1:])
+    label_names = arrays.get(labels_key, (None, None))[1]
+    return EmbeddingFile(found[embeddings_key], own, ids, groups, images, label_names)
 
 
 def read_arrays(
@@ -149,6 +156,13 @@ def read_arrays(
     Raises:
         FileNotFoundError, OSError, TypeError, ValueError: see `read_embeddings`.
     """
+    return {name: array for name, (array, _) in _read(path, wanted, option=option, named=named).items()}
+
+
+def _read(
+    path: Path, wanted: Sequence[str], *, option: str | None = None, named: Sequence[str] = ()
+) -> dict[str, tuple[Tensor, Names | None]]:
+    """Arrays, as `read_arrays` has them, each with what its numbers stand for."""
     check_exists(path)
     if path.suffix == ".safetensors":
         arrays: Mapping[str, ArrayLike] = read_tensors(path)[0]
@@ -165,11 +179,12 @@ def read_arrays(
     return {name: _as_numbers(arrays[name], f"{path}: {name}", name in named) for name in wanted if name in arrays}
 
 
-def _as_numbers(array: ArrayLike, name: str, named: bool) -> Tensor:
+def _as_numbers(array: ArrayLike, name: str, named: bool) -> tuple[Tensor, Names | None]:
     """The array; names of classes or sessions, where there may be some, numbered in ascending order."""
     if named and isinstance(array, np.ndarray) and array.dtype.kind in "USMm":
-        return as_named(array, None, name=name).codes
-    return as_tensor(array, name=name)
+        found = as_named(array, None, name=name)
+        return found.codes, found.names
+    return as_tensor(array, name=name), None
 
 
 def check_exists(path: Path) -> None:

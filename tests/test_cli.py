@@ -27,8 +27,8 @@ OPTIONS = {
     "probe": SHARED,
     "rank": {"--metric", "--k", "--full", "--untrained", *PROTOCOL, *EPISODES, *SHARED},
     "verify": {"--metric", "--far", "--untrained", *SHARED},
-    "compare": {"--metric", *PROTOCOL, *SHARED},
-    "diagnose": {"--untrained", *SHARED} - {"--format"},
+    "compare": {"--metric", "--over", *PROTOCOL, *SHARED},
+    "diagnose": {"--untrained", *SHARED},
     "warm-up": {"--json"},
     "mine": {
         "--labels",

@@ -11,6 +11,7 @@ from test_evaluation_ranking import as_rows, table
 
 from legolas_metric import evaluate_verification
 from legolas_metric.evaluation import verification
+from legolas_metric.evaluation.bootstrap import draws
 from legolas_metric.evaluation.decision import DecisionRule
 from legolas_metric.evaluation.given_scores import verification_from_scores
 from legolas_metric.evaluation.identity_pairs import PairsGiven, PairsOfRows
@@ -244,3 +245,89 @@ def test_detection_costs_worked_by_hand():
     far, frr = report.det()
     assert torch.special.ndtr(far).tolist() == pytest.approx(report.far.tolist())
     assert torch.special.ndtr(frr).tolist() == pytest.approx((1 - report.tar).tolist())
+
+
+def test_a_difference_is_counted_in_the_same_draws_of_identities():
+    """As if both were drawn anew, pair by pair; what is hard for both encoders cancels out."""
+    x, y = people(30, noise=1.2)
+    generator = torch.Generator().manual_seed(1)
+    near = evaluate_verification(x + 0.05 * torch.randn(x.shape, generator=generator), y, fars=(0.05,), baseline=x)
+    better = evaluate_verification(people(30, noise=0.5)[0], y, fars=(0.05,), baseline=x)
+    for name in ("auc", "eer", "tar_at_far_0.05"):
+        found, (low, high) = near.difference(name, resamples=300), near.intervals(resamples=300)[name]
+        assert found.high - found.low < (high - low) / 2
+        assert not found.shown
+        assert better.difference(name, resamples=300).shown
+    found = {name: better.difference(name, resamples=300) for name in ("auc", "eer")}
+    assert found["eer"].value == better.eer - better.baseline.eer < 0
+    assert found["eer"].high < 0 < found["auc"].low
+    assert {difference.identities for difference in found.values()} == {30}
+
+    def area(rows, weight):  # of each draw: each identity's pairs as often as it is drawn
+        scores, same = torch.nn.functional.cosine_similarity(rows[:, None], rows, dim=2), y[:, None] == y
+        later = torch.ones_like(same).triu(1)
+        both = weight[y][:, None] + weight[y]
+        genuine, impostor = same & later, ~same & later
+        wins = (scores[genuine][:, None] > scores[impostor]).double()
+        return (both[genuine] / 2) @ wins @ both[impostor] / (both[genuine].sum() / 2 * both[impostor].sum())
+
+    drawn = draws(40, 30, torch.Generator().manual_seed(0))
+    want = torch.stack([area(people(30, noise=0.5)[0], w) - area(x, w) for w in drawn])
+    few = better.difference("auc", resamples=40)
+    ends = want.quantile(torch.tensor([0.025, 0.975]).double())
+    assert (few.low, few.high) == pytest.approx(tuple(ends.tolist()), abs=2e-3)
+
+
+def test_verifications_that_can_not_be_compared_are_refused():
+    x, y = people(12)
+    with pytest.raises(ValueError, match="no baseline to differ from: pass baseline"):
+        evaluate_verification(x, y).difference()
+    report = evaluate_verification(x, y, baseline=x)
+    assert [report.difference(name).value for name in ("auc", "eer")] == [0, 0]
+    assert not report.difference().shown
+    with pytest.raises(ValueError, match=r"measure must be one of auc, eer, tar_at_far_0.01, .*, got 'AUC'"):
+        report.difference("AUC")
+    with pytest.raises(ValueError, match="level must lie in"):
+        report.difference(level=1.5)
+    other = evaluate_verification(x, y.flip(0) + 1)
+    with pytest.raises(ValueError, match="the baseline is of other pairs"):
+        evaluate_verification(x, y, baseline=other).difference()
+    fewer = evaluate_verification(x[y < 5], y[y < 5], baseline=x[y < 5])
+    with pytest.warns(UserWarning, match="an interval over 5 identities") as said:
+        assert fewer.difference().identities == 5
+    assert len(said) == 1
+
+
+def test_groups_are_drawn_where_they_are_the_question():
+    """One of two sessions of each person lies far off: which of the groups is drawn is what matters."""
+    x, y = people(40, noise=0.3)
+    groups = torch.arange(160) % 4
+    bad = x + 2.0 * torch.randn(160, 12, generator=torch.Generator().manual_seed(1)) * (groups == 0)[:, None]
+    report = evaluate_verification(bad, y, groups=groups, baseline=x)
+    with pytest.warns(UserWarning, match="an interval over 4 groups says little"):
+        low, high = report.intervals(over="groups", resamples=200)["auc"]
+    narrow = report.intervals(resamples=200)["auc"]
+    assert high - low > 2 * (narrow[1] - narrow[0])
+    with pytest.warns(UserWarning, match="4 groups"):
+        assert report.difference("auc", over="groups", resamples=200).identities == 4
+    with pytest.raises(ValueError, match="over='groups' needs groups"):
+        evaluate_verification(x, y).intervals(over="groups")
+
+
+def test_pairs_are_counted_for_each_group_that_they_are_of():
+    x, y, _, groups = table(4, n=22, classes=4)
+    rows = by_label(fitted_rows(x, y, ids=None, groups=groups, metric="cosine"))
+    borders = torch.tensor([-0.3, 0.1, 0.8], dtype=torch.float64)
+    found = PairsOfRows(rows, "cosine", "groups").histograms(borders)
+    wide, who = rows.embeddings.double(), list(zip(rows.labels.tolist(), rows.groups.tolist()))
+    names = sorted({group for label, group in who if label != -1})
+    want = np.zeros((2, len(names), 4), int)
+    for i in range(22):
+        for j in range(i + 1, 22):
+            same = who[i][0] == who[j][0]
+            if same and (who[i][0] == -1 or who[i][1] == who[j][1]):
+                continue
+            cell = int((borders <= float(1 - (wide[i] - wide[j]).square().sum() / 2)).sum())
+            for group in {group for label, group in (who[i], who[j]) if label != -1}:
+                want[int(same), names.index(group), cell] += 1
+    assert [table.tolist() for table in found] == want.tolist()

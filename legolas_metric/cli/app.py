@@ -9,6 +9,7 @@ import typer
 from legolas_metric.cli.options import (
     AsMetric,
     Data,
+    Drawn,
     EmbeddingsKey,
     Encoder,
     Episodes,
@@ -23,6 +24,7 @@ from legolas_metric.cli.options import (
     MetricName,
     MinerName,
     Out,
+    Over,
     Protocol,
     Prototypes,
     Queries,
@@ -222,6 +224,7 @@ def compare(
     protocol: Protocol = "leave-one-out",
     queries: Queries = None,
     gallery: Gallery = None,
+    over: Over = Drawn.identities,
     encoder: Encoder = None,
     data: Data = None,
     html: Html = None,
@@ -240,7 +243,7 @@ def compare(
     read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, protocol=asked)
     first, second = (inputs.about(path, lambda path=path: read(path)) for path in (a, b))
     same = inputs.about(b, lambda: inputs.same_examples(first, second, a))
-    found = comparison.compare((a, first.embeddings), (b, same), first, metric.value, asked)
+    found = comparison.compare((a, first.embeddings), (b, same), first, metric.value, asked, over.value)
     comparison.show(found, Form.json if as_json else form)
     if html is not None:
         pages.write_report(html, "A and B", [f"A: {a}", f"B: {b}"], lambda _: pages.comparison_sections(found.reports))
@@ -256,15 +259,15 @@ def diagnose(
     encoder: Encoder = None,
     data: Data = None,
     html: Html = None,
+    form: Format = Form.table,
     as_json: Json = False,
 ) -> None:
     """Is this embedding any good, and if not, why not? What follows from all measures, worst first.
 
-    Where the file holds groups, an example must find its class in another group. Finding a fault is no error: the exit
-    status is 0.
+    Where the file holds groups, an example must find its class in another group. As CSV come the rows whose label is
+    worth a look, clearest first. Finding a fault is no error: the exit status is 0.
     """
-    from legolas_metric.cli import inputs, pages, printing
-    from legolas_metric.doctor.diagnosis import diagnose as examined
+    from legolas_metric.cli import diagnosis, inputs, pages
 
     pages.check_page(html, [file, labels, untrained, data])
     read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, pictures=html is not None)
@@ -273,14 +276,10 @@ def diagnose(
     before = None
     if untrained is not None:
         before = inputs.about(untrained, lambda: inputs.same_examples(held, read(untrained), file))
-    rows, ids, groups = held.embeddings, held.ids, held.groups
-    found = inputs.about(file, lambda: examined(rows, own, ids=ids, groups=groups, untrained=before))
-    if as_json:
-        printing.show_json({str(file): found})
-    else:
-        printing.say(found.text())
+    found = inputs.about(file, lambda: diagnosis.diagnosed(held, own, before))
+    diagnosis.show(str(file), found, Form.json if as_json else form)
     if html is not None:
-        pages.write_report(html, "Diagnosis", [str(file)], lambda _: pages.diagnosis_sections(held, own, found))
+        pages.write_report(html, "Diagnosis", [str(file)], lambda _: diagnosis.sections(held, own, found))
 
 
 @app.command()

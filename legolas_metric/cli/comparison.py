@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -15,6 +15,8 @@ from legolas_metric.cli.printing import plain, say
 from legolas_metric.cli.printing import show as show_table
 from legolas_metric.cli.refusals import complain
 from legolas_metric.evaluation.bootstrap import Difference
+from legolas_metric.evaluation.identity_bootstrap import paired_differences
+from legolas_metric.evaluation.identity_pairs import PairsOver
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.ranking_report import RankingReport
@@ -42,8 +44,9 @@ class Comparison:
     Attributes:
         files: "A" and "B" -> the file's name.
         reports: "A" and "B" -> ranking, verification, collapse.
-        intervals: "A" and "B" -> name of a ranking measure -> its interval, by the bootstrap over classes.
-        differences: name of a ranking measure -> B less A, paired, with its interval.
+        intervals: "A" and "B" -> name of a measure -> its interval, by the bootstrap over classes (or groups).
+        differences: name of a measure of ranking or verification -> B less A, paired, with its interval.
+        over: what was drawn: "identities" or "groups".
         warned: what makes the intervals weaker than they look.
     """
 
@@ -51,18 +54,28 @@ class Comparison:
     reports: Mapping[str, Reports]
     intervals: Mapping[str, Mapping[str, tuple[float, float]]]
     differences: Mapping[str, Difference]
+    over: PairsOver
     warned: tuple[str, ...]
 
     def better(self, name: str) -> str | None:
-        """The encoder that is better at a measure; None where the interval of the difference holds zero."""
+        """The encoder that is better at a measure; None where the interval of the difference holds zero.
+
+        Nor at a false accept rate that stands for too few impostor pairs to be quoted.
+        """
         held = self.differences.get(name)
-        if held is None or not held.shown:
+        flagged = {f"tar_at_far_{far:g}" for far in self.reports["A"][1].flagged}
+        if held is None or not held.shown or name in flagged:
             return None
         return "B" if (held.value > 0) == (measure(name).better == "max") else "A"
 
 
 def compare(
-    a: tuple[Path, Tensor], b: tuple[Path, Tensor], file: EmbeddingFile, metric: Metric, protocol: RetrievalProtocol
+    a: tuple[Path, Tensor],
+    b: tuple[Path, Tensor],
+    file: EmbeddingFile,
+    metric: Metric,
+    protocol: RetrievalProtocol,
+    over: PairsOver,
 ) -> Comparison:
     """Measure two tables of the same rows.
 
@@ -70,26 +83,39 @@ def compare(
         a, b: each a path, by which what is refused is named, and its embeddings.
         file: of the rows' labels, ids and groups.
         metric, protocol: see `evaluate_ranking`.
+        over: what the bootstrap draws.
     """
+    if over == "groups" and file.groups is None:
+        raise ValueError(f"{a[0]}: no groups, which --over draws: save speaker, session or camera as `groups`")
     first = about(a[0], lambda: _reports(a[1], file, metric, protocol, None))
-    second = about(b[0], lambda: _reports(b[1], file, metric, protocol, first[0]))
+    second = about(b[0], lambda: _reports(b[1], file, metric, protocol, first))
     reports = {"A": first, "B": second}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        intervals = {name: ranking.intervals() for name, (ranking, _, _) in reports.items()}
-        differences = {name: second[0].difference(name) for name in intervals["B"]}
+        intervals = {
+            name: {**ranking.intervals(over=over), **verification.intervals(over=over)}
+            for name, (ranking, verification, _) in reports.items()
+        }
+        differences = {name: second[0].difference(name, over=over) for name in second[0].intervals(over=over)}
+        pairs = (second[1].identified(over), first[1].identified(over))
+        differences |= paired_differences(*pairs)
     warned = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     files = {"A": str(a[0]), "B": str(b[0])}
-    return Comparison(files=files, reports=reports, intervals=intervals, differences=differences, warned=warned)
+    # A is no untrained encoder, as which a baseline would be shown.
+    reports["B"] = (replace(second[0], baseline=None), replace(second[1], baseline=None), second[2])
+    return Comparison(
+        files=files, reports=reports, intervals=intervals, differences=differences, over=over, warned=warned
+    )
 
 
 def _reports(
-    rows: Tensor, file: EmbeddingFile, metric: Metric, protocol: RetrievalProtocol, before: RankingReport | None
+    rows: Tensor, file: EmbeddingFile, metric: Metric, protocol: RetrievalProtocol, before: Reports | None
 ) -> Reports:
     labels, ids, groups = labels_of(file), file.ids, file.groups
+    ranking, pairs = (None, None) if before is None else before[:2]
     return (
-        evaluate_ranking(rows, labels, ids=ids, groups=groups, metric=metric, protocol=protocol, baseline=before),
-        evaluate_verification(rows, labels, groups=groups, metric=metric),
+        evaluate_ranking(rows, labels, ids=ids, groups=groups, metric=metric, protocol=protocol, baseline=ranking),
+        evaluate_verification(rows, labels, groups=groups, metric=metric, baseline=pairs),
         probe_embeddings(rows, labels),
     )
 
@@ -141,12 +167,12 @@ def _fields(difference: Difference) -> Mapping[str, object]:
 
 
 def _show_intervals(found: Comparison) -> None:
-    for name in ("rank_at_1", "map_at_r"):
+    for name in ("rank_at_1", "map_at_r", "auc", "eer"):
         title, difference = measure(name).title, found.differences[name]
         ends = ", ".join(
             f"{which} [{held[name][0]:.3f}, {held[name][1]:.3f}]" for which, held in found.intervals.items()
         )
         say(
             f"{title}, 95 % interval: {ends}; B less A {difference.value:+.3f} "
-            f"[{difference.low:+.3f}, {difference.high:+.3f}], paired, over {difference.identities} identities"
+            f"[{difference.low:+.3f}, {difference.high:+.3f}], paired, over {difference.identities} {found.over}"
         )

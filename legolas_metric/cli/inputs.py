@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from legolas_metric.checks import UNLABELLED
 from legolas_metric.cli.encoding import checkpoint_reader
 from legolas_metric.cli.pages import check_pictures
 from legolas_metric.cli.refusals import BAD_INPUT, complain
@@ -130,7 +131,12 @@ def same_examples(file: EmbeddingFile, other: EmbeddingFile, path: Path) -> Tens
         place[own.indices] = ids.indices
         remedy = "one id must have one label"
     if file.labels is not None and other.labels is not None:
-        differ = int((as_labels(file.labels, rows) != as_labels(other.labels, rows)[place]).sum())
+        theirs = as_labels(other.labels, rows)[place]
+        if other.label_names != file.label_names and file.label_names is not None and other.label_names is not None:
+            known = {name: code for code, name in enumerate(file.label_names)}  # numbered as in the first file
+            numbered = [known.get(name, len(known)) for name in other.label_names]
+            theirs = torch.tensor([*numbered, UNLABELLED])[theirs]
+        differ = int((as_labels(file.labels, rows) != theirs).sum())
         if differ:
             raise ValueError(f"not the same examples as {path}: {differ} of {rows} labels differ; {remedy}")
     return other.embeddings[place]

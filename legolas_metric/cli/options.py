@@ -75,6 +75,19 @@ WithinGroup = Annotated[
 Prototypes = Annotated[
     bool, typer.Option("--prototypes", help="Compare with the mean of each class's shots, not with each shot.")
 ]
+
+
+class Drawn(StrEnum):
+    """What the bootstrap of intervals draws."""
+
+    identities = "identities"
+    groups = "groups"
+
+
+Over = Annotated[
+    Drawn,
+    typer.Option(help="What intervals draw: classes, or groups, where sessions, speakers or cameras are the question."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the triplets here, as .npz or .safetensors.")]
 Untrained = Annotated[

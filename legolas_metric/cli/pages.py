@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from legolas_metric.doctor.diagnosis import Diagnosis
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport
 from legolas_metric.files import EmbeddingFile
 from legolas_metric.outputs import check_file, check_not_read, check_writable, followed, is_stream
 from legolas_metric.probes.collapse_report import CollapseReport
-from legolas_metric.probes.plane import principal_plane
 from legolas_metric.tables import visible
 
 if TYPE_CHECKING:
@@ -65,20 +63,6 @@ def comparison_sections(
         *report.ranking_sections({name: ranking for name, (ranking, _, _) in held.items()}),
         *report.verification_sections({name: verification for name, (_, verification, _) in held.items()}),
         *report.collapse_sections({name: collapse for name, (_, _, collapse) in held.items()}),
-    ]
-
-
-def diagnosis_sections(file: EmbeddingFile, labels: Tensor, found: Diagnosis) -> "list[Section]":
-    """The page of a diagnosis: what follows, worst first, then everything that it follows from."""
-    from legolas_metric import report
-
-    said = [f"{f.severity.upper()}: {f.sentence}\n\nBecause {f.evidence}\n\nRemedy: {f.remedy}" for f in found.findings]
-    return [
-        report.Section("What follows", "\n\n".join(said) or "No fault found."),
-        *report.ranking_sections({"this": found.ranking}, examples_of(file)),
-        *report.verification_sections({"this": found.verification}),
-        *report.collapse_sections({"this": found.collapse}),
-        report.plane_section(principal_plane(file.embeddings), labels),
     ]
 
 

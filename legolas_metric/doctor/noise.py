@@ -1,5 +1,6 @@
 """Rows whose label their neighbourhood contradicts: by the vote of the nearest rows of any label."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,7 @@ from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.names import Names
 from legolas_metric.rows import Rows
+from legolas_metric.tables import Table
 
 _NEIGHBOURS = 10
 _MAJORITY = 0.6
@@ -44,6 +46,20 @@ class Suspect:
     label: int | str
     suggestion: int | str
     share: float
+
+
+def suspects_table(suspects: Sequence[Suspect]) -> Table:
+    """Suspects, the clearest first, for screens, pages and CSV.
+
+    Example:
+        >>> print(suspects_table([Suspect(id=7, label="cat", suggestion="dog", share=0.8)]).csv().strip())
+        id,label,suggestion,share
+        7,cat,dog,0.8
+    """
+    return Table(
+        ["id", "label", "suggestion", "share"],
+        [(str(s.id), str(s.label), str(s.suggestion), s.share) for s in suspects],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -23,6 +23,8 @@ _TRUSTED_OF_NEGATIVES = 0.7
 _NOISY = 0.02
 _CONTRADICTED, _FEWEST_CONTRADICTED = 0.25, 10
 _SHOWN = 5
+SUSPECTS = "suspects"
+"""Name of the rule that rows are worth a look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +261,7 @@ def _noise(facts: Facts) -> Iterator[Finding]:
     first = ", ".join(str(int(id)) for id in noise.suspects[:_SHOWN])
     yield Finding(
         severity="warning" if suspects > _NOISY * rows else "note",
-        rule="suspects",
+        rule=SUSPECTS,
         sentence=f"{suspects} of {rows} rows {'is' if suspects == 1 else 'are'} worth a look: most neighbours have "
         "another label",
         evidence=f"of their {noise.neighbours} nearest rows most have one other label, and at most a fifth of those "

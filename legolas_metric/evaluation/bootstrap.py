@@ -27,10 +27,10 @@ Drawn = tuple[Int64[Tensor, " q"], Int64[Tensor, " q"] | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How far two encoders lie apart on the same queries.
+    """How far two encoders lie apart on the same queries, or the same pairs.
 
     Attributes:
-        value: mean of the one less mean of the other; above 0 is better.
+        value: figure of the one less figure of the other; above 0 is better (below, of an EER).
         low, high: its interval.
         identities: how many were drawn from (groups, where those are drawn; the fewer of both).
         shown: whether the interval leaves out 0.
@@ -85,8 +85,7 @@ def _percentiles(
 ) -> tuple[list[float], list[float], int]:
     """(low, high) of each column's mean, and how many identities (or groups) were drawn from."""
     check_choice("over", over, get_args(Over))
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    check_level(level)
     resamples = check_whole("resamples", resamples, 1)
     identities, groups = drawn
     factors = [identities] if over == "identities" else [groups] if over == "groups" else [identities, groups]
@@ -112,6 +111,12 @@ def _percentiles(
     # Groups and identities drawn at once may miss each other, where few of the pairs exist: such a draw has no mean.
     low, high = torch.cat(means).nanquantile(tail, dim=0)
     return low.tolist(), high.tolist(), fewest
+
+
+def check_level(level: float) -> None:
+    """Refuse a level that is no share of the draws."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
 
 
 def draws(resamples: int, units: int, generator: torch.Generator) -> Float64[Tensor, "b u"]:

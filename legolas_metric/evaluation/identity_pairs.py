@@ -6,8 +6,8 @@ Letters: c identities, h cells between borders (h - 1 of them), b draws, t pairs
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -15,13 +15,12 @@ from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, Metric, check_whole
-from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES, draws
-from legolas_metric.evaluation.operating import OperatingPoints
+from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES, check_level, draws
 from legolas_metric.evaluation.scores import score_block, turned, widened
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
 
-_BORDERS = 1024
+PairsOver = Literal["identities", "groups"]
 
 Histograms = tuple[Int64[Tensor, "c h"], Int64[Tensor, "c h"]]
 """Of each identity: its impostor pairs and its genuine pairs in each cell."""
@@ -29,26 +28,34 @@ Histograms = tuple[Int64[Tensor, "c h"], Int64[Tensor, "c h"]]
 
 @dataclass(frozen=True, slots=True)
 class PairsOfRows:
-    """All pairs of rows, which stand in order of their labels, the unlabelled last."""
+    """All pairs of rows, which stand in order of their labels, the unlabelled last; the groups may be what is drawn."""
 
     rows: Rows
     metric: Metric
+    over: PairsOver = "identities"
+
+    @property
+    def units(self) -> Int64[Tensor, " k"]:
+        """Of each labelled row what is drawn: its class or its group, numbered from 0."""
+        assert self.rows.labels is not None
+        named = self.rows.labels if self.over == "identities" else self.rows.groups
+        assert named is not None
+        return named[self.rows.labels != UNLABELLED].unique(return_inverse=True)[1]
 
     @property
     def identities(self) -> int:
-        """Classes that have rows."""
-        assert self.rows.labels is not None
-        return len(self.rows.labels[self.rows.labels != UNLABELLED].unique())
+        """How many are drawn from: classes, or groups, that have labelled rows."""
+        return int(self.units.max()) + 1
 
     def histograms(self, borders: Float64[Tensor, " k"]) -> Histograms:
-        """Counts of each identity's pairs in the cells between ascending borders; a cell holds its lower border.
+        """Counts of the pairs of each that is drawn, in cells between ascending borders; a cell holds its lower one.
 
         Another pass over all pairs: O(n^2 d) time, a fixed workspace beside n d and the counts.
         """
         labels, groups = self.rows.labels, self.rows.groups
         assert labels is not None
-        known = int((labels != UNLABELLED).sum())
-        identity = labels[:known].unique(return_inverse=True)[1]
+        identity = self.units
+        known = len(identity)
         size = (self.identities, len(borders) + 1)
         impostor, genuine = (torch.zeros(size, dtype=torch.int64, device=labels.device) for _ in range(2))
         wide = widened(self.rows.embeddings, self.metric)
@@ -63,9 +70,10 @@ class PairsOfRows:
             first, second = (~same & later).nonzero().unbind(1)
             _count(impostor, identity[part][first], cell[first, second])
             labelled = second < known - part.start  # an unlabelled row has no identity
-            _count(impostor, identity[part.start :][second[labelled]], cell[first, second][labelled])
+            _count_others(impostor, identity[part.start :], first[labelled], second[labelled], cell)
             first, second = honest.nonzero().unbind(1)
             _count(genuine, identity[part][first], cell[first, second])
+            _count_others(genuine, identity[part.start :], first, second, cell)
         return impostor, genuine
 
 
@@ -103,6 +111,18 @@ def _count(counts: Int64[Tensor, "c h"], row: Int64[Tensor, " m"], cell: Int64[T
     counts.view(-1).index_add_(0, row * counts.shape[1] + cell, torch.ones_like(row))
 
 
+def _count_others(
+    counts: Int64[Tensor, "c h"],
+    unit: Int64[Tensor, " k"],
+    first: Int64[Tensor, " m"],
+    second: Int64[Tensor, " m"],
+    cell: Int64[Tensor, "r n"],
+) -> None:
+    """Count pairs for the second row's unit too, where that is another one than the first's."""
+    other = unit[first] != unit[second]
+    _count(counts, unit[second[other]], cell[first[other], second[other]])
+
+
 def drawn_rates(
     pairs: Pairs, borders: Float64[Tensor, " k"], *, resamples: int, seed: int
 ) -> tuple[Float64[Tensor, "b k"], Float64[Tensor, "b k"]] | None:
@@ -111,14 +131,15 @@ def drawn_rates(
     Warns:
         UserWarning: fewer than ten identities.
     """
-    enough = enough_identities(pairs.identities)
+    what = pairs.over if isinstance(pairs, PairsOfRows) else "identities"
+    enough = enough_identities(pairs.identities, what)
     return rates_of_draws(pairs.histograms(borders), resamples=resamples, seed=seed) if enough else None
 
 
-def enough_identities(units: int) -> bool:
-    """Whether there are two at least; fewer than ten are warned of."""
+def enough_identities(units: int, what: PairsOver = "identities") -> bool:
+    """Whether there are two of what is drawn at least; fewer than ten are warned of."""
     if units < FEW_IDENTITIES:
-        warnings.warn(f"an interval over {units} identities says little: ten or more are needed", stacklevel=5)
+        warnings.warn(f"an interval over {units} {what} says little: ten or more are needed", stacklevel=5)
     return units > 1
 
 
@@ -141,29 +162,8 @@ def rates_of_draws(
 
 def percentiles(values: Float64[Tensor, " b"], level: float) -> tuple[float, float]:
     """The interval of this level, of draws that have a value."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    check_level(level)
     if bool(values.isnan().all()):
         return math.nan, math.nan
     low, high = values.nanquantile(values.new_tensor([(1 - level) / 2, (1 + level) / 2])).tolist()
     return low, high
-
-
-def verification_intervals(
-    pairs: Pairs, points: OperatingPoints, fars: Sequence[float], *, level: float, resamples: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """Intervals of the AUC, the EER and TAR at each FAR, on at most 1,024 of the known similarities."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
-    names = ["auc", "eer", *(f"tar_at_far_{far:g}" for far in fars)]
-    drawn = drawn_rates(pairs, points.some_levels(_BORDERS), resamples=resamples, seed=seed)
-    if drawn is None:
-        return dict.fromkeys(names, (math.nan, math.nan))
-    far, tar = drawn[0], 1 - drawn[1]
-    ends = far.new_ones(len(far), 1)
-    x, y = torch.cat([ends, far, 0 * ends], 1), torch.cat([ends, tar, 0 * ends], 1)
-    area = ((x[:, :-1] - x[:, 1:]) * (y[:, :-1] + y[:, 1:])).sum(1) / 2
-    crossing = (far + tar - 1).abs().argmin(1, keepdim=True)
-    equal = ((far + 1 - tar) / 2).gather(1, crossing)[:, 0]
-    rates = [tar.masked_fill(far > rate, 0.0).amax(1) for rate in fars]
-    return {name: percentiles(values, level) for name, values in zip(names, [area, equal, *rates])}

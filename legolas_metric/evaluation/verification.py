@@ -1,17 +1,20 @@
 """Tell pairs of one class from pairs of two, over all pairs: AUC, EER, TAR@FAR, and the similarity histogram."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import UNLABELLED, ArrayLike, Metric
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_choice
 from legolas_metric.evaluation import roc
 from legolas_metric.evaluation.arguments import Asked, as_fars, as_table, rows_of_baseline
-from legolas_metric.evaluation.identity_pairs import Pairs, PairsOfRows, verification_intervals
+from legolas_metric.evaluation.bootstrap import Difference
+from legolas_metric.evaluation.identity_bootstrap import IdentifiedPairs, paired_differences
+from legolas_metric.evaluation.identity_pairs import Pairs, PairsOfRows, PairsOver
 from legolas_metric.evaluation.operating import Cost, OperatingPoints, Rates
 from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores, score_range
 from legolas_metric.evaluation.ranking_report import WORSE
@@ -133,7 +136,9 @@ class VerificationReport:
         return torch.special.ndtri(self.far), torch.special.ndtri(1 - self.tar)
 
     @typed
-    def intervals(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+    def intervals(
+        self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0, over: PairsOver = "identities"
+    ) -> dict[str, tuple[float, float]]:
         """Confidence intervals by the bootstrap over identities: the pairs of one person stand or fall together.
 
         A draw counts the pairs that each drawn identity is part of (the subsets bootstrap, Bolle et al. 2004). It takes
@@ -143,20 +148,72 @@ class VerificationReport:
             level: share of the resampled values inside.
             resamples: how many times the identities are drawn, with replacement.
             seed: of the draw.
+            over: "identities", or "groups" where speakers, sessions or cameras are the question.
 
         Returns:
             "auc", "eer", "tar_at_far_0.01", ... -> (low, high); NaN where there is one identity only.
 
         Raises:
-            ValueError: scores that were given without identities; a level outside (0, 1).
+            ValueError: scores that were given without identities; groups asked for where none were given; a level
+                outside (0, 1).
+
+        Warns:
+            UserWarning: fewer than ten identities (or groups).
+        """
+        return self.identified(over).intervals(level=level, resamples=resamples, seed=seed)
+
+    def difference(
+        self,
+        measure: str = "auc",
+        *,
+        level: float = 0.95,
+        resamples: int = 1000,
+        seed: int = 0,
+        over: PairsOver = "identities",
+    ) -> Difference:
+        """How far this encoder lies from the baseline: the paired bootstrap over identities.
+
+        Both are counted in the same draws of identities (ours, from the subsets bootstrap of `intervals`), so that what
+        is hard for both cancels out. It takes another pass over all pairs of each.
+
+        Args:
+            measure: "auc", "eer", "tar_at_far_0.01", ...: as in `intervals`.
+            level, resamples, seed, over: as in `intervals`.
+
+        Returns:
+            This report's figure less the baseline's, with its interval; `shown` where that leaves out 0. Of an EER what
+            lies below 0 is better.
+
+        Raises:
+            ValueError: no baseline, one of other rows, or an unknown measure; else as `intervals`.
 
         Warns:
             UserWarning: fewer than ten identities.
+
+        Example:
+            >>> import torch
+            >>> y = torch.arange(40) // 2
+            >>> rows = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+            >>> found = evaluate_verification(torch.eye(20)[y], y, baseline=rows).difference("eer")
+            >>> found.value < -0.3, found.identities, found.shown
+            (True, 20, True)
         """
-        if self.pairs is None:
+        if self.baseline is None:
+            raise ValueError("no baseline to differ from: pass baseline to evaluate_verification")
+        own, other = self.identified(over), self.baseline.identified(over)
+        return paired_differences(own, other, (measure,), level=level, resamples=resamples, seed=seed)[measure]
+
+    def identified(self, over: PairsOver = "identities") -> IdentifiedPairs:
+        """What `intervals` and `difference` draw from, for several measures at once; raises as they do."""
+        check_choice("over", over, get_args(PairsOver))
+        pairs = self.pairs
+        if pairs is None:
             raise ValueError("intervals draw identities: pass identities to verification_from_scores")
-        fars = tuple(self.tar_at_far)
-        return verification_intervals(self.pairs, self.operating, fars, level=level, resamples=resamples, seed=seed)
+        if over == "groups":
+            if not isinstance(pairs, PairsOfRows) or pairs.rows.groups is None:
+                raise ValueError("over='groups' needs groups: pass groups to evaluate_verification")
+            pairs = replace(pairs, over=over)
+        return IdentifiedPairs(pairs, self.operating, self.auc, self.eer, self.tar_at_far)
 
     @typed
     def mean_rank(self, gallery: int) -> float:
