@@ -4,9 +4,10 @@ Judged are plain types: numbers, True and False, strings, paths, modules, and th
 data (`ArrayLike`, tensors) is judged where it is read, and ranges where they are known.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -48,17 +49,17 @@ def typed(function: Callable[P, T]) -> Callable[P, T]:
         ...
         TypeError: count must be an integer, got '3'
     """
-    known: dict[str, tuple[type, ...]] = {}
+    kinds = cache(lambda: _kinds(function))  # asked at the first call, when all names of the module exist
 
     @wraps(function)
     def checked(*args: P.args, **named: P.kwargs) -> T:
-        if not known:  # at the first call, when all names of the module exist
-            known.update(_kinds(function))
-        plain = [_plain(name, value, known[name]) for name, value in zip(known, args)]
+        order, known = kinds()
+        plain = [_plain(name, value, known[name]) for name, value in zip(order, args)]
         rest = {name: _plain(name, value, known.get(name, ())) for name, value in named.items()}
         return call(*plain, *args[len(plain) :], **rest)
 
     call: Callable[..., T] = function
+    cast(Any, checked).__wrapped__ = inspect.unwrap(function)
     return checked
 
 
@@ -68,15 +69,12 @@ def typed_fields(record: C) -> C:
     return record
 
 
-def _kinds(function: Callable[..., Any]) -> Mapping[str, tuple[type, ...]]:
-    """For each parameter in order the types that it may have; none where anything but plain types is named."""
-    hints = get_type_hints(function)
-    inner = cast(Any, function)
-    while hasattr(inner, "__wrapped__"):
-        inner = inner.__wrapped__
-    code = inner.__code__
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    return {name: _types(hints.get(name, Any)) for name in names}
+def _kinds(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, tuple[type, ...]]]:
+    """The parameters that may be given by position; and of all the types, none where any but plain ones are named."""
+    hints, code = get_type_hints(function), cast(Any, inspect.unwrap(function)).__code__
+    count = code.co_argcount
+    names = code.co_varnames[: count + code.co_kwonlyargcount]
+    return names[:count], {name: _types(hints.get(name, Any)) for name in names}
 
 
 def _types(annotation: Any) -> tuple[type, ...]:
