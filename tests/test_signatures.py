@@ -1,4 +1,4 @@
-"""Arguments of a wrong type: one sentence that names the argument, from every public door, before anything else fails."""
+"""Arguments of a wrong type: one sentence that names the argument, from every public door."""
 
 import inspect
 import warnings
