@@ -27,7 +27,7 @@ _WORDS: Mapping[Any, str] = {
     float: "a number",
     str: "a string",
     os.PathLike: "a path",
-    NoneType: "None",
+    NoneType: "left out",
     Sequence: "a list",
     Mapping: "a mapping",
     Callable: "a function or another callable",
@@ -79,9 +79,9 @@ def _kinds(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, tup
 
 def _types(annotation: Any) -> tuple[type, ...]:
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    if all(get_origin(part) is Literal for part in parts):
+    if any(get_origin(part) is Literal for part in parts):
         return ()  # judged by its values
-    types = tuple(str if get_origin(part) is Literal else get_origin(part) or part for part in parts)
+    types = tuple(get_origin(part) or part for part in parts)
     return types if all(isinstance(kind, type) and _is_plain(kind) for kind in types) else ()
 
 
@@ -114,6 +114,6 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _words(types: tuple[type, ...]) -> str:
-    kinds = [kind for kind in types if not (kind is int and float in types)]
+    kinds = [kind for kind in types if kind is not NoneType and not (kind is int and float in types)]
     words = [_WORDS.get(kind) or f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}" for kind in kinds]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

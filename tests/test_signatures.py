@@ -119,7 +119,7 @@ def test_each_argument_of_a_wrong_type_is_named(name):
         (lambda: lm.BankLoss(lm.SupConLoss(), X), TypeError, "bank must be an EmbeddingBank, got a Tensor"),
         (lambda: lm.SemiHardMiner(margin=10**400), ValueError, r"margin must be below 2\^63"),
         (lambda: lm.KFold(Y, 2, seed="a"), TypeError, "seed must be an integer, got 'a'"),
-        (lambda: lm.SupConLoss(workspace_mb=1.5), TypeError, "workspace_mb must be an integer or None, got 1.5"),
+        (lambda: lm.SupConLoss(workspace_mb=1.5), TypeError, "workspace_mb must be an integer, got 1.5"),
         (lambda: as_loss(lm.SupConLoss(), reducer=torch.nn.ReLU()), TypeError, "reducer must be one of PML's"),
         (lambda: lm.EmbeddingBank.__init__.__wrapped__(BANK, X, None), TypeError, "labels must be given"),
         (lambda: lm.evaluate_ranking(X.to_sparse(), Y), TypeError, r"sparse one: convert with .to_dense\(\)"),
