@@ -4,9 +4,10 @@ Judged are plain types: numbers, True and False, strings, paths, modules, and th
 data (`ArrayLike`, tensors) is judged where it is read, and ranges where they are known.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -26,7 +27,7 @@ _WORDS: Mapping[Any, str] = {
     float: "a number",
     str: "a string",
     os.PathLike: "a path",
-    NoneType: "None",
+    NoneType: "left out",
     Sequence: "a list",
     Mapping: "a mapping",
     Callable: "a function or another callable",
@@ -48,17 +49,17 @@ def typed(function: Callable[P, T]) -> Callable[P, T]:
         ...
         TypeError: count must be an integer, got '3'
     """
-    known: dict[str, tuple[type, ...]] = {}
+    kinds = cache(lambda: _kinds(function))  # asked at the first call, when all names of the module exist
 
     @wraps(function)
     def checked(*args: P.args, **named: P.kwargs) -> T:
-        if not known:  # at the first call, when all names of the module exist
-            known.update(_kinds(function))
-        plain = [_plain(name, value, known[name]) for name, value in zip(known, args)]
+        order, known = kinds()
+        plain = [_plain(name, value, known[name]) for name, value in zip(order, args)]
         rest = {name: _plain(name, value, known.get(name, ())) for name, value in named.items()}
         return call(*plain, *args[len(plain) :], **rest)
 
     call: Callable[..., T] = function
+    cast(Any, checked).__wrapped__ = inspect.unwrap(function)
     return checked
 
 
@@ -68,22 +69,19 @@ def typed_fields(record: C) -> C:
     return record
 
 
-def _kinds(function: Callable[..., Any]) -> Mapping[str, tuple[type, ...]]:
-    """For each parameter in order the types that it may have; none where anything but plain types is named."""
-    hints = get_type_hints(function)
-    inner = cast(Any, function)
-    while hasattr(inner, "__wrapped__"):
-        inner = inner.__wrapped__
-    code = inner.__code__
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    return {name: _types(hints.get(name, Any)) for name in names}
+def _kinds(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, tuple[type, ...]]]:
+    """The parameters that may be given by position; and of all the types, none where any but plain ones are named."""
+    hints, code = get_type_hints(function), cast(Any, inspect.unwrap(function)).__code__
+    count = code.co_argcount
+    names = code.co_varnames[: count + code.co_kwonlyargcount]
+    return names[:count], {name: _types(hints.get(name, Any)) for name in names}
 
 
 def _types(annotation: Any) -> tuple[type, ...]:
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    if all(get_origin(part) is Literal for part in parts):
+    if any(get_origin(part) is Literal for part in parts):
         return ()  # judged by its values
-    types = tuple(str if get_origin(part) is Literal else get_origin(part) or part for part in parts)
+    types = tuple(get_origin(part) or part for part in parts)
     return types if all(isinstance(kind, type) and _is_plain(kind) for kind in types) else ()
 
 
@@ -116,6 +114,6 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _words(types: tuple[type, ...]) -> str:
-    kinds = [kind for kind in types if not (kind is int and float in types)]
+    kinds = [kind for kind in types if kind is not NoneType and not (kind is int and float in types)]
     words = [_WORDS.get(kind) or f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}" for kind in kinds]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

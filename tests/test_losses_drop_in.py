@@ -260,3 +260,31 @@ def test_a_batch_sampler_in_a_trainers_place_fails_with_the_remedy(batch_size, g
 def test_as_sampler_refuses():
     with pytest.raises(TypeError, match="as_sampler takes a PKSampler, NeighborPKSampler or TripletSampler"):
         as_sampler(samplers.MPerClassSampler(torch.arange(8) // 2, 2))
+
+
+@pytest.mark.parametrize("reducer", [reducers.DivisorReducer(), nn.ReLU(), "mean"])
+def test_a_reducer_that_cannot_be_served_is_refused_at_once(reducer):
+    """PML's own SupConLoss takes a DivisorReducer, and ends in KeyError: 'divisor' at the first step."""
+    for loss in (SupConLoss(), MultiSimilarityLoss(), TripletLoss()):
+        with pytest.raises(TypeError, match=r"reducer must be|DivisorReducer"):
+            as_loss(loss, reducer=reducer)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_two_views(name, symmetric, batch, generator):
+    ours, theirs = PAIRS[name]
+    x, other = batch[0], batch[0] + 0.1 * torch.randn(20, 6, generator=generator)
+    values = [losses.SelfSupervisedLoss(loss, symmetric=symmetric)(x, other) for loss in (as_loss(ours), theirs)]
+    torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_memory_that_takes_some_rows_only(name, generator):
+    ours, theirs = PAIRS[name]
+    memories = [losses.CrossBatchMemory(loss, 6, 24) for loss in (as_loss(ours), theirs)]
+    for step in range(5):
+        x, y = torch.randn(12, 6, generator=generator), torch.randint(0, 4, (12,), generator=generator)
+        kept = torch.arange(12) % 2 == step % 2
+        values = [memory(x, y, enqueue_mask=kept) for memory in memories]
+        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-6)

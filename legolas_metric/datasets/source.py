@@ -67,15 +67,18 @@ def _as_items(source: Source) -> Any:
             "expected a data set, got a DataLoader, whose order and batches are its own: pass loader.dataset, with "
             "batch_size, collate_fn and num_workers beside it"
         )
-    if isinstance(source, Tensor | np.ndarray):
+    if isinstance(source, Tensor | np.ndarray) and source.ndim:
         return TensorDataset(as_tensor(source, name="the data set"))
     if isinstance(source, list | tuple) and (not source or _is_numeric(source[0])):
         try:
             return TensorDataset(as_tensor(source, name="the data set"))
         except (TypeError, ValueError):  # the rows differ in length
             return Whole(source)
-    if isinstance(source, str | IterableDataset) or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
-        raise TypeError(f"expected an array, or a map-style data set with len() and [], got {type(source).__name__}")
+    single = isinstance(source, str | IterableDataset) or getattr(source, "ndim", 1) == 0
+    if single or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        raise TypeError(
+            f"dataset must be an array, or a map-style data set with len() and [], got {type(source).__name__}"
+        )
     return source
 
 

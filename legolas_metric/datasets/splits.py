@@ -139,7 +139,7 @@ def _count(units: Int64[Tensor, " n"]) -> int:
 
 def _split(units: Int64[Tensor, " n"], test_size: float | int, seed: int, what: str) -> Split:
     count = _count(units)
-    check_number("test_size", test_size, above=0.0)
+    check_number("test_size", test_size)
     tested = round(test_size * count) if isinstance(test_size, float) else test_size
     if not 0 < tested < count:
         raise ValueError(

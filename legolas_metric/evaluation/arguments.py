@@ -10,7 +10,7 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, check_metric, check_whole
-from legolas_metric.rows import Rows, fitted_rows
+from legolas_metric.rows import Rows, as_float_rows, fitted_rows
 
 
 def as_table(
@@ -50,7 +50,9 @@ def as_table(
 
 def rows_of_baseline(baseline: ArrayLike | EmbeddingBank, rows: Rows) -> ArrayLike:
     """The embeddings of the same rows by the untrained encoder: those of a bank by id."""
-    return baseline.embeddings[baseline.rows(rows.ids)] if isinstance(baseline, EmbeddingBank) else baseline
+    if isinstance(baseline, EmbeddingBank):
+        return baseline.embeddings[baseline.rows(rows.ids)]
+    return as_float_rows(baseline, name="baseline")
 
 
 class Asked(dict[Any, float]):

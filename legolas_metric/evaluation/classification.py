@@ -8,12 +8,12 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
-from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_metric, check_number, check_whole
+from legolas_metric.checks import ArrayLike, Metric, check_metric, check_number, check_whole
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.names import Known, Named, Names, as_named, known_by
-from legolas_metric.rows import as_prepared
+from legolas_metric.rows import as_float_rows, as_prepared
 from legolas_metric.signatures import typed
 
 
@@ -269,15 +269,9 @@ def _both(
     train: ArrayLike, train_labels: ArrayLike, test: ArrayLike, test_labels: ArrayLike, num_classes: int
 ) -> tuple[Named, Named]:
     """Labels of training and of test rows; names are numbered alike on both sides."""
-    given = _classes("train_labels", train_labels, len(as_tensor(train, name="train")), num_classes, of="train")
-    asked = _classes(
-        "test_labels",
-        test_labels,
-        len(as_tensor(test, name="test")),
-        num_classes,
-        of="test",
-        known=known_by(given.names),
-    )
+    n, m = (len(as_float_rows(rows, name=name)) for rows, name in ((train, "train"), (test, "test")))
+    given = _classes("train_labels", train_labels, n, num_classes, of="train")
+    asked = _classes("test_labels", test_labels, m, num_classes, of="test", known=known_by(given.names))
     return given, asked
 
 

@@ -2,7 +2,6 @@
 
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -82,7 +81,7 @@ def window_bounds(
     """The two bounds as float64, with NaN ("no bound") as -inf and +inf; None where there is no window."""
     if window is None:
         return None
-    if not isinstance(window, list | tuple | Tensor | np.ndarray) or len(window) != 2:
+    if not isinstance(window, list | tuple | Tensor) or len(window) != 2:
         raise TypeError(f"window must be (low, high), similarities [q] each, got {shown(window)}")
     low, high = (as_tensor(bound, name="window").to(device, torch.float64) for bound in window)
     for name, bound in (("low", low), ("high", high)):

@@ -112,11 +112,13 @@ def _own_reducer(name: str, records: tuple[str, ...]) -> nn.Module:
 
 
 def _check_reducer(loss: PairLoss, reducer: nn.Module, own: type[nn.Module]) -> None:
-    from pytorch_metric_learning.reducers import BaseReducer
+    from pytorch_metric_learning.reducers import BaseReducer, DivisorReducer
 
     kind = type(reducer)
     if not isinstance(reducer, BaseReducer):
         raise TypeError(f"reducer must be one of PML's, such as MeanReducer(), got {shown(reducer)}")
+    if isinstance(reducer, DivisorReducer):
+        raise TypeError("a DivisorReducer divides by what this loss doesn't give: use MeanReducer or SumReducer")
     if isinstance(loss, TripletLoss) and kind is not own and kind.__name__ not in _TRIPLET_REDUCERS:
         raise TypeError(
             f"a TripletLoss counts its triplets and lists none for a {kind.__name__}: use MeanReducer or "

@@ -15,7 +15,6 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_number, check_whole
 from legolas_metric.miners.informative_pairs import MultiSimilarityMiner
 from legolas_metric.records import Triplets
-from legolas_metric.signatures import typed
 from legolas_metric.tables import Sheet, Shown
 
 _log = logging.getLogger(__name__)
@@ -110,7 +109,6 @@ class MiningSchedule(Shown):
         StageChange(epoch=4, before=1, after=0, reason='collapse: effective rank 1.2')
     """
 
-    @typed
     def __init__(self, stages: Sequence[tuple[int | Plateau, TripletMiner]], *, hold: int = 1) -> None:
         if isinstance(stages, str) or not isinstance(stages, Sequence):
             raise TypeError(

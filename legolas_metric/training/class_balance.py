@@ -175,9 +175,9 @@ def mixed_accuracy(logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) 
         >>> round(mixed_accuracy(torch.tensor([[2.0, 1.0]]), torch.tensor([[0.7, 0.3]])), 3)
         0.7
     """
-    if not isinstance(targets, Tensor) or targets.shape != logits.shape:
+    if not isinstance(targets, Tensor) or targets.shape != logits.shape or not targets.is_floating_point():
         raise ValueError(
-            f"targets must be [{', '.join(map(str, logits.shape))}], as `mixup` gives them, got "
-            f"{tuple(targets.shape) if isinstance(targets, Tensor) else shown(targets)}"
+            f"targets must be floating point, [{', '.join(map(str, logits.shape))}], as `mixup` gives them, got "
+            f"{(targets.dtype, tuple(targets.shape)) if isinstance(targets, Tensor) else shown(targets)}"
         )
     return float(targets.gather(1, logits.argmax(1, keepdim=True)).mean())

@@ -85,8 +85,8 @@ class EncoderEnsemble(nn.Module):
     def __init__(self, encoders: Sequence[nn.Module], how: How = "mean") -> None:
         super().__init__()
         check_choice("how", how, get_args(How))
-        if not encoders:
-            raise ValueError("an ensemble needs at least one encoder")
+        if len(encoders) == 0 or not all(isinstance(encoder, nn.Module) for encoder in encoders):
+            raise ValueError("encoders must be one module or more: an ensemble needs at least one encoder")
         self.encoders = nn.ModuleList(encoders)
         self.how: How = how
         self.register_buffer("centre", torch.zeros(0))  # of the projection; empty before `fit_pca`
