@@ -25,6 +25,9 @@ from .decisions.rerank import KReciprocal as KReciprocal
 from .decisions.rerank import expand as expand
 from .decisions.rerank import rerank as rerank
 from .decisions.score_norm import ScoreNorm as ScoreNorm
+from .decisions.scored import verify_by as verify_by
+from .decisions.template_curve import TemplateCurve as TemplateCurve
+from .decisions.template_curve import template_curve as template_curve
 from .decisions.templates import Identification as Identification
 from .decisions.templates import enrol as enrol
 from .decisions.templates import identify as identify
