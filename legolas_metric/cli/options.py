@@ -8,8 +8,10 @@ import typer
 
 FORMATS = """
 Embeddings are read from .npz or .safetensors files with the arrays `embeddings` [n, d] and `labels` [n] (and, where
-you have them, `ids` and `groups`: session, camera, recording), or from .npy and .pt files that hold the embeddings
-alone, with --labels FILE. Pickled objects are never executed. Label -1 means unlabelled.
+you have them, `ids` and `groups`: session, camera, recording), from tables (.csv, .tsv, .jsonl, .parquet) with columns
+label, id, group and numbers, or from .npy and .pt files that hold the embeddings alone, with --labels FILE, by row, or
+by id where both have ids. Labels and groups may be names; `-` is standard input. Pickled objects are never executed.
+Label -1 means unlabelled.
 """
 
 HELP = f"""Look at embeddings as metric learning needs it: have they collapsed, do they rank, which triplets are hard?
