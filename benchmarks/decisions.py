@@ -28,6 +28,7 @@ from legolas_metric import (
     SupConLoss,
     Whitening,
     class_disjoint_folds,
+    enrol,
     evaluate_ranking,
     evaluate_verification,
     expand,
@@ -203,6 +204,8 @@ def show(task: Task, steps: int) -> None:
         equal = np.mean([one.eer[count] for one in curves])
         gains = ", ".join(f"{one.gain[count].value:+.3f}{'' if one.gain[count].shown else ' ?'}" for one in curves)
         print(f"| {count} | {rank1:.3f} | {gains} | {equal:.3f} |")
+    if task.groups is not None:
+        show_recordings(task, x, fold)
     cross = DecisionRule.cross_fit(x, task.y, groups=task.groups, folds=fold, far=0.01)
     far = ", ".join(f"{one:.4f}" for one in trained)
     held = ", ".join(f"{one.far:.4f}" for one in cross.fold_rates)
@@ -210,6 +213,23 @@ def show(task: Task, steps: int) -> None:
         f"\nFAR for 0.01, threshold of the persons trained on: {far}; cross-fitted: {held}; together {cross.far:.4f} "
         f"({cross.far_interval[0]:.4f} to {cross.far_interval[1]:.4f}).",
         flush=True,
+    )
+
+
+def show_recordings(task: Task, x: torch.Tensor, fold: torch.Tensor) -> None:
+    """Whole recordings against whole recordings: the mean of the rows of each, on both sides."""
+    assert task.groups is not None
+    hits, equal = [], []
+    for k in range(FOLDS):
+        inside = fold == k
+        means, names = enrol(x[inside], by=task.groups[inside])
+        assert isinstance(names, torch.Tensor)
+        people = torch.stack([task.y[inside][task.groups[inside] == one][0] for one in names])
+        hits.append(evaluate_ranking(means, people).per_query.rank_at(1))
+        equal.append(evaluate_verification(means, people).eer)
+    every = torch.cat(hits)
+    print(
+        f"\nMeans of whole recordings, both sides: Rank@1 {every.mean():.3f} of {len(every)}, EER {np.mean(equal):.3f}."
     )
 
 

@@ -54,6 +54,8 @@ from .evaluation.decision import DecisionRule as DecisionRule
 from .evaluation.distribution import ClassDistribution as ClassDistribution
 from .evaluation.distribution import class_distribution as class_distribution
 from .evaluation.given_scores import verification_from_scores as verification_from_scores
+from .evaluation.many_runs import RunsCompared as RunsCompared
+from .evaluation.many_runs import compare_runs as compare_runs
 from .evaluation.operating import Cost as Cost
 from .evaluation.operating import Rates as Rates
 from .evaluation.protocol import RetrievalProtocol as RetrievalProtocol

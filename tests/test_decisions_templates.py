@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_decisions_backends import people, unit
 
-from legolas_metric import PLDA, evaluate_verification, template_curve, verify_by
+from legolas_metric import PLDA, diagnose, evaluate_verification, template_curve, verify_by
 
 
 def test_the_curve_over_enrolled_recordings_equals_a_plain_loop():
@@ -73,3 +73,17 @@ def test_plda_helps_where_one_person_varies_along_few_directions():
     x, y = people(60, noise=1.5)
     plda = PLDA().fit(x[:120], y[:120])
     assert verify_by(plda, x[120:], y[120:]).eer < evaluate_verification(x[120:], y[120:]).eer
+
+
+def test_diagnose_names_twins_and_says_what_templates_would_gain():
+    x, y = people(60, per_person=6, noise=0.7, d=8)
+    x[7], x[100] = x[200], 2 * x[50]
+    found = diagnose(x, y, ids=torch.arange(len(y)) + 1000)
+    rules = {one.rule: one for one in found.findings}
+    assert rules["twins"].severity == "warning"
+    assert "ids 1007 and 1200, 1050 and 1100" in rules["twins"].evidence
+    assert "2 pairs of rows" in rules["twins"].sentence
+    assert f"{found.verification.threshold_at_far[0.01]:.3f}" in rules["threshold"].sentence
+    assert rules["templates"].share > 0.05
+    assert found.findings[0].severity != "note"
+    assert "twins" not in {one.rule for one in diagnose(x[210:], y[210:]).findings}

@@ -84,7 +84,7 @@ def test_broken_tables_are_refused_in_a_sentence(name, text, told, tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
 def test_what_is_no_text_is_refused(suffix, tmp_path):
     (tmp_path / f"x{suffix}").write_bytes(b"\x93NUMPY\xff\x00\n")
-    with pytest.raises(ValueError, match="is no .* file of UTF-8 text"):
+    with pytest.raises(ValueError, match=r"is no .* file of UTF-8 text"):
         read_embeddings(tmp_path / f"x{suffix}")
 
 

@@ -5,6 +5,7 @@ from html import escape
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike
+from legolas_metric.doctor.decision_rules import decision_facts
 from legolas_metric.doctor.findings import Finding, findings_table, findings_text
 from legolas_metric.doctor.noise import Suspect, label_noise
 from legolas_metric.doctor.table_rules import Facts, findings
@@ -132,6 +133,7 @@ def diagnose(
         distribution=class_distribution(own),
         noise=label_noise(rows),
         untrained_collapse=untrained_collapse,
+        decisions=decision_facts(rows),
     )
     return Diagnosis(findings=findings(facts), suspects=facts.noise.listed(rows.label_names), facts=facts)
 
