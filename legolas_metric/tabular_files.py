@@ -72,7 +72,7 @@ def _plain(column: Any) -> ArrayLike:
         return column
     entries = [None if entry in ("", None) else entry for entry in column]
     if entries and all(isinstance(one, int) or (isinstance(one, str) and one.lstrip("-").isdigit()) for one in entries):
-        return np.array([int(one) for one in entries], dtype=np.int64)
+        return np.array([int(str(one)) for one in entries], dtype=np.int64)
     return np.array(entries, dtype=object)
 
 

@@ -244,3 +244,17 @@ def test_detection_costs_worked_by_hand():
     far, frr = report.det()
     assert torch.special.ndtr(far).tolist() == pytest.approx(report.far.tolist())
     assert torch.special.ndtr(frr).tolist() == pytest.approx((1 - report.tar).tolist())
+
+
+def test_a_rule_is_judged_in_each_group_the_worst_first():
+    x, y = people(30, noise=0.9, seed=5)
+    site = np.array(["a", "b", "c"])[y % 3]
+    site[y.numpy() == 4] = "alone"
+    rule = DecisionRule.fit(evaluate_verification(x, y), far=0.1)
+    found = rule.by_group(x, y, by=site)
+    assert set(found) == {"a", "b", "c"}
+    for name, rates in found.items():
+        genuine, impostor = within(x, y, torch.from_numpy(site == name))
+        assert rates.far == pytest.approx((impostor >= rule.threshold).mean())
+        assert rates.frr == pytest.approx((genuine < rule.threshold).mean())
+    assert [rates.far for rates in found.values()] == sorted((one.far for one in found.values()), reverse=True)

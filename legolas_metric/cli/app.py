@@ -186,8 +186,7 @@ def verify(
 ) -> None:
     """Can one threshold tell same from different? AUC, EER and TAR@FAR over all pairs, exactly.
 
-    With --threshold-far 0.01 --apply OTHER the threshold of that false accept rate (FMR) is chosen on FILE, and tried
-    on the people of OTHER, where its false accepts and false rejects (FNMR) have moved: see how far.
+    With --threshold-far 0.01 --apply OTHER the threshold of that rate (FAR, FMR) is chosen on FILE and tried on OTHER.
 
     Where the file holds groups, pairs of one class and one group are left out. What is accepted at a rate that
     stands for fewer than 30 impostor pairs carries a question mark in tables.
@@ -214,10 +213,7 @@ def verify(
 
     before = None if untrained is None else inputs.about(untrained, lambda: work(read(untrained)))
     reports, status = inputs.each(files, read, partial(work, baseline=before))
-    done = None
-    if apply is not None and threshold_far is not None:
-        other = inputs.about(apply, lambda: read(apply))
-        done = inputs.about(apply, lambda: choices.applied(next(iter(reports.values())), threshold_far, other))
+    done = choices.applied(next(iter(reports.values())), threshold_far, apply, read)
     shown = Form.json if as_json else form
     printing.show_verified(reports, before, shown, several=len(files) > 1, applied=(str(apply), done))
     if html is not None:

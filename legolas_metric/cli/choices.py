@@ -1,6 +1,7 @@
 """What the choices among the options stand for: protocols, miners, indexes."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -50,9 +51,14 @@ def check_applied(files: list[Path], threshold_far: float | None, apply: Path | 
         raise ValueError(f"--apply takes the threshold of one FILE, got {len(files)}")
 
 
-def applied(report: VerificationReport, far: float, other: EmbeddingFile) -> Decision:
-    """What the threshold of a report does to another file."""
-    return DecisionRule.fit(report, far=far).apply(other.embeddings, labels_of(other), groups=other.groups)
+def applied(
+    report: VerificationReport, far: float | None, path: Path | None, read: Callable[[Path], EmbeddingFile]
+) -> Decision | None:
+    """What the threshold of a report does to another file, where one is named."""
+    if path is None or far is None:
+        return None
+    rule, other = DecisionRule.fit(report, far=far), about(path, lambda: read(path))
+    return about(path, lambda: rule.apply(other.embeddings, labels_of(other), groups=other.groups))
 
 
 def rates_of(fars: list[float] | None, also: float | None = None) -> tuple[float, ...]:
