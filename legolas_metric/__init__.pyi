@@ -25,6 +25,9 @@ from .decisions.rerank import KReciprocal as KReciprocal
 from .decisions.rerank import expand as expand
 from .decisions.rerank import rerank as rerank
 from .decisions.score_norm import ScoreNorm as ScoreNorm
+from .decisions.scored import verify_by as verify_by
+from .decisions.template_curve import TemplateCurve as TemplateCurve
+from .decisions.template_curve import template_curve as template_curve
 from .decisions.templates import Identification as Identification
 from .decisions.templates import enrol as enrol
 from .decisions.templates import identify as identify
@@ -51,6 +54,8 @@ from .evaluation.decision import DecisionRule as DecisionRule
 from .evaluation.distribution import ClassDistribution as ClassDistribution
 from .evaluation.distribution import class_distribution as class_distribution
 from .evaluation.given_scores import verification_from_scores as verification_from_scores
+from .evaluation.many_runs import RunsCompared as RunsCompared
+from .evaluation.many_runs import compare_runs as compare_runs
 from .evaluation.operating import Cost as Cost
 from .evaluation.operating import Rates as Rates
 from .evaluation.protocol import RetrievalProtocol as RetrievalProtocol

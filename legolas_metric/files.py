@@ -20,11 +20,17 @@ from torch import Tensor
 
 from legolas_metric.budgets import UNPACKED
 from legolas_metric.checks import ArrayLike, as_tensor
+from legolas_metric.lookup import lookup
 from legolas_metric.names import Names, as_named
 from legolas_metric.outputs import check_file, check_writable, followed, is_stream, whole_file
+from legolas_metric.tabular_files import TABULAR, held_input, read_columns
 
 FIELDS = ("embeddings", "labels", "ids", "groups", "images")
-SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
+ARRAYS = (".npz", ".npy", ".safetensors", ".pt")
+SUFFIXES = (*ARRAYS, *TABULAR)
+Named = tuple[Tensor, Names | None]
+"""Numbers, and the names that they stand for, where they came as names."""
+
 _PICKLE, _ZIP = b"\x80", b"PK\x03\x04"  # how such files begin
 _PACKED = 50  # numbers that are embeddings do not shrink to a fiftieth
 
@@ -113,13 +119,17 @@ def read_embeddings(
     embeddings_key: str = "embeddings",
     labels_key: str = "labels",
 ) -> EmbeddingFile:
-    """Read saved embeddings: .npz or .safetensors with named arrays, .npy or .pt with the embeddings alone.
+    """Read saved embeddings: .npz or .safetensors with named arrays, .npy or .pt with the embeddings alone, or a table.
+
+    A table is .csv, .tsv, .jsonl or .parquet (extra `parquet`): a row each, with columns label, id, group and numbers,
+    or one column of lists. "-" is standard input, of any of these kinds.
 
     No pickle is ever executed: .npz and .npy are read with `allow_pickle=False`, .pt with `weights_only=True`.
 
     Args:
         path: the file. Named arrays are embeddings, labels, ids, groups, images; only the first is required.
-        labels: a second file (.npy, .pt, or .npz/.safetensors with `labels`) that overrides the labels of the first.
+        labels: a second file of any kind that overrides the labels of the first: by id where both have ids, else by
+            row.
         embeddings_key, labels_key: how the arrays of embeddings and labels are named, where they have other names; a
             key that is given must be there.
 
@@ -133,7 +143,8 @@ def read_embeddings(
     names = (embeddings_key, labels_key, *FIELDS[2:])
     arrays = _read(Path(path), names, option="--embeddings-key", named=(labels_key, "groups"))
     if labels is not None:
-        arrays |= _read(Path(labels), (labels_key,), option="--labels-key", named=(labels_key,))
+        told = _read(Path(labels), (labels_key, "ids"), option="--labels-key", named=(labels_key,))
+        arrays[labels_key] = _by_id(told, labels_key, arrays.get("ids"), Path(labels))
     elif labels_key != FIELDS[1] and labels_key not in arrays:
         raise ValueError(f"{path} has no array named {labels_key!r}, which labels_key (--labels-key) asks for")
     found = {name: array for name, (array, _) in arrays.items()}
@@ -161,11 +172,16 @@ def read_arrays(
 
 def _read(
     path: Path, wanted: Sequence[str], *, option: str | None = None, named: Sequence[str] = ()
-) -> dict[str, tuple[Tensor, Names | None]]:
+) -> dict[str, Named]:
     """Arrays, as `read_arrays` has them, each with what its numbers stand for."""
+    if str(path) == "-":
+        with held_input() as held:
+            return _read(held, wanted, option=option, named=named)
     check_exists(path)
     if path.suffix == ".safetensors":
         arrays: Mapping[str, ArrayLike] = read_tensors(path)[0]
+    elif path.suffix in TABULAR:
+        arrays = read_columns(path, wanted)
     elif path.suffix == ".pt":
         arrays = _read_pt(path, wanted[0])
     elif path.suffix in (".npz", ".npy"):
@@ -179,16 +195,30 @@ def _read(
     return {name: _as_numbers(arrays[name], f"{path}: {name}", name in named) for name in wanted if name in arrays}
 
 
-def _as_numbers(array: ArrayLike, name: str, named: bool) -> tuple[Tensor, Names | None]:
+def _by_id(told: Mapping[str, Named], key: str, ids: Named | None, path: Path) -> Named:
+    """Labels of a file of their own, in the order of the rows' ids where it has ids too."""
+    labels, names = told[key]
+    if ids is None or "ids" not in told or len(told["ids"][0]) != len(labels):
+        return told[key]
+    place, known = lookup(ids[0].long(), told["ids"][0].long())
+    if not bool(known.all()):
+        missing = ids[0][~known][:5].tolist()
+        raise ValueError(f"{path} has no label for {int((~known).sum())} of {len(ids[0])} ids (first: {missing})")
+    return labels[place], names
+
+
+def _as_numbers(array: ArrayLike, name: str, named: bool) -> Named:
     """The array; names of classes or sessions, where there may be some, numbered in ascending order."""
-    if named and isinstance(array, np.ndarray) and array.dtype.kind in "USMm":
+    if named and isinstance(array, np.ndarray) and array.dtype.kind in "OUSMm":
         found = as_named(array, None, name=name)
         return found.codes, found.names
     return as_tensor(array, name=name), None
 
 
 def check_exists(path: Path) -> None:
-    """Raise FileNotFoundError unless there is such a file."""
+    """Raise FileNotFoundError unless there is such a file, IsADirectoryError where it is a folder."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file: name a file in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
 

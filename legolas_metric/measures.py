@@ -40,6 +40,7 @@ _FAMILIES = {
         Measure("map_at", "mAP@", "mean over queries", "max"),
         Measure("ndcg_at", "nDCG@", "mean over queries", "max"),
         Measure("tar_at_far", "TAR@FAR ", "share of genuine pairs", "max"),
+        Measure("threshold_at_far", "threshold@FAR ", "similarity"),
         Measure("tpir_at_fpir", "TPIR@FPIR ", "share of mated probes", "max"),
     )
 }
@@ -61,6 +62,9 @@ _MEASURES = {
         Measure("gallery", "gallery", "rows"),
         Measure("auc", "AUC", "share of pairs of pairs", "max"),
         Measure("eer", "EER", "share of pairs", "min"),
+        Measure("eer_threshold", "threshold@EER", "similarity"),
+        Measure("far", "FAR (FMR)", "share of impostor pairs", "min"),
+        Measure("frr", "FRR (FNMR)", "share of genuine pairs", "min"),
         Measure("genuine", "genuine pairs", "pairs"),
         Measure("impostor", "impostor pairs", "pairs"),
         Measure("nmi", "NMI", "share of information", "max"),
@@ -92,7 +96,7 @@ RANKING = (
     *("rank_at", "map_at_r", "r_precision", "mean_average_precision", "nn_accuracy"),
     *("intra", "inter", "queries", "unanswerable"),
 )
-VERIFICATION = ("auc", "eer", "tar_at_far", "genuine", "impostor")
+VERIFICATION = ("auc", "eer", "tar_at_far", "eer_threshold", "threshold_at_far", "genuine", "impostor")
 COLLAPSE = (
     *("n", "effective_rank", "effective_rank_uncentred", "participation_ratio", "top1_variance", "mean_cosine"),
     *("resultant_length", "verdict"),
@@ -189,7 +193,11 @@ def ranking_figures(report: _Ranked) -> dict[str, Value]:
 
 def verification_figures(report: _Verified) -> dict[str, Value]:
     """What is shown of a verification; a rate with too few impostors to be believed carries a question mark."""
-    return titled(report.scalars(), VERIFICATION, doubtful={f"tar_at_far_{far:g}" for far in report.flagged})
+    return titled(
+        report.scalars(),
+        VERIFICATION,
+        doubtful={f"{name}_{far:g}" for far in report.flagged for name in ("tar_at_far", "threshold_at_far")},
+    )
 
 
 def collapse_figures(report: _Probed) -> dict[str, Value]:

@@ -111,6 +111,18 @@ class Table:
             lines.append(_line([f"**{text}**" if best else text for text, best in zip(texts, marks)]))
         return "\n".join(lines)
 
+    def latex(self) -> str:
+        """The table for LaTeX, with booktabs; what is special to LaTeX is escaped."""
+        special = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
+        special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+        rows = [
+            " & ".join("".join(special.get(one, one) for one in cell) for cell in row) + r" \\" for row in self.text()
+        ]
+        heads = " & ".join("".join(special.get(one, one) for one in str(title)) for title in self.columns) + r" \\"
+        kinds = "".join("r" if number else "l" for number in self.numeric())
+        ruled = [r"\toprule", heads, r"\midrule", *rows, r"\bottomrule"]
+        return "\n".join([rf"\begin{{tabular}}{{{kinds}}}", *ruled, r"\end{tabular}"])
+
     def screen(self) -> "ScreenTable":
         """The table for a terminal, the best figures in bold."""
         from rich.markup import escape as unmarked

@@ -40,3 +40,4 @@ def write_files(folder: Path) -> None:
     (folder / "cut.npz").write_bytes((folder / "epoch-1.npz").read_bytes()[:200])
     torch.save({"embeddings": torch.nn.Linear(2, 2)}, folder / "pickled.pt")
     (folder / "x.csv").write_text("1,2\n")
+    (folder / "x.xls").write_text("1,2\n")

@@ -66,7 +66,7 @@ def test_as_many_episodes_are_drawn_as_the_library_draws():
 
 ONE_LINE = [
     (("rank", "nowhere.npz"), "nowhere.npz: no such file"),
-    (("rank", "x.csv"), "x.csv has the unknown extension '.csv': expected one of .npz, .npy, .safetensors, .pt"),
+    (("rank", "x.xls"), "x.xls has the unknown extension '.xls': expected one of .npz, .npy, .safetensors, .pt"),
     (("probe", "cut.npz"), "cut.npz is not a whole NumPy file (BadZipFile): write it again"),
     (("probe", "pickled.pt"), "pickled.pt holds pickled Python objects, which are never executed: save tensors only"),
     (("rank", "nan.npz"), "nan.npz: embeddings: NaN or inf (in float32) in"),

@@ -115,15 +115,25 @@ def test_whitening_is_scikit_learns():
     assert Whitening(2, shrinkage=0).fit(x).transform(x).double().numpy() == pytest.approx(got[:, :2], abs=1e-5)
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
-def test_lda_is_scikit_learns(shrinkage):
+def test_lda_is_scikit_learns():
     x, y = people(20)
     x, y = x[:-2], y[:-2]  # uneven
-    model = LinearDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage or None).fit(unit(x), y)
+    model = LinearDiscriminantAnalysis(solver="eigen").fit(unit(x), y)
     want = model.transform(unit(x))
     want = want - want.mean(0)
-    got = LDA(shrinkage=shrinkage).fit(x, y).transform(x).double().numpy()
+    got = LDA(shrinkage=0).fit(x, y).transform(x).double().numpy()
     assert np.abs(got) == pytest.approx(np.abs(want[:, : got.shape[1]]), rel=1e-3, abs=1e-3)
+    # Shrunk, its directions still make the shrunk W the identity, and B diagonal, greatest first.
+    u, fitted = unit(x), LDA(shrinkage=0.3).fit(x, y)
+    means = np.array([u[y == one].mean(0) for one in range(20)])
+    inner, outer = (u - means[y]), (means[y] - u.mean(0))
+    within = inner.T @ inner / len(u)
+    shrunk = 0.7 * within + 0.3 * np.trace(within) / 6 * np.eye(6)
+    turn = fitted.map.numpy()
+    assert turn.T @ shrunk @ turn == pytest.approx(np.eye(6), abs=1e-6)
+    between = turn.T @ (outer.T @ outer / len(u)) @ turn
+    assert between == pytest.approx(np.diag(fitted.spread.numpy()), abs=1e-6)
+    assert (np.diff(fitted.spread.numpy()) <= 0).all()
 
 
 def test_wccn_makes_what_one_person_varies_the_identity():

@@ -331,3 +331,17 @@ def test_pairs_are_counted_for_each_group_that_they_are_of():
             for group in {group for label, group in (who[i], who[j]) if label != -1}:
                 want[int(same), names.index(group), cell] += 1
     assert [table.tolist() for table in found] == want.tolist()
+
+
+def test_a_rule_is_judged_in_each_group_the_worst_first():
+    x, y = people(30, noise=0.9, seed=5)
+    site = np.array(["a", "b", "c"])[y % 3]
+    site[y.numpy() == 4] = "alone"
+    rule = DecisionRule.fit(evaluate_verification(x, y), far=0.1)
+    found = rule.by_group(x, y, by=site)
+    assert set(found) == {"a", "b", "c"}
+    for name, rates in found.items():
+        genuine, impostor = within(x, y, torch.from_numpy(site == name))
+        assert rates.far == pytest.approx((impostor >= rule.threshold).mean())
+        assert rates.frr == pytest.approx((genuine < rule.threshold).mean())
+    assert [rates.far for rates in found.values()] == sorted((one.far for one in found.values()), reverse=True)

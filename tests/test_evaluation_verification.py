@@ -212,5 +212,6 @@ def test_warnings_and_scalars():
     assert report.warnings()[1].startswith("training made the EER worse: ")
     assert report.warnings()[2].startswith("FAR 0.01, 0.001, 0.0001: fewer than 30 of")
     assert list(report.scalars()) == [
-        "auc", "eer", "tar_at_far_0.01", "tar_at_far_0.001", "tar_at_far_0.0001", "genuine", "impostor",
+        "auc", "eer", "tar_at_far_0.01", "tar_at_far_0.001", "tar_at_far_0.0001", "eer_threshold",
+        "threshold_at_far_0.01", "threshold_at_far_0.001", "threshold_at_far_0.0001", "genuine", "impostor",
     ]  # fmt: skip

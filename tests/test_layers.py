@@ -17,7 +17,7 @@ LAYERS = (
     {"checks", "budgets", "lookup", "outputs"},
     {"names", "signatures"},
     {"geometry", "tables", "distributed"},
-    {"measures", "relations"},
+    {"measures", "relations", "tabular_files"},
     {"rows", "files"},
     {"triplet_files"},
     {"records"},

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from legolas_metric.cli.options import (
+    HELP,
+    Apply,
     AsMetric,
     Data,
     Drawn,
@@ -17,6 +19,7 @@ from legolas_metric.cli.options import (
     Form,
     Format,
     Gallery,
+    Grid,
     Html,
     Json,
     Labels,
@@ -29,6 +32,7 @@ from legolas_metric.cli.options import (
     Prototypes,
     Queries,
     Seed,
+    ThresholdFar,
     Untrained,
     Version,
     WithinGroup,
@@ -37,23 +41,12 @@ from legolas_metric.cli.refusals import run
 from legolas_metric.cli.run_commands import embed, ensemble, kfold, search, train
 from legolas_metric.cli.run_examination import doctor
 
-FORMATS = """
-Embeddings are read from .npz or .safetensors files with the arrays `embeddings` [n, d] and `labels` [n] (and, where
-you have them, `ids` and `groups`: session, camera, recording), or from .npy and .pt files that hold the embeddings
-alone, with --labels FILE. Pickled objects are never executed. Label -1 means unlabelled.
-"""
-
 app = typer.Typer(
     name="legolas-metric",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help=f"""Look at embeddings as metric learning needs it: have they collapsed, do they rank, which triplets are hard?
-
-{FORMATS}
-Start with `legolas-metric demo`, or with `legolas-metric rank FILE` on embeddings of your own.
-
-Exit status: 0 all is well, 1 some of several files could not be used (the rest was), 2 bad input.""",
+    help=HELP,
 )
 
 
@@ -175,6 +168,9 @@ def verify(
     labels_key: LabelsKey = "labels",
     metric: AsMetric = MetricName.cosine,
     far: Annotated[list[float] | None, typer.Option("--far", help="False accept rate, in (0, 1]; repeatable.")] = None,
+    threshold_far: ThresholdFar = None,
+    apply: Apply = None,
+    grid: Grid = False,
     untrained: Untrained = None,
     encoder: Encoder = None,
     data: Data = None,
@@ -184,6 +180,8 @@ def verify(
 ) -> None:
     """Can one threshold tell same from different? AUC, EER and TAR@FAR over all pairs, exactly.
 
+    With --threshold-far 0.01 --apply OTHER the threshold of that rate (FAR, FMR) is chosen on FILE and tried on OTHER.
+
     Where the file holds groups, pairs of one class and one group are left out. What is accepted at a rate that
     stands for fewer than 30 impostor pairs carries a question mark in tables.
     """
@@ -191,8 +189,9 @@ def verify(
     from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
     from legolas_metric.files import EmbeddingFile
 
-    pages.check_page(html, [*files, labels, untrained, data])
-    fars = choices.rates_of(far)
+    pages.check_page(html, [*files, labels, untrained, data, apply])
+    fars = choices.rates_of(far, threshold_far)
+    choices.check_applied(files, threshold_far, apply)
     read = inputs.reader(encoder, data, labels, embeddings_key, labels_key)
 
     def work(file: EmbeddingFile, baseline: VerificationReport | None = None) -> VerificationReport:
@@ -202,12 +201,15 @@ def verify(
             groups=file.groups,
             metric=metric.value,
             fars=fars,
+            exact=not grid,
             baseline=baseline,
         )
 
     before = None if untrained is None else inputs.about(untrained, lambda: work(read(untrained)))
     reports, status = inputs.each(files, read, partial(work, baseline=before))
-    printing.show_verified(reports, before, Form.json if as_json else form, several=len(files) > 1)
+    done = choices.applied(next(iter(reports.values())), threshold_far, apply, read)
+    shown = Form.json if as_json else form
+    printing.show_verified(reports, before, shown, several=len(files) > 1, applied=(str(apply), done))
     if html is not None:
         pages.write_report(html, "Verification", list(reports), lambda report: report.verification_sections(reports))
     raise typer.Exit(status)

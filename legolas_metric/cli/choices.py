@@ -1,6 +1,7 @@
 """What the choices among the options stand for: protocols, miners, indexes."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -8,7 +9,9 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.cli.inputs import about, labels_of
 from legolas_metric.cli.options import MetricName, MinerName
+from legolas_metric.evaluation.decision import Decision, DecisionRule
 from legolas_metric.evaluation.protocol import RetrievalProtocol
+from legolas_metric.evaluation.verification import VerificationReport
 from legolas_metric.files import EmbeddingFile, read_arrays
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.faiss import FaissIndex
@@ -40,8 +43,30 @@ def miner_of(name: MinerName, index: NeighborIndex, margin: float, per_anchor: i
     return kinds[name](index=index, per_anchor=per_anchor, seed=seed, **window)
 
 
-def rates_of(fars: list[float] | None) -> tuple[float, ...]:
-    """False accept rates, refused before the work."""
+def check_applied(files: list[Path], threshold_far: float | None, apply: Path | None) -> None:
+    """Refuse, before the work, a threshold that is tried on nothing, or one of several files."""
+    if (threshold_far is None) != (apply is None):
+        raise ValueError("--threshold-far and --apply go together: a rate, and the file that its threshold is tried on")
+    if apply is not None and len(files) > 1:
+        raise ValueError(f"--apply takes the threshold of one FILE, got {len(files)}")
+
+
+def applied(
+    report: VerificationReport, far: float | None, path: Path | None, read: Callable[[Path], EmbeddingFile]
+) -> Decision | None:
+    """What the threshold of a report does to another file, where one is named."""
+    if path is None or far is None:
+        return None
+    rule, other = DecisionRule.fit(report, far=far), about(path, lambda: read(path))
+    return about(path, lambda: rule.apply(other.embeddings, labels_of(other), groups=other.groups))
+
+
+def rates_of(fars: list[float] | None, also: float | None = None) -> tuple[float, ...]:
+    """False accept rates, and one more, refused before the work."""
+    if also is not None:
+        if not 0 < also <= 1:
+            raise ValueError(f"--threshold-far must lie in (0, 1], got {also}")
+        fars = list(dict.fromkeys([*(fars or (1e-2, 1e-3, 1e-4)), also]))
     for far in fars or ():
         if not 0 < far <= 1:
             raise ValueError(f"--far must lie in (0, 1], got {far}")

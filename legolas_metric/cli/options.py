@@ -7,6 +7,21 @@ from typing import Annotated
 
 import typer
 
+FORMATS = """
+Embeddings are read from .npz or .safetensors files with the arrays `embeddings` [n, d] and `labels` [n] (and, where
+you have them, `ids` and `groups`: session, camera, recording), from tables (.csv, .tsv, .jsonl, .parquet) with columns
+label, id, group and numbers, or from .npy and .pt files that hold the embeddings alone, with --labels FILE, by row, or
+by id where both have ids. Labels and groups may be names; `-` is standard input. Pickled objects are never executed.
+Label -1 means unlabelled.
+"""
+
+HELP = f"""Look at embeddings as metric learning needs it: have they collapsed, do they rank, which triplets are hard?
+
+{FORMATS}
+Start with `legolas-metric demo`, or with `legolas-metric rank FILE` on embeddings of your own.
+
+Exit status: 0 all is well, 1 some of several files could not be used (the rest was), 2 bad input."""
+
 
 class MetricName(StrEnum):
     """The similarities of the library."""
@@ -90,6 +105,18 @@ Over = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the triplets here, as .npz or .safetensors.")]
+ThresholdFar = Annotated[
+    float | None,
+    typer.Option("--threshold-far", metavar="RATE", help="Choose the threshold of this false accept rate (FAR, FMR)."),
+]
+Apply = Annotated[
+    Path | None,
+    typer.Option("--apply", metavar="FILE", help="What that threshold does to these other people; one FILE alone."),
+]
+Grid = Annotated[
+    bool,
+    typer.Option("--grid", help="Count on a grid of 2^18 cells: for millions of genuine pairs."),
+]
 Untrained = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The same rows by the untrained encoder, to compare with.")
 ]

@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from legolas_metric.cli.options import Form
+from legolas_metric.evaluation.decision import Decision
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport
 from legolas_metric.measures import (
@@ -100,12 +101,29 @@ def show_ranked(
 
 
 def show_verified(
-    reports: Mapping[str, VerificationReport], before: VerificationReport | None, form: Form, *, several: bool
+    reports: Mapping[str, VerificationReport],
+    before: VerificationReport | None,
+    form: Form,
+    *,
+    several: bool,
+    applied: tuple[str, Decision | None] = ("", None),
 ) -> None:
-    """Print the verifications of one file or several, likewise."""
+    """Print the verifications of one file or several, likewise; and what the threshold of the one did to another."""
+    name, done = applied
+    if form is Form.json and done is not None:
+        ((file, report),) = reports.items()
+        whole = {"file": file, **_fields(report), "applied": {"file": name, **_fields(done)}}
+        print(json.dumps(whole, indent=2, allow_nan=False))
+        return
     figures = {name: verification_figures(report) for name, report in reports.items()}
     beside = {} if before is None else {"untrained": verification_figures(before)}
     _show_measured(reports, figures, beside, form, ("auc", "eer"), several=several)
+    if done is not None:
+        rows = [("FAR (FMR)", done.far, *done.far_interval, done.far_moved)]
+        rows += [("FRR (FNMR)", done.frr, *done.frr_interval, done.frr_moved)]
+        titles = ["rate", "value", "low", "high", "moved by"]
+        say(f"Threshold {done.threshold:.6g} on {name}: {done.genuine} genuine pairs, {done.impostor} impostor pairs.")
+        show(Table(titles, rows, formats=dict.fromkeys(titles[1:], ".4f")), form)
 
 
 def _show_measured(

@@ -1,5 +1,6 @@
 """How a command ends: whatever it refuses is one line on stderr and status 2."""
 
+import os
 import sys
 import warnings
 from typing import NoReturn, cast
@@ -19,6 +20,11 @@ def run(app: typer.Typer) -> NoReturn:
     warnings.showwarning = lambda message, *_, **__: complain(str(message))
     try:
         status = app(arguments, prog_name="legolas-metric", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has enough: `| head` is no error, and the interpreter's last flush must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except typer.Abort:
         raise SystemExit(130) from None
     except _BAD_USAGE as error:

@@ -5,6 +5,7 @@ from html import escape
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike
+from legolas_metric.doctor.decision_rules import decision_facts
 from legolas_metric.doctor.findings import Finding, findings_table, findings_text
 from legolas_metric.doctor.noise import Suspect, label_noise, suspects_table
 from legolas_metric.doctor.table_rules import SUSPECTS, Facts, findings
@@ -138,6 +139,7 @@ def diagnose(
         distribution=class_distribution(own),
         noise=label_noise(rows),
         untrained_collapse=untrained_collapse,
+        decisions=decision_facts(rows),
     )
     found = findings(facts)
     suspects = facts.noise.listed(rows.label_names) if any(finding.rule == SUSPECTS for finding in found) else ()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from legolas_metric.doctor.decision_rules import DecisionFacts, decision_findings
 from legolas_metric.doctor.findings import Finding, Severity, worst_first
 from legolas_metric.doctor.noise import LabelNoise
 from legolas_metric.evaluation.distribution import ClassDistribution
@@ -39,6 +40,7 @@ class Facts:
         distribution: of the labels.
         noise: of the labels, by neighbourhood.
         untrained_collapse: of the untrained encoder's embeddings, or None.
+        decisions: twins and templates, or None.
     """
 
     collapse: CollapseReport
@@ -48,15 +50,23 @@ class Facts:
     distribution: ClassDistribution
     noise: LabelNoise
     untrained_collapse: CollapseReport | None
+    decisions: DecisionFacts | None = None
 
 
 def findings(facts: Facts) -> tuple[Finding, ...]:
     """All that the facts say, worst first: by severity, and then by the share that they concern."""
     rules = (
         *(_collapse, _narrow_cone, _worse_than_untrained, _group_outweighs_class, _chance, _auc_hides_rank, _weak),
-        *(_leak, _noise, _false_negatives, _weak_figures),
+        *(_leak, _noise, _false_negatives, _weak_figures, _decisions),
     )
     return worst_first(finding for rule in rules for finding in rule(facts))
+
+
+def _decisions(facts: Facts) -> Iterator[Finding]:
+    """Twins always; what a threshold and templates would do only where classes are found."""
+    if facts.decisions is not None:
+        said = decision_findings(facts.decisions, facts.verification)
+        yield from (one for one in said if one.severity != "note" or facts.ranking.rank[1] >= _POOR_RANK)
 
 
 def _collapse(facts: Facts) -> Iterator[Finding]:

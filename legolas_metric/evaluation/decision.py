@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, Metric, check_choice, check_number
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_choice, check_number
 from legolas_metric.evaluation.arguments import as_table
-from legolas_metric.evaluation.fold_pairs import by_fold, report_of_folds
+from legolas_metric.evaluation.fold_pairs import by_fold, has_both_kinds, report_of_folds
 from legolas_metric.evaluation.identities import Identities, identities, identities_in, warn_of_shared
 from legolas_metric.evaluation.identity_pairs import (
     PairsOfRows,
@@ -21,6 +21,7 @@ from legolas_metric.evaluation.operating import Cost, OperatingPoints, Rates
 from legolas_metric.evaluation.pairs import by_label
 from legolas_metric.evaluation.roc import too_few_errors
 from legolas_metric.evaluation.verification import VerificationReport, count_pairs
+from legolas_metric.names import as_named
 from legolas_metric.signatures import typed
 
 _TRAINED = "a threshold chosen on those that the encoder was trained on misses its FAR on others; choose it on others"
@@ -210,6 +211,42 @@ class DecisionRule:
             far_moved=rates.far - self.fitted.far,
             frr_moved=rates.frr - self.fitted.frr,
         )
+
+    def by_group(
+        self, embeddings: ArrayLike | EmbeddingBank, labels: ArrayLike | None = None, *, by: ArrayLike
+    ) -> dict[int | str, Rates]:
+        """What the rule does among the rows of each group (device, site, sex, age), the highest FAR first.
+
+        Args:
+            embeddings, labels: as in `apply`.
+            by: [n] the group of each row; pairs within a group are counted, -1 or a missing name is left out.
+
+        Returns:
+            group -> rates; a group without genuine or without impostor pairs is left out.
+
+        Raises:
+            ValueError: a rule from given scores; what `evaluate_verification` refuses.
+
+        Example:
+            >>> import torch
+            >>> rule = DecisionRule(threshold=0.9, metric="cosine", fitted=Rates(far=0.0, frr=0.0))
+            >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [1.0, 0.0], [0.9, 0.1], [1.0, 0.1]])
+            >>> rule.by_group(rows, [0, 0, 1, 2, 2, 3], by=["old", "old", "old", "new", "new", "new"])
+            {'new': Rates(far=1.0, frr=0.0), 'old': Rates(far=0.0, frr=0.0)}
+        """
+        if self.metric is None:
+            raise ValueError("the rule was chosen on given scores: judge those of each group by rates_at(threshold)")
+        rows, metric = as_table(embeddings, labels, metric=self.metric)
+        given = as_named(by, len(rows), name="by")
+        border = torch.tensor([self.threshold], dtype=torch.float64, device=rows.embeddings.device)
+        found: dict[int | str, Rates] = {}
+        for code in given.codes[given.codes != UNLABELLED].unique().tolist():
+            part = by_label(rows[(given.codes == code).nonzero().flatten()])
+            if not has_both_kinds(part):
+                continue
+            points = OperatingPoints.of(count_pairs(part, metric, border[border.isfinite()])[0])
+            found[code if given.names is None else given.names[code]] = points.rates_at(self.threshold)
+        return dict(sorted(found.items(), key=lambda entry: -entry[1].far))
 
     @classmethod
     def cross_fit(

@@ -65,3 +65,10 @@ def _joined(parts: Sequence[Rows]) -> Rows:
         for name in ("embeddings", "labels", "ids", "groups")
     }
     return replace(first, **columns)
+
+
+def has_both_kinds(rows: Rows) -> bool:
+    """Whether some pair is genuine, and some an impostor's. Groups are not looked at."""
+    assert rows.labels is not None
+    known, sizes = rows.labels[rows.labels != UNLABELLED].unique(return_counts=True)
+    return bool((sizes > 1).any()) and (len(known) > 1 or int(sizes.sum()) < len(rows))

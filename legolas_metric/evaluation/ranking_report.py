@@ -236,6 +236,17 @@ class RankingReport:
         change = own[measure] - other[measure]
         return paired_difference(change, self._drawn(over), over=over, level=level, resamples=resamples, seed=seed)
 
+    def values(self, measure: str = "rank_at_1") -> Float64[Tensor, " q"]:
+        """A measure of each query, in the order of `per_query`; the report's own figure is its mean.
+
+        Raises:
+            ValueError: an unknown measure, or one that was not worked out.
+        """
+        columns = self._columns()
+        if measure not in columns:
+            raise ValueError(f"measure must be one of {', '.join(columns)}, got {measure!r}")
+        return columns[measure]
+
     def _drawn(self, over: Over) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"] | None]:
         """What the bootstrap may draw."""
         if over != "identities" and self.per_query.groups is None:

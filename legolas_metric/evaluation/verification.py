@@ -87,7 +87,9 @@ class VerificationReport:
     def scalars(self) -> dict[str, int | float]:
         """All that are single numbers, by name, for tables and JSON."""
         rates = {f"tar_at_far_{far:g}": tar for far, tar in self.tar_at_far.items()}
-        return {"auc": self.auc, "eer": self.eer, **rates, "genuine": self.genuine, "impostor": self.impostor}
+        at = {f"threshold_at_far_{far:g}": threshold for far, threshold in self.threshold_at_far.items()}
+        pairs = {"genuine": self.genuine, "impostor": self.impostor}
+        return {"auc": self.auc, "eer": self.eer, **rates, "eer_threshold": self.eer_threshold, **at, **pairs}
 
     @typed
     def rates_at(self, threshold: float | int) -> Rates:

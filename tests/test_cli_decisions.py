@@ -1,0 +1,64 @@
+"""`verify --threshold-far RATE --apply OTHER`, thresholds in tables and JSON, the grid."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from legolas_metric import DecisionRule, evaluate_verification
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("decisions")
+    for name, seed in (("here", 0), ("there", 1)):
+        generator = np.random.default_rng(seed)
+        y = np.repeat(np.arange(20), 4) + 100 * seed
+        x = generator.normal(size=(20, 8))[y % 100] + 0.7 * generator.normal(size=(80, 8))
+        np.savez(place / f"{name}.npz", embeddings=x.astype(np.float32), labels=y)
+    return place
+
+
+def command(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "legolas_metric", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_threshold_is_tried_on_other_people(folder):
+    asked = ("verify", "here.npz", "--threshold-far", "0.02", "--apply", "there.npz")
+    here, there = (np.load(folder / f"{name}.npz") for name in ("here", "there"))
+    rule = DecisionRule.fit(evaluate_verification(here["embeddings"], here["labels"]), far=0.02)
+    want = rule.apply(there["embeddings"], there["labels"])
+    told = json.loads(command(folder, *asked, "--json").stdout)
+    assert told["threshold_at_far"]["0.02"] == told["applied"]["threshold"] == rule.threshold
+    assert told["applied"]["file"] == "there.npz"
+    assert (told["applied"]["far"], told["applied"]["frr"]) == (want.far, want.frr)
+    assert told["applied"]["far_interval"] == list(want.far_interval)
+    shown = command(folder, *asked).stdout
+    assert "threshold@FAR 0.02" in shown
+    assert "threshold@EER" in shown
+    assert f"{want.far:.4f}" in shown
+    assert "FAR (FMR)" in shown
+    grid = json.loads(command(folder, *asked, "--json", "--grid").stdout)
+    assert grid["applied"]["threshold"] == pytest.approx(rule.threshold, abs=1e-4)
+    assert grid["auc_error"] > 0 == told["auc_error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["here.npz", "--apply", "there.npz"], "--threshold-far and --apply go together"),
+        (["here.npz", "--threshold-far", "0.1"], "--threshold-far and --apply go together"),
+        (["here.npz", "--threshold-far", "2", "--apply", "there.npz"], "--threshold-far must lie in (0, 1], got 2.0"),
+        (["here.npz", "there.npz", "--threshold-far", "0.1", "--apply", "there.npz"], "one FILE, got 2"),
+        (["here.npz", "--threshold-far", "0.1", "--apply", "none.npz"], "none.npz: no such file"),
+    ],
+)
+def test_what_can_not_be_tried_is_refused_in_a_line(folder, arguments, text):
+    ended = command(folder, "verify", *arguments)
+    assert ended.returncode == 2
+    assert text in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
