@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "legolas_metric"
 LAYERS = (
     {"compiled"},
     {"checks", "budgets", "lookup", "outputs"},
-    {"names"},
+    {"names", "signatures"},
     {"geometry", "tables", "distributed"},
     {"measures", "relations"},
     {"rows", "files"},

@@ -63,7 +63,9 @@ def test_a_plain_loop_trains_on_what_was_mined(omniglot):
     )
     for ids in batches[:3]:
         a, p, n = first.locate(torch.tensor(ids))
-        assert len(torch.stack([a, p, n]).unique()) == len(ids) <= 32  # every row is of a triplet that lies inside
+        # every row is of a triplet that lies inside, but for places that were left when the next one did not fit
+        assert len(ids) == 32
+        assert len(torch.stack([a, p, n]).unique()) >= 30
     assert loop.next_epoch == 3
     assert loop.last.drift < 0.9999
     assert "HardMiner found 160 triplets of 160 anchors" in loop.last.summary()
@@ -162,7 +164,7 @@ def test_random_views_are_told_with_what_they_do(omniglot):
     loop = MiningLoop(Views(), omniglot.labels, miner=HardMiner(), progress=False)
     before = torch.get_rng_state()
     with pytest.warns(UserWarning, match=r"32 examples, read twice, have a mean cosine of 0\.\d+ .*pass embed_dataset"):
-        loop.embedder.warn_of_random_views(loop._embedding(Placed(net)))
+        loop.embedder.warn_of_random_views(loop._slow.embedding(Placed(net)))
     assert torch.equal(torch.get_rng_state(), before)
     plain = MiningLoop(Views(), omniglot.labels, miner=HardMiner(), embed_dataset=omniglot, progress=False)
     next(iter(plain.epoch(net)))  # pytest makes an error of a warning

@@ -156,7 +156,7 @@ def rank(
 
     before = None if untrained is None else inputs.about(untrained, lambda: work(read(untrained)))
     reports, status = inputs.each(files, read, partial(work, baseline=before))
-    shown, trends = Form.json if as_json else form, (f"Rank@{ks[0]}", "MAP@R")
+    shown, trends = Form.json if as_json else form, (f"rank_at_{ks[0]}", "map_at_r")
     printing.show_ranked(reports, before, shown, trends, several=len(files) > 1)
     if html is not None:
         example = pages.examples_of(held[-1])

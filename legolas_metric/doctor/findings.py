@@ -31,6 +31,12 @@ class Finding:
         remedy: what to do.
         share: of the rows, queries or hardest negatives that it concerns, in [0, 1]; where a figure fell, by how much.
         marks: of a run, where it lies on the curves.
+
+    Example:
+        >>> from legolas_metric import Finding
+        >>> said = {"rule": "few", "sentence": "It is little.", "evidence": "n = 3", "remedy": "Collect more."}
+        >>> Finding(severity="note", **said).remedy
+        'Collect more.'
     """
 
     severity: Severity

@@ -8,12 +8,13 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
-from legolas_metric.checks import ArrayLike, Metric, check_metric, check_whole
+from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_metric, check_number, check_whole
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.names import Named, Names, as_named
+from legolas_metric.names import Known, Named, Names, as_named, known_by
 from legolas_metric.rows import as_prepared
+from legolas_metric.signatures import typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,6 +74,7 @@ class ClassificationReport:
 Untrained = tuple[ArrayLike, ArrayLike] | ClassificationReport | None
 
 
+@typed
 def classification_report(
     predicted: ArrayLike,
     labels: ArrayLike,
@@ -102,7 +104,7 @@ def classification_report(
     truth = given.codes
     if len(truth) == 0:
         raise ValueError("nothing to compare: labels are empty")
-    called = _classes("predicted", predicted, len(truth), num_classes, of="labels", known=given.names)
+    called = _classes("predicted", predicted, len(truth), num_classes, of="labels", known=known_by(given.names))
     return _report(called.codes.to(truth.device), truth, num_classes, called.names, baseline)
 
 
@@ -114,7 +116,7 @@ def _report(
     baseline: ArrayLike | ClassificationReport | None,
 ) -> ClassificationReport:
     if baseline is not None and not isinstance(baseline, ClassificationReport):
-        before = _classes("predicted", baseline, len(truth), num_classes, of="labels", known=names)
+        before = _classes("predicted", baseline, len(truth), num_classes, of="labels", known=known_by(names))
         baseline = _report(before.codes.to(truth.device), truth, num_classes, names, None)
     confusion = torch.bincount(truth * num_classes + called, minlength=num_classes**2).view(num_classes, num_classes)
     support, hits = confusion.sum(1), confusion.diagonal()
@@ -135,6 +137,7 @@ def _report(
     )
 
 
+@typed
 def knn_probe(
     train: ArrayLike,
     train_labels: ArrayLike,
@@ -190,6 +193,7 @@ def _voted(near: Int64[Tensor, "m k"], num_classes: int) -> Int64[Tensor, " m"]:
     return (votes.mul_(k + 1).sub_(first)).argmax(1)
 
 
+@typed
 def linear_probe(
     train: ArrayLike,
     train_labels: ArrayLike,
@@ -224,6 +228,8 @@ def linear_probe(
     from sklearn.linear_model import LogisticRegression  # half a second, that only those who ask for it should pay
 
     check_metric(metric)
+    check_number("strength", strength, above=0.0)
+    max_iter = check_whole("max_iter", max_iter, 1)
     num_classes = check_whole("num_classes", num_classes, 1)
     given, asked = _both(train, train_labels, test, test_labels, num_classes)
     known = given.codes.cpu().numpy()
@@ -263,8 +269,15 @@ def _both(
     train: ArrayLike, train_labels: ArrayLike, test: ArrayLike, test_labels: ArrayLike, num_classes: int
 ) -> tuple[Named, Named]:
     """Labels of training and of test rows; names are numbered alike on both sides."""
-    given = _classes("train_labels", train_labels, len(train), num_classes, of="train")
-    asked = _classes("test_labels", test_labels, len(test), num_classes, of="test", known=given.names)
+    given = _classes("train_labels", train_labels, len(as_tensor(train, name="train")), num_classes, of="train")
+    asked = _classes(
+        "test_labels",
+        test_labels,
+        len(as_tensor(test, name="test")),
+        num_classes,
+        of="test",
+        known=known_by(given.names),
+    )
     return given, asked
 
 
@@ -275,7 +288,7 @@ def _classes(
     num_classes: int,
     *,
     of: str = "embeddings",
-    known: Names | None = None,
+    known: Known = None,
 ) -> Named:
     """Classes in 0 .. num_classes - 1, or names of so many."""
     found = as_named(values, n, name=name, of=of, known=known)

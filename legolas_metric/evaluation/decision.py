@@ -12,8 +12,10 @@ from legolas_metric.evaluation.identity_pairs import PairsOfRows, drawn_rates, p
 from legolas_metric.evaluation.operating import OperatingPoints, Rates
 from legolas_metric.evaluation.pairs import by_label
 from legolas_metric.evaluation.verification import VerificationReport, count_pairs
+from legolas_metric.signatures import typed, typed_fields
 
 
+@typed_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What errors cost: prior miss FRR + (1 - prior) false_accept FAR, the detection cost of speaker recognition.
@@ -22,6 +24,11 @@ class Cost:
         miss: of a genuine pair that is rejected.
         false_accept: of an impostor pair that is accepted.
         prior: share of genuine pairs among those that will be judged.
+
+    Example:
+        >>> from legolas_metric import Cost
+        >>> Cost(false_accept=10, prior=0.01).miss
+        1.0
     """
 
     miss: float | int = 1.0
@@ -44,6 +51,15 @@ class Decision:
         far_interval, frr_interval: 95 %, by the bootstrap over identities: a draw counts the pairs that each drawn
             identity is part of (the subsets bootstrap, Bolle et al. 2004).
         genuine, impostor: pairs.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import DecisionRule, evaluate_verification
+        >>> y = torch.arange(80) // 4
+        >>> x = torch.eye(20)[y] + 0.1 * torch.randn(80, 20, generator=torch.Generator().manual_seed(0))
+        >>> found = DecisionRule.fit(evaluate_verification(x[:40], y[:40]), at="eer").apply(x[40:], y[40:])
+        >>> found.far, found.frr, found.genuine
+        (0.0, 0.0, 60)
     """
 
     threshold: float
@@ -81,6 +97,7 @@ class DecisionRule:
     fitted: Rates
 
     @classmethod
+    @typed
     def fit(
         cls,
         report: VerificationReport,
@@ -114,6 +131,7 @@ class DecisionRule:
             threshold = points.cheapest_threshold(miss=cost.miss, false_accept=cost.false_accept, prior=cost.prior)
         return cls(threshold=threshold, metric=report.metric, fitted=points.rates_at(threshold))
 
+    @typed
     def apply(
         self,
         embeddings: ArrayLike | EmbeddingBank,

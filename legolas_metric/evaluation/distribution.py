@@ -6,6 +6,7 @@ import torch
 
 from legolas_metric.checks import UNLABELLED, ArrayLike
 from legolas_metric.rows import as_labels
+from legolas_metric.signatures import typed
 
 _IMBALANCE = 10.0
 _DOMINANT = 0.5
@@ -48,6 +49,7 @@ class ClassDistribution:
     warnings: tuple[str, ...]
 
 
+@typed
 def class_distribution(labels: ArrayLike, *, num_classes: int | None = None) -> ClassDistribution:
     """Describe how rows are spread over classes.
 
@@ -63,7 +65,7 @@ def class_distribution(labels: ArrayLike, *, num_classes: int | None = None) -> 
         >>> class_distribution([0, 0, 0, 1]).warnings[0]
         '1 of 2 classes have one row: no positives, so they are neither trained nor measured'
     """
-    values = as_labels(labels, len(labels))
+    values = as_labels(labels, None)
     known = values[values != UNLABELLED]
     if len(known) == 0:
         raise ValueError("no labelled row: every label is -1")

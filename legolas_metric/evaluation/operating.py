@@ -17,6 +17,13 @@ class Rates:
     Attributes:
         far: share of impostor pairs that are accepted (false match rate, FMR).
         frr: share of genuine pairs that are rejected (false non-match rate, FNMR).
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import evaluate_verification
+        >>> report = evaluate_verification(torch.eye(4).repeat(2, 1), torch.arange(8) % 4)
+        >>> report.rates_at(0.5)
+        Rates(far=0.0, frr=0.0)
     """
 
     far: float

@@ -21,12 +21,13 @@ from legolas_metric.evaluation.scores import (
     count_ahead,
     row_blocks,
     score_block,
+    score_pairs,
     turned,
     widened,
     within_range,
 )
 from legolas_metric.evaluation.trials import Trial
-from legolas_metric.geometry import chunks, exact_similarity
+from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.lookup import lookup
 
@@ -36,6 +37,8 @@ _BAND_ROWS = 256
 _INDEX_MB = 32
 _REPORTED = 2.0**-22
 """By how much a similarity that was rounded to float32 may err, and then some, as a share of it."""
+_SETTLED = 2.0**-31
+"""By how much the 33 bits by which an index chooses may err, and then some, as a share of 1 + |s|, or of |s|."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +203,9 @@ def _place_among_first(
         levels = _Levels.of(positive[query - part.start], ties)
         ahead = _refined(trial, query, rows[query], similarities[query].double(), levels.best, metric)
         last = ahead[:, -1:]
-        open_end = ((levels.low <= last) & (last <= levels.high) & (levels.best > -torch.inf)).any(1)
+        slack = _SETTLED * ((1.0 if metric == "cosine" else 0.0) + last.abs().nan_to_num(posinf=0.0))
+        reached = (levels.low <= last + slack) & (last - slack <= levels.high)
+        open_end = (reached & (levels.best > -torch.inf)).any(1)
         undecided.append(query[open_end])
         if not bool(open_end.all()):
             found = levels.places(ahead_in_order(ahead.flip(1).contiguous(), levels.low, levels.high))
@@ -237,7 +242,7 @@ def _refined(
     row, column = near.nonzero().unbind(1)
     x, y = trial.queries.embeddings, trial.gallery.embeddings
     for part in chunks(len(row), rows_for(BLOCK, 32 * x.shape[1])):
-        exact = exact_similarity(x[query[row[part]]], y[rows[row[part], column[part]]], metric)
+        exact = score_pairs(x[query[row[part]]], y[rows[row[part], column[part]]], metric)
         reported[row[part], column[part]] = exact
     return reported.sort(1, descending=True).values
 

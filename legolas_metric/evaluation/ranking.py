@@ -20,8 +20,10 @@ from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.trials import Trial, trials
 from legolas_metric.evaluation.worst import worst_queries
 from legolas_metric.rows import Rows
+from legolas_metric.signatures import typed
 
 
+@typed
 def evaluate_ranking(
     embeddings: ArrayLike | EmbeddingBank,
     labels: ArrayLike | None = None,

@@ -12,6 +12,7 @@ from legolas_metric.evaluation import ranking_measures as measures
 from legolas_metric.evaluation.bootstrap import Difference, Over, intervals, paired_difference
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.query_measures import QueryMeasures, WrongNeighbours
+from legolas_metric.signatures import typed
 
 # A fall from the untrained encoder's figure by no more than this is not worth a word.
 WORSE = 0.01
@@ -184,6 +185,7 @@ class RankingReport:
         """
         return intervals(self._columns(), self._drawn(over), over=over, level=level, resamples=resamples, seed=seed)
 
+    @typed
     def difference(
         self,
         measure: str = "rank_at_1",

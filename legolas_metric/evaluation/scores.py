@@ -47,6 +47,14 @@ def score_block(asking: Float64[Tensor, "q e"], wide: Float64[Tensor, "g e"], me
     return similarity_matrix(asking, wide, metric)
 
 
+def score_pairs(x: Float32[Tensor, "t d"], y: Float32[Tensor, "t d"], metric: Metric) -> Float64[Tensor, " t"]:
+    """`score_block` of single pairs of prepared rows: alike to its last digits, which `exact_similarity` rounds off."""
+    if metric == "dot":
+        return (x.double() * y.double()).sum(-1)
+    squared = (x.double() - y.double()).square().sum(-1)
+    return -squared.sqrt() if metric == "euclidean" else 1 - squared / 2
+
+
 def within_range(scores: Float64[Tensor, "*b"], metric: Metric) -> Float64[Tensor, "*b"]:
     """Without what rounding adds beyond [-1, 1] under cosine; -inf, for no row at all, stays."""
     return scores.clamp(-1, 1).masked_fill(scores == -torch.inf, -torch.inf) if metric == "cosine" else scores

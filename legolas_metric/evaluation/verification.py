@@ -18,6 +18,7 @@ from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.evaluation.scores import Ties, score_block, turned, widened
 from legolas_metric.evaluation.tally import ExactTally, GridTally
 from legolas_metric.rows import Rows
+from legolas_metric.signatures import typed
 
 _BINS = 200
 _CORNERS = 512
@@ -85,6 +86,7 @@ class VerificationReport:
         rates = {f"tar_at_far_{far:g}": tar for far, tar in self.tar_at_far.items()}
         return {"auc": self.auc, "eer": self.eer, **rates, "genuine": self.genuine, "impostor": self.impostor}
 
+    @typed
     def rates_at(self, threshold: float | int) -> Rates:
         """What a threshold does to these pairs: accepted is s >= threshold.
 
@@ -99,6 +101,7 @@ class VerificationReport:
         """
         return self.operating.rates_at(threshold)
 
+    @typed
     def intervals(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
         """Confidence intervals by the bootstrap over identities: the pairs of one person stand or fall together.
 
@@ -124,6 +127,7 @@ class VerificationReport:
         fars = tuple(self.tar_at_far)
         return verification_intervals(self.pairs, self.operating, fars, level=level, resamples=resamples, seed=seed)
 
+    @typed
     def mean_rank(self, gallery: int) -> float:
         """The mean rank of one mate among `gallery` rows that this AUC means: 1 + (1 - AUC)(gallery - 1).
 
@@ -155,6 +159,7 @@ class VerificationReport:
         return tuple(said)
 
 
+@typed
 def evaluate_verification(
     embeddings: ArrayLike | EmbeddingBank,
     labels: ArrayLike | None = None,

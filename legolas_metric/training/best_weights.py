@@ -14,6 +14,7 @@ from torch import Tensor
 
 from legolas_metric.checks import check_choice, check_whole
 from legolas_metric.files import check_writable, read_tensors, write_tensors
+from legolas_metric.signatures import typed
 from legolas_metric.training.stopping import Mode, better
 
 _ABOUT = "legolas_metric"  # the key of a file's metadata
@@ -87,6 +88,7 @@ class BestWeights:
         ('best_model_fold0.safetensors', 1)
     """
 
+    @typed
     def __init__(
         self,
         monitor: str,
@@ -148,6 +150,7 @@ class BestWeights:
         write_tensors(path, weights, {_ABOUT: json.dumps(about)})
 
 
+@typed
 def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
     """Read what `BestWeights` wrote; no code of the file is run.
 

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from legolas_metric.signatures import typed
+
 _PACKAGES = ("legolas-metric", "torch", "numpy", "lightning", "faiss-cpu", "pytorch-metric-learning")
 
 
@@ -40,6 +42,7 @@ class RunHistory:
         {0: 0.25, 1: 0.5}
     """
 
+    @typed
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"path must be the path of history.jsonl or of a run's folder, got {path!r}")

@@ -82,6 +82,15 @@ class MiningRound:
         )
 
 
+def check_found(name: str, epoch: int, triplets: Triplets) -> None:
+    """Raise where a miner found nothing at all, with the counts that say why."""
+    if len(triplets) == 0:
+        asked, why = triplets.stats.anchors, shortfalls(triplets.stats)
+        raise ValueError(
+            f"{name} found no triplet in epoch {epoch}, of {asked} anchors {why}: ease its window or guard"
+        )
+
+
 def shortfalls(stats: MiningStats) -> str:
     """What could not be mined, in one line."""
     short = {"without positive": stats.no_positive, "without negative": stats.no_negative}
