@@ -49,7 +49,7 @@ class Curve:
         pick = (max if larger else min)(self.values)
         return self.epochs[self.values.index(pick)], pick
 
-    def mark(self, *epochs: float) -> tuple[Mark, ...]:
+    def mark(self, *epochs: float | int) -> tuple[Mark, ...]:
         """Places on it for a page: these epochs, or the last."""
         return tuple(Mark(self.name, epoch) for epoch in epochs or self.epochs[-1:])
 
@@ -57,7 +57,7 @@ class Curve:
         """Its last values."""
         return Curve(self.name, self.epochs[-count:], self.values[-count:])
 
-    def at(self, epoch: float) -> float | None:
+    def at(self, epoch: float | int) -> float | None:
         """Its value in an epoch, or None."""
         return dict(zip(self.epochs, self.values)).get(epoch)
 
