@@ -46,6 +46,8 @@ DOORS = {
     "plotly": {"report/theme.py", "report/page.py"},
     "lightning": {"training", "demo"},
     "torchmetrics": {"training"},
+    "tensorboard": {"doctor/log_readers.py"},
+    "mlflow": {"doctor/log_readers.py"},
     "sklearn": {"evaluation", "datasets"},
 }
 
