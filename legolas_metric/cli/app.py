@@ -32,6 +32,7 @@ from legolas_metric.cli.options import (
     WithinGroup,
 )
 from legolas_metric.cli.refusals import run
+from legolas_metric.cli.run_commands import embed, ensemble, kfold, search, train
 from legolas_metric.cli.run_examination import doctor
 
 FORMATS = """
@@ -324,7 +325,8 @@ def mine(
             printing.say(f"Wrote {out}.")
 
 
-app.command()(doctor)
+for command in (train, kfold, embed, ensemble, search, doctor):
+    app.command()(command)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from legolas_metric.checks import UNLABELLED, ArrayLike, Metric
 from legolas_metric.evaluation import roc
 from legolas_metric.evaluation.arguments import Asked, as_fars, as_table, rows_of_baseline
 from legolas_metric.evaluation.identity_pairs import Pairs, PairsOfRows, verification_intervals
-from legolas_metric.evaluation.operating import OperatingPoints, Rates
+from legolas_metric.evaluation.operating import Cost, OperatingPoints, Rates
 from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores, score_range
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.evaluation.scores import Ties, score_block, turned, widened
@@ -100,6 +100,37 @@ class VerificationReport:
             Rates(far=0.25, frr=0.0)
         """
         return self.operating.rates_at(threshold)
+
+    def min_dcf(self, cost: Cost | None = None) -> float:
+        """The least detection cost of any threshold, over that of the better blind decision (NIST's normalised minDCF).
+
+            min over t of (p miss FRR + (1 - p) false_accept FAR) / min(p miss, (1 - p) false_accept); p: prior
+
+        Example:
+            >>> from legolas_metric import verification_from_scores
+            >>> verification_from_scores([2.0, 1.0, 0.0, -1.0], [1, 0, 1, 0]).min_dcf()
+            0.5
+        """
+        price = cost or Cost()
+        return price.of(self.rates_at(self.operating.cheapest_threshold(price))) / price.best_blind
+
+    def act_dcf(self, cost: Cost | None = None) -> float:
+        """The same cost at the threshold that theory names, where the scores are log-likelihood ratios (actDCF).
+
+        Example:
+            >>> from legolas_metric import verification_from_scores
+            >>> verification_from_scores([2.0, 1.0, 0.0, -1.0], [1, 0, 1, 0]).act_dcf()
+            0.5
+        """
+        price = cost or Cost()
+        return price.of(self.rates_at(price.bayes_threshold)) / price.best_blind
+
+    def det(self) -> tuple[Float64[Tensor, " v"], Float64[Tensor, " v"]]:
+        """The DET curve (Martin et al. 1997): normal deviates of FAR and FRR at the corners of `far`, `tar`.
+
+        Scores that are normal in both kinds make a straight line; the ends are infinite.
+        """
+        return torch.special.ndtri(self.far), torch.special.ndtri(1 - self.tar)
 
     @typed
     def intervals(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor

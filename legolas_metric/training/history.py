@@ -57,7 +57,7 @@ class RunHistory:
     def start(self, *, seed: int | None = None, settings: Mapping[str, Any] | None = None, **digests: str) -> None:
         """Begin a run: its settings and seed, the versions of what computes, and digests by name (data, weights)."""
         self.write(
-            "start", versions=_versions(), seed=seed, settings=settings or {}, digest=dict(sorted(digests.items()))
+            "start", versions=versions(), seed=seed, settings=settings or {}, digest=dict(sorted(digests.items()))
         )
 
     def epoch(self, *, epoch: int, step: int, values: Mapping[str, Any], **words: Any) -> None:
@@ -165,7 +165,8 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of what computes."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
