@@ -202,7 +202,9 @@ def test_rounds_of_mining_are_judged():
     epoch = {"kind": "epoch", "epoch": 1, "values": {"train_loss": 1.0}}
     sound = {"anchors": 100, "fallback": 2, "no_negative": 0, "outside_window": 20, "fed": 0.9, "drift": 0.98}
     poor = {"anchors": 100, "fallback": 30, "no_negative": 60, "outside_window": 70, "fed": 0.3, "drift": 0.6}
-    told = [rules(examine([epoch, {"kind": "round", "epoch": 1, "values": values}])) for values in (sound, poor)]
+    rounds = [[{"kind": "round", "epoch": n, "values": values} for n in range(3)] for values in (sound, poor)]
+    told = [rules(examine([epoch, *of_run])) for of_run in rounds]
+    assert "stale bank" not in rules(examine([epoch, *rounds[1][:2]]))  # a run that has just begun
     starving = {f"mining: {name}" for name in ("fallback", "no_negative", "outside_window", "fed")}
     assert told[0] & {*starving, "stale bank"} == set()
     assert {*starving, "stale bank"} <= told[1]

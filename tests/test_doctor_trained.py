@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
+from pytorch_metric_learning.losses import ProxyAnchorLoss
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -20,7 +22,16 @@ from legolas_metric import (
 )
 from legolas_metric.datasets import load_omniglot
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.training import MiningLoop, RunHistory
+from legolas_metric.training import (
+    CollapseMonitor,
+    GlobalMining,
+    MetricLearner,
+    MiningLoop,
+    RunHistory,
+    ValidationMonitor,
+)
+from legolas_metric.training.best_checkpoint import BestCheckpoint
+from legolas_metric.training.early_stopping import RestoringEarlyStopping
 
 STRICT = RetrievalProtocol.cross_session()
 
@@ -109,10 +120,11 @@ def test_a_sound_run_is_called_sound(sound):
 
 def test_a_run_that_learns_families_gains_in_pairs_alone(sound):
     """Trained on families of classes: pairs of two families part, and a class's own rows are no nearer."""
-    family, labels = torch.arange(40) // 10, torch.arange(400) % 40
-    centres = drawn(40, 16)
-    inputs, other = rows_of(labels, centres, 0.5, 2), rows_of(labels, centres, 0.5, 3)
-    lines = trained(inputs, family[labels], ranked(other, labels), epochs=10, rate=1e-3)
+    labels, session = torch.arange(480) % 40, torch.arange(480) % 160  # four sessions in each class
+    family, sessions = torch.arange(40) % 4, 1.2 * drawn(160, 16, seed=5)
+    centres = drawn(4, 16, seed=6)[family] + 0.2 * drawn(40, 16)
+    inputs, other = (rows_of(labels, centres, 0.5, seed) + sessions[session] for seed in (2, 3))
+    lines = trained(inputs, family[labels], ranked(other, labels), epochs=8)
     assert "pair statistics alone" in severe(examine(lines))
     assert "pair statistics alone" not in rules(examine(sound))
 
@@ -184,7 +196,7 @@ def test_weights_that_never_change_are_named_and_a_solved_task_is_not(plain, sou
 
 def classified(inputs, labels, other, *, width: int, rate: float, epochs: int = 10, classes: int = 20) -> list[dict]:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(16, width), nn.Linear(width, classes))
+    network = nn.Sequential(nn.Linear(inputs.shape[1], width), nn.Linear(width, classes))
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     lines = []
     for epoch in range(1, epochs + 1):
@@ -205,7 +217,7 @@ def classified(inputs, labels, other, *, width: int, rate: float, epochs: int = 
 
 def test_a_model_too_small_for_its_training_rows(plain):
     inputs, labels, other = plain
-    small = classified(inputs, labels, other, width=1, rate=0.05, epochs=16)
+    small = classified(inputs[:, :2], labels, other[:, :2], width=32, rate=0.05)  # a part of what there is to see
     assert "underfitting" in severe(examine(small, settings={"num_classes": 20}))
     slow = classified(inputs, labels, other, width=32, rate=2e-4)  # low, and still rising
     assert "underfitting" not in rules(examine(slow, settings={"num_classes": 20}))
@@ -215,7 +227,7 @@ def test_a_model_too_small_for_its_training_rows(plain):
 
 def test_a_rate_that_stays_where_the_value_no_longer_moves(plain, sound):
     inputs, labels, other = plain
-    hard = other + 2 * drawn(300, 16, seed=8)
+    hard = other + 0.7 * drawn(300, 16, seed=8)
     lines = trained(inputs, labels, ranked(hard, labels), epochs=20)
     assert "rate never changed" in rules(examine(lines))
     lowered = trained(inputs, labels, ranked(hard, labels), epochs=20, clock=lambda epoch: 3e-3 * 0.8**epoch)
@@ -329,5 +341,126 @@ def test_healthy_runs_of_the_loop_have_no_fault(drawings, tmp_path):
         assert found.curves["rank_at_1"].last > found.curves["rank_at_1"].first
 
 
-def guarded() -> HardMiner:
-    return HardMiner(guard=FalseNegativeGuard())
+def guarded(near: float | None = None) -> HardMiner:
+    return HardMiner(guard=FalseNegativeGuard(near_duplicate=near))
+
+
+def test_mining_by_dot_products_finds_the_same_few_long_rows(drawings, tmp_path):
+    data, validation = drawings
+    found = examine(mined(tmp_path / "dot", data, validation, metric="dot", epochs=3, net=Long()))
+    assert "the same few rows" in severe(found)
+    cosine = examine(mined(tmp_path / "cosine", data, validation, epochs=3, net=Long()))
+    assert "the same few rows" not in rules(cosine)
+
+
+class Long(nn.Module):
+    """Rows with more ink are much longer, which a dot product takes for near."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = drawer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return normalize(self.net(x)) * torch.exp(20 * x.mean((1, 2, 3)))[:, None]
+
+
+@pytest.mark.filterwarnings("ignore:the guard rejected the first candidate")
+def test_a_guard_rejects_most_where_every_drawing_has_two_names(drawings, tmp_path):
+    data, validation = drawings
+    twice = data.take(torch.arange(300).repeat(2))
+    names = twice.labels + 1000 * (torch.arange(600) >= 300)
+    found = examine(mined(tmp_path / "twice", twice, validation, labels=names, miner=guarded(0.05), epochs=2))
+    assert "guard rejects most" in severe(found)
+    sound = examine(mined(tmp_path / "once", data, validation, miner=guarded(0.05), epochs=2))
+    assert "guard rejects most" not in rules(sound)
+
+
+def test_batches_of_most_classes_make_global_mining_needless(drawings, tmp_path):
+    data, validation = drawings
+    few = data.take(torch.arange(400))
+    assert "near classes in batches" in rules(examine(mined(tmp_path / "few", few, validation, epochs=1)))
+    other = examine(tmp_path / "few", settings={"num_classes": 500})
+    assert "near classes in batches" not in rules(other)
+
+
+def lightning_run(folder, data, validation, loss, **settings) -> Path:
+    monitor = ValidationMonitor(validation, validation.labels, collate_fn=torch.stack)
+    stopping = RestoringEarlyStopping("rank_at_1", patience=settings.pop("patience", 3))
+    best = BestCheckpoint("rank_at_1", folder=folder)
+    callbacks = [GlobalMining(data, data.labels, schedule=HardMiner(), batch_size=64, steps_per_epoch=10), monitor]
+    trainer = L.Trainer(
+        max_epochs=settings.pop("epochs", 5),
+        callbacks=[*callbacks, CollapseMonitor("warn"), stopping, best],
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(settings.pop("learner", MetricLearner)(drawer(), loss, **settings), callbacks[0].loader())
+    return Path(folder)
+
+
+class Forgetful(MetricLearner):
+    """Its optimiser holds the encoder alone."""
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.encoder.parameters(), lr=1e-3)
+
+
+@pytest.fixture(scope="module")
+def by_lightning(drawings, tmp_path_factory) -> Path:
+    return lightning_run(tmp_path_factory.mktemp("lightning"), *drawings, SupConLoss(0.1))
+
+
+def test_a_healthy_run_by_lightning_has_no_fault_and_its_history_tells_what_was_kept(by_lightning):
+    found = examine(by_lightning)
+    assert severe(found) == set(), found
+    events = RunHistory(by_lightning).events
+    assert {"restore", "best weights"} <= {event["what"] for event in events}
+    assert RunHistory(by_lightning).starts[0]["settings"]["not_optimised"] == []
+    assert "best not kept" not in rules(found)
+
+
+def test_a_run_that_stopped_in_warm_up_and_whose_loss_has_parameters_of_its_own(drawings, tmp_path):
+    data, validation = drawings
+    loss = ProxyAnchorLoss(30, 32)
+    run = lightning_run(tmp_path, data, validation, loss, learner=Forgetful, epochs=8, patience=1)
+    found = examine(run, settings={"warmup_epochs": 10, "epochs": 40})
+    assert {"parameters missing", "stopped in warm-up"} <= severe(found)
+    assert "loss" in next(f for f in found.findings if f.rule == "parameters missing").sentence
+    stops = [event for event in RunHistory(run).events if event["what"] == "stop"]
+    assert stops == [] or "no improvement" in stops[0]["why"]
+    assert "stopped in warm-up" not in rules(examine(run, settings={"warmup_epochs": 10, "epochs": 8}))  # as planned
+
+
+# Collapse
+
+
+def test_the_verdict_of_the_probes_counts_where_the_ranking_is_poor(plain):
+    labels, centres = torch.arange(400) % 20, drawn(20, 16)
+    inputs, other = rows_of(labels, centres, 2.0, 2), rows_of(labels, centres, 2.0, 3)
+
+    def measured(network: nn.Module) -> dict[str, object]:
+        rows = network(other)
+        probe = probe_embeddings(rows, labels)
+        return {"rank_at_1": evaluate_ranking(rows, labels).rank[1], "verdict": probe.verdict or "none"}
+
+    lines = trained(inputs, labels, measured, loss=Hardest(), epochs=12, steps=20)
+    verdicts = [line["values"]["verdict"] for line in lines]
+    assert verdicts[0] == "healthy"
+    assert verdicts[-1] != "healthy", verdicts
+    assert "verdict of the probes" in severe(examine(lines))
+    early = [{"epoch": e, "rank_at_1": 0.1 * e, "verdict": "healthy" if e > 2 else "point collapse"} for e in range(9)]
+    assert "verdict of the probes" not in rules(examine(early))
+
+
+class Hardest(nn.Module):
+    """Batch-hard with a margin of 1, without warm-up: the textbook way into a point."""
+
+    def forward(self, rows: Tensor, labels: Tensor, indices: object = None) -> Tensor:
+        rows = normalize(rows)
+        distance = (2 - 2 * rows @ rows.T).clamp_min(1e-6).sqrt()
+        same = labels[:, None] == labels
+        return (distance.masked_fill(~same, 0).amax(1) - distance.masked_fill(same, 9).amin(1) + 1).relu().mean()

@@ -47,6 +47,8 @@ DOORS = {
     "plotly": {"report/theme.py", "report/page.py"},
     "lightning": {"training", "demo", "runs"},
     "torchmetrics": {"training"},
+    "tensorboard": {"doctor/log_readers.py"},
+    "mlflow": {"doctor/log_readers.py"},
     "sklearn": {"evaluation", "datasets", "decisions"},
     "PIL": {"datasets/image_files.py"},
     "optuna": {"runs/search.py"},

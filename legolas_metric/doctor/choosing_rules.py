@@ -125,6 +125,23 @@ def levels_off(case: RunCase) -> Iterator[Finding]:
         )
 
 
+def weak_ranking(case: RunCase) -> Iterator[Finding]:
+    """A ranking that ends low, whatever else went well."""
+    ranking = case.trained("rank_at_1")
+    if ranking is not None and ranking.last < case.limits["poor_rank"]:
+        epoch, best = ranking.best(larger=True)
+        yield Finding(
+            severity="note",
+            rule="weak ranking",
+            marks=ranking.mark(),
+            sentence=f"a weak ranking: {1 - ranking.last:.0%} of the queries find another class first",
+            evidence=f"{ranking.told()}, best {best:.4f} in epoch {epoch:g}",
+            remedy="train on more identities like these, and look at the worst queries: is the class to be "
+            "seen in them?",
+            share=1 - ranking.last,
+        )
+
+
 def too_few_epochs(case: RunCase) -> Iterator[Finding]:
     """Trends of so few epochs are no trends."""
     if 0 < case.history.epochs < case.limits["few_epochs"]:
@@ -148,5 +165,5 @@ RULES = (
         still_improving,
         levels_off,
     ),
-    too_few_epochs,
+    *(weak_ranking, too_few_epochs),
 )

@@ -7,6 +7,7 @@ from statistics import median
 from legolas_metric.doctor.findings import Mark
 
 _SPIKE = 5.0
+_VISIBLE = 0.05  # of a value, below which a jump is none that anyone would see
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Curve:
         pick = (max if larger else min)(self.values)
         return self.epochs[self.values.index(pick)], pick
 
-    def mark(self, *epochs: float) -> tuple[Mark, ...]:
+    def mark(self, *epochs: float | int) -> tuple[Mark, ...]:
         """Places on it for a page: these epochs, or the last."""
         return tuple(Mark(self.name, epoch) for epoch in epochs or self.epochs[-1:])
 
@@ -56,7 +57,7 @@ class Curve:
         """Its last values."""
         return Curve(self.name, self.epochs[-count:], self.values[-count:])
 
-    def at(self, epoch: float) -> float | None:
+    def at(self, epoch: float | int) -> float | None:
         """Its value in an epoch, or None."""
         return dict(zip(self.epochs, self.values)).get(epoch)
 
@@ -80,17 +81,19 @@ class Curve:
         return self.epochs[start] if n - start >= n / 3 + 1 else None
 
     def spikes(self, factor: float, *, up: bool = True) -> list[float]:
-        """Epochs whose value jumped up (or down) by `factor` times the usual change, and beyond all before."""
+        """Epochs that jumped up (or down) by `factor` times the usual change, beyond all of the third before."""
         if not up:
             return Curve(self.name, self.epochs, tuple(-value for value in self.values)).spikes(factor)
         steps = [later - earlier for earlier, later in zip(self.values, self.values[1:])]
         if len(steps) < 4:
             return []
-        usual = median(abs(step) for step in steps)
+        usual, back = median(abs(step) for step in steps), max(3, len(self.values) // 3)
         return [
             self.epochs[i + 1]
             for i, step in enumerate(steps)
-            if usual and step > factor * usual and self.values[i + 1] > max(self.values[: i + 1])
+            if usual
+            and step > max(factor * usual, _VISIBLE * abs(self.values[i]))
+            and self.values[i + 1] > max(self.values[max(0, i + 1 - back) : i + 1])
         ]
 
     def told(self) -> str:

@@ -142,7 +142,8 @@ def _summary(history: History, found: tuple[Finding, ...]) -> str:
         return f"The run has no fault, but {warnings[0].sentence}." + lacks
     ranking = history.get("rank_at_1") or history.get("map_at_r") or history.get("val_accuracy")
     gain = "" if ranking is None or len(ranking) < 2 else f": {ranking.told()}"
-    return f"Nothing is wrong in what was logged over {history.epochs} epochs{gain}." + lacks
+    weak = next((f"; but it is {finding.sentence}" for finding in found if finding.rule == "weak ranking"), "")
+    return f"Nothing is wrong in what was logged over {history.epochs} epochs{gain}{weak}." + lacks
 
 
 def _missing(history: History, settings: Mapping[str, Any]) -> tuple[str, ...]:

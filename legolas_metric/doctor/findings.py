@@ -15,7 +15,7 @@ class Mark:
     """Where on a run's curves a finding lies: a value by name, and an epoch."""
 
     value: str
-    epoch: float
+    epoch: float | int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

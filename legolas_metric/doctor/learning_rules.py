@@ -41,7 +41,7 @@ def loss_spikes(case: RunCase) -> Iterator[Finding]:
             rule="loss spikes",
             marks=loss.mark(*spikes),
             sentence=f"the training loss jumped in epoch {', '.join(f'{epoch:g}' for epoch in spikes[:5])}",
-            evidence=f"{case.limits['spike']:g} times its usual change, to {max(loss.values):.4g}{beside}",
+            evidence=f"{case.limits['spike']:g} times its usual change, to {loss.at(spikes[0]):.4g}{beside}",
             remedy="lower the rate or warm it up, and clip gradients",
             share=len(spikes) / len(loss),
         )

@@ -15,7 +15,7 @@ from typing import Any
 from legolas_metric.training.history import RunHistory
 
 Line = Mapping[str, Any]
-Points = Sequence[tuple[float, float]]
+Points = Sequence[tuple[float | int, float | int]]
 """(step, value) of a logged value."""
 
 _EVENTS = "events.out.tfevents*"
@@ -108,7 +108,7 @@ def by_epoch(values: Mapping[str, Points]) -> list[Line]:
     """
     clock = sorted(values.get("epoch", ()))
     steps = [step for step, _ in clock]
-    gathered: dict[float, dict[str, list[float]]] = {}
+    gathered: dict[float | int, dict[str, list[float | int]]] = {}
     for name, points in values.items():
         for step, value in points if name != "epoch" else ():
             place = bisect_left(steps, step)

@@ -67,7 +67,8 @@ def starved(case: RunCase) -> Iterator[Finding]:
 def stale(case: RunCase) -> Iterator[Finding]:
     """A bank whose rows are no longer where the encoder puts them."""
     drift, age = case.history.rounds.get("drift"), _last(case.history.rounds.get("max_age"))
-    if drift is not None and len(drift) and drift.last < case.limits["drift"]:
+    # The first rounds of a run drift by learning: three in a row are asked.
+    if drift is not None and len(drift) >= 3 and max(drift.tail(3).values) < case.limits["drift"]:
         yield Finding(
             severity="warning",
             rule="stale bank",

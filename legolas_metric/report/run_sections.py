@@ -25,11 +25,11 @@ class Remark:
     severity: str
     sentence: str
     value: str
-    epoch: float
+    epoch: float | int
 
 
 def run_sections(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    curves: Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]],
     remarks: Sequence[Remark],
     trends: Mapping[str, str] | None = None,
 ) -> list[Section]:
@@ -58,7 +58,9 @@ def run_sections(
     return sections
 
 
-def annotated(name: str, epochs: Sequence[float], values: Sequence[float], remarks: Sequence[Remark]) -> go.Figure:
+def annotated(
+    name: str, epochs: Sequence[float | int], values: Sequence[float | int], remarks: Sequence[Remark]
+) -> go.Figure:
     """A value over epochs, with a numbered line where each remark lies.
 
     Example:
@@ -72,7 +74,7 @@ def annotated(name: str, epochs: Sequence[float], values: Sequence[float], remar
     figure.add_scatter(
         x=list(epochs), y=list(values), name=measure(name).title, hovertemplate="%{y:.4g}", **line(0, markers=True)
     )
-    by_epoch: dict[float, list[Remark]] = {}
+    by_epoch: dict[float | int, list[Remark]] = {}
     for remark in remarks:
         by_epoch.setdefault(remark.epoch, []).append(remark)
     for epoch, here in by_epoch.items():

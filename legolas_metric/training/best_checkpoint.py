@@ -11,7 +11,7 @@ from torch import nn
 from legolas_metric.encoders.input_normalisation import InputNormalisation
 from legolas_metric.training.best_weights import BestWeights
 from legolas_metric.training.last_in_line import LastInLine
-from legolas_metric.training.recording import record_event
+from legolas_metric.training.recording import record_beside
 from legolas_metric.training.stopping import Mode
 
 
@@ -88,7 +88,7 @@ class BestCheckpoint(LastInLine):
         """Record what was kept, and say so where nothing was."""
         if self.best.best_epoch >= 0:
             why = f"epoch {self.best.best_epoch + 1}, {self.monitor} {self.best.best_value:.6g}, in {self.path.name}"
-            record_event(trainer, epoch=trainer.current_epoch, what="best weights", why=why)
+            record_beside(trainer, epoch=trainer.current_epoch, what="best weights", why=why)
         if self.best.best_epoch < 0 and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             held = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             warnings.warn(f"no epoch was kept: none logged a number as {self.monitor!r}; logged: {held}", stacklevel=2)

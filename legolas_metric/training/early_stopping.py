@@ -12,7 +12,7 @@ import lightning as L
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.training.last_in_line import LastInLine
 from legolas_metric.training.monitor import ValidationMonitor
-from legolas_metric.training.recording import record_event
+from legolas_metric.training.recording import record_beside
 from legolas_metric.training.resume import as_plain, as_record
 from legolas_metric.training.stopping import Interval, Mode, Restore, RestoringStopper, StoppingRule
 
@@ -82,7 +82,7 @@ class EarlyStopping(LastInLine):
         epoch, before = trainer.current_epoch, self.rule.stopped
         stop = self._told(there[0], epoch, module, pair, interval)
         if stop and not before:
-            record_event(trainer, epoch=epoch + 1, what="stop", why=f"{self.monitor}: {self.rule.why}")
+            record_beside(trainer, epoch=epoch + 1, what="stop", why=f"{self.monitor}: {self.rule.why}")
         if self.rule.best_epoch == epoch:
             self._best = report
         trainer.should_stop = trainer.should_stop or stop
@@ -178,7 +178,7 @@ class RestoringEarlyStopping(EarlyStopping):
             pl_module.load_state_dict(kept.weights)
             self.restored_epoch = kept.epoch
             why = f"weights of epoch {kept.epoch + 1}, as {self.stopper.restore!r} asks by {self.monitor}"
-            record_event(trainer, epoch=trainer.current_epoch, what="restore", why=why)
+            record_beside(trainer, epoch=trainer.current_epoch, what="restore", why=why)
             self.stopper.clear()
             above = self.stopper.folder.parent
             if self._anywhere and above.is_dir() and not any(above.iterdir()):

@@ -138,9 +138,15 @@ def record_mining(
 
 def record_event(trainer: L.Trainer, *, epoch: int, what: str, why: str) -> None:
     """Write what happened in an epoch, counted from 1, to the history of a run that has one."""
-    history = run_history(trainer) if recorders(trainer) and trainer.is_global_zero else None
+    history = run_history(trainer) if trainer.is_global_zero else None
     if history is not None:
         history.event(epoch=epoch, step=trainer.global_step, what=what, why=why)
+
+
+def record_beside(trainer: L.Trainer, *, epoch: int, what: str, why: str) -> None:
+    """The same, of a callback that begins no history by itself: where another one records the run."""
+    if recorders(trainer):
+        record_event(trainer, epoch=epoch, what=what, why=why)
 
 
 def not_optimised(trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:
