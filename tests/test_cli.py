@@ -7,43 +7,18 @@ from pathlib import Path
 import pytest
 import typer
 
+COMMANDS = (
+    *("demo", "train", "kfold", "embed", "ensemble", "search"),
+    *("probe", "rank", "verify", "compare", "diagnose", "mine", "warm-up"),
+)
+
 
 def test_help_is_for_strangers(call):
     status, out, _ = call("--help")
     assert status == 0
-    for word in (
-        "demo",
-        "train",
-        "kfold",
-        "embed",
-        "ensemble",
-        "search",
-        "probe",
-        "rank",
-        "verify",
-        "compare",
-        "diagnose",
-        "mine",
-        ".npz",
-        "embeddings",
-        "Exit status",
-    ):
+    for word in (*COMMANDS[:-1], ".npz", "embeddings", "Exit status"):
         assert word in out
-    for command in (
-        "demo",
-        "train",
-        "kfold",
-        "embed",
-        "ensemble",
-        "search",
-        "probe",
-        "rank",
-        "verify",
-        "compare",
-        "diagnose",
-        "mine",
-        "warm-up",
-    ):
+    for command in COMMANDS:
         status, out, _ = call(command, "--help")
         assert status == 0
         assert "Usage: legolas-metric" in out
@@ -96,10 +71,10 @@ ONE_LINE = [
     (("train", "--set", "epoch=3"), "unknown key 'epoch' in the settings: did you mean 'epochs'?"),
     (("train", "--set", "data=nowhere"), "data='nowhere': no such file or folder, and not omniglot"),
     (("train", "--set", "data=x.csv"), "data='x.csv' is neither a folder nor an .npz"),
-    (("train", "--set", "data=even.npz"), "even.npz holds no inputs (x, inputs, images, signals, embeddings); it has"),
+    (("train", "--set", "data=even.npz"), "even.npz holds no inputs (x, inputs, images, signals, embed"),
     (
         ("train", "--set", "data=singles.npz", "--set", "group=day"),
-        "group='day' is no attribute of singles.npz; it has",
+        "group='day' is no attribute of singles.npz",
     ),
     (
         ("train", "--set", "data=singles.npz", "--set", "protocols=cross-day"),

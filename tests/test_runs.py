@@ -14,6 +14,7 @@ from legolas_metric.runs import RunSettings
 from legolas_metric.runs.commands import embed_data, join, kfold, train
 from legolas_metric.runs.search import Range, search_settings
 from legolas_metric.training.history import RunHistory
+from legolas_metric.training.module import MetricLearner
 from legolas_metric.training.monitor import ValidationMonitor
 
 pytestmark = pytest.mark.filterwarnings(
@@ -85,27 +86,45 @@ def test_the_log_is_what_the_screen_showed(arrays, tmp_path, capsys):
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO Settings", log)
 
 
-@pytest.mark.parametrize("mining", ["none", "hard"])
-@pytest.mark.parametrize("at", [1, 3])
-def test_a_run_that_was_killed_goes_on_and_ends_alike(mining, at, arrays, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def mined(arrays, tmp_path_factory):
+    """Another, by global mining."""
+    folder = tmp_path_factory.mktemp("run") / "mined"
+    return folder, train(settings(arrays, mining="hard"), folder)
+
+
+@pytest.mark.parametrize(
+    ("mining", "at"), [("none", "epoch 1"), ("none", "step 10"), ("hard", "epoch 3"), ("hard", "step 10")]
+)
+def test_a_run_that_was_killed_goes_on_and_ends_alike(mining, at, arrays, whole, mined, tmp_path, monkeypatch):
     asked = settings(arrays, mining=mining)
-    plain = train(asked, tmp_path / "plain")
-    measure = ValidationMonitor._measure
+    folder, plain = mined if mining == "hard" else whole
+    kind, number = at.split()
+    steps: list[int] = []
 
-    def killed(self, trainer, module, *, epoch):
-        if epoch == at:
+    def killed(self, *arguments, **keywords):
+        if (keywords["epoch"] if kind == "epoch" else self.global_step) == int(number):
             raise RuntimeError("killed")
-        return measure(self, trainer, module, epoch=epoch)
+        return inner(self, *arguments, **keywords)
 
-    monkeypatch.setattr(ValidationMonitor, "_measure", killed)
-    with pytest.raises(RuntimeError, match="killed"):
-        train(asked, tmp_path / "killed")
+    def counted(self, *arguments):
+        steps.append(self.global_step)
+        return step(self, *arguments)
+
+    where = (ValidationMonitor, "_measure") if kind == "epoch" else (MetricLearner, "training_step")
+    inner, step = getattr(*where), MetricLearner.training_step
+    with monkeypatch.context() as patched:
+        patched.setattr(*where, killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(asked, tmp_path / "killed")
     assert "ended by RuntimeError: killed" in (tmp_path / "killed" / "log.txt").read_text()
-    monkeypatch.setattr(ValidationMonitor, "_measure", measure)
-    again = train(asked, tmp_path / "killed")
+    with monkeypatch.context() as patched:
+        patched.setattr(MetricLearner, "training_step", counted)
+        again = train(asked, tmp_path / "killed")
+    assert steps == list(range(0 if at == "epoch 1" else 8, 12))  # from the last epoch that was through
     assert again.kept.digest == plain.kept.digest
     assert again.first.rank == plain.first.rank
-    histories = [RunHistory(tmp_path / name).series("train_loss") for name in ("plain", "killed")]
+    histories = [RunHistory(run).series("train_loss") for run in (folder, tmp_path / "killed")]
     assert histories[0] == pytest.approx(histories[1])
 
 

@@ -77,7 +77,7 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     claim(tmp_path / "run", RunSettings(), "train")
     claim(tmp_path / "run", RunSettings(progress=False, threads=1), "train")  # what changes no result is free
     assert (command_of(tmp_path / "run"), settings_of(tmp_path / "run").progress) == ("train", False)
-    with pytest.raises(ValueError, match="epochs was 8 and is 9.*choose another folder with --out"):
+    with pytest.raises(ValueError, match=r"epochs was 8 and is 9.*choose another folder with --out"):
         claim(tmp_path / "run", RunSettings(epochs=9), "train")
     with pytest.raises(ValueError, match="holds a run of `train`, not of `kfold`"):
         claim(tmp_path / "run", RunSettings(), "kfold")
