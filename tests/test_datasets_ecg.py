@@ -124,7 +124,7 @@ def test_physionets_folder_gives_the_beats_of_the_file(tmp_path):
         symbols = ["N" if mark in beats else "t" for mark in marks]
         wfdb.wrann(name, "atr", marks, symbol=symbols, write_dir=str(folder))
     of_file, of_folder = load_ecg_id(tmp_path / "ecg.npz"), load_ecg_id(tmp_path / "ecg-id")
-    assert len(of_file) == 9
+    assert len(of_file) == 8
     for name in ("signals", "labels", "recordings", "days"):
         assert torch.equal(getattr(of_file, name), getattr(of_folder, name)), name
     (tmp_path / "empty").mkdir()

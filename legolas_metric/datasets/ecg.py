@@ -131,13 +131,15 @@ def _of_folder(path: Path) -> dict[str, np.ndarray]:
         record = wfdb.rdrecord(name, physical=False)
         assert isinstance(record, wfdb.Record)
         assert record.d_signal is not None
+        assert record.sig_name is not None
+        assert record.baseline is not None
         channel = next((i for i, said in enumerate(record.sig_name) if "filter" in said.lower()), -1)
         signals.append(record.d_signal[:, channel] - int(record.baseline[channel]))
         marks = wfdb.rdann(name, "atr")
         beats = np.array([symbol not in ("p", "t", "T", "(", ")", "+", "~", "|") for symbol in marks.symbol or ()])
         peaks.append(np.asarray(marks.sample)[beats])
         persons.append(person)
-        dates.append(_day(record.comments))
+        dates.append(_day(record.comments or ()))
         rates.add(record.fs)
     if len(rates) > 1 or len({len(signal) for signal in signals}) > 1:
         raise ValueError(f"the records in {path} differ in rate or length: expected those of ECG-ID, 20 s at 500 Hz")

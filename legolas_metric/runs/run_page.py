@@ -90,8 +90,8 @@ def _interval(bounds: tuple[float, float]) -> str:
 
 _FIGURES = (
     "On classes that training never saw: the untrained encoder, and the weights of the best epoch. Intervals are by "
-    "the bootstrap over identities; the difference is paired, query by query. The epoch was chosen on these same classes, "
-    "which flatters a little: `kfold` holds a test set out."
+    "the bootstrap over identities; the difference is paired, query by query. The epoch was chosen on these same "
+    "classes, which flatters a little: `kfold` holds a test set out."
 )
 _FOLDS = (
     "Each fold's encoder on the identities that it never saw. The spread over folds is no standard error, since folds "
