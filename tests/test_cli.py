@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 import typer
 
+COMMANDS = (
+    *("demo", "train", "kfold", "embed", "ensemble", "search"),
+    *("probe", "rank", "verify", "compare", "diagnose", "mine", "warm-up"),
+)
+
 
 def test_help_is_for_strangers(call):
     status, out, _ = call("--help")
     assert status == 0
-    for word in ("demo", "probe", "rank", "verify", "compare", "diagnose", "mine", ".npz", "embeddings", "Exit status"):
+    for word in (*COMMANDS[:-1], ".npz", "embeddings", "Exit status"):
         assert word in out
-    for command in ("demo", "probe", "rank", "verify", "compare", "diagnose", "mine", "warm-up"):
+    for command in COMMANDS:
         status, out, _ = call(command, "--help")
         assert status == 0
         assert "Usage: legolas-metric" in out
@@ -24,6 +29,11 @@ PROTOCOL = {"--protocol", "--queries", "--gallery"}
 EPISODES = {"--episodes", "--within-group", "--prototypes", "--seed"}
 OPTIONS = {
     "demo": {"--out", "--epochs", "--seed", "--threads"},
+    "train": {"--set", "--out"},
+    "kfold": {"--set", "--out"},
+    "embed": {"--out", "--data", "--fold"},
+    "ensemble": {"--how", "--data"},
+    "search": {"--settings", "--set", "--trials", "--out"},
     "probe": SHARED,
     "rank": {"--metric", "--k", "--full", "--untrained", *PROTOCOL, *EPISODES, *SHARED},
     "verify": {"--metric", "--far", "--untrained", *SHARED},
@@ -65,6 +75,22 @@ def test_as_many_episodes_are_drawn_as_the_library_draws():
 
 
 ONE_LINE = [
+    (("train", "nowhere.toml"), "nowhere.toml: no such file of settings"),
+    (("train", "--set", "epoch=3"), "unknown key 'epoch' in the settings: did you mean 'epochs'?"),
+    (("train", "--set", "data=nowhere"), "data='nowhere': no such file or folder, and not omniglot"),
+    (("train", "--set", "data=x.csv"), "data='x.csv' is neither a folder nor an .npz"),
+    (("train", "--set", "data=even.npz"), "even.npz holds no inputs (x, inputs, images, signals, embed"),
+    (
+        ("train", "--set", "data=singles.npz", "--set", "group=day"),
+        "group='day' is no attribute of singles.npz",
+    ),
+    (
+        ("train", "--set", "data=singles.npz", "--set", "protocols=cross-day"),
+        "protocols has 'cross-day', which compares groups, but singles.npz has no attribute",
+    ),
+    (("embed", "nowhere", "--out", "e.npz"), "nowhere holds no run: there is no settings.toml"),
+    (("ensemble", "nowhere"), "nowhere holds no run: there is no settings.toml"),
+    (("search", "nowhere.toml"), "nowhere.toml: no such file of a search space"),
     (("rank", "nowhere.npz"), "nowhere.npz: no such file"),
     (("rank", "x.xls"), "x.xls has the unknown extension '.xls': expected one of .npz, .npy, .safetensors, .pt"),
     (("probe", "cut.npz"), "cut.npz is not a whole NumPy file (BadZipFile): write it again"),

@@ -85,3 +85,48 @@ def test_the_bundled_recordings():
     torch.testing.assert_close(beats.signals.mean(2), torch.zeros(1510, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(beats.signals.var(2, correction=0), torch.ones(1510, 1))
     assert (beats.signals.mean(0)[0].argmax() - 75).abs() <= 2  # the R peak, 0.3 s in, at 250 Hz
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_physionets_folder_gives_the_beats_of_the_file(tmp_path):
+    wfdb = pytest.importorskip("wfdb")
+    rng = np.random.default_rng(1)
+    signals = rng.integers(-300, 300, (3, 1000)).astype(np.int16)
+    signals[2, :350] = -1  # missing, as published
+    peaks = np.array([[150, 400, 700, 800], [150, 400, 700, -1], [300, 500, 700, -1]])
+    np.savez(
+        tmp_path / "ecg.npz",
+        x_filtered=signals,
+        y=[0, 0, 1],
+        day=[0, 9, 0],
+        valid_from=[0, 0, 350],
+        r_peaks=peaks,
+        fs=500,
+    )
+    records = (("Person_02", "rec_2", "01.03.2005", 0), ("Person_02", "rec_10", "10.03.2005", 1))
+    for person, name, day, row in (*records, ("Person_10", "rec_1", "05.12.2004", 2)):
+        folder = tmp_path / "ecg-id" / person
+        folder.mkdir(parents=True, exist_ok=True)
+        wfdb.wrsamp(
+            name,
+            fs=500,
+            units=["mV", "mV"],
+            sig_name=["ECG I", "ECG I filtered"],
+            d_signal=np.stack([signals[row][::-1], signals[row]], 1).astype(np.int64),
+            fmt=["16", "16"],
+            adc_gain=[200.0, 200.0],
+            baseline=[0, 0],
+            comments=["Age: 25", f"ECG date: {day}"],
+            write_dir=str(folder),
+        )
+        beats = peaks[row][peaks[row] >= 0]
+        marks = np.sort(np.concatenate([beats, beats + 60]))
+        symbols = ["N" if mark in beats else "t" for mark in marks]
+        wfdb.wrann(name, "atr", marks, symbol=symbols, write_dir=str(folder))
+    of_file, of_folder = load_ecg_id(tmp_path / "ecg.npz"), load_ecg_id(tmp_path / "ecg-id")
+    assert len(of_file) == 8
+    for name in ("signals", "labels", "recordings", "days"):
+        assert torch.equal(getattr(of_file, name), getattr(of_folder, name)), name
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no records of PhysioNet"):
+        load_ecg_id(tmp_path / "empty")

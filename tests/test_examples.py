@@ -13,6 +13,7 @@ from legolas_metric.datasets import split_omniglot
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALLEST = {
     "collapse_guard.py": (["--rounds", "2", "--steps", "2", "--drawings", "400"], "Rank@1"),
+    "ecg_id.py": (["--steps", "4", "--refresh", "1", "--folds", "2"], "ensemble of both, templates | 0."),
     "ecg_other_day.py": (["--steps", "4", "--refresh", "1"], "cross-day, trained: Rank@1 0."),
     "train_with_global_mining.py": (["--epochs", "3", "--steps", "2", "--drawings", "800"], "epoch 3: Rank@1 0."),
     "mine_in_a_plain_loop.py": (["--rounds", "1", "--steps", "2", "--drawings", "800"], "unseen: Rank@1 0."),

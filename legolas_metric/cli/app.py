@@ -38,8 +38,7 @@ from legolas_metric.cli.options import (
     WithinGroup,
 )
 from legolas_metric.cli.refusals import run
-from legolas_metric.cli.run_commands import embed, ensemble, kfold, search, train
-from legolas_metric.cli.run_examination import doctor
+from legolas_metric.cli.run_commands import demo, embed, ensemble, kfold, search, train
 
 app = typer.Typer(
     name="legolas-metric",
@@ -57,20 +56,8 @@ def options(
     """What stands before a command's name."""
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the report goes.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=4, help="Of 115 steps, for each of two trained encoders.")] = 6,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split, the weights and the batches.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor (default: all cores).")] = None,
-) -> None:
-    """Train on bundled handwriting for a few minutes, and see global mining beside batch-only training.
-
-    Ends with a table, and writes report.html and summary.json into the folder. Needs the extras `train` and `report`.
-    """
-    from legolas_metric.demo.run import run_demo
-
-    run_demo(out, epochs=epochs, seed=seed, threads=threads)
+for command in (demo, train, kfold, embed, ensemble, search):
+    app.command()(command)
 
 
 @app.command()
@@ -324,10 +311,6 @@ def mine(
         write_named(out, {name: getattr(triplets, name) for name in names})
         if not as_json:
             printing.say(f"Wrote {out}.")
-
-
-for command in (train, kfold, embed, ensemble, search, doctor):
-    app.command()(command)
 
 
 @app.command()

@@ -29,6 +29,21 @@ OtherData = Annotated[
 ]
 
 
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the report goes.")] = Path("runs/demo"),
+    epochs: Annotated[int, typer.Option(min=4, help="Of 115 steps, for each of two trained encoders.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, the weights and the batches.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor (default: all cores).")] = None,
+) -> None:
+    """Train on bundled handwriting for a few minutes, and see global mining beside batch-only training.
+
+    Ends with a table, and writes report.html and summary.json into the folder. Needs the extras `train` and `report`.
+    """
+    from legolas_metric.demo.run import run_demo
+
+    run_demo(out, epochs=epochs, seed=seed, threads=threads)
+
+
 def train(settings: Settings = None, changes: Changes = None, out: Folder = Path("runs/train")) -> None:
     """Train an encoder, keep its best epoch, and judge it on classes that it never saw.
 

@@ -15,7 +15,7 @@ from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.files import check_output, write_named
 from legolas_metric.runs.one_run import Judged, best_path, embed, read_encoder, train_one
 from legolas_metric.runs.run_data import RunData, load_data
-from legolas_metric.runs.run_folder import claim, command_of, settings_of
+from legolas_metric.runs.run_folder import claim, command_of, settings_of, tell
 from legolas_metric.runs.run_log import log, run_log
 from legolas_metric.runs.run_page import figures_table, folds_table, write_folds_page, write_run_page
 from legolas_metric.runs.run_parts import build_encoder, build_protocols
@@ -35,8 +35,9 @@ def train(settings: RunSettings, folder: Path) -> Judged:
     Raises:
         ValueError: settings that contradict the data, or a folder of another run.
     """
+    data, settings = _begin(settings, folder, "train")
     with run_log(folder):
-        data, settings = _begin(settings, folder, "train")
+        tell(settings, folder)
         rows, validation = _split(data, settings)
         for said in find_leakage({"train": rows, "validation": validation}, labels=data.labels).sentences():
             log.warning("Leakage: %s.", said)
@@ -60,9 +61,10 @@ def kfold(settings: RunSettings, folder: Path) -> FoldsResult:
 
     Args, Raises: as `train`.
     """
+    data, settings = _begin(settings, folder, "kfold")
+    folds = _folds(data, settings)
     with run_log(folder):
-        data, settings = _begin(settings, folder, "kfold")
-        folds = _folds(data, settings)
+        tell(settings, folder)
         for said in folds.leakage().sentences():
             log.info("Shared between the parts: %s.", said)
 
@@ -97,11 +99,11 @@ def join(run: Path, *, how: EnsembleHow | None = None, data: str | None = None) 
         raise ValueError(f"{run} is a run of `{command_of(run)}`: an ensemble joins the folds of `kfold`")
     settings = settings_of(run)
     settings = resolved(settings, ensemble=how or settings.ensemble)
+    paths = [best_path(run / f"fold_{number}", number) for number in range(settings.folds)]
+    missing = [number for number, path in enumerate(paths) if not (path.parents[1] / "result.safetensors").is_file()]
+    if missing:
+        raise FileNotFoundError(f"{run}: fold {missing[0]} is not done: run `kfold` again with --out {run}")
     with run_log(run):
-        paths = [best_path(run / f"fold_{number}", number) for number in range(settings.folds)]
-        missing = [number for number, path in enumerate(paths) if not path.is_file()]
-        if missing:
-            raise FileNotFoundError(f"{run}: fold {missing[0]} is not done: run `kfold` again with --out {run}")
         part = _test_rows(settings) if data is None else load_data(resolved(settings, data=data, layout="auto"))[0]
         members = [read_encoder(path, settings)[0] for path in paths]
         ensemble = EncoderEnsemble(members, settings.ensemble)

@@ -216,7 +216,10 @@ def _fit(
     learner: MetricLearner, loader: DataLoader[Any], callbacks: list[L.Callback], settings: RunSettings, folder: Path
 ) -> None:
     last = folder / CHECKPOINTS / "last.ckpt"
-    keeping = ModelCheckpoint(folder / CHECKPOINTS, save_last=True, save_top_k=0, enable_version_counter=False)
+    # The latest epoch under one name; `save_last=True` beside `save_top_k=0` would wait for the end of training.
+    keeping = ModelCheckpoint(
+        folder / CHECKPOINTS, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
+    )
     L.seed_everything(settings.seed, verbose=False)
     with warnings.catch_warnings():
         # Lightning's advice on workers and short epochs, and that the folder of a resumed run is not empty.

@@ -94,6 +94,8 @@ def _layout_of(data: str) -> Layout:
     if data == "omniglot":
         return "omniglot"
     if path.is_dir():
+        if next(path.rglob("*.hea"), None) is not None:
+            return "ecg-id"
         named = persons_layout(path)
         return "folder" if named is None else "market1501" if named is market1501 else "msmt17"
     if not path.is_file():

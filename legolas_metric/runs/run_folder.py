@@ -28,7 +28,11 @@ def claim(folder: Path, settings: RunSettings, command: str) -> None:
         if held != command:
             raise ValueError(f"{folder} holds a run of `{held}`, not of `{command}`: choose another folder with --out")
     settings.write(path, {"command": command, **versions()})
-    log.info("Settings, as resolved (%s):\n%s", path, settings.toml().rstrip())
+
+
+def tell(settings: RunSettings, folder: Path) -> None:
+    """Say what a run does, and with what."""
+    log.info("Settings, as resolved (%s):\n%s", folder / SETTINGS, settings.toml().rstrip())
     log.info("Versions: %s", ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 

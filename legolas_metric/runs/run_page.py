@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.evaluation.ranking_report import RankingReport
-from legolas_metric.measures import better_direction, measure
+from legolas_metric.measures import measure
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.runs.one_run import Judged
 from legolas_metric.runs.run_settings import RunSettings
@@ -57,10 +57,8 @@ def write_run_page(
         series = history.series(name)
         if series:
             chart = report.curves({"this run": list(series.values())}, y=measure(name).title, start=min(series))
-            way = {"max": " Higher is better.", "min": " Lower is better."}.get(
-                better_direction(measure(name).title) or ""
-            )
-            sections.append(report.Section(measure(name).title, f"After each epoch.{way or ''}", chart))
+            way = {"max": " Higher is better.", "min": " Lower is better."}.get(measure(name).better or "", "")
+            sections.append(report.Section(measure(name).title, f"After each epoch.{way}", chart))
     sections += report.ranking_sections({"trained": found.first})
     sections += report.collapse_sections({"trained": probe_embeddings(found.embeddings, labels)})
     sections.append(report.Section("Settings", "As resolved.", _settings_table(settings)))

@@ -63,9 +63,9 @@ class RunSettings:
 
     Example:
         >>> from legolas_metric.runs import RunSettings
-        >>> settings = RunSettings.of({"epochs": 3}, ["lr=0.01"])
+        >>> settings = RunSettings.of({"epochs": 5}, ["lr=0.01"])
         >>> settings.epochs, settings.lr, settings.loss
-        (3, 0.01, 'supcon')
+        (5, 0.01, 'supcon')
 
     Source: ours.
     """

@@ -60,9 +60,7 @@ def read_space(path: str | os.PathLike[str]) -> dict[str, Range | list[Any]]:
         elif isinstance(value, dict) and {"low", "high"} <= value.keys() <= {"low", "high", "log"}:
             space[key] = Range(**value)
         else:
-            raise ValueError(
-                f"{path}: {key} must be a list of values or {{low = .., high = .., log = ..}}, got {value}"
-            )
+            raise ValueError(f"{path}: {key} must be a list of values, or {{low = .., high = .., log = ..}}: {value}")
     return space
 
 
