@@ -1,5 +1,6 @@
 """PKSampler against counting: what is in a batch, in an epoch, and over epochs."""
 
+import inspect
 from collections import Counter, defaultdict
 from itertools import chain
 
@@ -256,7 +257,7 @@ def test_bad_input(arguments, error, message):
 
 
 def test_settings_of_another_type():
-    build = PKSampler.__init__.__wrapped__
+    build = inspect.unwrap(PKSampler.__init__)
     with pytest.raises(TypeError, match="p must be an integer, got '4'"):
         build(PKSampler.__new__(PKSampler), [0, 0, 1, 1], "4", 2)
     with pytest.raises(TypeError, match="labels must be a row of labels, one for each example, got tensor"):

@@ -1,5 +1,6 @@
 """TripletSampler against counting: every triplet whole, every row once a batch, the budget kept."""
 
+import inspect
 import tracemalloc
 
 import numpy as np
@@ -173,7 +174,7 @@ def test_bad_input(arguments, message):
 
 def test_only_triplets_are_taken():
     with pytest.raises(TypeError, match="triplets must be Triplets, as a miner's mine"):
-        TripletSampler.__init__.__wrapped__(TripletSampler.__new__(TripletSampler), [[0, 1, 2]], 3)
+        inspect.unwrap(TripletSampler.__init__)(TripletSampler.__new__(TripletSampler), [[0, 1, 2]], 3)
 
 
 def test_memory_follows_the_triplets_and_not_their_names():

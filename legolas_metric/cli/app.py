@@ -39,6 +39,7 @@ from legolas_metric.cli.options import (
 )
 from legolas_metric.cli.refusals import run
 from legolas_metric.cli.run_commands import demo, embed, ensemble, kfold, search, train
+from legolas_metric.cli.run_examination import doctor
 
 app = typer.Typer(
     name="legolas-metric",
@@ -56,7 +57,7 @@ def options(
     """What stands before a command's name."""
 
 
-for command in (demo, train, kfold, embed, ensemble, search):
+for command in (demo, train, kfold, embed, ensemble, search, doctor):
     app.command()(command)
 
 

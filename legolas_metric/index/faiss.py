@@ -121,10 +121,8 @@ class FaissIndex:
                 index.train(table)
             index.add(table)
         except RuntimeError as error:
-            raise ValueError(
-                f"FAISS refuses to build {self._name!r} from {len(table)} rows: {_reason(error)}; "
-                "use fewer lists or codes, or factory='Flat'"
-            ) from error
+            why = f"{_reason(error)}; use fewer lists or codes, or factory='Flat'"
+            raise ValueError(f"FAISS refuses to build {self._name!r} from {len(table)} rows: {why}") from error
         self._rows, self._index, self._scale = rows, index, scale
         return self
 
@@ -280,10 +278,8 @@ def _scale(rows: Rows, metric: Metric) -> float:
 
 def _refuse_fork() -> None:
     if os.getpid() != _PROCESS:
-        raise RuntimeError(
-            "FaissIndex was called in a forked process, where FAISS's threads hang: mine in the main process, or start "
-            "workers with multiprocessing.get_context('spawn')"
-        )
+        instead = "mine in the main process, or start workers with multiprocessing.get_context('spawn')"
+        raise RuntimeError(f"FaissIndex was called in a forked process, where FAISS's threads hang: {instead}")
 
 
 def _check_template(index: "faiss.Index", metric: Metric) -> None:

@@ -346,6 +346,4 @@ class MiningLoop:
 
     def _embedding(self, placed: Placed) -> Placed:
         """The encoder that embeds: the average, where there is one."""
-        if self.averaged is None:
-            return placed
-        return Placed(self.averaged, None, placed.device, placed.context)
+        return placed if self.averaged is None else Placed(self.averaged, None, placed.device, placed.context)
