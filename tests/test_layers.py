@@ -46,6 +46,7 @@ DOORS = {
     "plotly": {"report/theme.py", "report/page.py"},
     "lightning": {"training", "demo"},
     "torchmetrics": {"training"},
+    "transformers": {"training/hf_trainer.py", "training/__init__.py"},
     "sklearn": {"evaluation", "datasets"},
 }
 
@@ -152,7 +153,7 @@ def test_compiled_loops_are_imported_by_what_calls_them():
 
 
 def test_importing_the_library_stays_light():
-    heavy = ("pytorch_metric_learning", "lightning", "plotly", "torchmetrics", "typer", "numba")
+    heavy = ("pytorch_metric_learning", "lightning", "plotly", "torchmetrics", "typer", "numba", "transformers")
     script = f"import sys, legolas_metric; print([name for name in {heavy} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
