@@ -89,20 +89,19 @@ class World:
         if self.size == 1:
             yield
             return
-        # Each notes its meetings where the others can still read when it is gone: the gloo error names no process.
+        # Each notes its meetings where the others can still read when it is gone: gloo's own error names no process.
         store, meeting = dist.distributed_c10d._get_default_store(), next(_meetings)
         places = [rank if self.group is None else dist.get_global_rank(self.group, rank) for rank in range(self.size)]
-        keys = [f"legolas_metric/{rank}/{meeting}" for rank in places]
-        store.set(keys[self.rank], "here")
+        keys = [f"legolas_metric/{rank}" for rank in places]
+        store.set(keys[self.rank], str(meeting))
         try:
             yield
         except RuntimeError as error:
-            late = ", ".join(str(rank) for rank, key in enumerate(keys) if not store.check([key]))
+            late = [rank for rank, key in enumerate(keys) if not store.check([key]) or int(store.get(key)) < meeting]
             raise RuntimeError(
-                f"process {self.rank} of {self.size} waited in vain while {what}: process {late or 'unknown'} has died "
-                "or did not come within the time-out"
+                f"process {self.rank} of {self.size} waited in vain while {what}: process "
+                f"{', '.join(map(str, late)) or 'unknown'} has died or did not come within the time-out"
             ) from error
-        store.delete_key(keys[self.rank])
 
     def lead(self, value: Shaped[Tensor, "*d"]) -> None:
         """Write the first process's values over everybody's, in place."""

@@ -144,6 +144,6 @@ def test_mined_triplets_that_lie_across_processes_are_seen(tmp_path):
 @pytest.mark.parametrize("how", ["dies", "sleeps"])
 def test_a_process_that_is_lost_ends_all_and_is_named(how):
     begun = time.perf_counter()
-    with pytest.raises(Exception, match="process 1 (terminated with exit code 3|has died or did not come)"):
+    with pytest.raises(Exception, match=r"process 1 (terminated with exit code 3|has died or did not come)"):
         spawn(process_runs.dying, 2, how)
-    assert time.perf_counter() - begun < 60
+    assert time.perf_counter() - begun < 150  # of which 8 s are the time-out, and the rest starting on a busy machine

@@ -57,8 +57,8 @@ class MiningCallback(TrainerCallback):
     MinedTrainer(model, args, train_dataset=WithIds(dataset), callbacks=[mining]).train()
     ```
 
-    The model finds the mined triplets of its batch by `loop.indices(ids)`. The Trainer fetches a batch ahead, so that the
-    first one after a round within an epoch is still of the round before. Rounds are in `loop.rounds`. A checkpoint of
+    The model finds the mined triplets of its batch by `loop.indices(ids)`. The Trainer fetches a batch ahead, so that
+    the first one after a round within an epoch is of the round before. Rounds are in `loop.rounds`. A checkpoint of
     the Trainer's holds `mining.pt`, with which `train(resume_from_checkpoint=...)` goes on, in mid-epoch too.
 
     Args:
@@ -156,6 +156,4 @@ def _check_trainer(args: TrainingArguments, loader: Any, sampler: MinedRows) -> 
         raise ValueError(f"this callback serves one process, got {args.world_size}: MiningLoop(world=...) serves more")
     size = args.per_device_train_batch_size * max(args.n_gpu, 1)
     if size != sampler.batch_size:
-        raise ValueError(
-            f"the Trainer's batches have {size} rows, the loop's {sampler.batch_size}: set MiningLoop(batch_size={size})"
-        )
+        raise ValueError(f"the Trainer's batches have {size} rows, the loop's {sampler.batch_size}: make them equal")
