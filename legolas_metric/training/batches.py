@@ -169,6 +169,13 @@ class ResumableLoader(DataLoader[Any]):
         if attr != "sampler":
             super().__setattr__(attr, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned process can't read a generator: the tensor of its state is gone before it gets there.
+        return self.__dict__ | {"generator": self.generator.initial_seed()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"generator": torch.Generator().manual_seed(state["generator"])})
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""
         return {}
