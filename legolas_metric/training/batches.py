@@ -171,6 +171,7 @@ class ResumableLoader(DataLoader[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned process can't read a generator: the tensor of its state is gone before it gets there.
+        assert self.generator is not None
         return self.__dict__ | {"generator": self.generator.initial_seed()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -71,6 +71,14 @@ class MiningCallback(TrainerCallback):
         TypeError: no loop, or an encoder that is none of these.
         ValueError: when training begins, a Trainer that doesn't draw from `sampler`, has another batch size, several
             processes, or a checkpoint without `mining.pt`.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import HardMiner
+        >>> from legolas_metric.training import MiningCallback, MiningLoop
+        >>> loop = MiningLoop(torch.randn(60, 8), torch.arange(60) // 6, miner=HardMiner(), batch_size=20)
+        >>> len(MiningCallback(loop).sampler)
+        60
     """
 
     def __init__(self, loop: MiningLoop, *, encoder: EncoderOption = None, monitor: str | None = None) -> None:
