@@ -4,6 +4,9 @@ Nothing here runs unless a `World` of more than one process is handed to what sh
 must then make the same calls in the same order.
 """
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+_meetings = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +75,33 @@ class World:
         return value if self.size == 1 else _Reduce.apply(value, self)
 
     def barrier(self) -> None:
-        """Wait until every process is here.
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier(self.group)
+
+    @contextmanager
+    def meeting(self, what: str) -> Iterator[None]:
+        """Around collectives of every process, by which one that did not come is named.
 
         Raises:
-            RuntimeError: one did not come within the time-out of the group. Under gloo it is named.
+            RuntimeError: a process has died, or did not come within the time-out of the group.
         """
         if self.size == 1:
+            yield
             return
-        if dist.get_backend(self.group) == "gloo":
-            dist.monitored_barrier(self.group, wait_all_ranks=True)
-        else:
-            dist.barrier(self.group)
+        # Each notes its meetings where the others can still read when it is gone: gloo's own error names no process.
+        store, meeting = dist.distributed_c10d._get_default_store(), next(_meetings)
+        places = [rank if self.group is None else dist.get_global_rank(self.group, rank) for rank in range(self.size)]
+        keys = [f"legolas_metric/{rank}" for rank in places]
+        store.set(keys[self.rank], str(meeting))
+        try:
+            yield
+        except RuntimeError as error:
+            late = [rank for rank, key in enumerate(keys) if not store.check([key]) or int(store.get(key)) < meeting]
+            raise RuntimeError(
+                f"process {self.rank} of {self.size} waited in vain while {what}: process "
+                f"{', '.join(map(str, late)) or 'unknown'} has died or did not come within the time-out"
+            ) from error
 
     def lead(self, value: Shaped[Tensor, "*d"]) -> None:
         """Write the first process's values over everybody's, in place."""

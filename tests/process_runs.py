@@ -55,7 +55,7 @@ class Reads:
 def plain_loop(world: World, **settings):
     x, labels = data()
     reads = Reads(x)
-    given = {"steps_per_epoch": STEPS, "every_steps": 4, "embed_batch_size": 30, "progress": False} | settings
+    given = {"steps_per_epoch": STEPS, "every_steps": 7, "embed_batch_size": 40, "progress": False} | settings
     loop = MiningLoop(
         x, labels, schedule=schedule(), embed_dataset=reads, batch_size=JOINT // world.size, world=world, **given
     )
@@ -199,14 +199,12 @@ def under_lightning(folder: Path, size: int, strategy: str, *, norm=False, pairs
         schedule=schedule(),
         batch_size=JOINT // size,
         steps_per_epoch=STEPS,
-        every_steps=4,
-        embed_batch_size=30,
+        every_steps=7,
+        embed_batch_size=40,
         pairs=pairs,
     )
     watch = ValidationMonitor(held, other.labels)
-    learner = MetricLearner(
-        encoder(norm=norm), SupConLoss(), gather=size > 1, optimizer=lambda g: torch.optim.SGD(g, 0.05), schedule=steady
-    )
+    learner = MetricLearner(encoder(norm=norm), SupConLoss(), gather=size > 1, optimizer=descent, schedule=steady)
     trainer = L.Trainer(
         max_epochs=EPOCHS,
         max_steps=stop or -1,
@@ -222,6 +220,10 @@ def under_lightning(folder: Path, size: int, strategy: str, *, norm=False, pairs
     trainer.fit(learner, mining.loader(), ckpt_path=resume)
     if stop is not None:
         trainer.save_checkpoint(folder / "stopped.ckpt")
+
+
+def descent(groups):
+    return torch.optim.SGD(groups, 0.05)
 
 
 def steady(optimizer):

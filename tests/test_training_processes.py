@@ -73,7 +73,7 @@ def test_each_process_embeds_its_part(plain_runs, alone):
     reads = [run["reads"] for run in plain_runs["whole"]]
     rounds = len(alone["whole"]["rounds"])
     assert sum(reads) == alone["whole"]["reads"] == rounds * 160
-    assert max(reads) <= rounds * (160 // len(reads) + 30)
+    assert max(reads) <= rounds * (160 // len(reads))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_under_torchrun_with_batch_norm_the_first_round_is_equal(tmp_path):
         assert torch.equal(run["bank"], runs[0]["bank"])
         for found, expected in zip(run["rounds"], runs[0]["rounds"], strict=True):
             assert all(map(torch.equal, found, expected))
-    for step in range(4):  # until the next round
+    for step in range(7):  # until the next round
         assert torch.equal(torch.cat([run["seen"]["ids"][step] for run in runs]), alone["seen"]["ids"][step])
 
 
@@ -144,6 +144,6 @@ def test_mined_triplets_that_lie_across_processes_are_seen(tmp_path):
 @pytest.mark.parametrize("how", ["dies", "sleeps"])
 def test_a_process_that_is_lost_ends_all_and_is_named(how):
     begun = time.perf_counter()
-    with pytest.raises(Exception, match=r"process 1 terminated with exit code 3|[Rr]anks? 1 failed|rank 1"):
+    with pytest.raises(Exception, match=r"process 1 (terminated with exit code 3|has died or did not come)"):
         spawn(process_runs.dying, 2, how)
-    assert time.perf_counter() - begun < 60
+    assert time.perf_counter() - begun < 150  # of which 8 s are the time-out, and the rest starting on a busy machine

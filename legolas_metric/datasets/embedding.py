@@ -148,7 +148,8 @@ def embed_each(
     turns = world.most(len(loader), where)
 
     def hand(begin: int, own: Tensor) -> int:
-        rows = world.gather(own)
+        with world.meeting("embedding"):
+            rows = world.gather(own)
         take(begin, rows)
         return len(rows)
 

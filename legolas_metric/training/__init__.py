@@ -1,4 +1,4 @@
-"""Global mining in the training loop: `MiningLoop` for a plain one; callbacks and a module for Lightning."""
+"""Global mining in the training loop: `MiningLoop` for a plain one; callbacks for Lightning and for transformers."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from legolas_metric.training.early_stopping import EarlyStopping as EarlyStopping
     from legolas_metric.training.early_stopping import RestoringEarlyStopping as RestoringEarlyStopping
     from legolas_metric.training.epoch_confusion import EpochConfusion as EpochConfusion
+    from legolas_metric.training.hf_trainer import MiningCallback as MiningCallback
     from legolas_metric.training.mining import GlobalMining as GlobalMining
     from legolas_metric.training.module import MetricLearner as MetricLearner
     from legolas_metric.training.monitor import ValidationMonitor as ValidationMonitor
@@ -38,6 +39,15 @@ _ON_LIGHTNING = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "MiningCallback":
+        try:
+            import transformers  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "legolas_metric.training.MiningCallback needs transformers: pip install 'legolas-metric[hf]'",
+                name=error.name,
+            ) from error
+        return import_module(f"{__name__}.hf_trainer").MiningCallback
     if name not in _ON_LIGHTNING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -50,4 +60,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ON_LIGHTNING])
+    return sorted([*globals(), *_ON_LIGHTNING, "MiningCallback"])

@@ -45,8 +45,8 @@ class CollateExamples:
         return self.collate_fn(list(inputs)), torch.tensor(labels), torch.tensor(ids)
 
 
-class WithIds(Dataset[tuple[Any, ...]]):
-    """A data set whose items also tell their id: (x, y) becomes (x, y, id), x becomes (x, id). Ours.
+class WithIds(Dataset[Any]):
+    """A data set whose items also tell their id: (x, y) becomes (x, y, id), x (x, id), and a dict has "ids". Ours.
 
     For a loader of one's own, so that the training loop can ask for the mined triplets of its batch:
     `loop.indices(ids)`, or `triplets.locate(ids)`.
@@ -71,8 +71,10 @@ class WithIds(Dataset[tuple[Any, ...]]):
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, row: int) -> tuple[Any, ...]:
+    def __getitem__(self, row: int) -> Any:
         item, name = self.inputs.source[row], int(self.ids[row])
+        if isinstance(item, dict):
+            return item | {"ids": name}
         return (*item, name) if isinstance(item, tuple | list) else (item, name)
 
 
@@ -166,6 +168,14 @@ class ResumableLoader(DataLoader[Any]):
     def __setattr__(self, attr: str, value: Any) -> None:
         if attr != "sampler":
             super().__setattr__(attr, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned process can't read a generator: the tensor of its state is gone before it gets there.
+        assert self.generator is not None
+        return self.__dict__ | {"generator": self.generator.initial_seed()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"generator": torch.Generator().manual_seed(state["generator"])})
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""

@@ -297,7 +297,8 @@ class MiningLoop:
     def mine(self, placed: Placed) -> None:
         """One round: refresh the bank, mine it, make batches for the steps that are left, and keep the record."""
         epoch, step, encoding = self.current, self.step, self._embedding(placed)
-        self.world.barrier()
+        with self.world.meeting("mining"):
+            self.world.barrier()
         times = [time.perf_counter()]
         if self.bank is None:
             if not self._own_views:

@@ -17,16 +17,10 @@ from legolas_metric.datasets.source import Source
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
 from legolas_metric.training.batches import Examples, FedBatches, ResumableLoader
 from legolas_metric.training.embedder import Placed
+from legolas_metric.training.encoder_option import EncoderOption, check_encoder, encoder_of
 from legolas_metric.training.loop import MiningLoop
 from legolas_metric.training.module import MetricLearner
-from legolas_metric.training.module_encoder import (
-    EncoderOption,
-    check_encoder,
-    encoder_of,
-    finished,
-    placed_encoder,
-    world_of,
-)
+from legolas_metric.training.module_encoder import finished, placed_encoder, world_of
 from legolas_metric.training.monitor import ValidationMonitor
 from legolas_metric.training.recording import (
     HistoryOption,

@@ -19,8 +19,9 @@ from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.rows import as_groups, as_ids, as_labels
 from legolas_metric.training.embedder import Embedder, Placed
+from legolas_metric.training.encoder_option import EncoderOption, check_encoder
 from legolas_metric.training.epoch_record import EpochRecord
-from legolas_metric.training.module_encoder import EncoderOption, check_encoder, placed_encoder, world_of
+from legolas_metric.training.module_encoder import placed_encoder, world_of
 from legolas_metric.training.recording import (
     HistoryOption,
     check_history,
