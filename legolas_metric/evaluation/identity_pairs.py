@@ -106,7 +106,8 @@ def _count(counts: Int64[Tensor, "c h"], row: Int64[Tensor, " m"], cell: Int64[T
 def drawn_rates(
     pairs: Pairs, borders: Float64[Tensor, " k"], *, resamples: int, seed: int
 ) -> tuple[Float64[Tensor, "b k"], Float64[Tensor, "b k"]] | None:
-    """FAR and FRR at ascending borders in each draw of the identities; None where there is one identity only.
+    """FAR and FRR at ascending borders in each draw of the identities; None where one identity only has genuine
+    pairs.
 
     Warns:
         UserWarning: fewer than ten identities.
@@ -117,6 +118,8 @@ def drawn_rates(
     if units < 2:
         return None
     tables = [table.cpu().double() for table in pairs.histograms(borders)]
+    if int((tables[1].sum(1) > 0).sum()) < 2:
+        return None
     generator = torch.Generator().manual_seed(seed)
     rates = []
     for block in chunks(resamples, rows_for(BLOCK, 16 * units)):

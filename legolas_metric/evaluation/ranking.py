@@ -39,7 +39,8 @@ def evaluate_ranking(
     Gallery rows of equal similarity (`geometry.exact_similarity`, in float64, to what rounding leaves of it) count with
     their expectation over random order, so that a collapsed encoder scores chance (McSherry & Najork 2008). MAP@R and
     R-precision: Musgrave 2020. Peak memory, in bytes: 24 n d + 128 MB + 8 q w (2 + 3 len(ks)), with w rows of the
-    largest class.
+    largest class; and for q queries of classes of 64 rows or fewer in a gallery of 8,192 or more, unless `full`,
+    q (1,200 + 72 max(w, ks)), which is the search's.
 
     Args:
         embeddings: [n, d], finite; or a bank, whose labels, ids, groups and metric are taken.
@@ -59,7 +60,7 @@ def evaluate_ranking(
         TypeError: integer embeddings or float labels; no labels; ks that are no integers; what is no protocol.
         ValueError: NaN or inf, zero rows under cosine, rows whose similarities overflow float32, lengths that differ,
             ids that repeat, k < 1, a protocol that needs groups where none are given or names unknown ids, no row of
-            another class, or no query with a positive.
+            another class in any gallery, or no query with a positive.
 
     Example:
         >>> import torch
@@ -104,6 +105,11 @@ def evaluate_ranking(
             "give each class at least two rows (of different groups, where groups are compared)"
         )
     per_query = _joined(found)
+    if not callable(asked_for.exclude) and not bool(per_query.negatives.any()):  # a rule of one's own may mean that
+        raise ValueError(
+            f"no query has a row of another label in its gallery under {asked_for.name!r}, so that nothing could be "
+            "wrong: a gallery needs rows of other classes"
+        )
     return RankingReport(
         **_means(per_query, depths),
         nn_accuracy=float(per_query.rank_at(1).sum()) / asked,

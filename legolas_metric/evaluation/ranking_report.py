@@ -135,8 +135,10 @@ class RankingReport:
             sizes: impostors in the gallery; those beyond what a query has mean all that it has.
 
         Raises:
-            ValueError: a ranking that was not worked out in full.
+            TypeError, ValueError: a size that is no whole number of at least 0; a ranking that was not worked out in
+                full.
         """
+        sizes = [check_whole("sizes", size, 0) for size in sizes]
         self._check_depth(None, "Rank@1 against gallery size")
         found = self.per_query
         cases = torch.stack([found.start, found.size - found.tied, found.tied, found.negatives], 1)
@@ -262,6 +264,9 @@ class RankingReport:
         asked = self.queries + self.unanswerable
         if self.unanswerable > asked / 10:
             said.append(f"{self.unanswerable} of {asked} queries have too few positives to find and are left out")
+        alone = int((self.per_query.negatives == 0).sum())
+        if alone:
+            said.append(f"{alone} queries have no row of another label in their gallery: they can't be wrong")
         return tuple(said)
 
     def _check_depth(self, k: int | None, what: str) -> None:
