@@ -86,7 +86,7 @@ def evaluate_ranking(
         )
     assert rows.labels is not None
     intra, inter = mean_squared_distances(rows.embeddings, rows.labels)
-    names = rows.label_names
+    names, group_names = rows.label_names, rows.group_names
     unlabelled = int((rows.labels == UNLABELLED).sum())
     depth = None if full else max(depths, default=1)
     asked, gallery, found = 0, 0, []
@@ -122,6 +122,7 @@ def evaluate_ranking(
         depth=depth,
         protocol=asked_for,
         label_names=names,
+        group_names=group_names,
         per_query=per_query,
         worst=worst,
         baseline=reference,
