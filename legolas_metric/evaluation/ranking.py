@@ -101,7 +101,7 @@ def evaluate_ranking(
             worst = worst_queries(trial, _joined(measured), asked_for, metric)
     if not found:
         raise ValueError(
-            f"none of {asked} queries has a positive in its gallery under {asked_for.name!r}: "
+            f"none of {asked} queries has {_fewest(asked_for)} in its gallery under {asked_for.name!r}: "
             "give each class at least two rows (of different groups, where groups are compared)"
         )
     per_query = _joined(found)
@@ -206,6 +206,11 @@ def _joined(parts: Sequence[QueryMeasures]) -> QueryMeasures:
         values = [getattr(part, name) for part in parts]
         columns[name] = None if values[0] is None else torch.cat(values)[order]
     return QueryMeasures(**columns)
+
+
+def _fewest(protocol: RetrievalProtocol) -> str:
+    least = protocol.min_positives
+    return "a positive" if least == 1 else f"min_positives={least} positives"
 
 
 def _mean(column: Float64[Tensor, " q"] | None) -> float | None:
