@@ -21,7 +21,8 @@ from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, em
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.lookup import lookup
-from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows
+from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows, named_rows
+from legolas_metric.signatures import typed
 
 _FORMAT = "legolas_metric.EmbeddingBank/1"
 
@@ -52,6 +53,7 @@ class EmbeddingBank:
                 [0.0000, 1.0000]])
     """
 
+    @typed
     def __init__(
         self,
         embeddings: ArrayLike,
@@ -65,7 +67,27 @@ class EmbeddingBank:
         check_metric(metric)
         check_whole("step", step, 0)
         # copies: the bank is written in place; the caller's tensor must not be
-        held = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric)
+        if labels is None:
+            raise TypeError("labels must be given: one for each row, -1 where there is none")
+        self._hold(fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric), metric, step)
+
+    @classmethod
+    def of_own(
+        cls,
+        rows: Float32[Tensor, "n d"],
+        labels: ArrayLike,
+        *,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        metric: Metric = "cosine",
+        step: int = 0,
+    ) -> "EmbeddingBank":
+        """A bank of prepared rows that it owns from now on, without a second copy of them."""
+        bank = cls.__new__(cls)
+        bank._hold(named_rows(rows, labels, ids=ids, groups=groups), metric, step)
+        return bank
+
+    def _hold(self, held: Rows, metric: Metric, step: int) -> None:
         assert held.labels is not None
         self.metric: Metric = metric
         self.embeddings: Float32[Tensor, "n d"] = held.embeddings
@@ -99,6 +121,7 @@ class EmbeddingBank:
         return self.step - int(self.steps.min())
 
     @classmethod
+    @typed
     def encode(
         cls,
         encoder: Encoder,
@@ -120,7 +143,7 @@ class EmbeddingBank:
 
         A tuple of inputs, ((a, b), y), reaches the encoder as positional arguments, a dict or whatever else
         `collate_fn` makes of a batch as one argument. All tensors in it are moved to the device, and floating ones are
-        given the encoder's dtype. Memory: the rows twice, n * d * 8 bytes, and one batch.
+        given the encoder's dtype. Memory: the rows, n * d * 4 bytes, and one batch.
 
         Args:
             encoder: maps a batch of inputs to [b, d]. A module is put into evaluation mode, and each of its parts back
@@ -153,7 +176,7 @@ class EmbeddingBank:
         where = None if device is None else torch.device(device)
         loader = input_loader(source, settings)
         rows = embed_rows(encoder, loader, names, metric=metric, device=where, progress=progress)
-        return cls(rows, labels, ids=ids, groups=groups, metric=metric, step=step)
+        return cls.of_own(rows, labels, ids=ids, groups=groups, metric=metric, step=step)
 
     def rows(self, ids: ArrayLike) -> Int64[Tensor, " m"]:
         """Row numbers of ids.
@@ -168,6 +191,7 @@ class EmbeddingBank:
             raise ValueError(f"{len(unknown)} ids are not in the bank (first: {unknown[:5].tolist()})")
         return place
 
+    @typed
     def update(self, ids: ArrayLike, embeddings: ArrayLike, *, step: int) -> float:
         """Write new embeddings of some ids; nothing is written if any of them is refused.
 
@@ -191,6 +215,7 @@ class EmbeddingBank:
         self.steps[where] = step
         return self.drift
 
+    @typed
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, beside and renamed: whole or not at all."""
         tensors = {"embeddings": self.embeddings, "labels": self.labels, "ids": self.ids, "steps": self.steps}
@@ -201,6 +226,7 @@ class EmbeddingBank:
         write_tensors(path, tensors, {"format": _FORMAT, "metric": self.metric, **texts})
 
     @classmethod
+    @typed
     def load(cls, path: str | os.PathLike[str]) -> "EmbeddingBank":
         """Read what `save` wrote, with the step of every row.
 

@@ -42,6 +42,8 @@ def as_tensor(values: ArrayLike, *, name: str) -> Tensor:
         ValueError: rows of several lengths, masked entries, or integers beyond int64.
     """
     if isinstance(values, Tensor):
+        if values.is_nested or values.layout != torch.strided or values.is_quantized or values.is_meta:
+            raise TypeError(f"{name} must be a dense tensor, got a {_kind_of(values)} one: {_DENSE[_kind_of(values)]}")
         if values.dtype == torch.uint64:
             return as_tensor(values.detach().cpu().numpy(), name=name)
         return values
@@ -53,9 +55,27 @@ def as_tensor(values: ArrayLike, *, name: str) -> Tensor:
         array = array.astype(np.int64)
     # torch takes neither negative strides, read-only memory nor foreign byte order.
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if native.dtype.kind == "f" and native.dtype.itemsize > 8:
+        native = native.astype(np.float64)
     if not native.flags.writeable:
         return torch.from_numpy(np.array(native, order="C"))
     return torch.from_numpy(np.ascontiguousarray(native) if native.ndim else native)
+
+
+_DENSE = {
+    "nested": "pass rows of one length, or pad them with .to_padded_tensor(0.0)",
+    "sparse": "convert with .to_dense()",
+    "quantized": "convert with .dequantize()",
+    "meta": "it holds no numbers; load it first",
+}
+
+
+def _kind_of(values: Tensor) -> str:
+    if values.is_nested:
+        return "nested"
+    if values.layout != torch.strided:
+        return "sparse"
+    return "quantized" if values.is_quantized else "meta"
 
 
 def _as_array(values: ArrayLike, name: str) -> np.ndarray | Tensor:
@@ -65,6 +85,8 @@ def _as_array(values: ArrayLike, name: str) -> np.ndarray | Tensor:
         if len(shapes) > 1:
             raise ValueError(f"{name} has rows of several shapes, {shapes[0]} and {shapes[1]}: they must be equal")
         return torch.stack([entry.detach() for entry in values])
+    if not isinstance(values, np.ndarray) and hasattr(values, "toarray"):
+        raise TypeError(f"{name} must be dense, got a sparse {type(values).__name__}: convert with .toarray()")
     try:
         array = np.asarray(np.ma.getdata(values) if isinstance(values, np.ma.MaskedArray) else values)
         if array.dtype.kind == "O" and array.ndim == 1 and array.size and all(hasattr(e, "__len__") for e in array):
@@ -129,8 +151,14 @@ def check_metric(metric: str) -> None:
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value in an error text: itself where that is short, or else its type."""
+    text = repr(value) if isinstance(value, str | Real | None | list | tuple | dict) else ""
+    return text if 0 < len(text) <= 60 else f"a {type(value).__name__}"
 
 
 def check_at_least(name: str, value: Any, least: float | int) -> None:
@@ -152,18 +180,23 @@ def check_number(
 
 def _number(name: str, value: Any) -> Any:
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return value
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    return within_int64(name, int(value)) if isinstance(value, Integral) else value
 
 
 def check_whole(name: str, value: Any, least: int) -> int:
     """An integer as Python's own; raise unless it is one, at least `least`, and below 2^63."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
     check_at_least(name, int(value), least)
-    if int(value) >= 2**63:
-        raise ValueError(f"{name} must be below 2^63, got {value}")
     return int(value)
+
+
+def within_int64(name: str, value: int) -> int:
+    """The integer itself; raise where int64 doesn't hold it."""
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {value}")
+    return value
 
 
 def check_device(a: Tensor, b: Tensor, *, names: tuple[str, str]) -> None:

@@ -25,6 +25,8 @@ class World:
             (True), or summed (False). A loss scales its gradient by `size` where they will be averaged, so that either
             way the parameters' gradient is the one that a single process has on the joint batch.
 
+        group: the process group (default: the one of the run); `rank` and `size` are those within it.
+
     Raises:
         ValueError: a rank outside of 0..size - 1.
 
@@ -38,17 +40,22 @@ class World:
     rank: int = 0
     size: int = 1
     averages_gradients: bool = False
+    group: Any = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
             raise ValueError(f"rank must lie in 0..{self.size - 1} (size {self.size}), got {self.rank}")
 
     @classmethod
-    def current(cls, *, averages_gradients: bool) -> "World":
-        """The world of the default process group; a single process where none is initialised."""
+    def current(cls, *, averages_gradients: bool, group: Any = None) -> "World":
+        """The world of a process group (default: the run's own); a single process where none is initialised."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls(averages_gradients=averages_gradients)
-        return cls(dist.get_rank(), dist.get_world_size(), averages_gradients)
+        return cls(dist.get_rank(group), dist.get_world_size(group), averages_gradients, group)
+
+    def part(self, n: int) -> slice:
+        """This process's part of n things that lie in a row; the parts differ by one at most."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def gather(self, rows: Shaped[Tensor, "n *d"]) -> Shaped[Tensor, "m *d"]:
         """The rows of all processes, in order of rank; their numbers may differ. Gradients flow back to each owner."""
@@ -60,18 +67,47 @@ class World:
 
     def reduce(self, value: Shaped[Tensor, "*d"]) -> Shaped[Tensor, "*d"]:
         """The sum over all processes. Its gradient goes to this process's own part, once."""
-        return value if self.size == 1 else _Reduce.apply(value)
+        return value if self.size == 1 else _Reduce.apply(value, self)
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process is here.
+
+        Raises:
+            RuntimeError: one did not come within the time-out of the group. Under gloo it is named.
+        """
+        if self.size == 1:
+            return
+        if dist.get_backend(self.group) == "gloo":
+            dist.monitored_barrier(self.group, wait_all_ranks=True)
+        else:
+            dist.barrier(self.group)
+
+    def lead(self, value: Shaped[Tensor, "*d"]) -> None:
+        """Write the first process's values over everybody's, in place."""
         if self.size > 1:
-            dist.barrier()
+            dist.broadcast(value, 0 if self.group is None else dist.get_global_rank(self.group, 0), group=self.group)
+
+    def most(self, number: int, device: torch.device) -> int:
+        """The largest of the processes' numbers."""
+        if self.size == 1:
+            return number
+        largest = torch.tensor(number, device=device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
+        return int(largest)
+
+    def agree(self, number: int, device: torch.device) -> bool:
+        """Whether all processes have the same number."""
+        return self.most(number, device) == -self.most(-number, device)
 
     def _counts(self, rows: int, device: torch.device) -> list[int]:
         counts = torch.zeros(self.size, dtype=torch.int64, device=device)
         counts[self.rank] = rows
-        dist.all_reduce(counts)
+        dist.all_reduce(counts, group=self.group)
         return counts.tolist()
+
+
+ALONE = World()
+"""A single process."""
 
 
 class _Gather(torch.autograd.Function):
@@ -82,26 +118,26 @@ class _Gather(torch.autograd.Function):
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
+        dist.all_gather(parts, padded, group=world.group)
         start = sum(counts[: world.rank])
-        ctx.own = slice(start, start + len(rows))
+        ctx.own, ctx.group = slice(start, start + len(rows)), world.group
         return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         total = grads[0].contiguous().clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=ctx.group)
         return total[ctx.own], None
 
 
 class _Reduce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, world: World) -> Tensor:
         total = value.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=world.group)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return grads[0]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grads[0], None

@@ -14,9 +14,6 @@ from torch import Tensor
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
 
-UNIT_TOLERANCE = 2.0**-22
-"""How far the norm of a unit row may lie from 1 for the row to stay as it is."""
-
 _SPLIT = 2.0**20 + 1  # leaves 33 of the 53 bits of a float64
 
 

@@ -1,4 +1,4 @@
-"""Where are these ids among those: the one answer to that question."""
+"""Where are these ids among those, and which rows bear one value: the one answer to each of these questions."""
 
 import torch
 from jaxtyping import Bool, Int64
@@ -24,3 +24,32 @@ def lookup(names: Int64[Tensor, "*b"], among: Int64[Tensor, " n"]) -> tuple[Int6
     place = torch.searchsorted(ordered, names.contiguous()).clamp_max_(len(among) - 1)
     found = ordered[place] == names
     return torch.where(found, place if order is None else order[place], 0), found
+
+
+def runs_of(
+    values: Int64[Tensor, "*b"], ascending: Int64[Tensor, " n"]
+) -> tuple[Int64[Tensor, "*b"], Int64[Tensor, "*b"]]:
+    """Where the run of each value begins in an ascending array, and how long it is: 0 where the value is not there.
+
+    Example:
+        >>> import torch
+        >>> start, size = runs_of(torch.tensor([5, 4]), torch.tensor([3, 5, 5]))
+        >>> start.tolist(), size.tolist()
+        ([1, 1], [2, 0])
+    """
+    start = torch.searchsorted(ascending, values)
+    return start, torch.searchsorted(ascending, values, right=True) - start
+
+
+def turns(grouped: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """The place of each entry among those of its value, where entries of one value stand together.
+
+    Example:
+        >>> import torch
+        >>> turns(torch.tensor([7, 7, 2, 2, 2])).tolist()
+        [0, 1, 0, 1, 2]
+    """
+    place = torch.arange(len(grouped), device=grouped.device)
+    new = torch.ones_like(grouped, dtype=torch.bool)
+    new[1:] = grouped[1:] != grouped[:-1]
+    return place - place.masked_fill(~new, 0).cummax(0).values

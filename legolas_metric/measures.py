@@ -63,6 +63,8 @@ _MEASURES = {
         Measure("eer", "EER", "share of pairs", "min"),
         Measure("genuine", "genuine pairs", "pairs"),
         Measure("impostor", "impostor pairs", "pairs"),
+        Measure("nmi", "NMI", "share of information", "max"),
+        Measure("ami", "AMI", "share of information above chance", "max"),
         Measure("n", "rows", "rows"),
         Measure("effective_rank", "effective rank", "dimensions", short="eff. rank"),
         Measure("effective_rank_uncentred", "effective rank, uncentred", "dimensions"),

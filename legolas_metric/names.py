@@ -7,7 +7,7 @@ ascending order. None, NaN, NaT and <NA> are a missing name, -1; so is a masked 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Number
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 from legolas_metric.checks import UNLABELLED, ArrayLike, as_integers
 
 Names = tuple[str, ...]
+Known = Names | Literal["integers"] | None
+"""How rows that others are compared with are numbered: by names, by the user's own integers, or there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,7 @@ class Named:
     names: Names | None
 
 
-def as_named(
-    values: ArrayLike, n: int | None, *, name: str, of: str = "embeddings", known: Names | None = None
-) -> Named:
+def as_named(values: ArrayLike, n: int | None, *, name: str, of: str = "embeddings", known: Known = None) -> Named:
     """Integers as they are, or names numbered.
 
     Args:
@@ -42,10 +42,10 @@ def as_named(
         n: how many there must be (None: any number).
         name: what the caller calls this argument, for the error text.
         of: what its rows are rows of.
-        known: names that are numbered already; others are numbered after them.
+        known: names that are numbered already; others are numbered after them. See `known_by`.
 
     Raises:
-        TypeError: floats, booleans, or names and integers side by side.
+        TypeError: floats, booleans, or names and integers side by side, also where the one is compared with the other.
         ValueError: wrong length, or not 1-D.
 
     Example:
@@ -70,7 +70,17 @@ def as_named(
         codes = torch.full((len(given),), UNLABELLED)
         codes[torch.from_numpy(~missing)] = as_integers([int(entry) for entry in entries], None, name=name)
         return Named(codes, None)
-    return _numbered(entries, missing, known)
+    if known == "integers" and len(entries):
+        raise TypeError(
+            f"{name} are names (first: {str(entries[0])!r}), where those that they are compared with are integers: "
+            "give names on both sides, or integers"
+        )
+    return _numbered(entries, missing, None if known == "integers" else known)
+
+
+def known_by(names: Names | None) -> Known:
+    """How rows are numbered that others are to be compared with, from their `Named.names`."""
+    return "integers" if names is None else names
 
 
 def name_of(code: int, names: Names) -> str:
@@ -145,8 +155,8 @@ def _numbered(entries: np.ndarray, missing: np.ndarray, known: Names | None) -> 
     return Named(codes, names)
 
 
-def _refuse_mixed(known: Names | None, name: str) -> None:
-    if known is not None:
+def _refuse_mixed(known: Known, name: str) -> None:
+    if known is not None and known != "integers":
         raise TypeError(
             f"{name} are integers, where those that they are compared with are names (first: {known[:3]}): "
             "give names on both sides"

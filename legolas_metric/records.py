@@ -13,7 +13,7 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_integers
 from legolas_metric.lookup import lookup
-from legolas_metric.tables import Sheet
+from legolas_metric.tables import Sheet, Shown
 from legolas_metric.triplet_files import Form, Naming, records_of, write_csv, write_jsonl, write_parquet
 
 _SHOWN = 5  # rows of a record of tensors
@@ -44,7 +44,7 @@ class SearchStats:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Neighbors:
+class Neighbors(Shown):
     """The k best admissible rows of each query, best first.
 
     Attributes:
@@ -64,12 +64,6 @@ class Neighbors:
     similarities: Float32[Tensor, "n k"]
     stats: SearchStats
 
-    def __repr__(self) -> str:
-        return self._sheet().text()
-
-    def _repr_html_(self) -> str:
-        return self._sheet().html()
-
     def _sheet(self) -> Sheet:
         n, k = self.ids.shape
         rows = [
@@ -83,7 +77,7 @@ class Neighbors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class MiningStats:
+class MiningStats(Shown):
     """What a miner was asked, what it could not do, and how it went about it. Counts are anchors unless said otherwise.
 
     Attributes:
@@ -154,12 +148,6 @@ class MiningStats:
         """Further figures of the index, by name, summed over its searches."""
         return self.search.details
 
-    def __repr__(self) -> str:
-        return self._sheet().text()
-
-    def _repr_html_(self) -> str:
-        return self._sheet().html()
-
     def _sheet(self) -> Sheet:
         counts = {
             "without a positive": self.no_positive,
@@ -183,7 +171,7 @@ class MiningStats:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Triplets:
+class Triplets(Shown):
     """Mined triplets, by id.
 
     Attributes:
@@ -298,12 +286,6 @@ class Triplets:
         columns = (self.anchor, self.positive, self.negative, self.s_ap, self.s_an)
         return zip(*(column.tolist() for column in columns))
 
-    def __repr__(self) -> str:
-        return self._sheet().text()
-
-    def _repr_html_(self) -> str:
-        return self._sheet().html()
-
     def _sheet(self) -> Sheet:
         parts = (self.anchor, self.positive, self.negative, self.s_ap, self.s_an)
         rows: list[list[object]] = [
@@ -315,7 +297,7 @@ class Triplets:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Pairs:
+class Pairs(Shown):
     """Mined pairs, by id: (anchor_p, positive) and (anchor_n, negative), the four parts of a PML tuple.
 
     Attributes:
@@ -339,12 +321,6 @@ class Pairs:
     s_ap: Float32[Tensor, " s"]
     s_an: Float32[Tensor, " t"]
     stats: MiningStats
-
-    def __repr__(self) -> str:
-        return self._sheet().text()
-
-    def _repr_html_(self) -> str:
-        return self._sheet().html()
 
     def _sheet(self) -> Sheet:
         sides = (

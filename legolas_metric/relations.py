@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Int8, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, check_choice
+from legolas_metric.checks import ArrayLike, as_tensor, check_choice, check_number
 
 PositiveGroup = Literal["any", "other"]
 NegativeGroup = Literal["any", "same"]
@@ -102,7 +102,9 @@ class LabelRelation:
             >>> relation.compare(torch.tensor([0]), torch.tensor([1, 2, 3]))
             tensor([[ 1,  0, -1]], dtype=torch.int8)
         """
-        table = torch.as_tensor(tags).float()
+        check_number("positive", positive)
+        check_number("negative", negative)
+        table = as_tensor(tags, name="tags").float()
         if table.ndim != 2 or bool(((table != 0) & (table != 1)).any()) or not 0 <= negative < positive <= 1:
             raise ValueError(
                 f"tags must be 0 or 1, [labels, tags], with 0 <= negative < positive <= 1, got shape "

@@ -1,7 +1,9 @@
 """The one door through which embeddings, labels, ids and groups enter: checked, normalised, and kept together."""
 
 import math
+import warnings
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
@@ -10,7 +12,7 @@ from torch import Tensor
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
 from legolas_metric.geometry import chunks, prepare
-from legolas_metric.names import Names, as_named
+from legolas_metric.names import Known, Names, as_named, known_by
 
 NO_ID = -1
 """Stands for "no neighbour" in an answer, and for "not one of the fitted rows" in a query."""
@@ -65,13 +67,20 @@ def fitted_rows(
     n = len(given) if given.ndim else 0
     own_ids = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
     rows = as_prepared(given, metric, ids=None if ids is None else own_ids)
-    device = rows.device
+    return named_rows(rows if metric == "cosine" else rows.clone(), labels, ids=own_ids, groups=groups)
+
+
+def named_rows(
+    rows: Float[Tensor, "n d"], labels: ArrayLike | None, *, ids: ArrayLike | None, groups: ArrayLike | None
+) -> Rows:
+    """Prepared rows as they are, not copied, with copies of what names them."""
+    n, device = len(rows), rows.device
     own_labels = None if labels is None else as_named(labels, n, name="labels")
     own_groups = None if groups is None else as_named(groups, n, name="groups")
     return Rows(
-        rows if metric == "cosine" else rows.clone(),
+        rows,
         None if own_labels is None else _checked_labels(own_labels.codes, "labels").to(device, copy=True),
-        own_ids.to(device, copy=True),
+        as_ids(ids, n).to(device, copy=True),
         None if own_groups is None else own_groups.codes.to(device, copy=True),
         None if own_labels is None else own_labels.names,
         None if own_groups is None else own_groups.names,
@@ -93,8 +102,10 @@ def query_rows(
     check_device(rows, fitted.embeddings, names=("queries", "the fitted rows"))
     q, device = len(rows), rows.device
     own_ids = torch.full((q,), NO_ID) if ids is None else as_integers(ids, q, name="ids", of="queries")
-    own_labels = None if labels is None else as_labels(labels, q, of="queries", known=fitted.label_names)
-    own_groups = as_groups(groups, q, of="queries", known=fitted.group_names)
+    own_labels = (
+        None if labels is None else as_labels(labels, q, of="queries", known=_known(fitted.labels, fitted.label_names))
+    )
+    own_groups = as_groups(groups, q, of="queries", known=_known(fitted.groups, fitted.group_names))
     return Rows(
         rows,
         None if own_labels is None else own_labels.to(device),
@@ -186,6 +197,23 @@ def check_norms(
         )
 
 
+def answered_by_a_scaler(rows: Tensor) -> bool:
+    """Whether rows come from training in float16, where a gradient scaler skips the steps whose values overflow."""
+    kind = rows.device.type
+    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return rows.dtype == torch.float16 or autocast
+
+
+def warn_of_overflow(rows: Tensor, name: str, what: str) -> None:
+    """Say that rows overflowed, and what a loss or a miner makes of it."""
+    bad = int((~torch.isfinite(rows.detach()).all(1)).sum())
+    warnings.warn(
+        f"{name} hold NaN or inf in {bad} of {len(rows)} rows: {what}, so that a gradient scaler skips this step. "
+        "Where that happens again and again, find where the encoder overflows in float16",
+        stacklevel=2,
+    )
+
+
 def _norm_range(rows: Float[Tensor, "n d"]) -> tuple[float, float]:
     """The least and the largest norm of rows, in float64: finite of finite rows, and 0 of zeros alone."""
     parts = chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1]))  # a norm in float64 copies what it reads
@@ -195,7 +223,7 @@ def _norm_range(rows: Float[Tensor, "n d"]) -> tuple[float, float]:
 
 
 def as_labels(
-    labels: ArrayLike, n: int | None, *, name: str = "labels", of: str = "embeddings", known: Names | None = None
+    labels: ArrayLike, n: int | None, *, name: str = "labels", of: str = "embeddings", known: Known = None
 ) -> Int64[Tensor, " n"]:
     """int64 labels of n rows, -1 where unlabelled; names are numbered in ascending order, see `names.as_named`.
 
@@ -219,27 +247,31 @@ def _checked_labels(codes: Int64[Tensor, " n"], name: str) -> Int64[Tensor, " n"
     return codes
 
 
-def as_ids(ids: ArrayLike | None, n: int, *, of: str = "embeddings") -> Int64[Tensor, " n"]:
-    """int64 ids of n rows, all different and >= 0; row numbers where none are given."""
-    if ids is None:
+def as_ids(ids: ArrayLike | None, n: int | None, *, name: str = "ids", of: str = "embeddings") -> Int64[Tensor, " n"]:
+    """int64 ids of n rows (None: any number), all different and >= 0; row numbers where none are given."""
+    if ids is None and n is not None:
         return torch.arange(n)
-    values = as_integers(ids, n, name="ids", of=of)
-    if n and int(values.min()) < 0:
-        raise ValueError(f"ids must be >= 0, got {int(values.min())}: -1 stands for 'no neighbour'")
+    values = as_integers(cast(ArrayLike, ids), n, name=name, of=of)
+    if len(values) and int(values.min()) < 0:
+        raise ValueError(f"{name} must be >= 0, got {int(values.min())}: -1 stands for 'no neighbour'")
     ordered = values.sort().values
     repeated = ordered[1:][ordered[1:] == ordered[:-1]].unique()
     if len(repeated):
         raise ValueError(
-            f"ids must be unique, got {len(repeated)} that occur more than once (first: {_first(repeated)})"
+            f"{name} must be unique, got {len(repeated)} that occur more than once (first: {_first(repeated)})"
         )
     return values
 
 
 def as_groups(
-    groups: ArrayLike | None, n: int | None, *, of: str = "embeddings", known: Names | None = None
+    groups: ArrayLike | None, n: int | None, *, of: str = "embeddings", known: Known = None
 ) -> Int64[Tensor, " n"] | None:
     """int64 groups (session, camera, recording, day) of n rows, names numbered; None where none are given."""
     return None if groups is None else as_named(groups, n, name="groups", of=of, known=known).codes
+
+
+def _known(codes: Tensor | None, names: Names | None) -> Known:
+    return None if codes is None else known_by(names)
 
 
 def _refuse_rows(bad: Bool[Tensor, " n"], ids: Tensor | None, what: str, remedy: str) -> None:

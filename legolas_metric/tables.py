@@ -25,7 +25,7 @@ class Doubtful(float):
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    """Text without control characters, such as a file's name may hold: each is shown as its escape.
+    r"""Text without control characters, such as a file's name may hold: each is shown as its escape.
 
     Example:
         >>> from legolas_metric.tables import visible
@@ -188,6 +188,22 @@ class Sheet:
         more = f"<p>and {self.more:,} more</p>" if self.more else ""
         caption = f"<caption>{escape(self.title)}</caption>"
         return f"<table>{caption}<tr>{head}</tr>{''.join(lines)}</table>{more}"
+
+
+class Shown:
+    """A record that prints as its sheet, in a terminal and in a notebook."""
+
+    __slots__ = ()
+
+    def _sheet(self) -> Sheet:
+        """What is printed of it."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self._sheet().text()
+
+    def _repr_html_(self) -> str:
+        return self._sheet().html()
 
 
 def _shown(value: Value, form: str) -> str:

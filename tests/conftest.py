@@ -1,9 +1,17 @@
+import os
 import sys
 from pathlib import Path
 
-import pytest
-import torch
-from cli_files import write_files
+ALONGSIDE = "PYTEST_XDIST_WORKER" in os.environ
+if ALONGSIDE:  # one thread for each of the processes that share the machine, and for those that their tests start
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from cli_files import write_files  # noqa: E402
+
+if ALONGSIDE:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,10 @@ from test_evaluation_ranking import as_rows, table
 
 from legolas_metric import evaluate_verification
 from legolas_metric.evaluation import verification
-from legolas_metric.evaluation.decision import Cost, DecisionRule
+from legolas_metric.evaluation.decision import DecisionRule
 from legolas_metric.evaluation.given_scores import verification_from_scores
 from legolas_metric.evaluation.identity_pairs import PairsGiven, PairsOfRows
+from legolas_metric.evaluation.operating import Cost
 from legolas_metric.evaluation.pairs import by_label
 from legolas_metric.rows import fitted_rows
 
@@ -158,7 +159,10 @@ def test_a_rule_from_some_people_is_judged_on_others():
     assert (found.genuine, found.impostor) == (other.genuine, other.impostor)
     assert found.far_interval[0] <= found.far <= found.far_interval[1]
     assert found.frr_interval[0] <= found.frr <= found.frr_interval[1]
-    again = rule.apply(x[here], y[here], resamples=20)
+    assert found.far_moved == found.far - rule.fitted.far
+    with pytest.warns(UserWarning, match=r"30 \(0, 1, 2, 3, 4, ...\) identities are in both sets"):
+        again = rule.apply(x[here], y[here], resamples=20)
+    assert (again.far_moved, again.frr_moved) == pytest.approx((0, 0))
     assert (again.far, again.frr) == pytest.approx((rule.fitted.far, rule.fitted.frr))
 
 
@@ -182,3 +186,61 @@ def test_thresholds_of_a_cost():
         DecisionRule.fit(report, at="far")
     with pytest.raises(ValueError, match="prior must be a finite number"):
         Cost(prior=1.5)
+
+
+def within(x, y, fold):
+    return pair_scores(as_rows(x[fold].numpy(), y[fold], y[fold], y[fold]), "cosine")
+
+
+def test_a_cross_fitted_rule_is_judged_on_people_whom_it_was_not_chosen_on():
+    x, y = people(24, noise=0.9, seed=3)
+    fold = torch.arange(24).remainder(3)[y]
+    found = DecisionRule.cross_fit(x, y, folds=fold, far=0.05, resamples=100)
+    falls = []
+    for k in range(3):
+        scores, same = [], []
+        for other in {0, 1, 2} - {k}:
+            genuine, impostor = within(x, y, fold == other)
+            scores += [*genuine, *impostor]
+            same += [True] * len(genuine) + [False] * len(impostor)
+        rule = DecisionRule.fit(verification_from_scores(scores, same), far=0.05)
+        assert found.thresholds[k] == pytest.approx(rule.threshold, abs=1e-12)
+        genuine, impostor = within(x, y, fold == k)
+        falls.append(((impostor >= found.thresholds[k] - 1e-12).sum(), (genuine < found.thresholds[k] - 1e-12).sum()))
+    accepted, rejected = np.array(falls).sum(0)
+    assert (found.far, found.frr) == pytest.approx((accepted / found.impostor, rejected / found.genuine))
+    assert found.far_interval[0] <= found.far <= found.far_interval[1]
+    assert found.frr_interval[0] <= found.frr <= found.frr_interval[1]
+    assert found.rule.identities == frozenset(range(24))
+    # One encoder: all pairs of the other folds, whoever's they are.
+    dealt = DecisionRule.cross_fit(x, y, folds=4, far=0.05, resamples=10)
+    assert dealt.genuine == 24 * 6
+    assert dealt.rule.threshold == DecisionRule.fit(evaluate_verification(x, y), far=0.05).threshold
+    with pytest.raises(ValueError, match=r"24 identities have rows in several folds \(first: 0, 1"):
+        DecisionRule.cross_fit(x, y, folds=torch.arange(len(y)).remainder(2), far=0.05)
+    with pytest.raises(ValueError, match="folds names 1 fold"):
+        DecisionRule.cross_fit(x, y, folds=[0] * len(y), far=0.05)
+
+
+def test_a_threshold_of_too_few_pairs_is_flagged_and_trained_identities_are_named():
+    x, y = people(12)
+    names = np.array([f"p{one:02}" for one in y.tolist()])
+    report = evaluate_verification(x, names)
+    assert DecisionRule.fit(report, far=0.01).flagged
+    assert not DecisionRule.fit(report, far=0.2).flagged
+    with pytest.warns(UserWarning, match=r"2 \(p03, p11\) identities are in both sets: a threshold chosen on those"):
+        DecisionRule.fit(report, far=0.2, trained_on=["p03", "p11", "zoe"])
+    DecisionRule.fit(report, far=0.2, trained_on=["zoe"])
+
+
+def test_detection_costs_worked_by_hand():
+    # Genuine 3, 1, -1; impostors 2, 0, -2, -4. Cost: prior 0.1, miss 10, false accept 1; blind: min(1, 0.9) = 0.9.
+    report = verification_from_scores([3, 1, -1, 2, 0, -2, -4], [1, 1, 1, 0, 0, 0, 0])
+    cost = Cost(miss=10, false_accept=1, prior=0.1)
+    # At 1: misses 1 of 3, accepts 1 of 4: 1/3 + 0.9/4 = 0.55833; at -1: 0 + 0.9/2 = 0.45, the least.
+    assert report.min_dcf(cost) == pytest.approx(0.45 / 0.9)
+    # Bayes' threshold ln(0.9 * 1 / (0.1 * 10)) = -0.105: misses 1 of 3, accepts 2 of 4.
+    assert report.act_dcf(cost) == pytest.approx((1 / 3 + 0.45) / 0.9)
+    far, frr = report.det()
+    assert torch.special.ndtr(far).tolist() == pytest.approx(report.far.tolist())
+    assert torch.special.ndtr(frr).tolist() == pytest.approx((1 - report.tar).tolist())

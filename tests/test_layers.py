@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "legolas_metric"
 LAYERS = (
     {"compiled"},
     {"checks", "budgets", "lookup", "outputs"},
-    {"names"},
+    {"names", "signatures"},
     {"geometry", "tables", "distributed"},
     {"measures", "relations"},
     {"rows", "files"},
@@ -26,16 +26,17 @@ LAYERS = (
     {"samplers", "index"},
     {"miners", "losses"},
     {"probes", "evaluation"},
+    {"decisions"},
     {"training", "interop"},
     {"doctor", "report"},
-    {"demo"},
+    {"demo", "runs"},
     {"cli"},
     {"__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # What each of these must not know although it lies lower: measures and losses judge, whoever chose the examples.
-BLIND_TO_MINING = {"losses", "probes", "evaluation"}
+BLIND_TO_MINING = {"losses", "probes", "evaluation", "decisions"}
 
 # Modules of compiled loops: the only ones that import numba, and imported by functions only.
 COMPILED = {"avx2", "buffers", "counting_loops", "kept", "passes", "pointers", "row_loops"}
@@ -44,9 +45,12 @@ DOORS = {
     "faiss": {"index/faiss.py"},
     "pytorch_metric_learning": {"interop"},
     "plotly": {"report/theme.py", "report/page.py"},
-    "lightning": {"training", "demo"},
+    "lightning": {"training", "demo", "runs"},
     "torchmetrics": {"training"},
-    "sklearn": {"evaluation", "datasets"},
+    "sklearn": {"evaluation", "datasets", "decisions"},
+    "PIL": {"datasets/image_files.py"},
+    "optuna": {"runs/search.py"},
+    "wfdb": {"datasets/ecg.py"},
 }
 
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 from legolas_metric import MiningStats, PKSampler, Triplets, TripletSampler
+from legolas_metric.records import SearchStats
 
 LABELS = np.random.default_rng(0).permutation(np.arange(13).repeat(7))
 
@@ -20,7 +21,7 @@ def pk(**settings):
 def triplet(shift=0, **settings):
     anchor = torch.arange(90)
     nothing = torch.zeros(90)
-    stats = MiningStats(anchors=90, engine="none", seconds=0.0)
+    stats = MiningStats(anchors=90, search=SearchStats(engine="none"), seconds=0.0)
     triplets = Triplets(anchor, (anchor + 1 + shift) % 90, (anchor * 7 + 3) % 90, nothing, nothing, stats)
     return TripletSampler(triplets, 12, **settings)
 

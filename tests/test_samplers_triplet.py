@@ -9,12 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legolas_metric import MiningStats, Triplets, TripletSampler
+from legolas_metric.records import SearchStats
 
 
 def triplets_of(rows):
     anchor, positive, negative = torch.as_tensor(rows).reshape(-1, 3).unbind(1)
     nothing = torch.zeros(len(anchor))
-    return Triplets(anchor, positive, negative, nothing, nothing, MiningStats(anchors=0, engine="none", seconds=0.0))
+    return Triplets(
+        anchor,
+        positive,
+        negative,
+        nothing,
+        nothing,
+        MiningStats(anchors=0, search=SearchStats(engine="none"), seconds=0.0),
+    )
 
 
 def mined(classes, size, seed=0):
@@ -177,3 +185,20 @@ def test_memory_follows_the_triplets_and_not_their_names():
     tracemalloc.stop()
     assert peak < 2**20
     check_epoch([[row - int(far.min()) for row in batch] for batch in batches], rows - rows.min(), 12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    rows=st.lists(st.tuples(*[st.integers(0, 15)] * 3), min_size=1, max_size=40),
+    batch_size=st.integers(3, 20),
+    seed=st.integers(0, 99),
+)
+def test_filled_batches_begin_as_they_were_and_are_of_one_size(rows, batch_size, seed):
+    rows = np.array(rows)
+    plain = list(TripletSampler(triplets_of(rows), batch_size, seed=seed))
+    full = list(TripletSampler(triplets_of(rows), batch_size, seed=seed, fill=True))
+    check_epoch(full, rows, batch_size)
+    distinct = len(set(rows.ravel().tolist()))
+    for before, after in zip(plain, full, strict=True):
+        assert after[: len(before)] == before
+        assert len(after) == min(batch_size, distinct)

@@ -100,7 +100,8 @@ def test_batches_are_the_mined_triplets(data):
             assert torch.equal(labels[rows][a], labels[rows][p])
             assert (labels[rows][a] != labels[rows][n]).all()
             covered = torch.stack([a, p, n]).unique()
-            assert len(covered) == len(rows) <= 12
+            assert len(rows) == 12
+            assert len(covered) >= 10  # at most two places were left when the next triplet did not fit
             inside += len(a)
         assert inside >= len(seen.rows(r.epoch)) * 4
 

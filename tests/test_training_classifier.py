@@ -23,13 +23,15 @@ from legolas_metric.training.class_balance import (
 )
 from legolas_metric.training.classifier import ClassifierLearner
 from legolas_metric.training.epoch_confusion import EpochConfusion
+from legolas_metric.training.history import RunHistory
 from legolas_metric.training.rates import warm_restarts
 
 D, C = 6, 4
 
 
-def fit(learner, loader, validation=None, *, epochs=2, callbacks=()) -> L.Trainer:
+def fit(learner, loader, validation=None, *, epochs=2, callbacks=(), root=None) -> L.Trainer:
     trainer = L.Trainer(
+        default_root_dir=root,
         max_epochs=epochs,
         callbacks=list(callbacks),
         accelerator="cpu",
@@ -52,7 +54,7 @@ def data() -> TensorDataset:
 
 
 def learner(**settings) -> ClassifierLearner:
-    return ClassifierLearner(nn.Sequential(nn.Linear(D, 5), nn.ReLU()), C, embedding_dim=5, **settings)
+    return ClassifierLearner(nn.Sequential(nn.Linear(D, 5), nn.Tanh()), C, embedding_dim=5, **settings)
 
 
 @pytest.mark.parametrize("present", [4, 3])
@@ -116,14 +118,15 @@ def test_ways_of_balancing_are_found():
     )
 
 
-def test_two_balancings_are_named_and_one_is_not(data):
+def test_two_balancings_are_named_and_one_is_not(data, tmp_path):
     labels = data.tensors[1]
     weights = class_weights(labels, C)
     both = learner(class_weights=weights)
     loader = DataLoader(data, 16, sampler=balanced_sampler(labels, C))
     with pytest.warns(UserWarning, match="double balancing: .* class weights and by a weighted sampler"):
-        fit(both, loader, epochs=1)
+        fit(both, loader, epochs=1, root=tmp_path)
     assert [event.what for event in both.events] == ["double balancing"]
+    assert [event["what"] for event in RunHistory(tmp_path).events] == ["double balancing"]
     one = learner(class_weights=weights)
     fit(one, DataLoader(data, 16, shuffle=True), epochs=1)
     assert one.events == []

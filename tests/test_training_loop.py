@@ -63,7 +63,9 @@ def test_a_plain_loop_trains_on_what_was_mined(omniglot):
     )
     for ids in batches[:3]:
         a, p, n = first.locate(torch.tensor(ids))
-        assert len(torch.stack([a, p, n]).unique()) == len(ids) <= 32  # every row is of a triplet that lies inside
+        # every row is of a triplet that lies inside, but for places that were left when the next one did not fit
+        assert len(ids) == 32
+        assert len(torch.stack([a, p, n]).unique()) >= 30
     assert loop.next_epoch == 3
     assert loop.last.drift < 0.9999
     assert "HardMiner found 160 triplets of 160 anchors" in loop.last.summary()
@@ -138,7 +140,7 @@ def test_a_loop_that_is_left_has_ended_its_epoch(omniglot):
 
 
 def test_every_round_is_written(omniglot, tmp_path):
-    loop, net, optimizer = make(omniglot, history=str(tmp_path / "history.jsonl"))
+    loop, net, optimizer = make(omniglot, history=tmp_path / "history.jsonl")
     train(loop, net, optimizer, 2)
     rounds = RunHistory(tmp_path).rounds
     assert [(r["epoch"], r["step"], r["miner"]) for r in rounds] == [(0, 0, "HardMiner"), (1, 5, "HardMiner")]
@@ -162,7 +164,7 @@ def test_random_views_are_told_with_what_they_do(omniglot):
     loop = MiningLoop(Views(), omniglot.labels, miner=HardMiner(), progress=False)
     before = torch.get_rng_state()
     with pytest.warns(UserWarning, match=r"32 examples, read twice, have a mean cosine of 0\.\d+ .*pass embed_dataset"):
-        loop.embedder.warn_of_random_views(loop._embedding(Placed(net)))
+        loop.embedder.warn_of_random_views(loop._slow.embedding(Placed(net)))
     assert torch.equal(torch.get_rng_state(), before)
     plain = MiningLoop(Views(), omniglot.labels, miner=HardMiner(), embed_dataset=omniglot, progress=False)
     next(iter(plain.epoch(net)))  # pytest makes an error of a warning

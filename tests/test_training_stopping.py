@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
+from legolas_metric.encoders import InputNormalisation
 from legolas_metric.training.best_checkpoint import BestCheckpoint
 from legolas_metric.training.best_weights import BestWeights, read_weights_file
 from legolas_metric.training.early_stopping import EarlyStopping, RestoringEarlyStopping
+from legolas_metric.training.monitor import ValidationMonitor
 from legolas_metric.training.stopping import RestoringStopper, StoppingRule
 
 VALUES = [0.2, 0.5, 0.4, 0.45, 0.3, 0.6, 0.1]
@@ -313,3 +315,75 @@ def test_a_part_of_the_module_can_be_kept(tmp_path):
     nn.Linear(1, 1).load_state_dict(read_weights_file(best.path).weights)
     with pytest.raises(ValueError, match="part='encoder' is no module of Scripted; it has layer"):
         fit(Scripted(VALUES), BestCheckpoint("rank_at_1", folder=tmp_path, part="encoder"), root=tmp_path)
+
+
+def test_on_lightning_the_file_tells_what_the_module_tells(tmp_path):
+    class Told(Scripted):
+        def __init__(self) -> None:
+            super().__init__([0.2, 0.5])
+            self.save_hyperparameters({"lr": 0.25})
+            self.norm = InputNormalisation(1).fit(torch.tensor([[1.0], [3.0]]))
+            self.label_names = ("ann", "bob")
+
+    best = BestCheckpoint("rank_at_1", folder=tmp_path)
+    fit(Told(), best, root=tmp_path)
+    held = read_weights_file(best.path)
+    assert held.settings == {"lr": 0.25}
+    assert held.label_names == ("ann", "bob")
+    assert held.normalisation == {"mean": [2.0], "std": [1.0]}
+    own = BestCheckpoint("rank_at_1", folder=tmp_path, name="own", settings={"lr": 1}, label_names=["eve"])
+    fit(Told(), own, root=tmp_path)
+    held = read_weights_file(own.path)
+    assert (held.settings, held.label_names) == ({"lr": 1}, ("eve",))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*exists and is not empty")
+def test_by_the_paired_interval_only_what_chance_leaves_counts(tmp_path):
+    labels = torch.arange(20).repeat_interleave(2)
+    noise = torch.randn(40, 20)
+
+    class Rows(nn.Module):
+        """Of epoch e, the share of identities whose rows find each other: half, half and one, then all."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.epoch = nn.Parameter(torch.zeros(1))
+
+        def forward(self, rows):
+            rows = rows[:, 0].long()
+            right = labels[rows] < torch.tensor([10, 10, 11, 11, 20])[int(self.epoch)]
+            return torch.where(right[:, None], torch.eye(20)[labels[rows]], noise[rows])
+
+    class Growing(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = Rows()
+
+        def training_step(self, batch, batch_idx):
+            return self.encoder.epoch.sum() * 0
+
+        def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
+            with torch.no_grad():
+                self.encoder.epoch.fill_(self.current_epoch + 1)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def run(paired: bool, *others, epochs=4, resume=None) -> tuple[EarlyStopping, int]:
+        monitor = ValidationMonitor(torch.arange(40.0)[:, None], labels, history=False)
+        stop = EarlyStopping("rank_at_1", patience=2, paired=paired)
+        trainer = fit(Growing(), monitor, stop, *others, epochs=epochs, root=tmp_path, keep=True, resume=resume)
+        return stop, trainer.current_epoch
+
+    assert not run(False)[0].rule.stopped
+    stop, epochs = run(True)
+    assert (stop.rule.stopped, epochs) == (True, 3)
+    run(True, ModelCheckpoint(tmp_path / "ends", "{epoch}", save_top_k=-1), epochs=2)
+    again = ModelCheckpoint(tmp_path / "ends", "{epoch}", save_top_k=-1)
+    resumed, epochs = run(True, again, resume=tmp_path / "ends" / "epoch=1.ckpt")
+    assert (resumed.rule.state_dict(), epochs) == (stop.rule.state_dict(), 3)
+
+
+def test_a_paired_interval_without_rankings_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="paired=True compares rankings of a ValidationMonitor"):
+        fit(Scripted(VALUES), EarlyStopping("rank_at_1", patience=2, paired=True), root=tmp_path)

@@ -1,6 +1,5 @@
 """The command line: parse, call, print. What a command needs is imported when it runs, so that help comes at once."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -29,9 +28,12 @@ from legolas_metric.cli.options import (
     Queries,
     Seed,
     Untrained,
+    Version,
     WithinGroup,
 )
 from legolas_metric.cli.refusals import run
+from legolas_metric.cli.run_commands import embed, ensemble, kfold, search, train
+from legolas_metric.cli.run_examination import doctor
 
 FORMATS = """
 Embeddings are read from .npz or .safetensors files with the arrays `embeddings` [n, d] and `labels` [n] (and, where
@@ -53,19 +55,9 @@ Exit status: 0 all is well, 1 some of several files could not be used (the rest 
 )
 
 
-def print_version(asked: bool) -> bool:
-    """Print the version, where it is asked for, and end."""
-    if asked:
-        print(f"legolas-metric {sys.modules['legolas_metric'].__version__}")
-        raise typer.Exit
-    return asked
-
-
 @app.callback()
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version, and exit.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """What stands before a command's name."""
 
@@ -165,7 +157,7 @@ def rank(
 
     before = None if untrained is None else inputs.about(untrained, lambda: work(read(untrained)))
     reports, status = inputs.each(files, read, partial(work, baseline=before))
-    shown, trends = Form.json if as_json else form, (f"Rank@{ks[0]}", "MAP@R")
+    shown, trends = Form.json if as_json else form, (f"rank_at_{ks[0]}", "map_at_r")
     printing.show_ranked(reports, before, shown, trends, several=len(files) > 1)
     if html is not None:
         example = pages.examples_of(held[-1])
@@ -331,6 +323,10 @@ def mine(
         write_named(out, {name: getattr(triplets, name) for name in names})
         if not as_json:
             printing.say(f"Wrote {out}.")
+
+
+for command in (train, kfold, embed, ensemble, search, doctor):
+    app.command()(command)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The options that commands share. Nothing heavy is imported here: help and errors of usage answer at once."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,17 @@ class MinerName(StrEnum):
     full_hard = "full-hard"
 
 
+def print_version(asked: bool) -> bool:
+    """Print the version, where it is asked for, and end."""
+    if asked:
+        print(f"legolas-metric {sys.modules['legolas_metric'].__version__}")
+        raise typer.Exit
+    return asked
+
+
+Version = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version, and exit.")
+]
 Files = Annotated[
     list[Path], typer.Argument(metavar="FILE...", help="Embeddings, or checkpoints with --encoder and --data.")
 ]

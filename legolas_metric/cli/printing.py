@@ -14,6 +14,7 @@ from legolas_metric.evaluation.verification import VerificationReport
 from legolas_metric.measures import (
     Figures,
     collapse_figures,
+    measure,
     one_a_row,
     ranking_figures,
     side_by_side,
@@ -66,22 +67,22 @@ def show_figures(figures: Mapping[str, Figures], form: Form, *, several: bool, b
     show(one_a_row(held) if several or form is Form.csv else side_by_side(held), form)
 
 
-def show_trends(figures: Mapping[str, Figures], measures: Sequence[str]) -> None:
+def show_trends(figures: Mapping[str, Figures], titles: Sequence[str]) -> None:
     """One line for each measure over several files, in their order."""
     if len(figures) < 2:
         return
-    for measure in measures:
-        values = [held.get(measure) for held in figures.values()]
+    for title in titles:
+        values = [held.get(title) for held in figures.values()]
         ends = " to ".join(format(value, "#.4g") for value in (values[0], values[-1]) if isinstance(value, int | float))
-        say(f"{measure:<16} {sparkline(values)}  {ends}")
+        say(f"{title:<16} {sparkline(values)}  {ends}")
 
 
-def show_kept(figures: Mapping[str, Figures], measure: str) -> None:
+def show_kept(figures: Mapping[str, Figures], title: str) -> None:
     """Name the file with the best value of a measure: the epoch that a stop on it would have kept."""
-    values = {name: value for name, held in figures.items() if isinstance(value := held.get(measure), int | float)}
+    values = {name: value for name, held in figures.items() if isinstance(value := held.get(title), int | float)}
     if len(values) > 1:
         best = max(values, key=values.__getitem__)
-        say(f"A stop on {measure} would have kept {best} ({values[best]:#.4g}).")
+        say(f"A stop on {title} would have kept {best} ({values[best]:#.4g}).")
 
 
 def show_ranked(
@@ -104,7 +105,7 @@ def show_verified(
     """Print the verifications of one file or several, likewise."""
     figures = {name: verification_figures(report) for name, report in reports.items()}
     beside = {} if before is None else {"untrained": verification_figures(before)}
-    _show_measured(reports, figures, beside, form, ("AUC", "EER"), several=several)
+    _show_measured(reports, figures, beside, form, ("auc", "eer"), several=several)
 
 
 def _show_measured(
@@ -121,8 +122,9 @@ def _show_measured(
         return
     show_figures(figures, form, several=several, beside=beside)
     if form is Form.table:
-        show_trends(figures, trends)
-        show_kept(figures, trends[0])
+        titles = [measure(name).title for name in trends]
+        show_trends(figures, titles)
+        show_kept(figures, titles[0])
         for name, report in reports.items():
             for sentence in report.warnings():
                 say(f"{name}: {sentence}.")
@@ -146,7 +148,7 @@ def show_probed(reports: Mapping[str, CollapseReport], form: Form, *, several: b
         if len(reports) == 1 or report.remedy:
             remedy = [f"Remedy: {report.remedy}."] if report.remedy else []
             say("\n  ".join([f"{name}: {report.verdict or 'no verdict'}.", *report.evidence, *remedy]))
-    show_trends(figures, ("effective rank", "mean cosine"))
+    show_trends(figures, [measure(name).title for name in ("effective_rank", "mean_cosine")])
 
 
 def show_mined(name: str, triplets: Triplets, form: Form) -> None:

@@ -2,6 +2,10 @@
 
 from legolas_metric.datasets.ecg import EcgBeats as EcgBeats
 from legolas_metric.datasets.ecg import load_ecg_id as load_ecg_id
+from legolas_metric.datasets.image_files import ImageFiles as ImageFiles
+from legolas_metric.datasets.image_files import image_folder as image_folder
+from legolas_metric.datasets.image_files import market1501 as market1501
+from legolas_metric.datasets.image_files import msmt17 as msmt17
 from legolas_metric.datasets.labels import LabelIndex as LabelIndex
 from legolas_metric.datasets.omniglot import Omniglot as Omniglot
 from legolas_metric.datasets.omniglot import load_omniglot as load_omniglot

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from legolas_metric.checks import Metric, check_dimension, check_whole
+from legolas_metric.distributed import ALONE, World
 from legolas_metric.rows import as_prepared
 
 Encoder = Callable[..., Tensor]
@@ -101,6 +102,16 @@ def input_loader(inputs: Dataset[Any], settings: PassSettings) -> DataLoader[Any
     )
 
 
+def shared_rows(n: int, settings: PassSettings, world: World) -> tuple[Int64[Tensor, " m"], PassSettings]:
+    """The rows that this process reads of a pass that several share, and how: batch j is that of process j % size.
+
+    So the rows of one turn of all processes stand in a row. There are at least as many batches as processes.
+    """
+    size = min(settings.batch_size, n // world.size)
+    batches = torch.arange(n).split(size)
+    return torch.cat(batches[world.rank :: world.size]), replace(settings, batch_size=size)
+
+
 def embed_each(
     encoder: Encoder,
     loader: DataLoader[Any],
@@ -110,8 +121,11 @@ def embed_each(
     device: torch.device | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     progress: bool = True,
+    world: World = ALONE,
 ) -> None:
     """Hand the rows of each batch to `take(first row, rows)`, one batch at a time.
+
+    Of several processes each is handed the rows of all, batch for batch in order of rank: see `shared_rows`.
 
     Args:
         encoder: maps inputs to [b, d].
@@ -122,20 +136,32 @@ def embed_each(
         device: where to encode (default: the module's own).
         context: entered around each forward pass, such as an autocast.
         progress: show a bar, unless another one has the screen.
+        world: the processes that share the pass.
     """
     owner = module if module is not None else encoder if isinstance(encoder, nn.Module) else None
     where = device if device is not None else _device_of(owner)
     dtype = _dtype_of(owner)
-    bar = tqdm(loader, desc="encode", unit="batch", disable=not progress or _screen_is_taken(), leave=False)
-    begin = 0
+    bar = tqdm(
+        loader, desc="encode", unit="batch", disable=world.rank > 0 or not progress or _screen_is_taken(), leave=False
+    )
+    begin, own = 0, torch.empty(0, 0)
+    turns = world.most(len(loader), where)
+
+    def hand(begin: int, own: Tensor) -> int:
+        rows = world.gather(own)
+        take(begin, rows)
+        return len(rows)
+
     with evaluating(owner), bar as batches:  # closed before an error is told
         for batch in batches:
             inputs = _each_tensor(batch.inputs, lambda values: _placed(values, where, dtype))
             with torch.inference_mode(), context():
                 rows = call_encoder(encoder, inputs)
                 _check_rows(rows, batch.size)
-            take(begin, rows.float().clone())  # cloned here it is an ordinary tensor, not one of inference mode
-            begin += batch.size
+            own = rows.float().clone()  # cloned here it is an ordinary tensor, not one of inference mode
+            begin += hand(begin, own)
+        for _ in range(len(loader), turns):  # others have a batch more
+            begin += hand(begin, own[:0])
 
 
 def embed_rows(
@@ -148,13 +174,14 @@ def embed_rows(
     device: torch.device | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     progress: bool = True,
+    world: World = ALONE,
 ) -> Float32[Tensor, "n d"]:
     """All rows of a data set, prepared for a metric, on the device of the pass.
 
     Args:
         ids: [n], name the rows in an error.
         metric: under "cosine" rows are normalised.
-        encoder, loader, module, device, context, progress: see `embed_each`.
+        encoder, loader, module, device, context, progress, world: see `embed_each`.
 
     Raises:
         ValueError: rows that are not finite, told of at the first batch that has them.
@@ -169,7 +196,7 @@ def embed_rows(
         check_dimension(prepared, out, names=("a batch's embeddings", "the first batch's"))
         out[begin : begin + len(prepared)] = prepared
 
-    embed_each(encoder, loader, take, module=module, device=device, context=context, progress=progress)
+    embed_each(encoder, loader, take, module=module, device=device, context=context, progress=progress, world=world)
     return out
 
 

@@ -13,6 +13,7 @@ from legolas_metric.checks import UNLABELLED, ArrayLike, check_choice, check_num
 from legolas_metric.datasets.leakage import Leakage, find_leakage
 from legolas_metric.names import as_named
 from legolas_metric.rows import as_groups, as_labels
+from legolas_metric.signatures import typed
 
 How = Literal["identity", "stratified"]
 
@@ -73,6 +74,7 @@ class KFold:
     Source: scikit-learn's `StratifiedKFold`, `StratifiedGroupKFold` and `StratifiedShuffleSplit`.
     """
 
+    @typed
     def __init__(
         self,
         labels: ArrayLike,
@@ -89,7 +91,7 @@ class KFold:
         if test_share >= 1:
             raise ValueError(f"test_share must be below 1, got {test_share}: it is a share of the classes or rows")
         self.folds, self.how, self.seed = check_whole("folds", folds, 2), how, seed
-        self.labels = as_labels(labels, len(labels), of="the data set").cpu()
+        self.labels = as_labels(labels, None).cpu()
         n = len(self.labels)
         codes = as_groups(groups, n, of="the data set")
         self.groups = None if codes is None else codes.cpu()
@@ -187,7 +189,7 @@ def _deal(strata: np.ndarray, folds: int, held_out: int, seed: int) -> np.ndarra
         rest = np.sort(rest[_shuffle_split(strata, held_out, seed)])
     # Strata smaller than the number of folds are dealt too; scikit-learn refuses where none is larger.
     enough = np.bincount(strata[rest]).max() >= folds
-    splitter = (StratifiedKFold if enough else PlainKFold)(folds, shuffle=True, random_state=seed)
+    splitter = (StratifiedKFold if enough else PlainKFold)(folds, shuffle=True, random_state=seed % 2**32)
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         for number, (_, part) in enumerate(splitter.split(rest, strata[rest])):
             dealt[rest[part]] = number
@@ -201,7 +203,7 @@ def _shuffle_split(strata: np.ndarray, held_out: int, seed: int) -> np.ndarray:
     count = np.bincount(strata)
     kinds = int((count > 0).sum())
     possible = count[count > 0].min() >= 2 and kinds <= held_out and kinds <= len(strata) - held_out
-    splitter = (StratifiedShuffleSplit if possible else ShuffleSplit)(1, test_size=held_out, random_state=seed)
+    splitter = (StratifiedShuffleSplit if possible else ShuffleSplit)(1, test_size=held_out, random_state=seed % 2**32)
     return next(splitter.split(np.zeros(len(strata)), strata))[0]
 
 
@@ -243,7 +245,7 @@ def _deal_groups(kinds: np.ndarray, groups: np.ndarray, folds: int, seed: int) -
         raise ValueError(f"{len(np.unique(groups))} groups are left for {folds} folds: choose fewer folds")
     dealt = np.full(len(kinds), -1)
     if np.bincount(kinds).max() >= folds:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
     else:
         splitter = GroupKFold(folds)
     with warnings.catch_warnings(action="ignore", category=UserWarning):

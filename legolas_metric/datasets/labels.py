@@ -18,6 +18,11 @@ def count_of(labels: ArrayLike) -> int:
         raise TypeError(f"labels must be a row of labels, one for each example, got {labels!r}") from None
 
 
+def largest_class(labels: Int64[Tensor, " n"]) -> int:
+    """Rows of the largest class; 0 where no row has a label."""
+    return int(labels[labels != UNLABELLED].unique(return_counts=True)[1].max()) if (labels != UNLABELLED).any() else 0
+
+
 @dataclass(frozen=True, slots=True)
 class LabelIndex:
     """Rows by class, in two flat arrays: the rows of class `classes[c]` are `rows[offsets[c]:offsets[c + 1]]`.

@@ -9,9 +9,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
-from legolas_metric.checks import UNLABELLED, ArrayLike, as_integers, as_tensor, check_number
+from legolas_metric.checks import UNLABELLED, ArrayLike, as_integers, as_tensor, check_number, shown
 from legolas_metric.geometry import chunks
 from legolas_metric.names import as_named
+from legolas_metric.signatures import typed
 
 Parts = tuple[str, str]
 
@@ -66,6 +67,7 @@ class Leakage:
         return cls(*merged)
 
 
+@typed
 def find_leakage(
     parts: Mapping[str, ArrayLike],
     *,
@@ -99,6 +101,8 @@ def find_leakage(
     Source: ours.
     """
     check_number("near", near, above=0.0, most=1.0)
+    if not isinstance(parts, Mapping):
+        raise TypeError(f'parts must be a mapping, as {{"train": rows, "test": rows}}, got {shown(parts)}')
     rows = {name: as_integers(held, None, name=f"rows of {name}").cpu() for name, held in parts.items()}
     pairs = list(combinations(rows, 2))
     for a, b in pairs:
@@ -114,7 +118,7 @@ def find_leakage(
 def _shared(
     values: ArrayLike, name: str, rows: Mapping[str, Tensor], pairs: Sequence[Parts]
 ) -> dict[Parts, tuple[str, ...]]:
-    named = as_named(values, len(values), name=name, of="the data set")
+    named = as_named(values, None, name=name)
     codes = named.codes.cpu()
     found = {}
     for a, b in pairs:

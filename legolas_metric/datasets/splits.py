@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, as_integers
+from legolas_metric.checks import UNLABELLED, ArrayLike, as_integers, check_number
 from legolas_metric.rows import as_labels
+from legolas_metric.signatures import typed
 
 Split = tuple[Int64[Tensor, " a"], Int64[Tensor, " b"]]
 
 
+@typed
 def class_disjoint_split(labels: ArrayLike, *, test_size: float | int = 0.2, seed: int = 0) -> Split:
     """Rows for training and for testing, with no class on both sides.
 
@@ -38,6 +40,7 @@ def class_disjoint_split(labels: ArrayLike, *, test_size: float | int = 0.2, see
     return _split(_classes(labels), test_size, seed, "classes")
 
 
+@typed
 def group_disjoint_split(groups: ArrayLike, *, test_size: float | int = 0.2, seed: int = 0) -> Split:
     """Rows for training and for testing, with no group (session, camera, recording, alphabet) on both sides.
 
@@ -64,6 +67,7 @@ def group_disjoint_split(groups: ArrayLike, *, test_size: float | int = 0.2, see
     return _split(_units(as_integers(groups, None, name="groups")), test_size, seed, "groups")
 
 
+@typed
 def class_disjoint_folds(labels: ArrayLike, folds: int = 5, *, seed: int = 0) -> list[Split]:
     """k-fold cross-validation over classes: each class is tested in one fold and trained on in the others.
 
@@ -90,6 +94,7 @@ def class_disjoint_folds(labels: ArrayLike, folds: int = 5, *, seed: int = 0) ->
     return _folds(_classes(labels), folds, seed, "classes")
 
 
+@typed
 def group_disjoint_folds(groups: ArrayLike, folds: int = 5, *, seed: int = 0) -> list[Split]:
     """k-fold cross-validation over groups: each group is tested in one fold and trained on in the others.
 
@@ -116,7 +121,7 @@ def group_disjoint_folds(groups: ArrayLike, folds: int = 5, *, seed: int = 0) ->
 
 
 def _classes(labels: ArrayLike) -> Int64[Tensor, " n"]:
-    values = as_labels(labels, len(labels))
+    values = as_labels(labels, None)
     units = torch.full_like(values, -1)
     labelled = values != UNLABELLED
     units[labelled] = _units(values[labelled])
@@ -134,6 +139,7 @@ def _count(units: Int64[Tensor, " n"]) -> int:
 
 def _split(units: Int64[Tensor, " n"], test_size: float | int, seed: int, what: str) -> Split:
     count = _count(units)
+    check_number("test_size", test_size, above=0.0)
     tested = round(test_size * count) if isinstance(test_size, float) else test_size
     if not 0 < tested < count:
         raise ValueError(

@@ -112,7 +112,8 @@ def report_sections(result: Comparison, table: Table) -> list[Section]:
         Section("The figures", _FIGURES, table),
         *(
             Section(title, text, curves({name: curve(run) for name, run in trained.items()}, y=title))
-            for title, text, curve in _CURVES
+            for key, text, curve in _CURVES
+            for title in [_heading(key)]
         ),
         Section(
             "Singular spectrum",
@@ -232,20 +233,31 @@ _HARDEST = (
     "From the last round: triplets whose negative, a different character, lies closer to the anchor than the positive, "
     "the anchor's own character, worst first. Where you can't tell them apart either, training on them is a waste."
 )
+
+
+def _heading(name: str) -> str:
+    title = measure(name).title
+    return title[0].upper() + title[1:]
+
+
 _CURVES = (
     (
-        "Rank@1",
+        "rank_at_1",
         "Per epoch, on the unseen alphabets; epoch 0 is the untrained encoder.",
         lambda run: [record.ranking.rank[1] for record in run.history],
     ),
-    ("MAP@R", "Per epoch, on the unseen alphabets.", lambda run: [record.ranking.map_at_r for record in run.history]),
     (
-        "Effective rank",
+        "map_at_r",
+        "Per epoch, on the unseen alphabets.",
+        lambda run: [record.ranking.map_at_r for record in run.history],
+    ),
+    (
+        "effective_rank",
         "Per epoch. A fall towards 1 is dimensional collapse.",
         lambda run: [record.collapse.effective_rank for record in run.history],
     ),
     (
-        "Mean cosine",
+        "mean_cosine",
         "Per epoch, over all pairs. A rise towards 1 means that everything looks alike.",
         lambda run: [record.collapse.mean_cosine for record in run.history],
     ),

@@ -6,22 +6,29 @@ from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.doctor.run_case import RunCase
 
-_WANTED = ("rank_at_1", "map_at_r", "val_f1_macro", "val_f1", "val_accuracy", "auc")
-
 
 def best_not_kept(case: RunCase) -> Iterator[Finding]:
-    """The weights at the end are not the best, and nothing says that the best were restored."""
-    wanted = case.trained(*_WANTED)
-    if wanted is None or "restored" not in case.settings or case.settings["restored"] not in (None, False, "", "null"):
+    """The weights at the end are not the best: said so by the settings, or by a history in which nothing kept them."""
+    wanted = case.wanted()
+    if wanted is None or case.history.happened("restore") or case.history.happened("best weights"):
+        return
+    told = "restored" in case.settings and case.settings["restored"] in (None, False, "", "null")
+    ended = any(event.get("kind") == "end" for event in case.history.events)
+    if not told and not (ended and "restored" not in case.settings):
         return
     epoch, best = wanted.best(larger=True)
     if epoch < wanted.epochs[-1] and best - wanted.last > min(case.limits["worse"], case.limits["ranking_fell"] * best):
         yield Finding(
-            severity="warning",
+            severity="warning" if told else "note",
             rule="best not kept",
+            marks=wanted.mark(epoch),
             sentence=f"the best epoch was not kept: {wanted.name} {best:.4f} in epoch {epoch:g}, "
-            f"{wanted.last:.4f} at the end",
-            evidence=f"{wanted.told()}; settings: restored = {case.settings['restored']}",
+            f"{wanted.last:.4f} at the end"
+            if told
+            else f"nothing in the history says that the best epoch was kept: {wanted.name} {best:.4f} in epoch "
+            f"{epoch:g}, {wanted.last:.4f} at the end",
+            evidence=wanted.told()
+            + (f"; settings: restored = {case.settings['restored']}" if told else "; no event of restoring or keeping"),
             remedy="keep a checkpoint of the best value (BestCheckpoint), and restore it at the end",
             share=best - wanted.last,
         )
@@ -38,6 +45,7 @@ def stopped_on_another_value(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="stopped on another value",
+            marks=(*watched.mark(), *ranking.mark()),
             sentence=f"the run is judged by {name}, which gets better while {ranking.name} gets worse",
             evidence=f"{watched.told()}; {ranking.told()}",
             remedy=f"stop by {ranking.name}",
@@ -47,7 +55,7 @@ def stopped_on_another_value(case: RunCase) -> Iterator[Finding]:
 
 def stopped_while_improving(case: RunCase) -> Iterator[Finding]:
     """The run ended long before it was to, while its value still rose."""
-    wanted, planned = case.trained(*_WANTED), case.number("epochs")
+    wanted, planned = case.wanted(), case.number("epochs")
     if wanted is None or not planned or case.history.epochs >= 0.5 * planned or wanted.level_from() is not None:
         return
     third = max(2, len(wanted) // 3)
@@ -57,6 +65,7 @@ def stopped_while_improving(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="stopped while improving",
+            marks=wanted.mark(),
             sentence=f"the run ended in epoch {case.history.epochs} of {planned:g} while {wanted.name} still rose",
             evidence=f"{wanted.told()}, best in its last epoch"
             + ("" if patience is None else f"; patience {patience:g} cannot have run out on it"),
@@ -65,9 +74,25 @@ def stopped_while_improving(case: RunCase) -> Iterator[Finding]:
         )
 
 
+def stopped_in_warm_up(case: RunCase) -> Iterator[Finding]:
+    """The run was stopped before its rate had warmed up."""
+    warm, planned = case.number("warmup_epochs"), case.number("epochs")
+    if not warm or not 0 < case.history.epochs <= warm or (planned is not None and planned <= warm):
+        return
+    why = "; ".join(str(event.get("why")) for event in case.history.happened("stop"))
+    yield Finding(
+        severity="warning",
+        rule="stopped in warm-up",
+        sentence=f"the run ended in epoch {case.history.epochs}, before the {warm:g} epochs of warm-up were over",
+        evidence=f"warmup_epochs = {warm:g}" + (f"; stopped: {why}" if why else ""),
+        remedy="count patience from the end of warm-up on",
+        share=1 - case.history.epochs / (warm + 1),
+    )
+
+
 def still_improving(case: RunCase) -> Iterator[Finding]:
     """The best value is the last one, and the last third rose as the one before."""
-    wanted, planned = case.trained(*_WANTED), case.number("epochs")
+    wanted, planned = case.wanted(), case.number("epochs")
     if wanted is None or len(wanted) < 9 or (planned and case.history.epochs < 0.5 * planned):
         return
     third = len(wanted) // 3
@@ -76,6 +101,7 @@ def still_improving(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="note",
             rule="still improving",
+            marks=wanted.mark(),
             sentence=f"{wanted.name} was still rising when the run ended",
             evidence=f"{gain:.4f} in the last {third} epochs, {before:.4f} in as many before",
             remedy="train longer",
@@ -84,7 +110,7 @@ def still_improving(case: RunCase) -> Iterator[Finding]:
 
 def levels_off(case: RunCase) -> Iterator[Finding]:
     """Most of the run gained nothing, at a level that is low."""
-    wanted = case.trained(*_WANTED)
+    wanted = case.wanted()
     start = None if wanted is None else wanted.level_from()
     if wanted is None or start is None or start <= wanted.epochs[0] or wanted.last >= case.limits["confident_auc"]:
         return
@@ -92,6 +118,7 @@ def levels_off(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="note",
             rule="levels off",
+            marks=wanted.mark(start),
             sentence=f"{wanted.name} levels off from epoch {start:g} on, at {wanted.last:.3f}",
             evidence=f"{wanted.told()}; {wanted.epochs[-1] - start:g} epochs since",
             remedy="longer training won't help: change the rate, the balance of the classes, or the model",
@@ -113,6 +140,13 @@ def too_few_epochs(case: RunCase) -> Iterator[Finding]:
 
 
 RULES = (
-    *(best_not_kept, stopped_on_another_value, stopped_while_improving, still_improving, levels_off),
+    *(
+        best_not_kept,
+        stopped_on_another_value,
+        stopped_while_improving,
+        stopped_in_warm_up,
+        still_improving,
+        levels_off,
+    ),
     too_few_epochs,
 )

@@ -4,6 +4,10 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
+from legolas_metric.doctor.findings import Mark
+
+_SPIKE = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -44,6 +48,18 @@ class Curve:
         pick = (max if larger else min)(self.values)
         return self.epochs[self.values.index(pick)], pick
 
+    def mark(self, *epochs: float) -> tuple[Mark, ...]:
+        """Places on it for a page: these epochs, or the last."""
+        return tuple(Mark(self.name, epoch) for epoch in epochs or self.epochs[-1:])
+
+    def tail(self, count: int) -> "Curve":
+        """Its last values."""
+        return Curve(self.name, self.epochs[-count:], self.values[-count:])
+
+    def at(self, epoch: float) -> float | None:
+        """Its value in an epoch, or None."""
+        return dict(zip(self.epochs, self.values)).get(epoch)
+
     def trend(self) -> float:
         """Kendall's tau of the value with time, in [-1, 1]: 1 rises throughout, -1 falls throughout."""
         n = len(self.values)
@@ -53,17 +69,20 @@ class Curve:
     def level_from(self, share: float = 0.05) -> float | None:
         """The epoch from which it stays within `share` of its whole range of its last level; None if it never rests.
 
-        The last level is the median of the last third; the rest must be a third of the epochs at least.
+        The last level is the median of the last third; the rest must be more than a third of the epochs, since
+        of a straight line as many would seem level.
         """
         n = len(self.values)
         if n < 6:
             return None
         level, room = median(self.values[-(n // 3) :]), share * (max(self.values) - min(self.values))
         start = next((i for i in range(n) if abs(median(self.values[i : i + 3]) - level) <= room), n)
-        return self.epochs[start] if n - start >= n / 3 else None
+        return self.epochs[start] if n - start >= n / 3 + 1 else None
 
-    def spikes(self, factor: float) -> list[float]:
-        """Epochs whose value jumped up by `factor` times the usual change, and beyond all before."""
+    def spikes(self, factor: float, *, up: bool = True) -> list[float]:
+        """Epochs whose value jumped up (or down) by `factor` times the usual change, and beyond all before."""
+        if not up:
+            return Curve(self.name, self.epochs, tuple(-value for value in self.values)).spikes(factor)
         steps = [later - earlier for earlier, later in zip(self.values, self.values[1:])]
         if len(steps) < 4:
             return []
@@ -85,7 +104,18 @@ class Curve:
         trend, start = self.trend(), self.level_from()
         way = "rises" if trend > 0.4 else "falls" if trend < -0.4 else "neither rises nor falls"
         rest = f", and levels off from epoch {start:g}" if start is not None and start > self.epochs[0] else ""
-        return f"{self.told()}: {way}{rest}"
+        return f"{self.told()}: {way}{rest}{self._jumps()}"
+
+    def _jumps(self) -> str:
+        """Its spikes in words: values far beyond all before that did not last."""
+        jumps = [
+            epoch
+            for up in (True, False)
+            for epoch in self.spikes(_SPIKE, up=up)
+            if (following := next((v for e, v in zip(self.epochs, self.values) if e > epoch), None)) is not None
+            and ((self.at(epoch) or 0) > following) == up
+        ]
+        return f"; jumps in epoch {', '.join(f'{epoch:g}' for epoch in sorted(jumps)[:5])}" if jumps else ""
 
 
 def _sign(x: float) -> int:

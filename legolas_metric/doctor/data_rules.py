@@ -37,6 +37,7 @@ def one_class_predicted(case: RunCase) -> Iterator[Finding]:
     yield Finding(
         severity="fault",
         rule="one class predicted",
+        marks=f1.mark(*found),
         sentence="one class is predicted for every row of the validation set: nothing is learnt"
         + (f", though {train.name} rises" if rises and train is not None else ""),
         evidence=told + (f"; {train.told()}" if rises and train is not None else ""),
@@ -57,6 +58,7 @@ def class_gap(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="fault",
             rule="class gap",
+            marks=(*worst.mark(), *best.mark()),
             sentence=f"class {_of(worst)} is not learnt, F1 {worst.last:.2f} beside {best.last:.2f} of class "
             f"{_of(best)}{hidden}",
             evidence=f"{worst.told()}; {best.told()}",
@@ -153,6 +155,7 @@ def training_at_chance(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="fault",
             rule="training at chance",
+            marks=accuracy.mark(),
             sentence=f"{accuracy.name} stays at chance (1/{classes:g} = {1 / classes:.3f}): the training rows "
             "aren't learnt",
             evidence=accuracy.told(),
@@ -170,6 +173,7 @@ def solved(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="training classes solved",
+            marks=(*seen.mark(), *unseen.mark()),
             sentence=f"the classes trained on are solved (Rank-1 {seen.last:.2f}), the unseen are not "
             f"({unseen.last:.2f})",
             evidence=f"{seen.told()}; {unseen.told()}",

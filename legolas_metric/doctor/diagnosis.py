@@ -13,6 +13,7 @@ from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
+from legolas_metric.measures import measure
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.rows import Rows, as_embeddings, as_labels, as_prepared, fitted_rows
@@ -152,19 +153,13 @@ def _rows(
 def _figures(facts: Facts) -> list[str]:
     """The figures in a column, beside the untrained encoder's where they are known."""
     ranking, verification, collapse = facts.ranking, facts.verification, facts.collapse
-    shown = {
-        "Rank@1": (ranking, lambda report: report.rank[1]),
-        "MAP@R": (ranking, lambda report: report.map_at_r),
-        "AUC": (verification, lambda report: report.auc),
-        "EER": (verification, lambda report: report.eer),
-    }
-    for far in verification.tar_at_far:
-        if far not in verification.flagged:
-            shown[f"TAR@FAR {far:g}"] = (verification, lambda report, far=far: report.tar_at_far[far])
+    rates = [f"tar_at_far_{far:g}" for far in verification.tar_at_far if far not in verification.flagged]
     lines = []
-    for name, (report, value) in shown.items():
-        untrained = "" if report.baseline is None else f"   untrained {value(report.baseline):.3f}"
-        lines.append(f"{name:<15} {value(report):.3f}{untrained}")
+    for report, names in ((ranking, ["rank_at_1", "map_at_r"]), (verification, ["auc", "eer", *rates])):
+        after, before = report.scalars(), None if report.baseline is None else report.baseline.scalars()
+        for name in names:
+            untrained = "" if before is None else f"   untrained {before[name]:.3f}"
+            lines.append(f"{measure(name).title:<15} {after[name]:.3f}{untrained}")
     before = facts.untrained_collapse
     untrained = "" if before is None else f"   untrained {before.effective_rank:.1f}"
     lines.append(f"{'effective rank':<15} {collapse.effective_rank:.1f} of {collapse.d}{untrained}")

@@ -6,13 +6,30 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from legolas_metric.doctor import choosing_rules, data_rules, learning_rules, mining_rules
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.checks import ArrayLike
+from legolas_metric.doctor import (
+    choosing_rules,
+    claim_rules,
+    collapse_rules,
+    data_rules,
+    learning_rules,
+    mining_rules,
+    optimising_rules,
+    part_rules,
+)
+from legolas_metric.doctor.curves import Curve
+from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.doctor.findings import Finding, findings_table, findings_text, worst_first
 from legolas_metric.doctor.history_reader import History, HistoryLike, read_history, read_settings
 from legolas_metric.doctor.run_case import Rule, RunCase
+from legolas_metric.doctor.saved_rows import as_bank, overlap
 from legolas_metric.doctor.thresholds import limits
 
-RULES: tuple[Rule, ...] = (*mining_rules.RULES, *learning_rules.RULES, *choosing_rules.RULES, *data_rules.RULES)
+RULES: tuple[Rule, ...] = (
+    *(*mining_rules.RULES, *learning_rules.RULES, *choosing_rules.RULES),
+    *(*data_rules.RULES, *collapse_rules.RULES, *optimising_rules.RULES, *claim_rules.RULES, *part_rules.RULES),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +41,7 @@ class Examination:
         summary: in plain words whether the run is good, and why.
         trends: how each value went, a sentence each.
         missing: what the rules would have used and the history lacks.
+        curves: the values themselves, of epochs and of rounds of mining, on which `findings` have their marks.
 
     Example:
         >>> found = examine({"epoch": [1, 2, 3, 4, 5], "train_loss": [1.0, 0.8, 0.7, 0.6, 0.5]})
@@ -35,6 +53,7 @@ class Examination:
     summary: str
     trends: tuple[str, ...]
     missing: tuple[str, ...]
+    curves: Mapping[str, Curve]
 
     @property
     def healthy(self) -> bool:
@@ -57,7 +76,13 @@ class Examination:
         return f"<p>{escape(self.summary)}</p>{findings_table(self.findings).html()}"
 
 
-def examine(history: HistoryLike, *, settings: Mapping[str, Any] | str | os.PathLike[str] | None = None) -> Examination:
+def examine(
+    history: HistoryLike,
+    *,
+    settings: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    embeddings: EmbeddingBank | tuple[ArrayLike, ArrayLike] | None = None,
+    trained_on: EmbeddingBank | tuple[ArrayLike, ArrayLike] | None = None,
+) -> Examination:
     """What an expert would say after an hour with the logs: faults, warnings, notes, each with evidence and remedy.
 
     The rules are ours; each is one function, and their limits stand in `THRESHOLDS` with their source.
@@ -67,6 +92,10 @@ def examine(history: HistoryLike, *, settings: Mapping[str, Any] | str | os.Path
             a mapping from names to columns, or one mapping for each epoch. Epoch 0 is the encoder before training.
         settings: of the run, a mapping, or a JSON or TOML file; over those that lie in the run's folder. A table
             `doctor` in it changes thresholds.
+
+        embeddings: of the validation rows by the encoder that the run came to, a bank, or embeddings and labels: what
+            `diagnose` finds in them is told too.
+        trained_on: those of the training rows: identities and rows on both sides of the split are then looked for.
 
     Raises:
         FileNotFoundError: no such history.
@@ -80,13 +109,21 @@ def examine(history: HistoryLike, *, settings: Mapping[str, Any] | str | os.Path
     """
     told = read_history(history)
     known = {**read_settings(told.settings), **read_settings(settings)}
+    of_rows: tuple[Finding, ...] = ()
+    if embeddings is not None:
+        bank = as_bank(embeddings)
+        of_rows = diagnose(bank).findings
+        known = {**known, **({} if trained_on is None else overlap(as_bank(trained_on), bank))}
+    elif trained_on is not None:
+        raise ValueError("trained_on is compared with embeddings: pass those of the validation rows as well")
     case = RunCase(told, known, limits(known))
-    found = worst_first(finding for rule in RULES for finding in rule(case))
+    found = worst_first([*(finding for rule in RULES for finding in rule(case)), *of_rows])
     return Examination(
         findings=found,
         summary=_summary(told, found),
         trends=tuple(curve.words() for curve in told.curves.values() if len(curve)),
         missing=_missing(told, known),
+        curves={**told.rounds, **told.curves},
     )
 
 
@@ -119,4 +156,4 @@ def _missing(history: History, settings: Mapping[str, Any]) -> tuple[str, ...]:
     ranking = history.get("rank_at_1") or history.get("map_at_r")
     if ranking is not None and ranking.epochs[0] != 0:
         lacks.append("the untrained encoder (epoch 0)")
-    return tuple(lacks)
+    return (*lacks, *history.unread)

@@ -10,6 +10,14 @@ Severity = Literal["fault", "warning", "note"]
 _ORDER: tuple[Severity, ...] = ("fault", "warning", "note")
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where on a run's curves a finding lies: a value by name, and an epoch."""
+
+    value: str
+    epoch: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that the figures say.
@@ -22,6 +30,13 @@ class Finding:
         evidence: the figures that it follows from.
         remedy: what to do.
         share: of the rows, queries or hardest negatives that it concerns, in [0, 1]; where a figure fell, by how much.
+        marks: of a run, where it lies on the curves.
+
+    Example:
+        >>> from legolas_metric import Finding
+        >>> said = {"rule": "few", "sentence": "It is little.", "evidence": "n = 3", "remedy": "Collect more."}
+        >>> Finding(severity="note", **said).remedy
+        'Collect more.'
     """
 
     severity: Severity
@@ -30,6 +45,7 @@ class Finding:
     evidence: str
     remedy: str
     share: float = 0.0
+    marks: tuple[Mark, ...] = ()
 
 
 def worst_first(found: Iterable[Finding]) -> tuple[Finding, ...]:

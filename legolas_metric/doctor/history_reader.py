@@ -1,56 +1,27 @@
-"""A run's history, read from where it lies: `history.jsonl`, a CSV, or tables in memory; one name for each value.
+"""A run's history, read from where it lies or from tables in memory; one name for each value.
 
-What is missing is missing: nothing is guessed. Names of other loggers are known by a table of aliases.
+What is missing is missing: nothing is guessed.
 """
 
-import csv
 import json
 import math
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from legolas_metric.doctor.curves import Curve
+from legolas_metric.doctor.log_readers import Line, file_of, lines_of, mlflow_lines, nested
+from legolas_metric.doctor.value_names import SETTINGS, canonical
 
 HistoryLike = str | os.PathLike[str] | Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 
-# Our name, and what it is called elsewhere; in lower case with underscores.
-ALIASES: dict[str, tuple[str, ...]] = {
-    "epoch": ("epoch", "epochs"),
-    "step": ("step", "global_step"),
-    "train_loss": ("train_loss", "loss", "training_loss", "loss_train"),
-    "val_loss": ("val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss", "loss_val"),
-    "train_accuracy": ("train_accuracy", "train_acc", "accuracy_train", "acc"),
-    "val_accuracy": ("val_accuracy", "val_acc", "valid_accuracy", "eval_accuracy", "accuracy", "accuracy_val"),
-    "train_f1": ("train_f1", "train_macro_f1", "train_f1_macro"),
-    "val_f1": ("val_f1", "eval_f1", "f1"),
-    "val_f1_macro": ("val_f1_macro", "val_macro_f1", "macro_f1", "f1_macro"),
-    "train_rank_at_1": ("train_rank_at_1", "train_rank1", "train_precision_at_1"),
-    "rank_at_1": ("rank_at_1", "val_rank_at_1", "rank1", "val_rank1", "rank_1", "precision_at_1", "recall_at_1", "r_1"),
-    "map_at_r": ("map_at_r", "val_map_at_r", "mean_average_precision_at_r"),
-    "auc": ("auc", "val_auc", "roc_auc", "val_roc_auc"),
-    "eer": ("eer", "val_eer"),
-    "intra": ("intra", "train_intra", "intra_distance", "pos_distance"),
-    "inter": ("inter", "train_inter", "inter_distance", "neg_distance"),
-    "davies_bouldin": ("davies_bouldin", "val_db", "db", "val_davies_bouldin"),
-    "calinski_harabasz": ("calinski_harabasz", "val_ch", "ch", "val_calinski_harabasz"),
-    "lr": ("lr", "learning_rate", "lr_adam", "lr_adamw", "lr_sgd"),
-    "attention_entropy": ("attention_entropy", "attn_entropy"),
-    "auxiliary_loss": ("auxiliary_loss", "aux_loss", "train_auxiliary_loss", "train_aux_loss"),
-    "main_loss": ("main_loss", "train_main_loss"),
-    "strategy": ("strategy", "mining_strategy", "stage", "miner"),
-    "negatives_from": ("negatives_from",),
-    "effective_rank": ("effective_rank", "val_effective_rank"),
-    "mean_cosine": ("mean_cosine", "val_mean_cosine"),
-    "resultant_length": ("resultant_length", "val_resultant_length"),
-    "hubness": ("hubness", "val_hubness"),
-    "active": ("active", "active_share", "fraction_active", "train_active"),
-}
-_NAMES = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
+_OF_TRAINING = ("train_loss", "train_loss_step", "train_accuracy")
+_PART = re.compile(r"(fold|seed|run|repeat)[_\-]?\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +32,11 @@ class History:
         curves: of numbers.
         words: of texts, such as the strategy of each epoch.
         rounds: of numbers of mining, by name.
-        events: lines of kind "event" and "end", as they are.
-        settings: of the run's "start" line or folder; empty where there are none.
-        epochs: how many epochs were trained.
+        events: what happened, and how it ended.
+        settings: of the run.
+        epochs: how many were trained.
+        parts: of a folder of folds or seeds, each one's history; the curves are then their means.
+        unread: what could not be read.
     """
 
     curves: Mapping[str, Curve]
@@ -72,41 +45,38 @@ class History:
     events: tuple[Mapping[str, Any], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 0
+    parts: Mapping[str, "History"] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     def get(self, name: str) -> Curve | None:
         """A curve with a value at least, or None."""
         curve = self.curves.get(name)
         return curve if curve is not None and len(curve) else None
 
+    def happened(self, what: str) -> list[Mapping[str, Any]]:
+        """Events of one sort."""
+        return [event for event in self.events if event.get("what") == what]
+
 
 def read_history(history: HistoryLike) -> History:
     """Read a run.
 
     Args:
-        history: a run's folder (`history.jsonl`, `settings.toml`, or Lightning's `metrics.csv`), one of these files, a
-            mapping from names to columns, or one mapping for each epoch.
+        history: a run's folder (`history.jsonl`, Lightning's `metrics.csv`, TensorBoard's event files, `mlflow.db`), or
+            one of these files; the address of an MLflow store; both MLflow's with `#run` behind where they hold
+            several; a folder of folds or seeds; a mapping from names to columns, or one mapping for each epoch.
 
     Raises:
         FileNotFoundError: no such file, or a folder without a history.
         ValueError: a file that isn't a history, or one without a single value.
     """
-    settings: Mapping[str, Any] = {}
-    lines: Iterable[Mapping[str, Any]]
     if isinstance(history, str | os.PathLike):
-        path = _file_of(Path(history))
-        if (path.parent / "settings.toml").is_file():
-            settings = tomllib.loads((path.parent / "settings.toml").read_text(encoding="utf-8"))
-        lines = _json_lines(path) if path.suffix == ".jsonl" else _csv_lines(path)
-        source = str(path)
-    elif isinstance(history, Mapping):
-        names, source = list(history), "history"
-        lines = [dict(zip(names, row)) for row in zip(*history.values(), strict=True)]
+        return _of_place(os.fspath(history))
+    if isinstance(history, Mapping):
+        lines = [dict(zip(history, row)) for row in zip(*history.values(), strict=True)]
     else:
-        lines, source = history, "history"
-    found = _collect(list(lines), settings)
-    if not found.curves:
-        raise ValueError(f"{source} holds no values: expected lines of kind 'epoch', or columns such as train_loss")
-    return found
+        lines = list(history)
+    return _some(_collect(lines, {}), "history")
 
 
 def read_settings(settings: Mapping[str, Any] | str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -127,59 +97,71 @@ def read_settings(settings: Mapping[str, Any] | str | os.PathLike[str] | None) -
         if not isinstance(settings, Mapping):
             raise ValueError(f"{path} holds no table of settings: expected names and values")
     inner = {key: value for table in settings.values() if isinstance(table, Mapping) for key, value in table.items()}
-    return {**inner, **settings}
+    flat = {**inner, **settings}
+    known = {name: flat[alias] for name, aliases in SETTINGS.items() for alias in reversed(aliases) if alias in flat}
+    return {**known, **flat}
 
 
-def canonical(name: str) -> str:
-    """Our name of a value: lower case, underscores, Lightning's "_epoch" taken off, and the alias resolved.
-
-    Example:
-        >>> canonical("val/Rank@1"), canonical("lr-Adam"), canonical("train_loss_epoch")
-        ('rank_at_1', 'lr', 'train_loss')
-    """
-    plain = (
-        re.sub(r"[^a-z0-9]+", "_", name.strip().lower().replace("@", "_at_")).strip("_").removesuffix("_epoch") or name
-    )
-    return _NAMES.get(plain, plain)
-
-
-def _file_of(path: Path) -> Path:
-    if not path.is_dir():
-        if not path.is_file():
-            raise FileNotFoundError(f"no history at {path}: pass a run's folder, its history.jsonl, or a CSV")
-        return path
-    for name in ("history.jsonl", "metrics.csv"):
-        if (path / name).is_file():
-            return path / name
-    raise FileNotFoundError(f"no history.jsonl or metrics.csv in {path}")
-
-
-def _json_lines(path: Path) -> list[Mapping[str, Any]]:
-    """Lines of our history; a last line that was cut off by a kill is left out."""
-    texts = [text for text in path.read_text(encoding="utf-8").splitlines() if text.strip()]
-    lines = []
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            if number == len(texts):
-                break
-            raise ValueError(f"{path}, line {number}: not JSON") from None
-        if not isinstance(line, Mapping):
-            raise ValueError(f"{path}, line {number}: expected an object")
-        lines.append(line)
-    return lines
+def _of_place(place: str) -> History:
+    """A run on disk, or in a store."""
+    address, _, run = place.partition("#")
+    if "://" in address:
+        return _some(_collect(mlflow_lines(address, run), {}), place)
+    path = Path(place) if Path(place).exists() else Path(address)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no history at {path}: pass a run's folder, its history.jsonl, a CSV, event files, or an MLflow store"
+        )
+    file = file_of(path)
+    if file is not None:
+        return _read(file, run)
+    below = nested(path)
+    parts = [each for each in below if _PART.search(each.name)]
+    if len(below) == 1:
+        return _of_place(os.fspath(below[0]))
+    if len(parts) < 2 or len(parts) < len(below):
+        found = f"; it holds several runs, pass one of them: {', '.join(map(str, below[:5]))}" if below else ""
+        raise FileNotFoundError(f"no history.jsonl or metrics.csv in {path}{found}")
+    return _mean({each.relative_to(path).as_posix(): _of_place(os.fspath(each)) for each in parts})
 
 
-def _csv_lines(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return [{key: value for key, value in row.items() if key} for row in csv.DictReader(file)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV: {error}") from None
+def _read(file: Path, run: str) -> History:
+    folder, settings = file if file.is_dir() else file.parent, {}
+    for name in ("settings.json", "settings.toml"):
+        if (folder / name).is_file():
+            settings |= read_settings(folder / name)
+    lines, unread = lines_of(file, run)
+    return _some(replace(_collect(lines, settings), unread=tuple(unread)), str(file))
 
 
-def _collect(lines: list[Mapping[str, Any]], settings: Mapping[str, Any]) -> History:
+def _some(found: History, source: str) -> History:
+    if not found.curves and not found.rounds:
+        raise ValueError(f"{source} holds no values: expected lines of kind 'epoch', or columns such as train_loss")
+    return found
+
+
+def _mean(parts: dict[str, History]) -> History:
+    """Means over folds or seeds, of the epochs that all of them have."""
+    first, *others = parts.values()
+    curves = {}
+    for name in first.curves:
+        held = [
+            dict(zip(part.curves[name].epochs, part.curves[name].values)) for part in parts.values() if part.get(name)
+        ]
+        shared = sorted(set.intersection(*map(set, held))) if len(held) == len(parts) else []
+        if shared:
+            curves[name] = Curve(name, tuple(shared), tuple(fmean(of[epoch] for of in held) for epoch in shared))
+    settings = {
+        name: value
+        for name, value in first.settings.items()
+        if all(part.settings.get(name) == value for part in others)
+    }
+    unread = tuple(f"{name}: {what}" for name, part in parts.items() for what in part.unread)
+    epochs = min(part.epochs for part in parts.values())
+    return History(curves, settings=settings, epochs=epochs, parts=parts, unread=unread)
+
+
+def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
     epochs: dict[float, dict[str, Any]] = {}
     rounds: dict[float, dict[str, Any]] = {}
     events = []
@@ -190,19 +172,24 @@ def _collect(lines: list[Mapping[str, Any]], settings: Mapping[str, Any]) -> His
         elif kind in ("event", "end"):
             events.append(line)
         elif kind in ("epoch", "round"):
-            values = {**{k: v for k, v in line.items() if k not in ("kind", "values")}, **line.get("values", {})}
+            # Our histories write null where a value wasn't finite; elsewhere an empty cell was not measured.
+            measured = {key: math.nan if value is None else value for key, value in line.get("values", {}).items()}
+            values = {**{k: v for k, v in line.items() if k not in ("kind", "values")}, **measured}
             named = {canonical(key): value for key, value in values.items() if value not in (None, "")}
             when = _number(named.pop("epoch", number))
             # Of an epoch that was run again the later line counts; loggers spread one epoch over several lines.
             (epochs if kind == "epoch" else rounds).setdefault(when if when is not None else number, {}).update(named)
+    if any(name in epochs.get(0, ()) for name in _OF_TRAINING):  # a logger that counts its epochs from 0
+        epochs = {epoch + 1: values for epoch, values in epochs.items()}
     curves, words = _columns(epochs)
+    mined, of_rounds = _columns(rounds)
     return History(
         curves=curves,
-        words=words,
-        rounds=_columns(rounds)[0],
+        words={**of_rounds, **words},
+        rounds=mined,
         events=tuple(events),
         settings=settings,
-        epochs=sum(epoch > 0 for epoch in epochs) if 0 in epochs else len(epochs),
+        epochs=sum(epoch > 0 for epoch in epochs),
     )
 
 

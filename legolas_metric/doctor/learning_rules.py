@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from legolas_metric.doctor.findings import Finding
+from legolas_metric.doctor.findings import Finding, Mark
 from legolas_metric.doctor.run_case import RunCase
 
 
@@ -15,6 +15,7 @@ def not_finite(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="fault",
             rule="not finite",
+            marks=tuple(Mark(name, epochs[0]) for name, epochs in broken.items()),
             sentence=f"{', '.join(broken)} {'is' if len(broken) == 1 else 'are'} NaN or infinite "
             f"from epoch {min(min(epochs) for epochs in broken.values()):g} on",
             evidence="; ".join(f"{name}: {len(epochs)} epochs" for name, epochs in broken.items())
@@ -38,6 +39,7 @@ def loss_spikes(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="loss spikes",
+            marks=loss.mark(*spikes),
             sentence=f"the training loss jumped in epoch {', '.join(f'{epoch:g}' for epoch in spikes[:5])}",
             evidence=f"{case.limits['spike']:g} times its usual change, to {max(loss.values):.4g}{beside}",
             remedy="lower the rate or warm it up, and clip gradients",
@@ -65,6 +67,7 @@ def collapsed_loss(case: RunCase) -> Iterator[Finding]:
             yield Finding(
                 severity="fault",
                 rule="collapsed loss",
+                marks=loss.mark(),
                 sentence=f"the training loss rests at {name} = {value:.3f}, that of a model that maps everything "
                 "to a point",
                 evidence=f"{loss.told()}; the last three values lie within {near:.0%} of it",
@@ -77,6 +80,7 @@ def collapsed_loss(case: RunCase) -> Iterator[Finding]:
             yield Finding(
                 severity="warning",
                 rule="loss of guessing",
+                marks=loss.mark(),
                 sentence=f"after {case.history.epochs} epochs the loss is hardly below ln {classes:g} = "
                 f"{guess:.3f}, that of "
                 "guessing",
@@ -93,6 +97,7 @@ def nothing_moves(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="fault",
             rule="loss unchanged",
+            marks=loss.mark(),
             sentence=f"the training loss has not moved in {case.history.epochs} epochs",
             evidence=f"{loss.told()}; it lies between {min(loss.values):.5g} and {max(loss.values):.5g}",
             remedy="see that the optimiser holds the encoder's (and the loss's) parameters, that they need "
@@ -112,6 +117,7 @@ def rate_too_small(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="rate too small",
+            marks=loss.mark(),
             sentence=f"the learning rate is so small ({rate:g}) that little moves",
             evidence=f"{loss.told()}: {-loss.change:.1%} less; the rate never exceeded {rate:g}",
             remedy="try rates of 1e-4 to 1e-3 for a network that starts from scratch (a sweep of five epochs each)",
@@ -131,6 +137,7 @@ def loss_falls_ranking_falls(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="fault",
             rule="loss falls, ranking falls",
+            marks=(*loss.mark(), *ranking.mark()),
             sentence=f"the loss falls while {ranking.name} falls: {ranking.first:.4f} to {ranking.last:.4f}",
             evidence=f"{loss.told()}; {ranking.told()}, best {top:.4f} in epoch {best:g}"
             + (f": {began}" if best == ranking.epochs[0] else "")
@@ -152,6 +159,7 @@ def below_untrained(case: RunCase) -> Iterator[Finding]:
             yield Finding(
                 severity="fault",
                 rule="below untrained",
+                marks=ranking.mark(),
                 sentence=f"training made {name} worse: {ranking.last:.3f}, untrained {ranking.first:.3f}",
                 evidence=f"{ranking.told()}; best {ranking.best(larger=True)[1]:.3f}",
                 remedy="see what the loss is fed (the miner's stats: fallback, filtered), lower the rate, and "
@@ -177,6 +185,7 @@ def pairs_of_the_loss_alone(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="fault",
             rule="pairs of the loss alone",
+            marks=(*intra.mark(), *inter.mark()),
             sentence="intra falls and inter holds on the loss's own pairs only: over the whole set neighbours "
             "get worse",
             evidence="; ".join([intra.told(), inter.told(), *worse]),
@@ -202,6 +211,7 @@ def auc_hides_rank(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="fault" if ranking.last < case.limits["poor_rank"] / 5 else "warning",
             rule="AUC hides Rank-1",
+            marks=(*auc.mark(), *ranking.mark()),
             sentence=f"AUC {auc.last:.2f} but Rank-1 {ranking.last:.3f}{mean}",
             evidence="E[rank] - 1 = (1 - AUC)(gallery - 1)" + ("" if gallery else "; the gallery's size is not told"),
             remedy="judge and stop by Rank@1 or MAP@R; train on the nearest negatives of the whole set "
@@ -224,6 +234,7 @@ def overfitting(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="note" if gains else "fault" if start else "warning",
             rule="overfitting",
+            marks=validation.mark(epoch, validation.epochs[-1]),
             sentence=f"the validation loss rises {'from the start' if start else f'from epoch {epoch:g} on'}, "
             "while the "
             "training loss falls",
@@ -250,6 +261,7 @@ def uniform_attention(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="fault",
             rule="uniform attention",
+            marks=entropy.mark(),
             sentence=f"attention is still uniform over the {length:g} steps{stopped}",
             evidence=f"{entropy.told()}; uniform is ln {length:g} = {uniform:.3f}",
             remedy="train on: wait for the entropy to fall before stopping early; raise the rate of the "
@@ -269,6 +281,7 @@ def auxiliary_outweighs(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="auxiliary outweighs",
+            marks=(*auxiliary.mark(), *main.mark()),
             sentence=f"the auxiliary loss outweighs the main one: {share:.3g} against {main.last:.3g}",
             evidence=f"{auxiliary.told()}, weight {1.0 if weight is None else weight:g}; {main.told()}",
             remedy="lower its weight until it is a fraction of the main loss",

@@ -1,4 +1,4 @@
-"""Rules on what was mined, and on collapse over time."""
+"""Rules on what was mined."""
 
 from collections.abc import Iterator
 
@@ -44,6 +44,7 @@ def starved(case: RunCase) -> Iterator[Finding]:
             yield Finding(
                 severity="fault" if name == "fallback" else "warning",
                 rule=f"mining: {name}",
+                marks=rounds[name].mark(),
                 sentence=f"{count / anchors:.0%} {sentence}",
                 evidence=f"{name} {count:g} of {anchors:g} anchors in the last round",
                 remedy="widen the window (a larger margin), or mine from more rows, and look at the stats of "
@@ -55,6 +56,7 @@ def starved(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="mining: fed",
+            marks=rounds["fed"].mark(),
             sentence=f"only {fed:.0%} of the mined triplets were fed before the next round",
             evidence=f"fed {fed:.3f} in the last round",
             remedy="mine less often, or for fewer anchors",
@@ -69,6 +71,7 @@ def stale(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="stale bank",
+            marks=drift.mark(),
             sentence=f"the bank is stale: rows and their rewrites have a mean cosine of {drift.last:.2f}",
             evidence=drift.told() + ("" if age is None else f"; oldest row {age:g} steps"),
             remedy="refresh the bank more often, or lower the rate",
@@ -83,6 +86,7 @@ def margin_inactive(case: RunCase) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             rule="margin inactive",
+            marks=active.mark(),
             sentence=f"only {active.last:.1%} of the triplets lie inside the margin: the loss has nothing left to do",
             evidence=active.told(),
             remedy="mine harder negatives, or use a larger margin; where the training classes are solved, more "
@@ -91,50 +95,67 @@ def margin_inactive(case: RunCase) -> Iterator[Finding]:
         )
 
 
-def collapse_over_time(case: RunCase) -> Iterator[Finding]:
-    """Rank lost since its peak, rows that drew together, hubs that grew; worse where the ranking fell with them."""
-    ranking = case.ranking()
-    gained = ranking is not None and ranking.last >= ranking.first + case.limits["worse"]
-    rank, hubs = case.trained("effective_rank"), case.trained("hubness")
-    cone = case.trained("resultant_length", "mean_cosine")
-    beside = "" if ranking is None else f"; {ranking.told()}"
-    if cone is not None and cone.last > case.limits["narrow"]:
-        narrowed = 1 - cone.last < 0.5 * (1 - cone.first)
-        sound = gained and ranking is not None and ranking.last >= case.limits["poor_rank"]
+def guard_rejects_most(case: RunCase) -> Iterator[Finding]:
+    """A guard that turns away the first candidate of most pairs."""
+    rounds = case.history.rounds
+    contested, triplets = _last(rounds.get("contested")), _last(rounds.get("triplets"))
+    pairs = (triplets or 0.0) + (_last(rounds.get("exhausted")) or 0.0)
+    if contested is None or not pairs or contested / pairs <= case.limits["rejected"]:
+        return
+    why = [
+        name.removeprefix("filtered_") for name, curve in rounds.items() if name.startswith("filtered_") and curve.last
+    ]
+    yield Finding(
+        severity="warning",
+        rule="guard rejects most",
+        marks=rounds["contested"].mark(),
+        sentence=f"the guard rejects the first candidate of {min(contested / pairs, 1):.0%} of the pairs",
+        evidence=f"contested {contested:g} of {pairs:g} pairs in the last round"
+        + (f" ({', '.join(why)})" if why else ""),
+        remedy="read some of the rejected pairs: where they are of two classes after all, loosen the guard (a larger "
+        "relative margin); where they are of one, mend the labels",
+        share=min(contested / pairs, 1.0),
+    )
+
+
+def same_rows_again(case: RunCase) -> Iterator[Finding]:
+    """A few rows are everyone's hardest negative, round after round."""
+    distinct, mined = case.history.rounds.get("distinct_negatives"), case.history.rounds.get("triplets")
+    if distinct is None or mined is None or len(distinct) < 2 or len(distinct) != len(mined):
+        return
+    shares = [few / many for few, many in zip(distinct.values, mined.values) if many >= case.limits["few_rows_least"]]
+    if len(shares) > 1 and max(shares[-2:]) < case.limits["few_rows"]:
         yield Finding(
-            severity="fault" if narrowed and not sound else "note",
-            rule="narrow cone" if sound or not narrowed else "collapse",
-            sentence=f"all rows draw together: {cone.name} {cone.first:.4f} to {cone.last:.4f}"
-            if narrowed
-            else f"all rows share a large offset (a narrow cone), as in the first epoch: {cone.name} {cone.last:.4f}",
-            evidence=cone.told() + beside,
-            remedy="mine easier negatives, lower the rate or the margin, and go on from the last healthy checkpoint"
-            if narrowed and not sound
-            else "none is needed to rank",
-            share=cone.last if narrowed else 0.0,
+            severity="warning",
+            rule="the same few rows",
+            marks=distinct.mark(),
+            sentence=f"the same few rows are mined again and again: {distinct.last:g} rows are the negatives of "
+            f"{mined.last:g} triplets",
+            evidence=f"{shares[-1]:.1%} distinct negatives in the last round, {shares[-2]:.1%} in the one before",
+            remedy="look at these rows (wrong labels, blank inputs, hubs); mine with a FalseNegativeGuard, cap how "
+            "often a row is taken, or rank by cosine instead of dot",
+            share=1 - shares[-1],
         )
-    if rank is not None:
-        epoch, peak = rank.best(larger=True)
-        if rank.last < case.limits["rank_halved"] * peak:
-            yield Finding(
-                severity="note" if gained else "warning",
-                rule="effective rank halved",
-                sentence=f"the effective rank fell to {rank.last:.1f} from {peak:.1f} in epoch {epoch:g}"
-                + (", while the ranking gained" if gained else ""),
-                evidence=rank.told() + beside,
-                remedy="look whether the classes need more directions (C - 1); if the ranking fell too, add a "
-                "term that "
-                "spreads the rows",
-                share=1 - rank.last / peak,
-            )
-    if hubs is not None and hubs.first > 0 and hubs.last > case.limits["hubs_grew"] * hubs.first:
+
+
+def near_classes_in_batches(case: RunCase) -> Iterator[Finding]:
+    """Batches that already hold most classes show the near ones without any mining of the whole set.
+
+    A class's nearest other class is in its batch of p of C classes with probability (p - 1)/(C - 1).
+    """
+    batch, k = case.number("batch_size"), case.number("k")
+    p = case.number("classes_per_batch") or (batch / k if batch and k else None)
+    classes = case.number("num_classes")
+    if not case.history.rounds or not p or not classes or classes < 3:
+        return
+    shown = min((p - 1) / (classes - 1), 1.0)
+    if shown >= case.limits["near_in_batch"]:
         yield Finding(
-            severity="note" if gained else "warning",
-            rule="hubs grew",
-            sentence=f"hubness rose from {hubs.first:.1f} to {hubs.last:.1f}: few rows are neighbours of many",
-            evidence=hubs.told() + beside,
-            remedy="subtract the mean before searching, or rank by CSLS-like scores",
-            share=1 - hubs.first / hubs.last,
+            severity="note",
+            rule="near classes in batches",
+            sentence=f"global mining has little to add: a class meets its nearest one in {shown:.0%} of the batches",
+            evidence=f"(p - 1)/(C - 1) with p = {p:g} of C = {classes:g} classes in a batch",
+            remedy="mine in the batch, which costs nothing; or train on more classes",
         )
 
 
@@ -142,4 +163,7 @@ def _last(curve: Curve | None) -> float | None:
     return curve.last if curve is not None and len(curve) else None
 
 
-RULES = (negatives_were_random, starved, stale, margin_inactive, collapse_over_time)
+RULES = (
+    *(negatives_were_random, starved, stale, margin_inactive),
+    *(guard_rejects_most, same_rows_again, near_classes_in_batches),
+)

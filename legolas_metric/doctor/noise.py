@@ -28,6 +28,16 @@ class Suspect:
         label: that it has, as it was given.
         suggestion: the label that its neighbours carry.
         share: of the nearest places that rows of the suggested label can fill, how many they do fill.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import diagnose
+        >>> labels = torch.arange(80) // 8
+        >>> x = 3 * torch.eye(10)[labels] + 0.1 * torch.randn(80, 10, generator=torch.Generator().manual_seed(0))
+        >>> labels[0] = 1
+        >>> suspect = diagnose(x, labels).suspects[0]
+        >>> suspect.id, suspect.label, suspect.suggestion
+        (0, 1, 0)
     """
 
     id: int

@@ -30,6 +30,10 @@ class RunCase:
         """Rank@1 of the validation set, or else MAP@R."""
         return self.trained("rank_at_1", "map_at_r")
 
+    def wanted(self) -> Curve | None:
+        """What the run is for, as far as it was logged: a ranking, else what classifies."""
+        return self.trained("rank_at_1", "map_at_r", "val_f1_macro", "val_f1", "val_accuracy", "auc")
+
     def falls(self, curve: Curve) -> bool:
         """Whether a loss fell."""
         return curve.change < -self.limits["loss_fell"] and curve.trend() < 0

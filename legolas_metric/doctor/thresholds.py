@@ -49,6 +49,18 @@ THRESHOLDS: dict[str, Threshold] = {
     "spike": Threshold(5.0, "a jump so many times the usual change of a loss", "ours"),
     "solved": Threshold(0.98, "Rank@1 of classes trained on, from which they are solved", "ours"),
     "unseen_far_below": Threshold(0.2, "by how much the unseen classes then lie below", "ours"),
+    "flat": Threshold(0.03, "a share that moved by less than this is flat", "ours"),
+    "temperature_low": Threshold(0.01, "a temperature below which a softmax is a maximum", "CLIP clips there"),
+    "temperature_high": Threshold(1.0, "a temperature above which all rows count alike", "SupCon: best near 0.1"),
+    "spread": Threshold(1.0, "spread of folds or seeds, in gains, from which a gain is no claim", "ours"),
+    "threshold_moved": Threshold(0.1, "similarity by which thresholds of folds may lie apart", "ours"),
+    "saturated": Threshold(0.95, "a ranking that has no room left to gain", "ours"),
+    "duplicates": Threshold(0.01, "share of validation rows that training rows resemble too closely", "ours"),
+    "unanswerable": Threshold(0.1, "share of queries without an answer", "ours"),
+    "imbalance": Threshold(10.0, "factor between the largest and the smallest class", "ours"),
+    "few_rows": Threshold(0.1, "distinct negatives for each triplet, below which few rows are all", "measured, tests"),
+    "few_rows_least": Threshold(100.0, "triplets of a round from which their variety is judged", "ours"),
+    "near_in_batch": Threshold(0.5, "probability of meeting the nearest class in a batch", "ours, see docs/recipes.md"),
     "outweighs": Threshold(1.0, "an auxiliary loss, weighted, so many times the main one", "ours"),
 }
 

@@ -122,7 +122,7 @@ def rarity(labels: ArrayLike, *, most: float | int = 3.0) -> Float32[Tensor, " n
     Source: ours.
     """
     check_number("most", most, least=1.0)
-    values: Int64[Tensor, " n"] = as_labels(labels, len(labels), of="the data set")
+    values: Int64[Tensor, " n"] = as_labels(labels, None)
     _, place, count = values.unique(return_inverse=True, return_counts=True)
     labelled = values >= 0
     if not bool(labelled.any()):

@@ -34,6 +34,16 @@ class Difference:
         low, high: its interval.
         identities: how many were drawn from (groups, where those are drawn; the fewer of both).
         shown: whether the interval leaves out 0.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import evaluate_ranking
+        >>> y = torch.arange(80) // 4
+        >>> x = torch.eye(20)[y] + torch.randn(80, 20, generator=torch.Generator().manual_seed(0))
+        >>> report = evaluate_ranking(torch.eye(20)[y], y, baseline=x)
+        >>> found = report.difference()
+        >>> found.value > 0, found.shown, found.identities
+        (True, True, 20)
     """
 
     value: float

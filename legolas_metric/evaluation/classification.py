@@ -8,12 +8,21 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
-from legolas_metric.checks import ArrayLike, Metric, check_dimension, check_metric, check_number, check_whole
+from legolas_metric.checks import (
+    ArrayLike,
+    Metric,
+    as_tensor,
+    check_dimension,
+    check_metric,
+    check_number,
+    check_whole,
+)
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.names import Named, Names, as_named
+from legolas_metric.names import Known, Named, Names, as_named, known_by
 from legolas_metric.rows import as_prepared
+from legolas_metric.signatures import typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,6 +82,7 @@ class ClassificationReport:
 Untrained = tuple[ArrayLike, ArrayLike] | ClassificationReport | None
 
 
+@typed
 def classification_report(
     predicted: ArrayLike,
     labels: ArrayLike,
@@ -102,7 +112,7 @@ def classification_report(
     truth = given.codes
     if len(truth) == 0:
         raise ValueError("nothing to compare: labels are empty")
-    called = _classes("predicted", predicted, len(truth), num_classes, of="labels", known=given.names)
+    called = _classes("predicted", predicted, len(truth), num_classes, of="labels", known=known_by(given.names))
     return _report(called.codes.to(truth.device), truth, num_classes, called.names, baseline)
 
 
@@ -114,7 +124,7 @@ def _report(
     baseline: ArrayLike | ClassificationReport | None,
 ) -> ClassificationReport:
     if baseline is not None and not isinstance(baseline, ClassificationReport):
-        before = _classes("predicted", baseline, len(truth), num_classes, of="labels", known=names)
+        before = _classes("predicted", baseline, len(truth), num_classes, of="labels", known=known_by(names))
         baseline = _report(before.codes.to(truth.device), truth, num_classes, names, None)
     confusion = torch.bincount(truth * num_classes + called, minlength=num_classes**2).view(num_classes, num_classes)
     support, hits = confusion.sum(1), confusion.diagonal()
@@ -135,6 +145,7 @@ def _report(
     )
 
 
+@typed
 def knn_probe(
     train: ArrayLike,
     train_labels: ArrayLike,
@@ -190,6 +201,7 @@ def _voted(near: Int64[Tensor, "m k"], num_classes: int) -> Int64[Tensor, " m"]:
     return (votes.mul_(k + 1).sub_(first)).argmax(1)
 
 
+@typed
 def linear_probe(
     train: ArrayLike,
     train_labels: ArrayLike,
@@ -267,8 +279,15 @@ def _both(
     train: ArrayLike, train_labels: ArrayLike, test: ArrayLike, test_labels: ArrayLike, num_classes: int
 ) -> tuple[Named, Named]:
     """Labels of training and of test rows; names are numbered alike on both sides."""
-    given = _classes("train_labels", train_labels, len(train), num_classes, of="train")
-    asked = _classes("test_labels", test_labels, len(test), num_classes, of="test", known=given.names)
+    given = _classes("train_labels", train_labels, len(as_tensor(train, name="train")), num_classes, of="train")
+    asked = _classes(
+        "test_labels",
+        test_labels,
+        len(as_tensor(test, name="test")),
+        num_classes,
+        of="test",
+        known=known_by(given.names),
+    )
     return given, asked
 
 
@@ -279,7 +298,7 @@ def _classes(
     num_classes: int,
     *,
     of: str = "embeddings",
-    known: Names | None = None,
+    known: Known = None,
 ) -> Named:
     """Classes in 0 .. num_classes - 1, or names of so many."""
     found = as_named(values, n, name=name, of=of, known=known)

@@ -12,6 +12,8 @@ from legolas_metric.evaluation.arguments import as_table, rows_of_baseline
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.evaluation.trials import side
+from legolas_metric.measures import measure
+from legolas_metric.signatures import typed
 
 _SILHOUETTE_ROWS = 10_000
 
@@ -52,7 +54,9 @@ class ClusteringReport:
         """What makes these figures weaker than they look, a sentence each."""
         said = []
         if self.baseline is not None:
-            figures = {"NMI": (self.nmi, self.baseline.nmi), "AMI": (self.ami, self.baseline.ami)}
+            figures = {
+                measure(name).title: (getattr(self, name), getattr(self.baseline, name)) for name in ("nmi", "ami")
+            }
             said += [
                 f"training made {name} worse: {after:.3f}, untrained {before:.3f}"
                 for name, (after, before) in figures.items()
@@ -69,6 +73,7 @@ class ClusteringReport:
         return tuple(said)
 
 
+@typed
 def evaluate_clustering(
     embeddings: ArrayLike | EmbeddingBank,
     labels: ArrayLike | None = None,
@@ -120,7 +125,7 @@ def evaluate_clustering(
         raise ValueError(
             f"clustering needs 2 or more classes and more rows than classes, got {classes} of {len(y)} rows"
         )
-    means = cluster.KMeans(classes, n_init=1, random_state=seed)  # pyright: ignore[reportArgumentType]  (stub says str)
+    means = cluster.KMeans(classes, n_init=1, random_state=seed % 2**32)  # pyright: ignore[reportArgumentType]  (stub says str)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of few distinct points, which the report tells
         clusters = means.fit_predict(x)
@@ -173,7 +178,7 @@ def _silhouette(x: np.ndarray, y: np.ndarray, seed: int) -> float:
     from sklearn import metrics
 
     if len(y) > _SILHOUETTE_ROWS:
-        some = np.random.RandomState(seed).permutation(len(y))[:_SILHOUETTE_ROWS]  # as scikit-learn draws it
+        some = np.random.RandomState(seed % 2**32).permutation(len(y))[:_SILHOUETTE_ROWS]  # as scikit-learn draws it
         x, y = x[some], y[some]
     if not 2 <= len(np.unique(y)) < len(y):
         return math.nan

@@ -6,6 +6,7 @@ import torch
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, check_whole
 from legolas_metric.rows import as_labels
+from legolas_metric.signatures import typed
 
 _IMBALANCE = 10.0
 _DOMINANT = 0.5
@@ -48,6 +49,7 @@ class ClassDistribution:
     warnings: tuple[str, ...]
 
 
+@typed
 def class_distribution(labels: ArrayLike, *, num_classes: int | None = None) -> ClassDistribution:
     """Describe how rows are spread over classes.
 

@@ -10,10 +10,12 @@ from legolas_metric.evaluation.identity_pairs import PairsGiven
 from legolas_metric.evaluation.scores import Ties
 from legolas_metric.evaluation.tally import ExactTally
 from legolas_metric.evaluation.verification import VerificationReport, report_of
+from legolas_metric.signatures import typed
 
 _BINS = 200
 
 
+@typed
 def verification_from_scores(
     scores: ArrayLike,
     same: ArrayLike,

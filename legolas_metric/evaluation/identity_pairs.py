@@ -112,21 +112,33 @@ def drawn_rates(
     Warns:
         UserWarning: fewer than ten identities.
     """
-    resamples, units = check_whole("resamples", resamples, 1), pairs.identities
+    if not enough_identities(pairs.identities):
+        return None
+    counted = pairs.histograms(borders)
+    if int((counted[1].sum(1) > 0).sum()) < 2:
+        return None
+    return rates_of_draws(counted, resamples=resamples, seed=seed)
+
+
+def enough_identities(units: int) -> bool:
+    """Whether there are two at least; fewer than ten are warned of."""
     if units < FEW_IDENTITIES:
-        warnings.warn(f"an interval over {units} identities says little: ten or more are needed", stacklevel=4)
-    if units < 2:
-        return None
-    tables = [table.cpu().double() for table in pairs.histograms(borders)]
-    if int((tables[1].sum(1) > 0).sum()) < 2:
-        return None
-    generator = torch.Generator().manual_seed(seed)
+        warnings.warn(f"an interval over {units} identities says little: ten or more are needed", stacklevel=5)
+    return units > 1
+
+
+def rates_of_draws(
+    counted: Histograms, *, resamples: int, seed: int
+) -> tuple[Float64[Tensor, "b k"], Float64[Tensor, "b k"]]:
+    """FAR and FRR of each draw of the identities, from the pairs of each: of a cell, or of a higher one."""
+    tables = [table.cpu().double() for table in counted]
+    units, generator = len(tables[0]), torch.Generator().manual_seed(seed)
     rates = []
-    for block in chunks(resamples, rows_for(BLOCK, 16 * units)):
+    for block in chunks(check_whole("resamples", resamples, 1), rows_for(BLOCK, 16 * units)):
         weight = draws(block.stop - block.start, units, generator)
         accepted = []
         for table in tables:
-            drawn = (weight @ table).flip(1).cumsum(1).flip(1)  # of this cell or a higher one
+            drawn = (weight @ table).flip(1).cumsum(1).flip(1)
             accepted.append(drawn[:, 1:] / drawn[:, :1])
         rates.append((accepted[0], 1 - accepted[1]))
     return torch.cat([far for far, _ in rates]), torch.cat([frr for _, frr in rates])

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from legolas_metric.checks import check_number
 from legolas_metric.evaluation.roc import SLACK, RocCounts
+from legolas_metric.signatures import typed_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +19,59 @@ class Rates:
     Attributes:
         far: share of impostor pairs that are accepted (false match rate, FMR).
         frr: share of genuine pairs that are rejected (false non-match rate, FNMR).
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import evaluate_verification
+        >>> report = evaluate_verification(torch.eye(4).repeat(2, 1), torch.arange(8) % 4)
+        >>> report.rates_at(0.5)
+        Rates(far=0.0, frr=0.0)
     """
 
     far: float
     frr: float
+
+
+@typed_fields
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What errors cost: prior miss FRR + (1 - prior) false_accept FAR, the detection cost of speaker recognition.
+
+    Attributes:
+        miss: of a genuine pair that is rejected.
+        false_accept: of an impostor pair that is accepted.
+        prior: share of genuine pairs among those that will be judged.
+
+    Example:
+        >>> from legolas_metric import Cost
+        >>> Cost(false_accept=10, prior=0.01).miss
+        1.0
+    """
+
+    miss: float | int = 1.0
+    false_accept: float | int = 1.0
+    prior: float | int = 0.5
+
+    def __post_init__(self) -> None:
+        check_number("miss", self.miss, above=0.0)
+        check_number("false_accept", self.false_accept, above=0.0)
+        check_number("prior", self.prior, above=0.0, most=1.0)
+
+    @property
+    def best_blind(self) -> float:
+        """What the better of accepting all and accepting none costs."""
+        return min(self.prior * self.miss, (1 - self.prior) * self.false_accept)
+
+    @property
+    def bayes_threshold(self) -> float:
+        """The log-likelihood ratio (natural logarithm) from which on accepting is the cheaper."""
+        if self.prior == 1:
+            return -math.inf
+        return math.log((1 - self.prior) * self.false_accept / (self.prior * self.miss))
+
+    def of(self, rates: Rates) -> float:
+        """What these rates cost, not normalised."""
+        return self.prior * self.miss * rates.frr + (1 - self.prior) * self.false_accept * rates.far
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,12 +129,12 @@ class OperatingPoints:
         gap = (self.far - self.frr).abs()
         return float(self.levels[gap == gap.min()].max())
 
-    def cheapest_threshold(self, *, miss: float | int, false_accept: float | int, prior: float | int) -> float:
+    def cheapest_threshold(self, cost: Cost) -> float:
         """Where prior miss FRR + (1 - prior) false_accept FAR is least (minDCF); infinite for accepting none."""
-        cost = prior * miss * self.frr + (1 - prior) * false_accept * self.far
-        if float(cost.min()) > prior * miss:
+        total = cost.prior * cost.miss * self.frr + (1 - cost.prior) * cost.false_accept * self.far
+        if float(total.min()) > cost.prior * cost.miss:
             return math.inf
-        return float(self.levels[cost == cost.min()].max())
+        return float(self.levels[total == total.min()].max())
 
     def some_levels(self, most: int) -> Float64[Tensor, " k"]:
         """At most so many of the levels, even in the genuine pairs and in the logarithm of the FAR."""

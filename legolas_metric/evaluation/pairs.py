@@ -12,6 +12,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, CACHE, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
+from legolas_metric.datasets.labels import largest_class
 from legolas_metric.evaluation.scores import score_block, turned, widened
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
@@ -94,9 +95,8 @@ def impostor_scores(rows: Rows, metric: Metric) -> Scores:
 def _blocks(rows: Rows, most: int) -> Iterator[slice]:
     """Blocks of labelled rows, so few that they fit with the largest class. Threads may draw from them at once."""
     assert rows.labels is not None
-    labelled = rows.labels[rows.labels != UNLABELLED]
-    largest = int(labelled.unique(return_counts=True)[1].max()) if len(labelled) else 1
-    return iter(list(chunks(len(labelled), min(most, rows_for(BLOCK // 2, 8 * largest)))))
+    labelled = int((rows.labels != UNLABELLED).sum())
+    return iter(list(chunks(labelled, min(most, rows_for(BLOCK // 2, 8 * max(1, largest_class(rows.labels)))))))
 
 
 def _class_ends(rows: Rows) -> Int64[Tensor, " n"]:

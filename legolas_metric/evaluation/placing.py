@@ -16,6 +16,7 @@ from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking_measures import Places
 from legolas_metric.evaluation.scores import (
     Counts,
+    Scorer,
     Ties,
     ahead_in_order,
     count_ahead,
@@ -35,6 +36,8 @@ _LEAST_GALLERY = 8192
 _LARGEST_CLASS = 64
 _BAND_ROWS = 256
 _INDEX_MB = 32
+_SCORED = 2.0**-40
+"""What rounding makes of a scorer's scores at most, as a share of them."""
 _REPORTED = 2.0**-22
 """By how much a similarity that was rounded to float32 may err, and then some, as a share of it."""
 _SETTLED = 2.0**-31
@@ -68,7 +71,9 @@ class OwnClass:
     honest: Bool[Tensor, "q w"]
 
 
-def place_all(trial: Trial, protocol: RetrievalProtocol, metric: Metric, depth: int | None) -> Iterator[Placed]:
+def place_all(
+    trial: Trial, protocol: RetrievalProtocol, metric: Metric, depth: int | None, scorer: Scorer | None = None
+) -> Iterator[Placed]:
     """Places of all answerable queries of a trial, block by block.
 
     Args:
@@ -76,11 +81,12 @@ def place_all(trial: Trial, protocol: RetrievalProtocol, metric: Metric, depth: 
         protocol: what is taken out of the gallery.
         metric: of the similarity.
         depth: rows of the ranking that matter, beside the first R; None for all of them.
+        scorer: what scores in the metric's place; the trial's rows are what it made of them.
     """
     shallow = 0
-    if depth is not None and len(trial.gallery) >= _LEAST_GALLERY and not callable(protocol.exclude):
+    if scorer is None and depth is not None and len(trial.gallery) >= _LEAST_GALLERY and not callable(protocol.exclude):
         shallow = int((trial.count <= _LARGEST_CLASS).sum())  # the first ones, as queries are in order of class size
-    ties = Ties.of(trial.gallery.embeddings, metric)
+    ties = Ties.of(trial.gallery.embeddings, metric) if scorer is None else Ties(0.0, _SCORED, torch.inf)
     undecided = torch.arange(shallow, len(trial), device=trial.asker.device)
     if shallow:
         assert depth is not None
@@ -89,9 +95,9 @@ def place_all(trial: Trial, protocol: RetrievalProtocol, metric: Metric, depth: 
         undecided = torch.cat([more, undecided])
     if len(undecided) == 0:
         return
-    wide = widened(trial.gallery.embeddings, metric)
+    wide = widened(trial.gallery.embeddings, metric) if scorer is None else trial.gallery.embeddings.double()
     for part in row_blocks(len(undecided), len(wide)):
-        among_all = _place_among_all(trial, undecided[part], wide, protocol, metric, ties)
+        among_all = _place_among_all(trial, undecided[part], wide, protocol, metric, ties, scorer)
         if among_all is not None:
             yield among_all
 
@@ -117,12 +123,17 @@ def _place_among_all(
     protocol: RetrievalProtocol,
     metric: Metric,
     ties: Ties,
+    scorer: Scorer | None,
 ) -> Placed | None:
     """Places against every gallery row; None where no query has positives enough."""
     own = own_class(trial, query, protocol)
     if own.column.shape[1] == 0:
         return None
-    scores = score_block(turned(widened(trial.queries.embeddings[query], metric), metric), gallery, metric)
+    asking = trial.queries.embeddings[query]
+    if scorer is None:
+        scores = score_block(turned(widened(asking, metric), metric), gallery, metric)
+    else:
+        scores = scorer.compare(asking.double(), gallery)
     if callable(protocol.exclude):
         scores.masked_fill_(protocol.excluded(trial.asker[query], trial.found), -torch.inf)
     positive = torch.where(own.honest, scores.gather(1, own.column), -torch.inf)
@@ -134,7 +145,7 @@ def _place_among_all(
         query, positive, scores = query[asked], positive[asked], scores[asked]
     levels = _Levels.of(positive, ties)
     found = levels.places(count_ahead(scores, levels.low, levels.high))
-    best, negative = (within_range(x, metric) for x in (levels.best[:, 0], scores.amax(1)))
+    best, negative = (x if scorer else within_range(x, metric) for x in (levels.best[:, 0], scores.amax(1)))
     return Placed(query, found, best, negative, _negatives(trial, query, scores, protocol))
 
 

@@ -8,14 +8,16 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_integers, check_choice, check_whole
+from legolas_metric.checks import ArrayLike, check_choice, check_whole
 from legolas_metric.rows import as_ids
+from legolas_metric.signatures import typed, typed_fields
 
 Exclude = Literal["self", "same_group"]
 ExcludeRule = Callable[[Int64[Tensor, " q"], Int64[Tensor, " g"]], Bool[Tensor, "q g"]]
 """Row numbers of queries and of gallery rows -> which of the gallery rows a query must not find."""
 
 
+@typed_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episodes:
     """Few-shot episodes: `ways` classes, `shots` gallery rows of each, `queries` others of each that ask.
@@ -38,6 +40,7 @@ class Episodes:
             object.__setattr__(self, name, check_whole(name, getattr(self, name), least))
 
 
+@typed_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalProtocol:
     """How a ranking is asked for. The default is leave-one-out: each labelled row asks all the others.
@@ -88,14 +91,13 @@ class RetrievalProtocol:
         object.__setattr__(self, "seed", check_whole("seed", self.seed, -(2**63)))
         self._check_episodes()
         for side in ("queries", "gallery"):
-            given = getattr(self, side)
-            if given is None:
+            ids = getattr(self, side)
+            if ids is None:
                 continue
-            ids = as_integers(given, None, name=side)
-            if len(ids) == 0:
+            known = tuple(as_ids(ids, None, name=side).tolist())
+            if not known:
                 raise ValueError(f"{side} is an empty list of ids: leave it out to take all rows")
-            # A tuple, so that protocols compare and stay frozen.
-            object.__setattr__(self, side, tuple(as_ids(ids, len(ids), of=f"the protocol's {side}").tolist()))
+            object.__setattr__(self, side, known)  # a tuple, so that protocols compare and stay frozen
 
     def _check_episodes(self) -> None:
         plan = self.episodes
@@ -166,6 +168,7 @@ class RetrievalProtocol:
         return cls()
 
     @classmethod
+    @typed
     def re_identification(
         cls,
         *,
@@ -202,6 +205,7 @@ class RetrievalProtocol:
         return cls(name="cross-day", exclude="same_group")
 
     @classmethod
+    @typed
     def few_shot(
         cls,
         *,

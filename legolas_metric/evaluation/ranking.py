@@ -1,7 +1,7 @@
 """Rank the gallery of each query and measure it: Rank@k, R-precision, MAP@R, mAP, expected over the order of ties."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -17,11 +17,14 @@ from legolas_metric.evaluation.placing import Placed, place_all
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.query_measures import QueryMeasures
 from legolas_metric.evaluation.ranking_report import RankingReport
+from legolas_metric.evaluation.scores import Scorer
 from legolas_metric.evaluation.trials import Trial, trials
 from legolas_metric.evaluation.worst import worst_queries
 from legolas_metric.rows import Rows
+from legolas_metric.signatures import typed
 
 
+@typed
 def evaluate_ranking(
     embeddings: ArrayLike | EmbeddingBank,
     labels: ArrayLike | None = None,
@@ -33,6 +36,7 @@ def evaluate_ranking(
     ks: int | ArrayLike = (1, 5, 10),
     full: bool = False,
     baseline: ArrayLike | EmbeddingBank | RankingReport | None = None,
+    scorer: Scorer | None = None,
 ) -> RankingReport:
     """Rank the gallery for each query, exactly, in bounded memory.
 
@@ -55,6 +59,7 @@ def evaluate_ranking(
             query is answered.
         full: work out the whole rankings: mAP, MRR, mINP, nDCG, CMC to any k, Rank@1 against gallery size.
         baseline: embeddings of the same rows by the untrained encoder (or a bank of them), or their report.
+        scorer: `ScoreNorm`, `PLDA` or `KReciprocal`, which then scores in the metric's place; `worst` is empty.
 
     Raises:
         TypeError: integer embeddings or float labels; no labels; ks that are no integers; what is no protocol.
@@ -72,6 +77,8 @@ def evaluate_ranking(
     depths, asked_for = as_ks(ks), RetrievalProtocol.named(protocol)
     rows, metric = as_table(embeddings, labels, ids=ids, groups=groups, metric=metric)
     _check_answerable(rows, asked_for)
+    if scorer is not None:
+        _check_scorer(scorer, rows, asked_for)
     reference = baseline
     if reference is not None and not isinstance(reference, RankingReport):
         reference = evaluate_ranking(
@@ -91,13 +98,17 @@ def evaluate_ranking(
     depth = None if full else max(depths, default=1)
     asked, gallery, found = 0, 0, []
     worst = ()
+    if scorer is not None:
+        rows = replace(rows, embeddings=scorer.transform(rows.embeddings, rows.ids))
     asking = trials(rows, asked_for, metric)
     del rows  # its memory is worth more to the search
     for trial in asking:
         asked, gallery = asked + len(trial), max(gallery, len(trial.gallery))
-        measured = [_measure(trial, placed, depths, full) for placed in place_all(trial, asked_for, metric, depth)]
+        measured = [
+            _measure(trial, placed, depths, full) for placed in place_all(trial, asked_for, metric, depth, scorer)
+        ]
         found += measured
-        if asked_for.episodes is None and measured:
+        if asked_for.episodes is None and measured and scorer is None:
             worst = worst_queries(trial, _joined(measured), asked_for, metric)
     if not found:
         raise ValueError(
@@ -162,6 +173,13 @@ def _check_answerable(rows: Rows, protocol: RetrievalProtocol) -> None:
         raise ValueError("all rows are unlabelled (-1): nothing can be asked")
     if len(distinct) == 1:
         raise ValueError(f"all {len(rows)} rows have label {int(distinct)}: a ranking needs rows of another class")
+
+
+def _check_scorer(scorer: Scorer, rows: Rows, protocol: RetrievalProtocol) -> None:
+    if protocol.episodes is not None and protocol.episodes.prototypes:
+        raise ValueError("prototypes are means of rows, which a scorer does not compare: leave out one of the two")
+    assert rows.labels is not None
+    scorer.check(rows.labels, rows.label_names)
 
 
 def _measure(trial: Trial, placed: Placed, ks: tuple[int, ...], full: bool) -> QueryMeasures:

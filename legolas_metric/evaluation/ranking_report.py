@@ -13,6 +13,7 @@ from legolas_metric.evaluation.bootstrap import Difference, Over, intervals, pai
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.query_measures import QueryMeasures, WrongNeighbours
 from legolas_metric.names import Names, name_of
+from legolas_metric.signatures import typed
 
 # A fall from the untrained encoder's figure by no more than this is not worth a word.
 WORSE = 0.01
@@ -191,6 +192,7 @@ class RankingReport:
         """
         return intervals(self._columns(), self._drawn(over), over=over, level=level, resamples=resamples, seed=seed)
 
+    @typed
     def difference(
         self,
         measure: str = "rank_at_1",

@@ -9,6 +9,7 @@ Letters: q queries, n and g gallery rows, w values of a query, e = d + 2 under c
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +24,23 @@ _MOST_ROWS = 256
 _ROUNDING = 2.0**-50
 """What the rounding of a float64 product comes to at most, for each sqrt(d) |x| |y|: eight times its usual size."""
 Counts = tuple[Int64[Tensor, "q w"], Int64[Tensor, "q w"]]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """What scores pairs of rows in the place of a metric; larger is likelier of one class."""
+
+    def transform(self, rows: Tensor, ids: Tensor | None = None) -> Tensor:
+        """What it compares, of prepared rows [n, d] with their ids [n]: float64 [n, e]."""
+        ...
+
+    def compare(self, x: Tensor, y: Tensor) -> Tensor:
+        """The scores of transformed rows [q, e] with others [g, e]: float64 [q, g]."""
+        ...
+
+    def check(self, labels: Tensor, names: tuple[str, ...] | None) -> None:
+        """Refuse to score these people, before the work."""
+        ...
 
 
 def widened(rows: Float32[Tensor, "n d"], metric: Metric) -> Float64[Tensor, "n e"]:

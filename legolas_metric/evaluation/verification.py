@@ -12,12 +12,13 @@ from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_whole
 from legolas_metric.evaluation import roc
 from legolas_metric.evaluation.arguments import Asked, as_fars, as_table, rows_of_baseline
 from legolas_metric.evaluation.identity_pairs import Pairs, PairsOfRows, verification_intervals
-from legolas_metric.evaluation.operating import OperatingPoints, Rates
+from legolas_metric.evaluation.operating import Cost, OperatingPoints, Rates
 from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores, score_range
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.evaluation.scores import Ties, score_block, turned, widened
 from legolas_metric.evaluation.tally import ExactTally, GridTally
 from legolas_metric.rows import Rows
+from legolas_metric.signatures import typed
 
 _BINS = 200
 _CORNERS = 512
@@ -85,6 +86,7 @@ class VerificationReport:
         rates = {f"tar_at_far_{far:g}": tar for far, tar in self.tar_at_far.items()}
         return {"auc": self.auc, "eer": self.eer, **rates, "genuine": self.genuine, "impostor": self.impostor}
 
+    @typed
     def rates_at(self, threshold: float | int) -> Rates:
         """What a threshold does to these pairs: accepted is s >= threshold.
 
@@ -102,6 +104,38 @@ class VerificationReport:
         """
         return self.operating.rates_at(threshold)
 
+    def min_dcf(self, cost: Cost | None = None) -> float:
+        """The least detection cost of any threshold, over that of the better blind decision (NIST's normalised minDCF).
+
+            min over t of (p miss FRR + (1 - p) false_accept FAR) / min(p miss, (1 - p) false_accept); p: prior
+
+        Example:
+            >>> from legolas_metric import verification_from_scores
+            >>> verification_from_scores([2.0, 1.0, 0.0, -1.0], [1, 0, 1, 0]).min_dcf()
+            0.5
+        """
+        price = cost or Cost()
+        return price.of(self.rates_at(self.operating.cheapest_threshold(price))) / price.best_blind
+
+    def act_dcf(self, cost: Cost | None = None) -> float:
+        """The same cost at the threshold that theory names, where the scores are log-likelihood ratios (actDCF).
+
+        Example:
+            >>> from legolas_metric import verification_from_scores
+            >>> verification_from_scores([2.0, 1.0, 0.0, -1.0], [1, 0, 1, 0]).act_dcf()
+            0.5
+        """
+        price = cost or Cost()
+        return price.of(self.rates_at(price.bayes_threshold)) / price.best_blind
+
+    def det(self) -> tuple[Float64[Tensor, " v"], Float64[Tensor, " v"]]:
+        """The DET curve (Martin et al. 1997): normal deviates of FAR and FRR at the corners of `far`, `tar`.
+
+        Scores that are normal in both kinds make a straight line; the ends are infinite.
+        """
+        return torch.special.ndtri(self.far), torch.special.ndtri(1 - self.tar)
+
+    @typed
     def intervals(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
         """Confidence intervals by the bootstrap over identities: the pairs of one person stand or fall together.
 
@@ -127,6 +161,7 @@ class VerificationReport:
         fars = tuple(self.tar_at_far)
         return verification_intervals(self.pairs, self.operating, fars, level=level, resamples=resamples, seed=seed)
 
+    @typed
     def mean_rank(self, gallery: int) -> float:
         """The mean rank of one mate among `gallery` rows that this AUC means: 1 + (1 - AUC)(gallery - 1).
 
@@ -161,6 +196,7 @@ class VerificationReport:
         return tuple(said)
 
 
+@typed
 def evaluate_verification(
     embeddings: ArrayLike | EmbeddingBank,
     labels: ArrayLike | None = None,

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, Metric, check_at_least, check_metric
+from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_at_least, check_metric
 from legolas_metric.index.exact import MINING, ExactIndex, plain_seconds
 from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.interface import Want, Window
 from legolas_metric.index.top_k import recall_of
 from legolas_metric.records import Neighbors
+from legolas_metric.signatures import typed
 
 _AUDITED = 256  # queries; a recall of 0.9 is then known to about 0.02
 _STEP = 8  # times as many are timed beside them
@@ -53,6 +54,7 @@ class AutoIndex:
         ([2, 2, 1, 1], 'exact', None)
     """
 
+    @typed
     def __init__(self, budget_s: float | int = 60.0, *, metric: Metric = "cosine", seed: int = 0) -> None:
         check_metric(metric)
         check_at_least("budget_s", budget_s, 0)
@@ -200,5 +202,5 @@ def _timed(search: Callable[[], Neighbors]) -> tuple[Neighbors, float]:
 def _part_of(window: Window | None, part: Int64[Tensor, " s"] | None) -> Window | None:
     if window is None or part is None:
         return window
-    low, high = (torch.as_tensor(bound)[part.cpu()] for bound in window)
+    low, high = (as_tensor(bound, name="window")[part.cpu()] for bound in window)
     return low, high

@@ -20,6 +20,7 @@ from legolas_metric.geometry import chunks
 from legolas_metric.index.admissible import admissible, admissible_pairs
 from legolas_metric.index.interface import Want
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
+from legolas_metric.lookup import runs_of
 from legolas_metric.rows import NO_ID, Rows
 
 _UNIT = 2.0**-24  # half a unit in the last place of float32
@@ -115,8 +116,7 @@ def scan_classes(
     ids = queries.ids.new_full((len(queries), k), NO_ID)
     values = rows.embeddings.new_full((len(queries), k), -torch.inf)
     ordered, order = rows.labels.sort(stable=True)
-    start = torch.searchsorted(ordered, queries.labels)
-    size = torch.searchsorted(ordered, queries.labels, right=True) - start
+    start, size = runs_of(queries.labels, ordered)
     size[queries.labels == UNLABELLED] = 0
     small = ((size > 0) & (size <= _SMALL_CLASS)).nonzero().flatten()
     for part in small.split(rows_for(BLOCK, _COMPARED * _SMALL_CLASS)):

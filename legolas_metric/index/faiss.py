@@ -16,6 +16,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least, check_metric, check_whole
+from legolas_metric.datasets.labels import largest_class
 from legolas_metric.index.admissible import admissible_pairs
 from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
@@ -24,6 +25,7 @@ from legolas_metric.index.interface import Want, Window, check_request, window_b
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window, recall_of
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
+from legolas_metric.signatures import typed
 
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
 _FETCHED = 64  # bytes that a pair (query, row) takes, or twice as many at the most
@@ -42,7 +44,7 @@ class FaissIndex:
     of these has a neighbour.
 
     Behaviour in corner cases:
-        - positives ("positive", "cross_group_positive") are compared class by class, exactly, without FAISS;
+        - positives are compared class by class, exactly, without FAISS;
         - a window or a large class widens the search in steps, at most to the whole index (IVF: all its lists);
         - `farthest` searches with -q; under "euclidean" FAISS has no such search and it is refused;
         - a search in a forked process is refused, because FAISS's threads do not survive a fork.
@@ -50,8 +52,7 @@ class FaissIndex:
     Args:
         factory: a factory string ("Flat", "IVF256,Flat", "HNSW32", ...) or an empty `faiss.Index`, which is copied.
         metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
-        effort: lists that an IVF index visits (`nprobe`), or candidates that HNSW keeps (`efSearch`) (default:
-            the index's own).
+        effort: lists that an IVF index visits (`nprobe`), or candidates that HNSW keeps (`efSearch`); None: its own.
         audit: queries, drawn by a fixed seed, whose neighbours an approximate search is measured by; 0 for none. They
             are compared with all rows: some 15 ns a pair and thread.
 
@@ -71,6 +72,7 @@ class FaissIndex:
     Source: Douze et al., The Faiss library, 2024.
     """
 
+    @typed
     def __init__(
         self,
         factory: "str | faiss.Index" = "Flat",
@@ -127,6 +129,7 @@ class FaissIndex:
         self._rows, self._index, self._scale = rows, index, scale
         return self
 
+    @typed
     def search(
         self,
         queries: ArrayLike,
@@ -144,6 +147,7 @@ class FaissIndex:
         own = query_rows(queries, rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
         return self._answer(own, k, want, farthest, window)
 
+    @typed
     def self_join(
         self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
     ) -> Neighbors:
@@ -313,9 +317,7 @@ def _to_be_dropped(rows: Rows, want: Want) -> int:
     if want == "any":
         return 1
     assert rows.labels is not None
-    labelled = rows.labels[rows.labels != UNLABELLED]
-    largest = int(labelled.unique(return_counts=True)[1].max()) if len(labelled) else 0
-    return min(largest, 1024) + 1  # a very large class is widened to, where a query needs it
+    return min(largest_class(rows.labels), 1024) + 1  # a very large class is widened to, where a query needs it
 
 
 def _search_parameters(index: Any, fetch: int, n: int, effort: int | None) -> Any:

@@ -2,11 +2,12 @@
 
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, Metric, check_choice, check_whole
+from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_choice, check_whole, shown
 from legolas_metric.records import Neighbors
 from legolas_metric.rows import Rows
 
@@ -81,7 +82,9 @@ def window_bounds(
     """The two bounds as float64, with NaN ("no bound") as -inf and +inf; None where there is no window."""
     if window is None:
         return None
-    low, high = (torch.as_tensor(bound).to(device, torch.float64) for bound in window)
+    if not isinstance(window, list | tuple | Tensor | np.ndarray) or len(window) != 2:
+        raise TypeError(f"window must be (low, high), similarities [q] each, got {shown(window)}")
+    low, high = (as_tensor(bound, name="window").to(device, torch.float64) for bound in window)
     for name, bound in (("low", low), ("high", high)):
         if bound.shape != (q,):
             raise ValueError(f"window {name} must have one bound for each of {q} queries, got {tuple(bound.shape)}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.geometry import chunks, exact_similarity
+from legolas_metric.lookup import turns
 from legolas_metric.rows import NO_ID
 
 Bounds = tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]
@@ -53,7 +54,7 @@ def best_of(
     order = order[similarity[order].argsort(stable=True, descending=not farthest)]
     order = order[query[order].argsort(stable=True)]
     query = query[order]
-    place = torch.arange(len(query), device=query.device) - torch.searchsorted(query, query)
+    place = turns(query)
     kept = place < k
     query, place, order = query[kept], place[kept], order[kept]
     best = torch.full((q, k), NO_ID, dtype=torch.int64, device=query.device)

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from legolas_metric.checks import shown
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
+from legolas_metric.signatures import typed
 
 PairLoss = SupConLoss | MultiSimilarityLoss | TripletLoss
 
@@ -19,6 +21,7 @@ _PML_NAMES = {
 _TRIPLET_REDUCERS = {"MeanReducer": "mean", "AvgNonZeroReducer": "active"}
 
 
+@typed
 def as_loss(loss: PairLoss, *, reducer: nn.Module | None = None) -> nn.Module:
     """One of our losses as a PML loss: for `CrossBatchMemory`, `DistributedLossWrapper`, trainers and testers.
 
@@ -109,7 +112,11 @@ def _own_reducer(name: str, records: tuple[str, ...]) -> nn.Module:
 
 
 def _check_reducer(loss: PairLoss, reducer: nn.Module, own: type[nn.Module]) -> None:
+    from pytorch_metric_learning.reducers import BaseReducer
+
     kind = type(reducer)
+    if not isinstance(reducer, BaseReducer):
+        raise TypeError(f"reducer must be one of PML's, such as MeanReducer(), got {shown(reducer)}")
     if isinstance(loss, TripletLoss) and kind is not own and kind.__name__ not in _TRIPLET_REDUCERS:
         raise TypeError(
             f"a TripletLoss counts its triplets and lists none for a {kind.__name__}: use MeanReducer or "

@@ -11,10 +11,12 @@ from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.geometry import distance
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.rows import NO_ID
+from legolas_metric.signatures import typed
 
 _FORMAT = "legolas_metric.KnnFunc/1"
 
 
+@typed
 def as_knn_func(index: NeighborIndex) -> "KnnFunc":
     """Our index as a PML `knn_func`: for `AccuracyCalculator` and `InferenceModel`.
 

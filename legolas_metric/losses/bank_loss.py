@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, as_integers, check_at_least
 from legolas_metric.losses.terms import LossDetail
+from legolas_metric.names import known_by
 from legolas_metric.records import Pairs, Triplets
 from legolas_metric.rows import as_labels
+from legolas_metric.signatures import typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class BankLoss(nn.Module):
     Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020.
     """
 
+    @typed
     def __init__(
         self,
         loss: nn.Module,
@@ -89,6 +92,7 @@ class BankLoss(nn.Module):
         self.max_age = max_age
         self.seed = seed
 
+    @typed
     def forward(
         self,
         embeddings: Float[Tensor, "n d"],
@@ -104,7 +108,7 @@ class BankLoss(nn.Module):
 
         Args:
             embeddings: [n, d], of this step.
-            labels: [n] integers.
+            labels: [n] integers, or names where the bank has names.
             mined: triplets or pairs by id; of the bank, only their positives and negatives are used then.
             ids: [n], names of the batch's rows.
             step: encoder step, as the bank's rows are marked with.
@@ -112,11 +116,12 @@ class BankLoss(nn.Module):
             detail: return (loss, BankDetail).
 
         Raises:
+            TypeError: names where the bank has integers, or the other way round; mined that is no record.
             ValueError: a step before the bank's newest row.
         """
         n, device = len(embeddings), embeddings.device
         names = as_integers(ids, n, name="ids").to(device)
-        own_labels = as_labels(labels, n).to(device)
+        own_labels = as_labels(labels, n, known=known_by(self.bank.label_names)).to(device)
         warming_up = step < self.warm_up
         chosen, stale = self._choose(names, mined, step)
         chosen = chosen[:0] if warming_up else chosen

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least, check_number
+from legolas_metric.checks import UNLABELLED, ArrayLike, as_tensor, check_at_least, check_number
 from legolas_metric.losses.loss_rows import as_rows, as_weights, refuse_names, tensor_of, wide_type
 from legolas_metric.losses.means import as_given
 from legolas_metric.losses.terms import LossDetail
@@ -59,8 +59,10 @@ class FocalLoss(nn.Module):
         _check(gamma)
         self.gamma = gamma
         if class_weights is not None:
-            as_weights(class_weights, torch.ones(()), len(class_weights), "class_weights", "classes")
-        self.register_buffer("class_weights", None if class_weights is None else torch.as_tensor(class_weights))
+            class_weights = as_tensor(class_weights, name="class_weights")
+            n = len(class_weights) if class_weights.ndim else 1
+            as_weights(class_weights, torch.ones(()), n, "class_weights", "classes")
+        self.register_buffer("class_weights", class_weights)
 
     def forward(
         self, logits: ArrayLike, labels: ArrayLike, *, weights: ArrayLike | None = None, detail: bool = False

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_integers, as_tensor
 from legolas_metric.geometry import tie_distance
-from legolas_metric.rows import as_labels, check_norms
+from legolas_metric.rows import answered_by_a_scaler, as_labels, check_norms, warn_of_overflow
 
 _LEAST_NORM = 2.0**-100
 # What rounding in float64 makes of 2 - 2 s where two rows are equal.
@@ -27,6 +27,8 @@ def unit_rows(rows: Float[Tensor, "n d"], dtype: torch.dtype, name: str) -> Floa
     A row shorter than the least normal number of its own type has no direction and no gradient: that grows as 1 / |x|,
     and would overflow.
 
+    NaN and inf in float16 make all rows NaN, and with them the loss and its gradient, which a gradient scaler answers.
+
     Raises:
         ValueError: NaN, inf, or a row of zeros, as a miner does.
     """
@@ -34,6 +36,9 @@ def unit_rows(rows: Float[Tensor, "n d"], dtype: torch.dtype, name: str) -> Floa
     norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True, dtype=torch.float64)
     if len(rows) and not torch.compiler.is_compiling():
         least, most = torch.stack(norm.detach().aminmax()).tolist()
+        if not math.isfinite(most) and answered_by_a_scaler(rows):
+            warn_of_overflow(rows, name, "the loss is NaN")
+            return wide * torch.nan
         if not (math.isfinite(most) and least > 0):
             check_norms(rows.detach().float(), least, most, name=name, metric="cosine", ids=None)
     norm = norm.to(dtype)

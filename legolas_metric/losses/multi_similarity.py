@@ -19,6 +19,7 @@ from legolas_metric.losses.means import Ways, anchor_values, loss_detail, mean_a
 from legolas_metric.losses.pair_masks import Block
 from legolas_metric.losses.symmetric import Finished, Positives
 from legolas_metric.losses.terms import LossDetail, Sums, Terms
+from legolas_metric.signatures import typed
 
 # exp(80) is still a float32: beyond that the maximum of each row has to come off first.
 _RANGE = 80.0
@@ -89,6 +90,7 @@ class MultiSimilarityLoss(nn.Module):
     """
 
     @answers_pml
+    @typed
     def __init__(
         self,
         alpha: int | float = 2.0,

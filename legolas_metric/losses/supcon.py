@@ -18,6 +18,7 @@ from legolas_metric.losses.means import Ways, anchor_values, loss_detail, mean_a
 from legolas_metric.losses.pair_masks import Block
 from legolas_metric.losses.symmetric import Finished, Positives
 from legolas_metric.losses.terms import LossDetail, Sums, Terms
+from legolas_metric.signatures import typed
 
 Form = Literal["out", "in"]
 
@@ -89,6 +90,7 @@ class SupConLoss(nn.Module):
     """
 
     @answers_pml
+    @typed
     def __init__(
         self,
         temperature: int | float = 0.1,

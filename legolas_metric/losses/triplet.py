@@ -11,6 +11,7 @@ from legolas_metric.losses.loss_settings import answers_pml
 from legolas_metric.losses.means import loss_detail
 from legolas_metric.losses.terms import LossDetail, Sums
 from legolas_metric.losses.triplet_terms import Reduction, Selection, TripletRule, mean_by_rule
+from legolas_metric.signatures import typed
 
 
 def triplet_loss(
@@ -100,6 +101,7 @@ class TripletLoss(nn.Module):
     """
 
     @answers_pml
+    @typed
     def __init__(
         self,
         margin: int | float = 0.2,

@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 
 from legolas_metric.budgets import rows_for
 from legolas_metric.checks import check_choice, check_number
+from legolas_metric.geometry import semi_hard_window
 from legolas_metric.losses.loss_inputs import Batch
 from legolas_metric.losses.loss_rows import settled
 from legolas_metric.losses.means import Ways, mean_and_sums, mean_of, no_sums
@@ -207,8 +208,9 @@ def _semi_hard(d: Float[Tensor, "b m"], block: Block, *, margin: int | float) ->
     ordered, columns = _negatives(d, block).sort(1)
     d_ap = d[:, block.band].contiguous()
     place = torch.searchsorted(ordered, d_ap, right=True).clamp_max(d.shape[1] - 1)
-    d_an = ordered.gather(1, place)
-    counts = block.positive & ~((d_an <= d_ap) | (d_an >= d_ap + margin))  # NaN counts, and shows
+    s_an = -ordered.gather(1, place)
+    low, high = semi_hard_window(-d_ap, margin, "euclidean")  # whatever d is in, -d grows as rows come closer
+    counts = block.positive & ~((s_an >= high) | (s_an <= low))  # NaN counts, and shows
     row = torch.arange(len(d), device=d.device)[:, None].expand_as(place)
     positive = torch.arange(block.band.start, block.band.stop, device=d.device).expand_as(place)
     return Picked(*(part.reshape(-1) for part in (row, positive, columns.gather(1, place), counts)))

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.lookup import runs_of
 from legolas_metric.rows import NO_ID, Rows
 
 Part = slice | Int64[Tensor, " m"]
@@ -47,7 +48,7 @@ class Classes:
         assert rows.labels is not None
         if not other_group:
             ordered, order = rows.labels.sort(stable=True)
-            return cls(order, *_run(ordered, anchors.labels), self_row)
+            return cls(order, *runs_of(anchors.labels, ordered), self_row)
         assert anchors.groups is not None
         assert rows.groups is not None
         q = len(anchors)
@@ -56,7 +57,7 @@ class Classes:
         label = label.unique(return_inverse=True)[1]  # dense, so that the key below cannot overflow
         key = label * len(groups) + group
         keys, order = key[q:].sort(stable=True)
-        return cls(order, *_run(label[q:][order], label[:q]), self_row, _run(keys, key[:q]))
+        return cls(order, *runs_of(label[:q], label[q:][order]), self_row, runs_of(key[:q], keys))
 
     def __getitem__(self, part: Part) -> "Classes":
         """The same for some of the anchors."""
@@ -138,9 +139,3 @@ def draw_distinct(uniform: Float64[Tensor, "q k"], count: Int64[Tensor, " q"]) -
         out[:, j] = torch.where(count > j, value, NO_ID)
         drawn = list(torch.stack([*drawn, value]).sort(0).values)
     return out
-
-
-def _run(ordered: Int64[Tensor, " n"], values: Int64[Tensor, " q"]) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
-    """Where each value's run in an ascending array starts, and how long it is."""
-    start = torch.searchsorted(ordered, values)
-    return start, torch.searchsorted(ordered, values, right=True) - start

@@ -15,6 +15,7 @@ from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.geometry import chunks, tie_distance
 from legolas_metric.index.arithmetic import exact_arithmetic, is_exact
+from legolas_metric.lookup import turns
 from legolas_metric.miners.by_label import Part
 from legolas_metric.miners.masks import Relations
 from legolas_metric.miners.pool import Window, similarities_between
@@ -240,7 +241,7 @@ class DensePool:
         order = s.argsort(descending=not farthest, stable=True)  # rows ascend in each line, so ties stay in order
         order = order[line[order].argsort(stable=True)]
         line, row = line[order], row[order]
-        rank = torch.arange(len(line), device=line.device) - torch.searchsorted(line, line)
+        rank = turns(line)
         out = row.new_full((len(score), k), NO_ID)
         out[line[rank < k], rank[rank < k]] = row[rank < k]
         return out

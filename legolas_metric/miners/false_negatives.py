@@ -15,9 +15,11 @@ from torch import Tensor
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, check_choice, check_number, check_whole
 from legolas_metric.geometry import chunks, similarity
+from legolas_metric.lookup import lookup
 from legolas_metric.miners.masks import Masks
 from legolas_metric.miners.pool import Pool, pair_similarities
 from legolas_metric.rows import NO_ID
+from legolas_metric.signatures import typed_fields
 from legolas_metric.tables import Sheet
 
 Reference = Literal["mean", "quantile", "nearest"]
@@ -26,6 +28,7 @@ _REFERENCE_POSITIVES = 64
 _MOST_LABELS = 1 << 14
 
 
+@typed_fields
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class FalseNegativeGuard:
     """Rejects candidates that are probably false negatives; the next candidate takes the place of a rejected one.
@@ -196,7 +199,7 @@ def _alike(pool: Pool) -> tuple[Callable[[Tensor, Tensor], Tensor], Int64[Tensor
     table[:-1, :-1] = compare(known, known) > 0  # what has no label is like nothing
 
     def numbered(labels: Tensor) -> Tensor:
-        return torch.where(labels == UNLABELLED, len(known), torch.searchsorted(known, labels))
+        return torch.where(labels == UNLABELLED, len(known), lookup(labels, known)[0])
 
     return (lambda a, b: table[a, b]), numbered(torch.cat([rows, rows.new_full((1,), UNLABELLED)])), numbered(anchors)
 

@@ -23,11 +23,13 @@ from legolas_metric.miners.sources import Batch, Source, bank_source, batch_ids,
 from legolas_metric.records import MiningStats, Pairs, SearchStats
 from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import NO_ID
+from legolas_metric.signatures import typed_fields
 
 PairTuple = tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Int64[Tensor, " t"], Int64[Tensor, " t"]]
 
 
 @explains()
+@typed_fields
 @dataclass(eq=False, repr=False)
 class MultiSimilarityMiner:
     """Negatives nearer than the farthest positive, positives farther than the nearest negative (Wang et al. 2019).

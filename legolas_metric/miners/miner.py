@@ -45,8 +45,8 @@ class Miner:
     on_empty: OnEmpty = "skip"
     max_staleness: int | None = None
     seed: int = 0
-    calls: int = field(default=0, init=False)
-    warned: bool = field(default=False, init=False)
+    calls: int = field(default=0, init=False, repr=False)
+    warned: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_shared(self.index, self.relation)

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import UNLABELLED, ArrayLike, check_dimension
+from legolas_metric.lookup import lookup
 from legolas_metric.miners.miner import Miner, RankingMiner, batch_metric
 from legolas_metric.miners.sources import row_keys
 from legolas_metric.miners.triplets import HardMiner
 from legolas_metric.records import Triplets
 from legolas_metric.rows import as_prepared
+from legolas_metric.signatures import typed
 
 
+@typed
 def mine_pairs(
     queries: ArrayLike, positives: ArrayLike, corpus: ArrayLike | None = None, *, miner: Miner | None = None
 ) -> Triplets:
@@ -71,14 +74,11 @@ def mine_pairs(
 
 def _answers(positives: Tensor, corpus: Tensor | None) -> Tensor:
     """A class for each different positive, and for the rows of the corpus that are equal to one; -1 for the others."""
-    n = len(positives)
     known, classes = row_keys(positives).unique(return_inverse=True)
     if corpus is None:
         return classes
-    keys = row_keys(corpus)
-    place = torch.searchsorted(known, keys).clamp_max(len(known) - 1)
-    assert len(classes) == n
-    return torch.cat([classes, torch.where(known[place] == keys, place, UNLABELLED)])
+    place, found = lookup(row_keys(corpus), known)
+    return torch.cat([classes, torch.where(found, place, UNLABELLED)])
 
 
 def _without_vote(miner: Miner) -> Miner:

@@ -15,7 +15,8 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_number, check_whole
 from legolas_metric.miners.informative_pairs import MultiSimilarityMiner
 from legolas_metric.records import Triplets
-from legolas_metric.tables import Sheet
+from legolas_metric.signatures import typed
+from legolas_metric.tables import Sheet, Shown
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Plateau:
         check_number("min_delta", self.min_delta, least=0.0)
 
 
-class MiningSchedule:
+class MiningSchedule(Shown):
     """Miners from easy to hard, by epoch or by plateau; a margin is scheduled as stages that differ in it.
 
     `advance(epoch)` gives the miner of an epoch. With an `alarm` (a collapse probe's verdict) it steps back to the
@@ -109,6 +110,7 @@ class MiningSchedule:
         StageChange(epoch=4, before=1, after=0, reason='collapse: effective rank 1.2')
     """
 
+    @typed
     def __init__(self, stages: Sequence[tuple[int | Plateau, TripletMiner]], *, hold: int = 1) -> None:
         if isinstance(stages, str) or not isinstance(stages, Sequence):
             raise TypeError(
@@ -137,12 +139,6 @@ class MiningSchedule:
         self.best: float | None = None
         self.best_epoch = 0
         self.changes: list[StageChange] = []
-
-    def __repr__(self) -> str:
-        return self._sheet().text()
-
-    def _repr_html_(self) -> str:
-        return self._sheet().html()
 
     def _sheet(self) -> Sheet:
         rows = [

@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, check_device, check_dimension
-from legolas_metric.geometry import chunks
+from legolas_metric.geometry import chunks, normalise
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.dense import DensePool, Table, block_rows
 from legolas_metric.miners.masks import Masks, Relations
 from legolas_metric.miners.pool import IndexPool, Pool, Searched
-from legolas_metric.names import Names, as_named
+from legolas_metric.names import Known, as_named, known_by
 from legolas_metric.relations import LabelRelation
-from legolas_metric.rows import NO_ID, Rows, as_float_rows, as_ids, check_norms
+from legolas_metric.rows import NO_ID, Rows, answered_by_a_scaler, as_float_rows, as_ids, check_norms, warn_of_overflow
 
 _EACH_PAIR = 4096  # bytes of a pair of anchor and positive in a search: its slot, window and answer
 
@@ -217,16 +217,19 @@ def _batch_rows(
 ) -> Rows:
     """Rows of a batch; `like`: the rows with whose names of labels and groups these are numbered alike."""
     name = f"{prefix}emb" if prefix else "embeddings"
-    rows = _prepared(embeddings, metric, name)
+    rows, overflowed = _prepared(embeddings, metric, name)
     n, device = rows.shape[0], rows.device
-    known: tuple[Names | None, Names | None] = (None, None) if like is None else (like.label_names, like.group_names)
+    known: tuple[Known, Known] = (None, None)
+    if like is not None:
+        known = known_by(like.label_names), None if like.groups is None else known_by(like.group_names)
     own_labels = as_named(labels, n, name=f"{prefix}labels", of=name, known=known[0])
+    codes = _checked(own_labels.codes, f"{prefix}labels").to(device)
     own_groups = None
     if groups is not None:
         own_groups = as_named(groups, n, name=f"{prefix}groups", of=name, known=known[1])
     return Rows(
         rows,
-        _checked(own_labels.codes, f"{prefix}labels").to(device),
+        codes.masked_fill(overflowed, UNLABELLED),
         torch.arange(n, device=device),
         None if own_groups is None else own_groups.codes.to(device),
         own_labels.names,
@@ -240,16 +243,23 @@ def _checked(labels: Int64[Tensor, " n"], name: str) -> Int64[Tensor, " n"]:
     return labels
 
 
-def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> Float[Tensor, "n d"]:
-    """`as_prepared(wide=True)` by torch alone: nothing is compiled for a batch."""
+def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> tuple[Float[Tensor, "n d"], Bool[Tensor, ""]]:
+    """`as_prepared(wide=True)` by torch alone, as nothing is compiled for a batch; and whether the rows overflowed.
+
+    Rows that overflowed in float16 are nobody's: nothing is mined from them, where the loss of such a batch is NaN.
+    """
     rows = as_float_rows(embeddings, name=name, wide=True)
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
     least, most = norm.aminmax()
+    overflowed = ~most.isfinite()
+    if bool(overflowed) and isinstance(embeddings, Tensor) and answered_by_a_scaler(embeddings):
+        warn_of_overflow(embeddings, name, "nothing is mined from this batch")
+        return normalise(torch.ones_like(rows)), overflowed
     check_norms(rows, float(least), float(most), name=name, metric=metric, ids=None)
     if metric != "cosine":
-        return rows
+        return rows, overflowed
     norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
-    return rows.double().div_(norm).to(rows.dtype)
+    return rows.double().div_(norm).to(rows.dtype), overflowed
 
 
 def _itself(anchors: Rows, rows: Rows) -> Int64[Tensor, " q"]:

@@ -8,9 +8,11 @@ from legolas_metric.checks import check_choice
 from legolas_metric.miners.foreign_arguments import explains
 from legolas_metric.miners.miner import Miner, RankingMiner, batch_metric
 from legolas_metric.miners.strategy import Positive, Reference, Strategy
+from legolas_metric.signatures import typed_fields
 
 
 @explains()
+@typed_fields
 @dataclass(eq=False, repr=False)
 class RandomMiner(Miner):
     """A random positive and random negatives of each anchor: the baseline, and the warm-up of a schedule.
@@ -39,6 +41,7 @@ class RandomMiner(Miner):
 
 
 @explains()
+@typed_fields
 @dataclass(eq=False, repr=False)
 class SemiHardMiner(RankingMiner):
     """The nearest negatives beyond the positive, d_ap < d_an < d_ap + margin (Schroff et al. 2015, FaceNet).
@@ -79,6 +82,7 @@ class SemiHardMiner(RankingMiner):
 
 
 @explains()
+@typed_fields
 @dataclass(eq=False, repr=False)
 class HardMiner(RankingMiner):
     """The nearest negatives of the whole set, for a positive chosen at random, or for every positive.
@@ -112,6 +116,7 @@ class HardMiner(RankingMiner):
 
 
 @explains()
+@typed_fields
 @dataclass(eq=False, repr=False)
 class FullHardMiner(RankingMiner):
     """The farthest positive and the nearest negatives of the whole set; in a batch, batch-hard (Hermans et al. 2017).
@@ -138,6 +143,7 @@ class FullHardMiner(RankingMiner):
 
 
 @explains()
+@typed_fields
 @dataclass(eq=False, repr=False)
 class EasyPositiveMiner(RankingMiner):
     """The nearest positive, with a semi-hard or a hard negative (Xuan et al. 2020).
@@ -171,6 +177,7 @@ class EasyPositiveMiner(RankingMiner):
 
 
 @explains()
+@typed_fields
 @dataclass(eq=False, repr=False)
 class DistanceWeightedMiner(Miner):
     """Negatives drawn with weight 1 / q(d), so that all distances are seen alike (Wu et al. 2017).

@@ -27,6 +27,7 @@ from legolas_metric.probes.spectrum import (
 )
 from legolas_metric.probes.verdict import LEAST_ROWS, judge
 from legolas_metric.rows import as_embeddings, as_labels
+from legolas_metric.signatures import typed
 
 
 class CollapseProbe:
@@ -113,6 +114,7 @@ class CollapseProbe:
         probe._moments = joint
         return probe
 
+    @typed
     def compute(self, *, reference: CollapseReport | None = None) -> CollapseReport:
         """The report on all rows so far; more may follow.
 
@@ -133,6 +135,7 @@ class CollapseProbe:
         return self._moments
 
 
+@typed
 def probe_embeddings(
     embeddings: ArrayLike | EmbeddingBank,
     labels: ArrayLike | None = None,

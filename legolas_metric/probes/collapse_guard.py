@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from legolas_metric.checks import check_at_least, check_choice
 from legolas_metric.probes.collapse_report import CLASS, DIMENSIONAL, POINT, VERDICTS, CollapseReport
 from legolas_metric.probes.verdict import judge, shows
+from legolas_metric.signatures import typed
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class CollapseGuard:
         'RandomMiner'
     """
 
+    @typed
     def __init__(
         self,
         act: Act = "warn",
@@ -130,6 +132,7 @@ class CollapseGuard:
         """Whether the guard has asked for the run to stop."""
         return bool(self.actions) and self.actions[-1].act == "stop"
 
+    @typed
     def check(self, report: CollapseReport, *, epoch: int, loss: float | int | None = None) -> GuardAction | None:
         """Look at a report, and act if it is time to.
 

@@ -13,6 +13,7 @@ from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors
 from legolas_metric.rows import as_ids
+from legolas_metric.signatures import typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Hubness:
     orphans: float | None = None
 
 
+@typed
 def hubness_of(neighbors: Neighbors, ids: ArrayLike | EmbeddingBank) -> Hubness:
     """Hubness of rows whose neighbours are known.
 
@@ -51,7 +53,7 @@ def hubness_of(neighbors: Neighbors, ids: ArrayLike | EmbeddingBank) -> Hubness:
 
     Source: Radovanovic, Nanopoulos and Ivanovic, "Hubs in space", JMLR 2010.
     """
-    names = ids.ids if isinstance(ids, EmbeddingBank) else as_ids(ids, len(ids))
+    names = ids.ids if isinstance(ids, EmbeddingBank) else as_ids(ids, None)
     n = len(names)
     found = neighbors.ids[neighbors.ids >= 0]
     place, known = lookup(found, names.to(found.device))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.geometry import chunks, normalise
+from legolas_metric.lookup import turns
 from legolas_metric.probes.iid import iid_eigenvalues
 from legolas_metric.probes.moments import Moments
 from legolas_metric.probes.spectrum import effective_rank, eigenvalues, noise_floor
@@ -136,8 +137,7 @@ def _draw_mates(
     members = members[torch.randperm(len(members), generator=generator).to(members.device)]
     members = members[slots[members].argsort(stable=True)]
     _, classes, counts = slots[members].unique_consecutive(return_inverse=True, return_counts=True)
-    place = torch.arange(len(members), device=members.device) - (counts.cumsum(0) - counts)[classes]
-    kept = place < _most_of_a_class(len(counts), sample)
+    kept = turns(classes) < _most_of_a_class(len(counts), sample)
     turn = torch.randperm(len(counts), generator=generator).to(members.device)[classes]
     return members[kept][turn[kept].argsort(stable=True)][:sample]
 

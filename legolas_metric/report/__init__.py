@@ -15,6 +15,8 @@ from legolas_metric.report.page import page_html as page_html
 from legolas_metric.report.page import write_page as write_page
 from legolas_metric.report.pictures import Card as Card
 from legolas_metric.report.pictures import Gallery as Gallery
+from legolas_metric.report.run_sections import Remark as Remark
+from legolas_metric.report.run_sections import run_sections as run_sections
 from legolas_metric.report.sections import collapse_sections as collapse_sections
 from legolas_metric.report.sections import plane_section as plane_section
 from legolas_metric.report.sections import ranking_sections as ranking_sections

@@ -61,6 +61,10 @@ class PlannedSampler(Sampler[list[int]], ABC):
             self._next = place + 1
             yield batches[place].tolist()
 
+    def divided(self) -> None:
+        """Told by who divides its batches among processes itself: it plans for all of them, which is no mistake."""
+        self._place_checked = True
+
     def _check_use(self) -> None:
         """Refuse to serve as `sampler=`, and warn once of a rank that is not this process's."""
         self._refuse_as_sampler()

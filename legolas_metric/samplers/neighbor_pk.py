@@ -16,6 +16,7 @@ from legolas_metric.samplers.draws import NEIGHBORS, random_bits
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place, checked_shape
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.visits import occurrence, planned_visits
+from legolas_metric.signatures import typed
 
 _GROUP = 16  # classes
 
@@ -131,6 +132,7 @@ class NeighborPKSampler(PlannedSampler):
     place, where the bank gives the centroid, and the P - 1 nearest classes, where here they are drawn from a pool.
     """
 
+    @typed
     def __init__(
         self,
         bank: EmbeddingBank,

@@ -15,6 +15,7 @@ from legolas_metric.samplers.draws import fingerprint
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place, checked_shape
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.visits import Weights, class_visits, planned_visits, round_steps
+from legolas_metric.signatures import typed
 
 _WIDEST_WEIGHTS = 10_000
 
@@ -106,6 +107,7 @@ class PKSampler(PlannedSampler):
     visits, Kang et al. 2020 (arXiv:1910.09217); effective number, Cui et al. 2019 (arXiv:1901.05555).
     """
 
+    @typed
     def __init__(
         self,
         labels: ArrayLike,

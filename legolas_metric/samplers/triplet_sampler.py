@@ -13,6 +13,7 @@ from legolas_metric.records import Triplets
 from legolas_metric.rows import as_ids
 from legolas_metric.samplers.draws import TRIPLETS, fingerprint, random_bits, random_order, stable_order
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place
+from legolas_metric.signatures import typed
 
 _LEVELS = 3  # of families; each brings fewer triplets together than the one before
 _MOST_ROWS = 2**31  # larger numbers are no rows of a data set
@@ -40,6 +41,19 @@ def plan_epoch(
     return torch.from_numpy(ordered[first]).split(sizes.tolist())
 
 
+def filled(batches: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+    """The same batches, with rows of those that come next in the places that are left; the first follow the last."""
+    full = []
+    for place, batch in enumerate(batches):
+        for later in range(1, len(batches)):
+            if len(batch) == batch_size:
+                break
+            other = batches[(place + later) % len(batches)]
+            batch = torch.cat([batch, other[~torch.isin(other, batch)][: batch_size - len(batch)]])
+        full.append(batch)
+    return full
+
+
 class TripletSampler(PlannedSampler):
     """Batches that hold anchor, positive and negative of every mined triplet, so that all three get gradients.
 
@@ -52,6 +66,8 @@ class TripletSampler(PlannedSampler):
         ids: [n], ids[i] names row i of the data set (default: an id is the row number). A triplet with an id that is
             not among them is left out, and counted in `dropped`.
         seed: of the order.
+        fill: fill the places that a batch has left with rows of the batches that come next, so that all have
+            `batch_size` rows; fewer only where the triplets have fewer altogether.
         rank, world_size: this process, and how many there are: rank r hands out batches r, r + world_size, ... of the
             same epoch; where the last round is not full, the epoch's first batches fill it.
 
@@ -61,8 +77,8 @@ class TripletSampler(PlannedSampler):
           epoch, exactly.
         - Each iteration hands out the next epoch, unless `set_epoch` is used, as Lightning does.
         - A triplet may lie by chance in further batches; `locate` finds it there too.
-        - Rows of no triplet are never drawn. A batch may have fewer than `batch_size` rows, where the next triplet
-          would add more than the rows that are left.
+        - Rows of no triplet are never drawn. Without `fill` a batch may have fewer than `batch_size` rows, where the
+          next triplet would add more than the rows that are left.
 
     Raises:
         TypeError: triplets that are none.
@@ -81,6 +97,7 @@ class TripletSampler(PlannedSampler):
         (True, True)
     """
 
+    @typed
     def __init__(
         self,
         triplets: Triplets,
@@ -88,6 +105,7 @@ class TripletSampler(PlannedSampler):
         *,
         ids: ArrayLike | None = None,
         seed: int = 0,
+        fill: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -102,7 +120,7 @@ class TripletSampler(PlannedSampler):
         rows = names if ids is None else _rows_of(names, ids)
         if len(rows) == 0:
             raise ValueError("none of the triplets lies in the data set: pass the ids under which the rows were mined")
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.fill = batch_size, seed, fill
         self._dropped = len(names) - len(rows)
         if rows.max() >= _MOST_ROWS:
             raise ValueError(f"ids up to {rows.max()} were taken for row numbers: pass ids, the id of each row")
@@ -127,6 +145,7 @@ class TripletSampler(PlannedSampler):
         """This rank's batches of the current epoch."""
         if self._planned is None or self._planned[0] != self.epoch:
             numbered = plan_epoch(self._rows, self.batch_size, epoch=self.epoch, seed=self.seed)
+            numbered = filled(numbered, self.batch_size) if self.fill else numbered
             names = torch.from_numpy(self._names)
             batches = [names[batch] for batch in numbered]
             places = range(self.rank, -(-len(batches) // self.world_size) * self.world_size, self.world_size)
@@ -136,12 +155,12 @@ class TripletSampler(PlannedSampler):
     def settings(self) -> dict[str, int]:
         """What a saved state must agree with."""
         own = {"batch_size": self.batch_size, "seed": self.seed, "world_size": self.world_size}
-        return own | {"data": self._fingerprint}
+        return own | {"fill": int(self.fill), "data": self._fingerprint}
 
 
 def _rows_of(names: Int64[np.ndarray, "t 3"], ids: ArrayLike) -> Int64[np.ndarray, "u 3"]:
     """Row numbers of the triplets that lie in the data set."""
-    known = as_ids(ids, len(ids), of="the data set").cpu()
+    known = as_ids(ids, None).cpu()
     rows, found = lookup(torch.from_numpy(names).flatten(), known)
     return rows.view(-1, 3)[found.view(-1, 3).all(1)].numpy()
 

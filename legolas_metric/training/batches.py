@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from legolas_metric.checks import ArrayLike
 from legolas_metric.datasets.embedding import Collate, stacked
 from legolas_metric.datasets.source import Inputs, Source
+from legolas_metric.distributed import ALONE, World
 from legolas_metric.rows import as_ids, as_labels
 from legolas_metric.samplers.epochs import PlannedSampler
 
@@ -81,21 +82,29 @@ class FedBatches(Sampler[list[int]]):
     A sampler that runs dry starts over, with its next epoch's order. So an epoch has the same number of steps however
     many triplets were mined, and runs can be compared at equal steps. Samplers may be fed while an epoch runs: the next
     batch comes from them, and those that were there before go on where they stand.
+
+    Of several processes, each draws the same joint batches and hands out its own part of them, of equal length where
+    their number divides the batch's; states are of the joint batches, so that one serves every process.
     """
 
     def __init__(self, steps: int) -> None:
-        self.steps = steps
+        self.world, self.steps = ALONE, steps
         self._sources: Sequence[PlannedSampler] = ()
         self._start = self._first = 0  # the steps at which the next and the last iteration begin: 0, but after a load
         # Of each step: from where it was drawn, where that stood, and the batch.
         self._drawn: list[tuple[PlannedSampler | None, _Place | None, list[int]]] = []
         self._fetched: dict[int, list[int]] = {}  # steps whose batch came from samplers that a saved run had let go
 
+    def join(self, world: World, steps: int) -> None:
+        """Hand out this process's parts of so many batches an epoch."""
+        self.world, self.steps = world, steps
+
     def feed(self, sources: Sequence[PlannedSampler], epoch: int) -> None:
         """Take the samplers of the coming steps, one for each turn; the same object may stand in several."""
         new = [source for source in sources if source not in self._sources]
         self._sources = sources
         for source in new:
+            source.divided()
             source.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
@@ -142,11 +151,21 @@ class FedBatches(Sampler[list[int]]):
                 batch = next(streams.setdefault(source, _endless(source)))
                 epoch, following = source.position
                 self._drawn.append((source, (epoch, following - 1, source.choice), batch))
-            yield batch
+            yield batch[self.world.part(len(batch))]
 
 
 class ResumableLoader(DataLoader[Any]):
-    """What Lightning goes on with in mid-epoch; where its batches stand is in the state of `GlobalMining`."""
+    """What Lightning goes on with in mid-epoch; where its batches stand is in the state of `GlobalMining`.
+
+    Its batches are divided among the processes already, which Lightning takes from the class of `sampler` alone: else
+    it would want to divide them by a sampler of its own.
+    """
+
+    sampler = DistributedSampler(range(1), num_replicas=1, rank=0)  # pyright: ignore  (unused: batches are planned)
+
+    def __setattr__(self, attr: str, value: Any) -> None:
+        if attr != "sampler":
+            super().__setattr__(attr, value)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from legolas_metric.checks import check_choice, check_whole
 from legolas_metric.files import check_writable, read_tensors, write_tensors
+from legolas_metric.signatures import typed
 from legolas_metric.training.stopping import Mode, better
 
 _ABOUT = "legolas_metric"  # the key of a file's metadata
@@ -87,6 +88,7 @@ class BestWeights:
         ('best_model_fold0.safetensors', 1)
     """
 
+    @typed
     def __init__(
         self,
         monitor: str,
@@ -109,13 +111,26 @@ class BestWeights:
         self.path = Path(folder) / f"best_{name}{ending}.safetensors"
         self.last_path = Path(folder) / f"last_{name}{ending}.safetensors" if last else None
         self.best_value, self.best_epoch = (-math.inf if mode == "max" else math.inf), -1
-        self._about = {
-            "settings": dict(settings or {}),
-            "label_names": None if label_names is None else [str(entry) for entry in label_names],
-            "normalisation": None if normalisation is None else dict(normalisation),
-        }
-        json.dumps(self._about)  # said now rather than after the first epoch
+        self._about: dict[str, Any] = {}
+        self.tell(settings=settings, label_names=label_names, normalisation=normalisation)
         check_writable(Path(folder))
+
+    def tell(self, **about: Any) -> None:
+        """What is to be found in the file from here on: `settings`, `label_names`, `normalisation`, as constructed.
+
+        Raises:
+            TypeError: what JSON cannot hold, or something else than these three.
+        """
+        if unknown := about.keys() - {"settings", "label_names", "normalisation"}:
+            raise TypeError(f"a file of weights holds settings, label_names and normalisation, not {min(unknown)}")
+        plain = {
+            name: [str(entry) for entry in value] if name == "label_names" and value is not None else value
+            for name, value in about.items()
+        }
+        if plain.get("settings", {}) is None:
+            plain["settings"] = {}
+        json.dumps(plain)  # said now rather than after the first epoch
+        self._about |= plain
 
     def update(self, value: float | int, epoch: int, weights: Mapping[str, Tensor]) -> bool:
         """Tell the value of an epoch, and its weights; True where they are the best so far, and kept."""
@@ -148,6 +163,7 @@ class BestWeights:
         write_tensors(path, weights, {_ABOUT: json.dumps(about)})
 
 
+@typed
 def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
     """Read what `BestWeights` wrote; no code of the file is run.
 

@@ -9,12 +9,14 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.utils.data import WeightedRandomSampler
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, check_number, check_whole
+from legolas_metric.checks import UNLABELLED, ArrayLike, check_number, check_whole, shown
 from legolas_metric.losses.focal import FocalLoss
 from legolas_metric.rows import as_labels
 from legolas_metric.samplers.pk import PKSampler
+from legolas_metric.signatures import typed
 
 
+@typed
 def class_weights(labels: ArrayLike, num_classes: int, *, power: float | int = 1.0) -> Float32[Tensor, " c"]:
     """Weights of classes, larger where a class is rarer, that sum to the number of classes.
 
@@ -52,7 +54,7 @@ def class_counts(labels: ArrayLike, num_classes: int) -> Int64[Tensor, " c"]:
         >>> class_counts([0, 2, 2, -1], 4).tolist()
         [1, 0, 2, 0]
     """
-    values = as_labels(labels, len(labels), of="the data set")
+    values = as_labels(labels, None)
     check_classes(values, num_classes)
     labelled = values[values != UNLABELLED]
     if not len(labelled):
@@ -70,6 +72,7 @@ def check_classes(labels: Int64[Tensor, " n"], num_classes: int) -> None:
         )
 
 
+@typed
 def balanced_sampler(
     labels: ArrayLike, num_classes: int, *, size: int | None = None, seed: int = 0
 ) -> WeightedRandomSampler:
@@ -89,13 +92,14 @@ def balanced_sampler(
         >>> len(list(balanced_sampler([0, 0, 0, 1], 2, size=100)))
         100
     """
-    values = as_labels(labels, len(labels), of="the data set")
+    values = as_labels(labels, None)
     count = class_counts(values, num_classes)
     weight = torch.where(values == UNLABELLED, 0.0, 1.0 / count.clamp_min(1)[values.clamp_min(0)])
-    generator = torch.Generator().manual_seed(seed)
-    return WeightedRandomSampler(weight.tolist(), size or len(values), generator=generator)
+    draws = len(values) if size is None else check_whole("size", size, 1)
+    return WeightedRandomSampler(weight.tolist(), draws, generator=torch.Generator().manual_seed(seed))
 
 
+@typed
 def balancings(loss: Callable[..., Any], samplers: Sequence[object] = ()) -> tuple[str, ...]:
     """The ways by which a loss and a loader's samplers favour rare or hard classes; more than one balance twice.
 
@@ -122,8 +126,9 @@ def balancings(loss: Callable[..., Any], samplers: Sequence[object] = ()) -> tup
     return tuple(found)
 
 
+@typed
 def mixup(
-    inputs: Float[Tensor, "b *s"], labels: Int64[Tensor, " b"], num_classes: int, *, alpha: float, seed: int
+    inputs: Float[Tensor, "b *s"], labels: ArrayLike, num_classes: int, *, alpha: float, seed: int
 ) -> tuple[Float[Tensor, "b *s"], Float32[Tensor, "b c"]]:
     """Mix each input with another of the batch, and its target alike.
 
@@ -149,9 +154,13 @@ def mixup(
     Source: Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412.
     """
     check_number("alpha", alpha, above=0.0)
-    rng = np.random.default_rng(seed)
-    share, order = float(rng.beta(alpha, alpha)), torch.from_numpy(rng.permutation(len(inputs))).to(labels.device)
-    hard = nn.functional.one_hot(labels, num_classes).float()
+    classes = as_labels(labels, len(inputs), of="inputs").to(inputs.device)
+    check_classes(classes, num_classes)
+    if bool((classes == UNLABELLED).any()):
+        raise ValueError("labels hold -1, unlabelled rows, which have no target: leave them out of the batch")
+    rng = np.random.default_rng(seed % 2**64)
+    share, order = float(rng.beta(alpha, alpha)), torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
+    hard = nn.functional.one_hot(classes, num_classes).float()
     return share * inputs + (1 - share) * inputs[order], share * hard + (1 - share) * hard[order]
 
 
@@ -166,4 +175,9 @@ def mixed_accuracy(logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) 
         >>> round(mixed_accuracy(torch.tensor([[2.0, 1.0]]), torch.tensor([[0.7, 0.3]])), 3)
         0.7
     """
+    if not isinstance(targets, Tensor) or targets.shape != logits.shape:
+        raise ValueError(
+            f"targets must be [{', '.join(map(str, logits.shape))}], as `mixup` gives them, got "
+            f"{tuple(targets.shape) if isinstance(targets, Tensor) else shown(targets)}"
+        )
     return float(targets.gather(1, logits.argmax(1, keepdim=True)).mean())

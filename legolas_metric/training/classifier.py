@@ -16,6 +16,7 @@ from legolas_metric.evaluation.classification import ClassificationReport
 from legolas_metric.losses.focal import FocalLoss
 from legolas_metric.training.class_balance import balancings, check_classes, mixed_accuracy, mixup
 from legolas_metric.training.epoch_confusion import EpochConfusion
+from legolas_metric.training.recording import record_event
 
 Auxiliary = Mapping[str, tuple[float | int, Callable[[Tensor, Tensor], Tensor]]]
 
@@ -177,6 +178,7 @@ class ClassifierLearner(L.LightningModule):
 
     def _happened(self, what: str, why: str) -> None:
         self.events.append(TrainingEvent(self.current_epoch, self.global_step, what, why))
+        record_event(self.trainer, epoch=self.current_epoch + 1, what=what, why=why)
         warnings.warn(f"{what}: {why}", stacklevel=2)
 
     def _log(self, name: str, value: Tensor | float, labels: Tensor) -> None:

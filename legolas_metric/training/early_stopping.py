@@ -3,15 +3,21 @@
 import os
 import uuid
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.training.last_in_line import LastInLine
-from legolas_metric.training.stopping import Mode, Restore, RestoringStopper, StoppingRule
+from legolas_metric.training.monitor import ValidationMonitor
+from legolas_metric.training.recording import record_event
+from legolas_metric.training.resume import as_plain, as_record
+from legolas_metric.training.stopping import Interval, Mode, Restore, RestoringStopper, StoppingRule
 
 Ratio = tuple[str, str, float | int]
+Pair = tuple[float, float] | None
 
 
 class EarlyStopping(LastInLine):
@@ -24,6 +30,8 @@ class EarlyStopping(LastInLine):
         min_delta: an improvement must be larger.
         ratio: (validation value, training value, limit), such as ("val_loss", "train_loss", 1.15): stops where the
             quotient of these logged values exceeds the limit for `patience` epochs.
+        paired: an improvement counts only where the paired 95 % interval of the difference to the best epoch, over the
+            identities of the `ValidationMonitor`, leaves out 0; `monitor` is then one of its ranking measures.
 
     Behaviour in corner cases: an epoch that logs no value (where validation is every other epoch) is left out of the
     count. A value that is not finite stops at once.
@@ -35,13 +43,22 @@ class EarlyStopping(LastInLine):
     """
 
     def __init__(
-        self, monitor: str, *, mode: Mode = "max", patience: int, min_delta: float | int = 0, ratio: Ratio | None = None
+        self,
+        monitor: str,
+        *,
+        mode: Mode = "max",
+        patience: int,
+        min_delta: float | int = 0,
+        ratio: Ratio | None = None,
+        paired: bool = False,
     ) -> None:
         super().__init__()
         limit = None if ratio is None else _checked(ratio)[2]
         self.rule = StoppingRule(mode=mode, patience=patience, min_delta=min_delta, ratio_limit=limit)
         self.monitor, self.mode, self.patience = monitor, mode, patience
         self.ratio = ratio
+        self.paired = paired
+        self._best: RankingReport | None = None  # the ranking of the best epoch, to pair with
         self._missed = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -57,11 +74,21 @@ class EarlyStopping(LastInLine):
             self._miss(trainer, needed)
             return
         pair = None if self.ratio is None else (there[1], there[2])
-        stop = self._told(there[0], trainer.current_epoch, module, pair)
+        report = _report(trainer, self.monitor) if self.paired else None
+        interval = None
+        if report is not None and self._best is not None:
+            difference = replace(report, baseline=self._best).difference(self.monitor.split("/")[0])
+            interval = (difference.low, difference.high)
+        epoch, before = trainer.current_epoch, self.rule.stopped
+        stop = self._told(there[0], epoch, module, pair, interval)
+        if stop and not before:
+            record_event(trainer, epoch=epoch + 1, what="stop", why=f"{self.monitor}: {self.rule.why}")
+        if self.rule.best_epoch == epoch:
+            self._best = report
         trainer.should_stop = trainer.should_stop or stop
 
-    def _told(self, value: float, epoch: int, module: L.LightningModule, pair: tuple[float, float] | None) -> bool:
-        return self.rule.update(value, epoch, ratio=pair)
+    def _told(self, value: float, epoch: int, module: L.LightningModule, pair: Pair, interval: Interval | None) -> bool:
+        return self.rule.update(value, epoch, ratio=pair, interval=interval)
 
     def _miss(self, trainer: L.Trainer, needed: tuple[str, ...]) -> None:
         self._missed += 1
@@ -75,11 +102,12 @@ class EarlyStopping(LastInLine):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the rule stands."""
-        return self.rule.state_dict()
+        return {"rule": self.rule.state_dict(), "best": as_plain(self._best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint was written."""
-        self.rule.load_state_dict(state_dict)
+        self.rule.load_state_dict(state_dict["rule"])
+        self._best = as_record(state_dict["best"])
 
 
 class RestoringEarlyStopping(EarlyStopping):
@@ -92,7 +120,7 @@ class RestoringEarlyStopping(EarlyStopping):
         monitor, mode, patience, min_delta: as `EarlyStopping`.
         restore: "best", the epoch of the best value; or "before_patience", the last epoch before the streak that ended
             training, `trigger - patience`.
-        ratio: as `EarlyStopping`.
+        ratio, paired: as `EarlyStopping`.
         folder: for the weights (default: one for each run in `early_stopping`, below `default_root_dir`). What
             a run that was killed leaves there is what it needs to be taken up again.
 
@@ -115,9 +143,10 @@ class RestoringEarlyStopping(EarlyStopping):
         min_delta: float | int = 0,
         restore: Restore = "best",
         ratio: Ratio | None = None,
+        paired: bool = False,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta, ratio=ratio)
+        super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta, ratio=ratio, paired=paired)
         self.stopper = RestoringStopper(self.rule, folder=folder or "early_stopping", restore=restore)
         self.restored_epoch: int | None = None
         self._anywhere = folder is None
@@ -139,8 +168,8 @@ class RestoringEarlyStopping(EarlyStopping):
     def _place(self, root: str) -> None:
         self.stopper.folder = Path(root) / "early_stopping" / self._run
 
-    def _told(self, value: float, epoch: int, module: L.LightningModule, pair: tuple[float, float] | None) -> bool:
-        return self.stopper.update(value, epoch, module.state_dict(), ratio=pair)
+    def _told(self, value: float, epoch: int, module: L.LightningModule, pair: Pair, interval: Interval | None) -> bool:
+        return self.stopper.update(value, epoch, module.state_dict(), ratio=pair, interval=interval)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go back to the weights that were asked for."""
@@ -148,6 +177,8 @@ class RestoringEarlyStopping(EarlyStopping):
         if kept is not None:
             pl_module.load_state_dict(kept.weights)
             self.restored_epoch = kept.epoch
+            why = f"weights of epoch {kept.epoch + 1}, as {self.stopper.restore!r} asks by {self.monitor}"
+            record_event(trainer, epoch=trainer.current_epoch, what="restore", why=why)
             self.stopper.clear()
             above = self.stopper.folder.parent
             if self._anywhere and above.is_dir() and not any(above.iterdir()):
@@ -155,15 +186,32 @@ class RestoringEarlyStopping(EarlyStopping):
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands; the weights are in its folder."""
-        return {"run": self._run, "stopper": self.stopper.state_dict()}
+        return {"run": self._run, "stopper": self.stopper.state_dict(), "best": as_plain(self._best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint was written."""
         self._run = state_dict["run"]
         self.stopper.load_state_dict(state_dict["stopper"])
+        self._best = as_record(state_dict["best"])
 
 
 def _checked(ratio: Ratio) -> Ratio:
     if len(ratio) != 3 or not all(isinstance(name, str) for name in ratio[:2]):
         raise ValueError(f"ratio must be (name of a validation value, of a training value, limit), got {ratio}")
     return ratio
+
+
+def _report(trainer: L.Trainer, monitor: str) -> RankingReport:
+    """The ranking that the logged value is of, as the epoch's validation left it."""
+    monitors = [held for held in _callbacks(trainer) if isinstance(held, ValidationMonitor)]
+    if not monitors or not monitors[0].history:
+        raise ValueError("paired=True compares rankings of a ValidationMonitor: add one to the Trainer's callbacks")
+    record = monitors[0].history[-1]
+    _, _, protocol = monitor.partition("/")
+    if protocol and protocol not in record.rankings:
+        raise ValueError(f"no protocol {protocol!r} in the ValidationMonitor; it has {', '.join(record.rankings)}")
+    return record.rankings[protocol] if protocol else record.ranking
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]

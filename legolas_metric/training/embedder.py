@@ -10,13 +10,22 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric, check_metric
-from legolas_metric.datasets.embedding import Encoder, PassSettings, embed_each, embed_rows, input_loader
+from legolas_metric.datasets.embedding import (
+    Encoder,
+    PassSettings,
+    embed_each,
+    embed_rows,
+    input_loader,
+    shared_rows,
+)
 from legolas_metric.datasets.source import Inputs, Whole
+from legolas_metric.distributed import ALONE, World
 from legolas_metric.training.resume import generator_states, restore_generators
 
 _READ_TWICE = 32  # examples
@@ -63,43 +72,51 @@ class Embedder:
         self.inputs, self.labels, self.ids, self.groups = inputs, labels, ids, groups
         self.metric: Metric = metric
         self.settings = settings
+        self.world = ALONE
         self._loader: DataLoader[Any] | None = None
+
+    def join(self, world: World) -> None:
+        """Share every pass with the processes of a world: each embeds its part, and gets the rows of all."""
+        self.world, self._loader = world, None
 
     def quiet(self) -> None:
         """Show no bar from here on: another one has the screen."""
         self.settings = replace(self.settings, progress=False)
 
     def of_rows(self, rows: Tensor, steps: Tensor, drift: float | None) -> EmbeddingBank:
-        """The bank that has these rows, as a saved state holds them."""
-        bank = EmbeddingBank(rows, self.labels, ids=self.ids, groups=self.groups, metric=self.metric)
+        """The bank that has these rows, as a saved state holds them, and owns them."""
+        bank = EmbeddingBank.of_own(rows, self.labels, ids=self.ids, groups=self.groups, metric=self.metric)
         bank.steps.copy_(steps)
         bank.drift = drift
         return bank
 
     def embed(self, placed: Placed, *, step: int, progress: bool | None = None) -> EmbeddingBank:
         """A bank of the whole set."""
+        world = self._sharing(placed, len(self.inputs))
         rows = embed_rows(
             placed.encoder,
-            self._all(),
+            self._all(world),
             self.ids,
             metric=self.metric,
             module=placed.module,
             device=placed.device,
             context=placed.context,
             progress=self.settings.progress if progress is None else progress,
+            world=world,
         )
-        return EmbeddingBank(rows, self.labels, ids=self.ids, groups=self.groups, metric=self.metric, step=step)
+        return EmbeddingBank.of_own(rows, self.labels, ids=self.ids, groups=self.groups, metric=self.metric, step=step)
 
     def rewrite(
         self, bank: EmbeddingBank, placed: Placed, *, step: int, rows: Int64[Tensor, " m"] | None = None
     ) -> None:
         """Write all rows of a bank anew, or some of them; its drift is that of all that were written."""
         names = self.ids if rows is None else self.ids[rows]
+        world = self._sharing(placed, len(names))
         if rows is None:
-            loader = self._all()
+            loader = self._all(world)
         else:  # a few: workers would take longer to start than to read them
-            some = Subset(self.inputs, rows.tolist())
-            loader = input_loader(some, replace(self.settings, num_workers=0, persistent_workers=False))
+            settings = replace(self.settings, num_workers=0, persistent_workers=False)
+            loader = self._reading(world, settings, rows)
         drifts: list[float] = []
         held: list[Tensor] = []  # batches that wait to be written together: each writing looks all ids up
         written = 0
@@ -125,11 +142,14 @@ class Embedder:
             device=placed.device,
             context=placed.context,
             progress=self.settings.progress and rows is None,
+            world=world,
         )
         bank.drift = sum(drifts) / len(names)
 
     def warn_of_random_views(self, placed: Placed) -> None:
         """Warn, with the drift of an encoder that stands still, where two reads of an example differ."""
+        if self.world.rank:
+            return
         before = generator_states()
         rows = torch.linspace(0, len(self.inputs) - 1, min(_READ_TWICE, len(self.inputs))).long()
         reads = [[self.inputs[int(row)] for row in rows] for _ in range(2)]
@@ -157,10 +177,38 @@ class Embedder:
             )
         restore_generators(before)
 
-    def _all(self) -> DataLoader[Any]:
+    def _all(self, world: World) -> DataLoader[Any]:
         if self._loader is None or not self.settings.persistent_workers:
-            self._loader = input_loader(self.inputs, self.settings)
+            self._loader = self._reading(world, self.settings, None)
         return self._loader
+
+    def _reading(self, world: World, settings: PassSettings, rows: Int64[Tensor, " m"] | None) -> DataLoader[Any]:
+        """This process's part of some rows (None: all), in batches."""
+        if world.size > 1:
+            part, settings = shared_rows(len(self.inputs) if rows is None else len(rows), settings, world)
+            rows = part if rows is None else rows[part]
+        return input_loader(self.inputs if rows is None else Subset(self.inputs, rows.tolist()), settings)
+
+    def _sharing(self, placed: Placed, n: int) -> World:
+        """The processes that share a pass over n rows, with equal encoders: none where there are fewer rows."""
+        module = placed.module if placed.module is not None else placed.encoder
+        if isinstance(module, nn.Module):
+            for buffer in module.buffers():  # running statistics, which each process has of its own batches
+                self.world.lead(buffer)
+        return self.world if n >= self.world.size else ALONE
+
+
+def averaging(encoder: Encoder, decay: float) -> AveragedModel:
+    """An exponential moving average of an encoder, buffers too, that begins with it as it is.
+
+    Raises:
+        TypeError: an encoder that is no module.
+    """
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"ema averages the parameters of an encoder that is a module, got {encoder!r}")
+    averaged = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    averaged.update_parameters(encoder)  # the first one copies
+    return averaged
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, check_choice, check_whole
+from legolas_metric.checks import ArrayLike, check_choice, check_whole, shown
 from legolas_metric.datasets.source import Inputs
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.files import read_tensors, read_weights, write_json, write_tensors
+from legolas_metric.signatures import typed
 from legolas_metric.training.best_weights import digest_of
 
 How = Literal["mean", "concat", "score"]
@@ -80,6 +81,7 @@ class EncoderEnsemble(nn.Module):
     centre: Tensor
     directions: Tensor
 
+    @typed
     def __init__(self, encoders: Sequence[nn.Module], how: How = "mean") -> None:
         super().__init__()
         check_choice("how", how, get_args(How))
@@ -219,6 +221,10 @@ def vote(logits: Sequence[Float[Tensor, "n c"]], how: Vote = "soft") -> Int64[Te
         (0, 1)
     """
     check_choice("how", how, get_args(Vote))
+    if isinstance(logits, Tensor) and logits.ndim == 3:
+        logits = list(logits)
+    if not isinstance(logits, list | tuple) or not all(isinstance(part, Tensor) and part.ndim == 2 for part in logits):
+        raise TypeError(f"logits must be a list of tensors [n, c], one of each classifier, got {shown(logits)}")
     if not logits:
         raise ValueError("no logits to vote on: give those of at least one classifier")
     mean = torch.stack([part.softmax(1) for part in logits]).mean(0)

@@ -49,4 +49,6 @@ def _of_ranking(report: RankingReport) -> dict[str, float | int]:
         "nn_accuracy": report.nn_accuracy,
         "intra": report.intra,
         "inter": report.inter,
+        "queries": report.queries,
+        "unanswerable": report.unanswerable,
     }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from legolas_metric.bank import EmbeddingBank
+from legolas_metric.distributed import ALONE, World
 from legolas_metric.records import Triplets
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler
@@ -22,18 +23,33 @@ class Feeder:
 
     def __init__(self, examples: Examples, settings: Feeding) -> None:
         self.examples, self.settings = examples, settings
-        self.batches = FedBatches(settings.steps_per_epoch or -(-len(examples) // settings.batch_size))
+        self.batches = FedBatches(0)
         self._pk: dict[Kind, PKSampler | NeighborPKSampler] = {}
+        self.join(ALONE)
+
+    def join(self, world: World) -> None:
+        """Plan for the processes of a world together: a batch of each step is that of one process times their number.
+
+        Every process plans the same joint batches, and hands out its own part of each.
+        """
+        settings, examples = self.settings, self.examples
+        self._joint = settings.batch_size * world.size
+        self.batches.join(world, settings.steps_per_epoch or -(-len(examples) // self._joint))
+        self._p = world.size * (settings.batch_size // settings.k)  # whole classes in each part
+        self._pk.clear()
         if "random" in settings.turns:
-            p, k, steps = settings.batch_size // settings.k, settings.k, self._share("random")
-            self._pk["random"] = PKSampler(examples.labels, p, k, batches_per_epoch=steps, seed=settings.seed)
+            steps = self._share("random")
+            self._pk["random"] = PKSampler(
+                examples.labels, self._p, settings.k, batches_per_epoch=steps, seed=settings.seed
+            )
 
     def feed(self, triplets: Triplets, bank: EmbeddingBank, *, epoch: int, done: int) -> float:
         """Make batches for the steps that are left of an epoch; the share of those of triplets that it takes."""
         turns, batches = self.settings.turns, self.batches
         if "neighbors" in turns and ("neighbors" not in self._pk or done):
             self._pk["neighbors"] = self._neighbors(bank)
-        mined = TripletSampler(triplets, self.settings.batch_size, ids=self.examples.ids, seed=self.settings.seed)
+        seed, ids = self.settings.seed, self.examples.ids
+        mined = TripletSampler(triplets, self._joint, ids=ids, seed=seed, fill=True)
         batches.feed([mined if kind == "mined" else self._pk[kind] for kind in turns], epoch)
         left = sum(turns[step % len(turns)] == "mined" for step in range(done, len(batches)))
         return min(1.0, left / len(mined))
@@ -56,8 +72,8 @@ class Feeder:
     def _neighbors(self, bank: EmbeddingBank) -> NeighborPKSampler:
         """Batches of near classes by the bank as it is, from the seed on that comes next."""
         settings, before = self.settings, self._pk.get("neighbors")
-        steps, p = self._share("neighbors"), settings.batch_size // settings.k
-        sampler = NeighborPKSampler(bank, p, settings.k, batches_per_epoch=steps, seed=settings.seed)
+        steps = self._share("neighbors")
+        sampler = NeighborPKSampler(bank, self._p, settings.k, batches_per_epoch=steps, seed=settings.seed)
         if before is not None:
             sampler.load_state_dict(before.state_at(*before.position, None))
         return sampler

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from legolas_metric.signatures import typed
+
 _PACKAGES = ("legolas-metric", "torch", "numpy", "lightning", "faiss-cpu", "pytorch-metric-learning")
 
 
@@ -40,6 +42,7 @@ class RunHistory:
         {0: 0.25, 1: 0.5}
     """
 
+    @typed
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"path must be the path of history.jsonl or of a run's folder, got {path!r}")
@@ -54,7 +57,7 @@ class RunHistory:
     def start(self, *, seed: int | None = None, settings: Mapping[str, Any] | None = None, **digests: str) -> None:
         """Begin a run: its settings and seed, the versions of what computes, and digests by name (data, weights)."""
         self.write(
-            "start", versions=_versions(), seed=seed, settings=settings or {}, digest=dict(sorted(digests.items()))
+            "start", versions=versions(), seed=seed, settings=settings or {}, digest=dict(sorted(digests.items()))
         )
 
     def epoch(self, *, epoch: int, step: int, values: Mapping[str, Any], **words: Any) -> None:
@@ -162,7 +165,8 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of what computes."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

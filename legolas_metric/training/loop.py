@@ -2,30 +2,32 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, check_metric
 from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings
 from legolas_metric.datasets.source import Inputs, Source
+from legolas_metric.distributed import ALONE, World
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
-from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.rows import as_groups
+from legolas_metric.signatures import typed
 from legolas_metric.training.batches import CollateExamples, Examples, ResumableLoader
-from legolas_metric.training.embedder import Embedder, Placed
+from legolas_metric.training.embedder import Embedder, Placed, averaging
 from legolas_metric.training.feeding import Feeder
 from legolas_metric.training.history import RunHistory
-from legolas_metric.training.resume import generator_states, restore_generators
-from legolas_metric.training.rounds import MiningRound, shortfalls
+from legolas_metric.training.loop_state import check_agreement, check_state, saved_state, take_up
+from legolas_metric.training.rounds import MiningRound, check_found
 from legolas_metric.training.settings import Feeding, Kind, Pairs, Rhythm, as_schedule
 
 log = logging.getLogger(__name__)
@@ -80,7 +82,9 @@ class MiningLoop:
         num_workers, pin_memory, persistent_workers: of the loaders, for embedding and training.
         seed: of the batches.
         progress: show a bar while embedding.
-        history: a `RunHistory`, or its path, to which every round is written.
+        history: a `RunHistory`, or its path, to which every round is written (by the first process).
+        world: the processes that train together: `World.current(averages_gradients=True)`. Each embeds its part; all
+            have one bank and mine it; each trains on its part of a joint batch of batch_size * world.size rows.
 
     Raises:
         TypeError, ValueError: settings out of bounds, before anything is embedded; while training, a miner that finds
@@ -99,6 +103,7 @@ class MiningLoop:
         ('HardMiner', 60, 1)
     """
 
+    @typed
     def __init__(
         self,
         dataset: Source,
@@ -126,7 +131,8 @@ class MiningLoop:
         persistent_workers: bool = False,
         seed: int = 0,
         progress: bool = True,
-        history: RunHistory | str | None = None,
+        history: RunHistory | str | os.PathLike[str] | None = None,
+        world: World = ALONE,
     ) -> None:
         check_metric(metric)
         self.schedule = as_schedule(schedule, miner)
@@ -157,16 +163,17 @@ class MiningLoop:
             settings=self.passes,
         )
         self.feeder = Feeder(self.examples, feeding)
-        self.history = RunHistory(history) if isinstance(history, str) else history
+        self.history = history if history is None or isinstance(history, RunHistory) else RunHistory(history)
         self.rounds: list[MiningRound] = []
         self.bank: EmbeddingBank | None = None
         self.current = self.done = self.step = 0  # of training: the epoch, its steps so far, and all steps
-        self._averaged: AveragedModel | None = None
-        self._next_row = 0  # of the bank, which is rewritten next
+        self.averaged: AveragedModel | None = None
+        self.next_row = 0  # of the bank, which is rewritten next
         self._saved: Mapping[str, Any] | None = None  # a loaded state, until training begins
-        self._batches_out = False  # whether a batch was handed out whose step is not yet followed up
-        self._complete = True  # whether the current epoch is through, or none has begun
-        self._value: float | None = None
+        self.batches_out = False  # whether a batch was handed out whose step is not yet followed up
+        self.complete = True  # whether the current epoch is through, or none has begun
+        self.value: float | None = None
+        self.join(world)
 
     # For the training loop
 
@@ -187,7 +194,7 @@ class MiningLoop:
         """The epoch that `epoch` hands out next, or goes on with."""
         if self._saved is not None:
             return self._saved["epoch"] + (self._saved["batches"]["step"] >= self.steps)
-        return self.current + (self._complete and bool(self.rounds))
+        return self.current + (self.complete and bool(self.rounds))
 
     def indices(self, ids: ArrayLike) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"], Int64[Tensor, " m"]]:
         """The mined triplets that lie in a batch, as positions in it: pytorch-metric-learning's `indices_tuple`."""
@@ -214,24 +221,23 @@ class MiningLoop:
             encoder: maps inputs to [b, d]; a module is embedded with in evaluation mode.
             value: what a schedule's `Plateau` looks at, such as the last validation's Rank@1.
         """
-        placed = Placed(encoder)
-        self._value = value
+        # DistributedDataParallel's own forward is for training: it waits for the other processes
+        placed = Placed(encoder.module if isinstance(encoder, DistributedDataParallel) else encoder)
+        self.value = value
         epoch = self.next_epoch
         self.start(placed)
         if self._saved is not None:
             self.resume(placed)
         self._follow_up(placed)
-        if self.current != epoch or self._complete:
+        if self.current != epoch or self.complete:
             self.begin(placed, epoch=epoch, step=self.step, value=value)
         try:
             for batch in self.loader():
-                self.done += 1
-                self.step += 1
-                self._batches_out = True
+                self.done, self.step, self.batches_out = self.done + 1, self.step + 1, True
                 yield batch
                 self._follow_up(placed)
         finally:  # also where the loop is left by `break`
-            self._complete = True
+            self.complete = True
 
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs beside encoder and optimiser, also in the midst of an epoch.
@@ -240,25 +246,7 @@ class MiningLoop:
         and the random generators of the process. The batch that was handed out last counts as trained on. Construct the
         loop as before: settings, indexes and data are not in the state.
         """
-        if self.bank is None:
-            return {}
-        return {
-            "epoch": self.current,
-            "step": self.step,
-            "next": self._next_row,
-            "value": self._value,
-            "follow_up": self._batches_out,
-            "bank": {
-                "embeddings": self.bank.embeddings.clone(),
-                "steps": self.bank.steps.clone(),
-                "drift": self.bank.drift,
-            },
-            "average": None if self._averaged is None else self._averaged.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "round": asdict(self.last),
-            "batches": self.feeder.state_dict(self.done),
-            "generators": generator_states(),
-        }
+        return {} if self.bank is None else saved_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a saved state when training begins; `rounds` then starts with the last round before it.
@@ -266,44 +254,41 @@ class MiningLoop:
         Raises:
             ValueError: this run averages its encoder (`ema`) and the saved one did not, or the other way round.
         """
-        averaged = state.get("average") is not None
-        if state and averaged != (self.rhythm.ema is not None):
-            how = "with" if averaged else "without"
-            raise ValueError(
-                f"ema={self.rhythm.ema}, but the saved run was {how} an averaged encoder: set ema as it was"
-            )
+        check_state(self, state)
         self._saved = state or None
 
     # The parts of a round, for whoever drives the loop from outside, as `GlobalMining` does
 
+    def join(self, world: World) -> None:
+        """Work together with the processes of a world from here on; before anything was mined."""
+        self.world = world
+        self.embedder.join(world)
+        self.feeder.join(world)
+
     def start(self, placed: Placed) -> None:
         """Before the first epoch: make the averaged encoder."""
-        if self.rhythm.ema is None or self._averaged is not None:
+        if self.rhythm.ema is None or self.averaged is not None:
             return
-        if not isinstance(placed.encoder, nn.Module):
-            raise TypeError(f"ema averages the parameters of an encoder that is a module, got {placed.encoder!r}")
-        average = get_ema_multi_avg_fn(float(self.rhythm.ema))
-        self._averaged = AveragedModel(placed.encoder, multi_avg_fn=average, use_buffers=True)
-        self._averaged.update_parameters(placed.encoder)  # the first one copies
+        self.averaged = averaging(placed.encoder, float(self.rhythm.ema))
 
     def begin(self, placed: Placed, *, epoch: int, step: int, value: float | None = None, due: bool = False) -> None:
         """Begin an epoch: mine, if that is due (or asked for), and plan its batches."""
-        self.current, self.done, self.step, self._value = epoch, 0, step, value
-        self._complete = False
+        self.current, self.done, self.step, self.value = epoch, 0, step, value
+        self.complete = False
         if due or self.bank is None or epoch % self.rhythm.every == 0:
             self.mine(placed)
         self.feeder.batches.set_epoch(epoch)
 
     def after_step(self, placed: Placed) -> None:
         """After an optimiser's step, which `step` and `done` count: keep average and bank up; mine, if that is due."""
-        if self._averaged is not None:
+        if self.averaged is not None:
             assert isinstance(placed.encoder, nn.Module)
-            self._averaged.update_parameters(placed.encoder)
+            self.averaged.update_parameters(placed.encoder)
         if self.rhythm.rotate is not None:
             assert self.bank is not None
             n = len(self.examples)
-            rows = (self._next_row + torch.arange(math.ceil(self.rhythm.rotate * n))) % n
-            self._next_row = int(rows[-1] + 1) % n
+            rows = (self.next_row + torch.arange(math.ceil(self.rhythm.rotate * n))) % n
+            self.next_row = int(rows[-1] + 1) % n
             self.embedder.rewrite(self.bank, self._embedding(placed), step=self.step, rows=rows)
         every = self.rhythm.every_steps
         if every is not None and self.step % every == 0 and self.step > self.last.step and self.done < self.steps:
@@ -312,6 +297,7 @@ class MiningLoop:
     def mine(self, placed: Placed) -> None:
         """One round: refresh the bank, mine it, make batches for the steps that are left, and keep the record."""
         epoch, step, encoding = self.current, self.step, self._embedding(placed)
+        self.world.barrier()
         times = [time.perf_counter()]
         if self.bank is None:
             if not self._own_views:
@@ -320,15 +306,12 @@ class MiningLoop:
         elif self.rhythm.rotate is None:
             self.embedder.rewrite(self.bank, encoding, step=step)
         times.append(time.perf_counter())
-        miner = self.schedule.advance(epoch, value=self._value)
+        miner = self.schedule.advance(epoch, value=self.value)
         triplets = miner.mine(self.bank)
         times.append(time.perf_counter())
         name = type(miner).__name__
-        if len(triplets) == 0:
-            asked, why = triplets.stats.anchors, shortfalls(triplets.stats)
-            raise ValueError(
-                f"{name} found no triplet in epoch {epoch}, of {asked} anchors {why}: ease its window or guard"
-            )
+        check_found(name, epoch, triplets)
+        check_agreement(self.world, triplets, epoch, self.bank.embeddings.device)
         fed = self.feeder.feed(triplets, self.bank, epoch=epoch, done=self.done)
         times.append(time.perf_counter())
         encode, mine, plan = (after - before for before, after in pairwise(times))
@@ -345,7 +328,7 @@ class MiningLoop:
             margin=getattr(getattr(miner, "strategy", None), "margin", None),
         )
         self.rounds.append(done)
-        if self.history is not None:
+        if self.history is not None and self.world.rank == 0:
             self.history.round(epoch=epoch, step=step, values=done.values(), **done.words())
         log.info("%s", done.summary())
 
@@ -353,33 +336,16 @@ class MiningLoop:
         """Go on where the loaded state stood; call `start` before."""
         saved, self._saved = self._saved, None
         assert saved is not None
-        device = placed.device
-        if device is None and isinstance(placed.encoder, nn.Module):
-            device = next((parameter.device for parameter in placed.encoder.parameters()), None)
-        bank = saved["bank"]
-        self.bank = self.embedder.of_rows(bank["embeddings"].to(device), bank["steps"], bank["drift"])
-        if self._averaged is not None:
-            self._averaged.load_state_dict(saved["average"])
-        self.schedule.load_state_dict(saved["schedule"])
-        self.current, self.step, self._next_row = saved["epoch"], saved["step"], saved["next"]
-        self._value, self._batches_out = saved["value"], saved["follow_up"]
-        mined = saved["round"]["triplets"]
-        told = mined["stats"] | {"search": SearchStats(**mined["stats"]["search"])}
-        triplets = Triplets(**(mined | {"stats": MiningStats(**told)}))
-        self.rounds = [MiningRound(**(saved["round"] | {"triplets": triplets}))]
-        self.feeder.resume(saved["batches"], triplets, self.bank, epoch=self.current)
-        self.done = saved["batches"]["step"]
-        self._complete = self.done >= self.steps
-        restore_generators(saved["generators"])
+        take_up(self, saved, placed)
 
     def _follow_up(self, placed: Placed) -> None:
         """What a step of the training loop calls for, once."""
-        if self._batches_out:
-            self._batches_out = False
+        if self.batches_out:
+            self.batches_out = False
             self.after_step(placed)
 
     def _embedding(self, placed: Placed) -> Placed:
         """The encoder that embeds: the average, where there is one."""
-        if self._averaged is None:
+        if self.averaged is None:
             return placed
-        return Placed(self._averaged, None, placed.device, placed.context)
+        return Placed(self.averaged, None, placed.device, placed.context)

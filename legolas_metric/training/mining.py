@@ -19,16 +19,22 @@ from legolas_metric.training.batches import Examples, FedBatches, ResumableLoade
 from legolas_metric.training.embedder import Placed
 from legolas_metric.training.loop import MiningLoop
 from legolas_metric.training.module import MetricLearner
-from legolas_metric.training.module_encoder import EncoderOption, check_encoder, encoder_of, finished, placed_encoder
+from legolas_metric.training.module_encoder import (
+    EncoderOption,
+    check_encoder,
+    encoder_of,
+    finished,
+    placed_encoder,
+    world_of,
+)
 from legolas_metric.training.monitor import ValidationMonitor
 from legolas_metric.training.recording import (
     HistoryOption,
     check_history,
-    log_values,
     record_end,
     record_epoch,
+    record_mining,
     record_start,
-    writes,
 )
 from legolas_metric.training.rounds import MiningRound
 from legolas_metric.training.settings import Kind, Pairs
@@ -39,8 +45,8 @@ class GlobalMining(L.Callback):
 
     A `MiningLoop` that the Trainer drives, for any LightningModule: see there for what a round does, and for behaviour
     in corner cases. The encoder embeds in the Trainer's precision, on the module's device. Every round is kept in
-    `rounds`, and goes to every logger and to `history.jsonl` of the run's folder. It serves one process: training on
-    several is refused.
+    `rounds`, and goes to every logger and to `history.jsonl` of the run's folder. Of several processes under DDP each
+    embeds its part, all mine the same triplets, and each trains on its own part of every joint batch.
 
     Args:
         dataset: an array, or any object with `len` and `[]`: items x or (x, ...); ((a, b), y) has two inputs.
@@ -203,8 +209,7 @@ class GlobalMining(L.Callback):
         """Mine for the first epoch, or go on where a loaded state stood."""
         # Before the first epoch's loader is iterated: its workers may draw batches before on_train_epoch_start.
         self._trainer = trainer
-        if trainer.world_size > 1:
-            raise ValueError(f"{trainer.world_size} processes would train on the same batches: use one, devices=1")
+        self.loop.join(world_of(trainer))
         if self.loop.feeder.settings.pairs == "mined" and not isinstance(pl_module, MetricLearner):
             raise ValueError(
                 f"pairs='mined' tells MetricLearner what its loss sees; {type(pl_module).__name__} passes "
@@ -316,16 +321,8 @@ class GlobalMining(L.Callback):
         if not new:
             return
         self._show(pl_module)
-        history = writes(trainer)
         changes, self._changed = self.schedule.changes[self._changed :], len(self.schedule.changes)
-        for change in changes:
-            why = f"{change.before} -> {change.after}: {change.reason}"
-            if history is not None:
-                history.event(epoch=change.epoch, step=self.loop.step, what="stage", why=why)
-        for mined in new:
-            log_values(trainer, {f"mining/{name}": value for name, value in mined.values().items()}, step=mined.step)
-            if history is not None:
-                history.round(epoch=mined.epoch, step=mined.step, values=mined.values(), **mined.words())
+        record_mining(trainer, new, changes, step=self.loop.step)
 
     def _show(self, pl_module: L.LightningModule) -> None:
         if isinstance(pl_module, MetricLearner):

@@ -14,6 +14,7 @@ from legolas_metric.checks import check_at_least
 from legolas_metric.datasets.embedding import call_encoder
 from legolas_metric.losses.bank_loss import BankLoss
 from legolas_metric.records import Triplets
+from legolas_metric.training.module_encoder import world_of
 
 
 class MetricLearner(L.LightningModule):
@@ -31,6 +32,8 @@ class MetricLearner(L.LightningModule):
         lr: highest learning rate of the cycle.
         weight_decay: of AdamW.
         loss_lr: learning rate of the loss's parameters (default: lr); they are not decayed.
+        gather: on several processes, have the loss compare each row with the rows of all, so that a run is that of one
+            process on the joint batch; for losses with a `gather` of their own, which is set when training begins.
         optimizer: makes the optimiser of parameter groups with their lr: `lambda groups: torch.optim.SGD(groups)`.
         schedule: makes the scheduler of the optimiser, stepped after every batch: `lambda optimizer: ...`; a function
             that returns None leaves the rate as it is. The default, one cycle over all steps, needs to know how many
@@ -60,6 +63,7 @@ class MetricLearner(L.LightningModule):
         lr: float | int = 2e-3,
         weight_decay: float | int = 1e-4,
         loss_lr: float | int | None = None,
+        gather: bool = False,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
         schedule: Callable[[Optimizer], Any] | None = None,
     ) -> None:
@@ -69,8 +73,9 @@ class MetricLearner(L.LightningModule):
                 raise TypeError(f"{name} must be a function, or an object that can be called, got {given!r}")
         for name, rate in (("lr", lr), ("weight_decay", weight_decay), ("loss_lr", 0 if loss_lr is None else loss_lr)):
             check_at_least(name, rate, 0)
-        self.encoder = encoder
-        self.loss = loss
+        if gather and not hasattr(loss, "gather"):
+            raise ValueError(f"gather=True needs a loss that has it, such as SupConLoss(), got {loss!r}")
+        self.encoder, self.loss, self.gather = encoder, loss, gather
         self.lr, self.loss_lr, self.weight_decay = lr, loss_lr, weight_decay
         self._optimizer, self._schedule = optimizer, schedule
         self.save_hyperparameters({"lr": lr, "loss_lr": loss_lr, "weight_decay": weight_decay})
@@ -78,6 +83,11 @@ class MetricLearner(L.LightningModule):
     def forward(self, *inputs: Any) -> Float[Tensor, "b d"]:
         """Embed a batch."""
         return self.encoder(*inputs)
+
+    def on_fit_start(self) -> None:
+        """Tell the loss of the processes that train together, where it is to gather their rows."""
+        if self.gather:
+            self.loss.gather = world_of(self.trainer)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportFunctionMemberAccess]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step: the loss over a batch, or over its mined triplets."""
@@ -93,12 +103,31 @@ class MetricLearner(L.LightningModule):
         if isinstance(self.loss, BankLoss):
             assert ids is not None
             loss = self.loss(embeddings, labels, self.triplets, ids=ids, step=self.global_step)
+        elif self.triplets is None or ids is None:
+            loss = self.loss(embeddings, labels, None)
+        elif self.gather:
+            loss = self.loss(embeddings, labels, *self._joint(self.triplets, embeddings, labels, ids))
         else:
-            indices = None if self.triplets is None or ids is None else self.triplets.locate(ids)
-            loss = self.loss(embeddings, labels, indices)
+            loss = self.loss(embeddings, labels, self.triplets.locate(ids))
         assert isinstance(loss, Tensor)
-        self.log("train_loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log(
+            "train_loss",
+            loss.detach(),
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(labels),
+            sync_dist=True,
+        )
         return loss
+
+    def _joint(self, triplets: Triplets, embeddings: Tensor, labels: Tensor, ids: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """The mined triplets of the joint batch whose anchors are this process's, and those rows."""
+        world = world_of(self.trainer)
+        begin = world.offset(len(ids), ids.device)
+        a, p, n = triplets.locate(world.gather(ids))
+        own = (a >= begin) & (a < begin + len(ids))
+        return (a[own] - begin, p[own], n[own]), world.gather(embeddings), world.gather(labels)
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> Float[Tensor, "b d"]:
         """Embed the inputs of a batch."""

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from legolas_metric.datasets.embedding import Encoder
+from legolas_metric.distributed import ALONE, World
 from legolas_metric.training.embedder import Placed
 
 EncoderOption = str | Callable[[Any], Encoder] | None
@@ -50,6 +52,22 @@ def placed_encoder(trainer: L.Trainer, pl_module: L.LightningModule, option: Enc
     found = encoder_of(pl_module, option)
     context = trainer.precision_plugin.forward_context
     return Placed(found, None if isinstance(found, nn.Module) else pl_module, pl_module.device, context)
+
+
+def world_of(trainer: L.Trainer) -> World:
+    """The processes that a Trainer trains on, in the process group of its strategy.
+
+    Raises:
+        ValueError: a strategy that divides the module's weights, so that no process could embed by itself.
+    """
+    if trainer.world_size == 1:
+        return ALONE
+    if not isinstance(trainer.strategy, DDPStrategy):
+        raise ValueError(
+            f"every process embeds with a whole encoder, which {type(trainer.strategy).__name__} does not give it: use "
+            "strategy='ddp' ('ddp_spawn', 'ddp_notebook'), or one device"
+        )
+    return World(trainer.global_rank, trainer.world_size, averages_gradients=True)
 
 
 def finished(trainer: L.Trainer, *, epoch: int, step: int) -> bool:

@@ -20,7 +20,7 @@ from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.rows import as_groups, as_ids, as_labels
 from legolas_metric.training.embedder import Embedder, Placed
 from legolas_metric.training.epoch_record import EpochRecord
-from legolas_metric.training.module_encoder import EncoderOption, check_encoder, placed_encoder
+from legolas_metric.training.module_encoder import EncoderOption, check_encoder, placed_encoder, world_of
 from legolas_metric.training.recording import (
     HistoryOption,
     check_history,
@@ -132,6 +132,7 @@ class ValidationMonitor(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the untrained encoder, unless a loaded state tells of it."""
+        self.embedder.join(world_of(trainer))
         record_start(self, trainer, pl_module, resumed=self._resumed)
         if not self.history:
             self._measure(trainer, pl_module, epoch=trainer.current_epoch)
@@ -149,8 +150,8 @@ class ValidationMonitor(L.Callback):
         epoch = trainer.current_epoch + 1
         if epoch % self.every == 0:
             values = dict(self._measure(trainer, pl_module, epoch=epoch).values())
-            pl_module.log("rank_at_1", values.pop("rank_at_1"), prog_bar=True)
-            pl_module.log_dict(values)
+            pl_module.log("rank_at_1", values.pop("rank_at_1"), prog_bar=True, sync_dist=True)
+            pl_module.log_dict(values, sync_dist=True)
         record_epoch(self, trainer, epoch=epoch)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -3,9 +3,11 @@
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LinearLR, LRScheduler, SequentialLR
 
-from legolas_metric.checks import check_whole
+from legolas_metric.checks import check_number, check_whole
+from legolas_metric.signatures import typed
 
 
+@typed
 def warm_restarts(
     optimizer: Optimizer, *, warm_up: int = 0, period: int = 10, growth: int = 1, lowest: float = 0.0
 ) -> LRScheduler:
@@ -33,6 +35,7 @@ def warm_restarts(
     Source: Loshchilov and Hutter (2017), SGDR, arXiv:1608.03983.
     """
     check_whole("warm_up", warm_up, 0)
+    check_number("lowest", lowest, least=0.0)
     cosine = CosineAnnealingWarmRestarts(
         optimizer, check_whole("period", period, 1), check_whole("growth", growth, 1), eta_min=lowest
     )

@@ -2,14 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from legolas_metric.miners.schedule import StageChange
 from legolas_metric.training.history import RunHistory
+from legolas_metric.training.rounds import MiningRound
 
 HistoryOption = RunHistory | str | os.PathLike[str] | None | bool
 """A history or its path; None for the run's folder, where there is one; False for none."""
@@ -57,8 +60,16 @@ def run_history(trainer: L.Trainer) -> RunHistory | None:
         return asked[0] if isinstance(asked[0], RunHistory) else RunHistory(asked[0])
     if not trainer.loggers and Path(trainer.default_root_dir).resolve() == Path.cwd():
         return None
-    folder = trainer.log_dir
+    folder = _folder(trainer)
     return None if folder is None else RunHistory(Path(folder) / "history.jsonl")
+
+
+def _folder(trainer: L.Trainer) -> str | None:
+    """`trainer.log_dir`, which every process would have to ask for at once."""
+    if not trainer.loggers:
+        return trainer.default_root_dir
+    logger = trainer.loggers[0]
+    return logger.log_dir if isinstance(logger, TensorBoardLogger | CSVLogger) else logger.save_dir
 
 
 def writes(trainer: L.Trainer) -> RunHistory | None:
@@ -86,6 +97,7 @@ def record_start(
         name: getattr(trainer, name) for name in ("max_epochs", "max_steps", "precision", "gradient_clip_val")
     }
     settings[type(pl_module).__name__] = dict(pl_module.hparams)
+    settings["not_optimised"] = not_optimised(trainer, pl_module)
     seed = os.environ.get("PL_GLOBAL_SEED")
     history.start(
         seed=None if seed is None else int(seed),
@@ -107,6 +119,38 @@ def record_epoch(callback: Any, trainer: L.Trainer, *, epoch: int, words: Mappin
     for recorder in all_of_them:
         values |= recorder.recorded_values(epoch)
     history.epoch(epoch=epoch, step=trainer.global_step, values=values)
+
+
+def record_mining(
+    trainer: L.Trainer, rounds: Sequence[MiningRound], changes: Sequence[StageChange], *, step: int
+) -> None:
+    """Log rounds of mining to every logger, and write them, and the changes of stage that led to them."""
+    history = writes(trainer)
+    for change in changes:
+        why = f"{change.before} -> {change.after}: {change.reason}"
+        if history is not None:
+            history.event(epoch=change.epoch, step=step, what="stage", why=why)
+    for mined in rounds:
+        log_values(trainer, {f"mining/{name}": value for name, value in mined.values().items()}, step=mined.step)
+        if history is not None:
+            history.round(epoch=mined.epoch, step=mined.step, values=mined.values(), **mined.words())
+
+
+def record_event(trainer: L.Trainer, *, epoch: int, what: str, why: str) -> None:
+    """Write what happened in an epoch, counted from 1, to the history of a run that has one."""
+    history = run_history(trainer) if recorders(trainer) and trainer.is_global_zero else None
+    if history is not None:
+        history.event(epoch=epoch, step=trainer.global_step, what=what, why=why)
+
+
+def not_optimised(trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:
+    """Names of the parameters that need gradients and that no optimiser holds."""
+    if not trainer.optimizers:
+        return []
+    held = {
+        id(part) for optimizer in trainer.optimizers for group in optimizer.param_groups for part in group["params"]
+    }
+    return [name for name, part in pl_module.named_parameters() if part.requires_grad and id(part) not in held]
 
 
 def record_end(callback: Any, trainer: L.Trainer, why: str) -> None:

@@ -54,9 +54,11 @@ class MiningRound:
             "fallback",
             "exhausted",
             "short",
+            "contested",
             "max_age",
         )
         values: dict[str, float | int] = {"triplets": len(self.triplets), "fed": self.fed}
+        values |= {"distinct_negatives": len(self.triplets.negative.unique())}
         values |= {name: getattr(stats, name) for name in counts}
         values |= {f"filtered/{reason}": count for reason, count in stats.filtered.items()}
         values |= {name: getattr(self, name) for name in ("encode_seconds", "mine_seconds", "plan_seconds")}
@@ -77,6 +79,15 @@ class MiningRound:
             f"{stats.anchors} anchors by {stats.engine}, fed {self.fed:.0%}{drift}\n"
             f"  {shortfalls(stats)}; embedding {self.encode_seconds:.2f} s, mining {self.mine_seconds:.2f} s, "
             f"planning {self.plan_seconds:.2f} s"
+        )
+
+
+def check_found(name: str, epoch: int, triplets: Triplets) -> None:
+    """Raise where a miner found nothing at all, with the counts that say why."""
+    if len(triplets) == 0:
+        asked, why = triplets.stats.anchors, shortfalls(triplets.stats)
+        raise ValueError(
+            f"{name} found no triplet in epoch {epoch}, of {asked} anchors {why}: ease its window or guard"
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from legolas_metric.checks import check_choice, check_number, check_whole
 from legolas_metric.files import read_tensors, write_tensors
+from legolas_metric.signatures import typed
 
 Mode = Literal["max", "min"]
 Restore = Literal["best", "before_patience"]
@@ -49,6 +50,7 @@ class StoppingRule:
     Source: Prechelt (1998), Early Stopping - But When?; the limit on the ratio is ours.
     """
 
+    @typed
     def __init__(
         self, *, mode: Mode = "max", patience: int, min_delta: float | int = 0.0, ratio_limit: float | int | None = None
     ) -> None:
@@ -191,6 +193,7 @@ class RestoringStopper:
         (True, 1)
     """
 
+    @typed
     def __init__(self, rule: StoppingRule, *, folder: str | os.PathLike[str], restore: Restore = "best") -> None:
         check_choice("restore", restore, get_args(Restore))
         self.rule = rule

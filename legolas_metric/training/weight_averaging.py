@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from legolas_metric.checks import check_whole
+from legolas_metric.checks import check_whole, shown
+from legolas_metric.signatures import typed
 
 Weights = dict[str, Tensor]
 
 
+@typed
 def mean_weights(states: Sequence[Mapping[str, Tensor]]) -> Weights:
     """The mean of several state dicts of one module, name by name; integers (counters) are the last one's.
 
@@ -28,6 +30,8 @@ def mean_weights(states: Sequence[Mapping[str, Tensor]]) -> Weights:
 
     Source: Izmailov et al. (2018), Averaging Weights Leads to Wider Optima, arXiv:1803.05407.
     """
+    if isinstance(states, Mapping | str) or not all(isinstance(state, Mapping) for state in states):
+        raise TypeError(f"states must be a list of state dicts, got {shown(states)}")
     if not states:
         raise ValueError("no weights to average: give at least one state dict")
     _check_alike(states[0], states[-1])
@@ -69,6 +73,7 @@ class WeightAverage:
     Source: Polyak and Juditsky (1992); Izmailov et al. (2018), arXiv:1803.05407.
     """
 
+    @typed
     def __init__(self, *, decay: float | None = None, last: int | None = None) -> None:
         if (decay is None) == (last is None):
             raise ValueError(f"give one of decay and last, got decay={decay}, last={last}")

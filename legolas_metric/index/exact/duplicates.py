@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.index.interface import Want
+from legolas_metric.lookup import turns
 from legolas_metric.rows import Rows
 
 _WORTH = 0.5  # share of the rows that may be left for the reduction to pay: a self-join computes half the products
@@ -65,5 +66,5 @@ def _rank(key: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """How many entries before it have the same key."""
     ordered, order = key.sort(stable=True)
     rank = torch.empty_like(key)
-    rank[order] = torch.arange(len(key), device=key.device) - torch.searchsorted(ordered, ordered)
+    rank[order] = turns(ordered)
     return rank

@@ -12,6 +12,7 @@ from legolas_metric.index.exact.requests import Request
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.records import Neighbors
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
+from legolas_metric.signatures import typed
 
 
 class ExactIndex:
@@ -44,6 +45,7 @@ class ExactIndex:
         [2, 2, 1, 1]
     """
 
+    @typed
     def __init__(self, *, metric: Metric = "cosine", precision: Precision = "auto", workspace_mb: int = 256) -> None:
         check_metric(metric)
         check_choice("precision", precision, get_args(Precision))
@@ -79,6 +81,7 @@ class ExactIndex:
         self._rows = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=self.metric)
         return self
 
+    @typed
     def search(
         self,
         queries: ArrayLike,
@@ -104,6 +107,7 @@ class ExactIndex:
         own = self.queries(queries, labels=labels, ids=ids, groups=groups)
         return self._answer(own, k, want, farthest, window)
 
+    @typed
     def self_join(
         self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
     ) -> Neighbors:

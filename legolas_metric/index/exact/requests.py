@@ -18,6 +18,7 @@ from legolas_metric.index.brute_force import part_of
 from legolas_metric.index.exact.solve import Problem
 from legolas_metric.index.interface import Want
 from legolas_metric.index.top_k import Bounds
+from legolas_metric.lookup import lookup, runs_of
 from legolas_metric.rows import NO_ID, Rows
 
 
@@ -61,12 +62,10 @@ def arrange(request: Request) -> tuple[Problem, Int64[Tensor, " a"]]:
     ordered = keys[order]
     if request.want == "negative":  # unlabelled rows come last and are in nobody's band
         ordered = ordered.masked_fill(ordered == UNLABELLED, torch.iinfo(torch.int64).max)
-    wanted = own_keys[query]
-    low = torch.searchsorted(ordered, wanted)
-    high = torch.searchsorted(ordered, wanted, right=True)
+    low, size = runs_of(own_keys[query], ordered)
     anchors = request.own[query]
     self_column = None if request.joined else _column_of(anchors.ids, columns.ids)
-    return _problem(request, query, anchors, columns, low, high, self_column), query
+    return _problem(request, query, anchors, columns, low, low + size, self_column), query
 
 
 def _arrange_any(request: Request) -> tuple[Problem, Int64[Tensor, " a"]]:
@@ -109,6 +108,5 @@ def _labelled_first(labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
 
 def _column_of(ids: Int64[Tensor, " q"], columns: Int64[Tensor, " n"]) -> Int64[Tensor, " q"]:
     """Where each id is among the columns, -1 where it is not."""
-    ordered, order = columns.sort()
-    place = torch.searchsorted(ordered, ids).clamp_max(len(ordered) - 1)
-    return torch.where(ordered[place] == ids, order[place], NO_ID)
+    place, found = lookup(ids, columns)
+    return torch.where(found, place, NO_ID)

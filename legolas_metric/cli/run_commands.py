@@ -1,0 +1,90 @@
+"""The commands of whole runs: parse, call, print. What a command needs is imported when it runs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class How(StrEnum):
+    """Ways to join encoders."""
+
+    mean = "mean"
+    concat = "concat"
+    score = "score"
+
+
+Settings = Annotated[
+    Path | None, typer.Argument(metavar="[SETTINGS.TOML]", help="Settings; what is not in it has its default.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as epochs=3; repeatable."),
+]
+Folder = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The run's folder; the same one goes on.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+OtherData = Annotated[
+    str | None, typer.Option("--data", metavar="PATH", help="Other data, as `data` of the settings names it.")
+]
+
+
+def train(settings: Settings = None, changes: Changes = None, out: Folder = Path("runs/train")) -> None:
+    """Train an encoder, keep its best epoch, and judge it on classes that it never saw.
+
+    Without a file it trains on the bundled handwriting. Interrupted and run again, it goes on. Needs the extras
+    `train` and `report`; pictures need `images`, loggers `tracking`.
+    """
+    from legolas_metric.runs.commands import train as run
+    from legolas_metric.runs.run_settings import RunSettings
+
+    run(RunSettings.read(settings, changes or ()), out)
+
+
+def kfold(settings: Settings = None, changes: Changes = None, out: Folder = Path("runs/kfold")) -> None:
+    """Cross-validate by identity, a test set held out: mean, spread, and the pooled figure with its interval.
+
+    Interrupted and run again, it goes on with the first fold that is not done.
+    """
+    from legolas_metric.runs.commands import kfold as run
+    from legolas_metric.runs.run_settings import RunSettings
+
+    run(RunSettings.read(settings, changes or ()), out)
+
+
+def embed(
+    run: Run,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Write here: .npz or .safetensors.")],
+    data: OtherData = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="Whose encoder, of a run of `kfold`; from 0.")] = None,
+) -> None:
+    """Embed data by a run's best weights, as a file for `rank`, `verify`, `probe` and the others."""
+    from legolas_metric.cli import printing
+    from legolas_metric.runs.commands import embed_data
+
+    printing.say(f"Wrote {embed_data(run, out, data=data, fold=fold)} embeddings to {out}.")
+
+
+def ensemble(
+    run: Run,
+    how: Annotated[How | None, typer.Option(help="Default: as the run's settings say.")] = None,
+    data: OtherData = None,
+) -> None:
+    """Join the encoders of a `kfold`, and rank the held-out test rows by all together and by each alone."""
+    from legolas_metric.runs.commands import join
+
+    join(run, how=None if how is None else how.value, data=data)
+
+
+def search(
+    space: Annotated[Path, typer.Argument(metavar="SPACE.TOML", help="Key -> list of values, or {low, high, log}.")],
+    settings: Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="What all trials share.")] = None,
+    changes: Changes = None,
+    trials: Annotated[int, typer.Option(min=1, help="In all, those of earlier calls included.")] = 20,
+    out: Folder = Path("runs/search"),
+) -> None:
+    """Search over settings with Optuna; the study is kept in the folder, and goes on. Needs the extra `tune`."""
+    from legolas_metric.runs.run_settings import RunSettings
+    from legolas_metric.runs.search import read_space, search_settings
+
+    search_settings(RunSettings.read(settings, changes or ()), read_space(space), trials=trials, folder=out)

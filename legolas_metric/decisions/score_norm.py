@@ -1,0 +1,97 @@
+"""Score normalisation: a score is compared with those that strangers get (a cohort), for each side of the pair.
+
+Letters: n rows, m of the cohort, q and g the sides of a comparison.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from legolas_metric.checks import ArrayLike, check_choice, check_dimension, check_whole
+from legolas_metric.evaluation.identities import Identities, identities, shared
+from legolas_metric.geometry import normalise
+from legolas_metric.index.exact import ExactIndex
+from legolas_metric.rows import as_prepared
+
+_LEAST = 1e-6
+"""The least deviation of cohort scores that is divided by: below, rounding decides."""
+
+
+class ScoreNorm:
+    """AS-norm and S-norm of cosine similarities (Matejka et al. 2017; Karam et al. 2011).
+
+        s'(a, b) = ((s - mean_a) / std_a + (s - mean_b) / std_b) / 2
+
+    mean_a and std_a are of the similarities of a to the cohort: to all of it ("s"), or to its `top` nearest rows
+    ("as"), which the exact engine finds.
+
+    Args:
+        cohort: [m, d], rows of people who are in no comparison: as a rule training rows.
+        how: "as" or "s".
+        top: nearest cohort rows that "as" takes; all, where there are fewer.
+        labels: [m] whose the cohort's rows are; given, a test set that shares people with it is refused.
+
+    Raises:
+        ValueError: a cohort of fewer than two rows, or that `evaluate_ranking` would refuse.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import evaluate_ranking
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> y = torch.arange(80) // 4
+        >>> x = torch.randn(20, 8, generator=generator)[y] + 0.5 * torch.randn(80, 8, generator=generator)
+        >>> norm = ScoreNorm(x[:40], top=10, labels=y[:40])
+        >>> plain = evaluate_ranking(x[40:], y[40:])
+        >>> evaluate_ranking(x[40:], y[40:], scorer=norm, baseline=plain).difference().identities
+        10
+    """
+
+    def __init__(
+        self, cohort: ArrayLike, *, how: Literal["as", "s"] = "as", top: int = 200, labels: ArrayLike | None = None
+    ) -> None:
+        check_choice("how", how, ("as", "s"))
+        rows = as_prepared(cohort, "cosine", name="cohort")
+        if len(rows) < 2:
+            raise ValueError("cohort has one row: a deviation needs two at least, and to be of use some hundred")
+        self.how, self.top = how, min(check_whole("top", top, 2), len(rows))
+        self.people: Identities = frozenset() if labels is None else identities(labels)
+        self._cohort = rows
+        self._index = ExactIndex().fit(rows) if how == "as" else None
+
+    def transform(self, rows: Float[Tensor, "n d"], ids: Int64[Tensor, " n"] | None = None) -> Float64[Tensor, "n e"]:
+        """Unit rows with mean and deviation of their cohort scores as two more columns."""
+        del ids
+        unit = normalise(rows.detach().float())
+        check_dimension(unit, self._cohort, names=("rows", "the cohort"))
+        wide = unit.double()
+        if self._index is not None:
+            near = self._index.search(unit, self.top).similarities.double()
+            mean, std = near.mean(1), near.std(1, correction=0)
+        else:
+            # Mean and deviation of <x, c> over the cohort: <x, mean c>, and x' cov(c) x.
+            cohort = self._cohort.double()
+            centre = cohort.mean(0)
+            spread = (cohort - centre).T @ (cohort - centre) / len(cohort)
+            mean, std = wide @ centre, ((wide @ spread) * wide).sum(1).clamp_min(0).sqrt()
+        return torch.cat([wide, mean[:, None], std.clamp_min(_LEAST)[:, None]], 1)
+
+    def compare(self, x: Float64[Tensor, "q e"], y: Float64[Tensor, "g e"]) -> Float64[Tensor, "q g"]:
+        """Normalised scores of transformed rows."""
+        scores = x[:, :-2] @ y[:, :-2].T
+        left = (scores - x[:, -2:-1]) / x[:, -1:]
+        return (left + (scores - y[None, :, -2]) / y[None, :, -1]) / 2
+
+    def score(self, x: ArrayLike, y: ArrayLike) -> Float64[Tensor, "q g"]:
+        """Normalised scores of all rows of x [q, d] with all rows of y [g, d]."""
+        return self.compare(*(self.transform(as_prepared(rows, "cosine", name="rows")) for rows in (x, y)))
+
+    def check(self, labels: Int64[Tensor, " n"], names: tuple[str, ...] | None) -> None:
+        """Refuse a test set that shares people with the cohort."""
+        both = shared(self.people, identities(labels, names=names))
+        if both:
+            raise ValueError(
+                f"{both} identities of the test set are in the cohort: they would be compared with themselves; take a "
+                "cohort of others, or pass no labels of it where numbers are reused for other people"
+            )

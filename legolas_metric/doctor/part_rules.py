@@ -1,0 +1,87 @@
+"""Rules on the rows that a run was given: parts that overlap, queries without answers, rare classes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from legolas_metric.doctor.findings import Finding
+from legolas_metric.doctor.run_case import RunCase
+
+
+def shared_identities(case: RunCase) -> Iterator[Finding]:
+    """Identities on both sides of a split that is to keep them apart."""
+    count = case.number("shared_identities")
+    if not count or case.settings.get("closed_set") is True:
+        return
+    yield Finding(
+        severity="fault",
+        rule="shared identities",
+        sentence=f"{count:g} identities lie in both the training and the validation part",
+        evidence=f"shared_identities = {count:g}: what is measured is how well they were learnt by heart",
+        remedy="split by identity (KFold(how='identity')); where all identities are known ones, set closed_set = true",
+        share=1.0,
+    )
+
+
+def near_duplicates(case: RunCase) -> Iterator[Finding]:
+    """Rows of the validation part that the training part holds as well."""
+    count, rows = case.number("near_duplicates"), case.number("validation_rows")
+    share = (count or 0.0) / rows if rows else 0.0
+    if count and (not rows or share > case.limits["duplicates"]):
+        yield Finding(
+            severity="warning",
+            rule="near duplicates across parts",
+            sentence=f"{count:g} validation rows{f' ({share:.0%})' if rows else ''} are near duplicates of rows of "
+            "the training part",
+            evidence=f"near_duplicates = {count:g}" + (f" of {rows:g}" if rows else ""),
+            remedy="keep duplicates on one side of the split (give them one group), and measure again",
+            share=share,
+        )
+
+
+def unanswerable_queries(case: RunCase) -> Iterator[Finding]:
+    """Queries without a positive to find."""
+    empty, asked = case.curve("unanswerable"), case.curve("queries")
+    count = empty.last if empty is not None else case.number("unanswerable") or 0.0
+    answered = asked.last if asked is not None else case.number("queries")
+    if not count or not answered:
+        return
+    share = count / (count + answered)
+    yield Finding(
+        severity="warning" if share > case.limits["unanswerable"] else "note",
+        rule="unanswerable queries",
+        sentence=f"{count:g} of {count + answered:g} queries have no positive to find and are left out of the means",
+        evidence=f"unanswerable {count:g}, queries {answered:g}",
+        remedy="quote the count beside the means; take more rows of each class, or of each session, into the gallery",
+        share=share,
+    )
+
+
+def rare_classes(case: RunCase) -> Iterator[Finding]:
+    """Classes of very different sizes, and nothing that balances them."""
+    told = case.settings.get("class_counts")
+    counts = list(told.values()) if isinstance(told, Mapping) else told
+    if not isinstance(counts, Sequence) or isinstance(counts, str) or len(counts) < 2 or min(counts) < 1:
+        return
+    balanced = any(case.settings.get(name) is True for name in ("weighted_sampler", "class_weights"))
+    balanced |= "focal" in case.text("loss") or any(
+        name in case.text("sampler") for name in ("pk", "balanced", "m_per")
+    )
+    apart = max(counts) / min(counts)
+    if balanced or apart <= case.limits["imbalance"]:
+        return
+    worst = [
+        c for n, c in case.history.curves.items() if n.startswith(("val_f1_class_", "val_recall_class_")) and len(c)
+    ]
+    beside = min(worst, key=lambda curve: curve.last) if worst else None
+    yield Finding(
+        severity="warning",
+        rule="imbalance without balancing",
+        marks=() if beside is None else beside.mark(),
+        sentence=f"the largest class has {apart:.0f} times the rows of the smallest, and nothing balances them",
+        evidence=f"{len(counts)} classes of {min(counts)} to {max(counts)} rows"
+        + ("" if beside is None else f"; the worst class: {beside.told()}"),
+        remedy="draw classes alike (PKSampler, or a weighted sampler), or weigh the loss: one of them",
+        share=1 - 1 / apart,
+    )
+
+
+RULES = (shared_identities, near_duplicates, unanswerable_queries, rare_classes)

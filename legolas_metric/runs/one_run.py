@@ -1,0 +1,239 @@
+"""Training one encoder on some rows and judging it on others, and going on where that was interrupted."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float32, Int64
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.datasets.source import Inputs
+from legolas_metric.encoders import InputNormalisation
+from legolas_metric.evaluation.protocol import RetrievalProtocol
+from legolas_metric.evaluation.ranking import evaluate_ranking
+from legolas_metric.evaluation.ranking_report import RankingReport
+from legolas_metric.runs.run_data import RunData
+from legolas_metric.runs.run_log import log
+from legolas_metric.runs.run_parts import build_encoder, build_loggers, build_loss, build_protocols, build_schedule
+from legolas_metric.runs.run_settings import RunSettings
+from legolas_metric.samplers.pk import PKSampler
+from legolas_metric.training.batches import CollateExamples, Examples
+from legolas_metric.training.best_checkpoint import BestCheckpoint
+from legolas_metric.training.best_weights import WeightsFile, read_weights_file
+from legolas_metric.training.collapse_monitor import CollapseMonitor
+from legolas_metric.training.early_stopping import EarlyStopping
+from legolas_metric.training.mining import GlobalMining
+from legolas_metric.training.module import MetricLearner
+from legolas_metric.training.monitor import ValidationMonitor
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """An encoder on the rows that it never saw.
+
+    Attributes:
+        encoder: with the weights of the best epoch.
+        kept: the file that they are from.
+        rankings: name of the protocol -> report, each with the untrained encoder's as its baseline.
+        embeddings: [n, d], of those rows.
+    """
+
+    encoder: nn.Module
+    kept: WeightsFile
+    rankings: Mapping[str, RankingReport]
+    embeddings: Float32[Tensor, "n d"]
+
+    @property
+    def first(self) -> RankingReport:
+        """By the protocol that was watched."""
+        return next(iter(self.rankings.values()))
+
+
+def train_one(
+    data: RunData,
+    train: Int64[Tensor, " a"],
+    validation: Int64[Tensor, " b"],
+    settings: RunSettings,
+    folder: Path,
+    *,
+    fold: int | None = None,
+) -> Judged:
+    """Train, or go on from the folder's last checkpoint; then judge the weights of the best epoch.
+
+    Args:
+        data: all rows.
+        train, validation: row numbers.
+        settings: as `load_data` filled them in.
+        folder: for history, loggers and checkpoints.
+        fold: number of the fold, for the file's name.
+    """
+    parts = data.take(train), data.take(validation)
+    crossing = build_protocols(settings)[0].exclude == "same_group"
+    encoder = build_encoder(settings, data.input_shape)
+    norm = encoder[0]
+    assert isinstance(norm, InputNormalisation)
+    norm.fit(Inputs(parts[0].dataset))
+    learner = MetricLearner(encoder, build_loss(settings), lr=settings.lr, weight_decay=settings.weight_decay)
+    callbacks, loader = _feeding(parts[0], settings, crossing)
+    best = _best(data, settings, folder, fold)
+    callbacks += [_monitor(parts[1], settings, folder), CollapseMonitor("warn")]
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping(settings.monitor, mode=settings.mode, patience=settings.patience))
+    callbacks.append(best)
+    if settings.progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=5))
+    _fit(learner, loader, callbacks, settings, folder)
+    return judge(parts[1], settings, best.path)
+
+
+def judge(part: RunData, settings: RunSettings, path: Path) -> Judged:
+    """Rank rows by the weights in a file, beside the untrained encoder.
+
+    Raises:
+        ValueError: rows of another shape than those that the encoder was made for.
+    """
+    trained, kept = read_encoder(path, settings)
+    untrained = build_encoder(settings, part.input_shape)
+    untrained[0].load_state_dict(trained[0].state_dict())
+    protocols = build_protocols(settings)
+    before = _rankings(embed(untrained, part, settings), part, protocols, {})
+    rows = embed(trained, part, settings)
+    return Judged(encoder=trained, kept=kept, rankings=_rankings(rows, part, protocols, before), embeddings=rows)
+
+
+def read_encoder(path: Path, settings: RunSettings) -> tuple[nn.Sequential, WeightsFile]:
+    """The encoder of a file that `train_one` kept.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: weights of other settings.
+    """
+    held = read_weights_file(path)
+    encoder = build_encoder(settings, tuple(held.settings["input_shape"]))
+    encoder.load_state_dict(held.weights)
+    return encoder, held
+
+
+def embed(encoder: nn.Module, part: RunData, settings: RunSettings) -> Float32[Tensor, "n d"]:
+    """Unit rows of a part of the data."""
+    bank = EmbeddingBank.encode(
+        encoder,
+        Inputs(part.dataset),
+        labels=part.labels,
+        num_workers=settings.num_workers,
+        progress=settings.progress,
+    )
+    return bank.embeddings
+
+
+def best_path(folder: Path, fold: int | None) -> Path:
+    """Where the best epoch's weights lie."""
+    ending = "" if fold is None else f"_fold{fold}"
+    return folder / CHECKPOINTS / f"best_model{ending}.safetensors"
+
+
+def _rankings(
+    rows: Tensor, part: RunData, protocols: list[RetrievalProtocol], before: Mapping[str, RankingReport]
+) -> dict[str, RankingReport]:
+    return {
+        protocol.name: evaluate_ranking(
+            rows, part.labels, groups=part.groups, protocol=protocol, full=True, baseline=before.get(protocol.name)
+        )
+        for protocol in protocols
+    }
+
+
+def _feeding(part: RunData, settings: RunSettings, crossing: bool) -> tuple[list[L.Callback], DataLoader[Any]]:
+    """The loader of training batches, and the callback that mines them, where one does."""
+    inputs, steps = Inputs(part.dataset), settings.steps_per_epoch or -(-len(part.labels) // settings.batch_size)
+    schedule = build_schedule(settings, crossing=crossing)
+    if schedule is None:
+        sampler = PKSampler(
+            part.labels,
+            settings.batch_size // settings.k,
+            settings.k,
+            groups=part.groups,
+            distinct_groups=crossing,
+            batches_per_epoch=steps,
+            short="repeat",
+            seed=settings.seed,
+        )
+        loader = DataLoader(
+            Examples(inputs, part.labels),
+            batch_sampler=sampler,
+            num_workers=settings.num_workers,
+            collate_fn=CollateExamples(None),
+            generator=torch.Generator().manual_seed(settings.seed),
+        )
+        return [], loader
+    mining = GlobalMining(
+        inputs,
+        part.labels,
+        groups=part.groups,
+        schedule=schedule,
+        batch_size=settings.batch_size,
+        steps_per_epoch=steps,
+        num_workers=settings.num_workers,
+        seed=settings.seed,
+        progress=settings.progress,
+    )
+    return [mining], mining.loader()
+
+
+def _monitor(part: RunData, settings: RunSettings, folder: Path) -> ValidationMonitor:
+    return ValidationMonitor(
+        Inputs(part.dataset),
+        part.labels,
+        groups=part.groups,
+        protocol=build_protocols(settings),
+        num_workers=settings.num_workers,
+        history=folder / "history.jsonl",
+    )
+
+
+def _best(data: RunData, settings: RunSettings, folder: Path, fold: int | None) -> BestCheckpoint:
+    return BestCheckpoint(
+        settings.monitor,
+        mode=settings.mode,
+        folder=folder / CHECKPOINTS,
+        fold=fold,
+        part="encoder",
+        settings=settings.plain() | {"input_shape": list(data.input_shape)},
+        label_names=data.label_names,
+    )
+
+
+def _fit(
+    learner: MetricLearner, loader: DataLoader[Any], callbacks: list[L.Callback], settings: RunSettings, folder: Path
+) -> None:
+    last = folder / CHECKPOINTS / "last.ckpt"
+    keeping = ModelCheckpoint(folder / CHECKPOINTS, save_last=True, save_top_k=0, enable_version_counter=False)
+    L.seed_everything(settings.seed, verbose=False)
+    with warnings.catch_warnings():
+        # Lightning's advice on workers and short epochs, and that the folder of a resumed run is not empty.
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer = L.Trainer(
+            max_epochs=settings.epochs,
+            callbacks=[*callbacks, keeping],
+            logger=build_loggers(settings, folder),
+            default_root_dir=folder,
+            accelerator="auto",
+            devices=1,
+            enable_progress_bar=settings.progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+        )
+        resumed = last if last.is_file() else None
+        if resumed is not None:
+            log.info("Going on from %s.", resumed)
+        trainer.fit(learner, loader, ckpt_path=resumed, weights_only=None if resumed is None else True)

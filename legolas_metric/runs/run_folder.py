@@ -1,0 +1,55 @@
+"""A run's folder: whose it is, and what a run that is taken up again finds there."""
+
+from pathlib import Path
+
+from legolas_metric.outputs import check_writable
+from legolas_metric.runs.run_log import log
+from legolas_metric.runs.run_settings import RunSettings
+from legolas_metric.training.history import versions
+
+SETTINGS = "settings.toml"
+
+
+def claim(folder: Path, settings: RunSettings, command: str) -> None:
+    """Write the settings into the folder, or find the same ones there: then the run goes on.
+
+    Raises:
+        ValueError: another run's folder; the keys that differ are named.
+        OSError: a folder that can't be written.
+    """
+    check_writable(folder)
+    path = folder / SETTINGS
+    if path.is_file():
+        differ = settings.differences(RunSettings.read(path))
+        if differ:
+            said = ", ".join(f"{key} was {old!r} and is {new!r}" for key, (new, old) in differ.items())
+            raise ValueError(f"{folder} holds a run of other settings ({said}): choose another folder with --out")
+        held = command_of(folder)
+        if held != command:
+            raise ValueError(f"{folder} holds a run of `{held}`, not of `{command}`: choose another folder with --out")
+    settings.write(path, {"command": command, **versions()})
+    log.info("Settings, as resolved (%s):\n%s", path, settings.toml().rstrip())
+    log.info("Versions: %s", ", ".join(f"{name} {number}" for name, number in versions().items()))
+
+
+def command_of(folder: Path) -> str:
+    """The command that made a folder.
+
+    Raises:
+        FileNotFoundError: no run in it.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {SETTINGS}")
+    first = path.read_text(encoding="utf-8").splitlines()[:1]
+    return first[0].removeprefix("# command: ") if first else ""
+
+
+def settings_of(folder: Path) -> RunSettings:
+    """The settings of a run, as resolved.
+
+    Raises:
+        FileNotFoundError: no run in the folder.
+    """
+    command_of(folder)
+    return RunSettings.read(folder / SETTINGS)

@@ -1,0 +1,233 @@
+"""What the processes of test_training_processes.py do: importable by spawned ones, and a script for torchrun."""
+
+import os
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from legolas_metric import HardMiner, MiningSchedule, SemiHardMiner, SupConLoss
+from legolas_metric.datasets import load_omniglot
+from legolas_metric.distributed import World
+from legolas_metric.training import CollapseMonitor, GlobalMining, MetricLearner, MiningLoop, ValidationMonitor
+
+JOINT, STEPS, EPOCHS = 48, 10, 5  # rows of a joint batch; 50 steps
+STOP = 23  # steps after which the resumed run was interrupted, within an epoch
+
+
+def data():
+    train = load_omniglot().take(torch.arange(160))
+    return torch.stack([train[row][0] for row in range(160)]).flatten(1).double(), train.labels
+
+
+def encoder(*, norm: bool = False) -> nn.Module:
+    torch.manual_seed(1)
+    middle = nn.BatchNorm1d(24) if norm else nn.Tanh()
+    return nn.Sequential(nn.Linear(784, 24), middle, nn.Linear(24, 8)).double()
+
+
+def schedule():
+    return MiningSchedule([(0, SemiHardMiner(margin=1.0)), (2, HardMiner())])
+
+
+class Reads:
+    """A data set that counts what is read of it."""
+
+    def __init__(self, x):
+        self.x, self.read = x, 0
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, row):
+        self.read += 1
+        return self.x[row]
+
+
+# A plain loop
+
+
+def plain_loop(world: World, **settings):
+    x, labels = data()
+    reads = Reads(x)
+    given = {"steps_per_epoch": STEPS, "every_steps": 4, "embed_batch_size": 30, "progress": False} | settings
+    loop = MiningLoop(
+        x, labels, schedule=schedule(), embed_dataset=reads, batch_size=JOINT // world.size, world=world, **given
+    )
+    return loop, reads
+
+
+def train(loop, net, optimizer, *, until=None):
+    """Losses of the joint batches and the ids of this process's; until so many steps are through."""
+    loss, seen = SupConLoss(gather=loop.world if loop.world.size > 1 else None), {"losses": [], "ids": []}
+    for _ in range(loop.next_epoch, EPOCHS):
+        for x, y, ids in loop.epoch(net):
+            value = loss(net(x), y)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            seen["losses"].append(value.item())
+            seen["ids"].append(ids)
+            if loop.step == until:
+                return seen
+    return seen
+
+
+def run_plain(world: World, **settings):
+    """A whole run, and one that was interrupted within an epoch."""
+    net = encoder()
+    model = DistributedDataParallel(net) if world.size > 1 else net
+    loop, reads = plain_loop(world, **settings)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+    seen = train(loop, model, optimizer)
+    rounds = [[r.triplets.anchor, r.triplets.positive, r.triplets.negative] for r in loop.rounds]
+    kept = {"seen": seen, "rounds": rounds, "bank": loop.bank.embeddings, "reads": reads.read, "drift": loop.last.drift}
+    kept["weights"] = net.state_dict()
+
+    net = encoder()
+    model = DistributedDataParallel(net) if world.size > 1 else net
+    loop, _ = plain_loop(world, **settings)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+    begun = train(loop, model, optimizer, until=STOP)
+    state, weights, moments = loop.state_dict(), net.state_dict(), optimizer.state_dict()
+    again, _ = plain_loop(world, **settings)
+    other = encoder()
+    other.load_state_dict(weights)
+    model = DistributedDataParallel(other) if world.size > 1 else other
+    optimizer = torch.optim.SGD(other.parameters(), 0.05, momentum=0.9)
+    optimizer.load_state_dict(moments)
+    again.load_state_dict(state)
+    rest = train(again, model, optimizer)
+    kept["resumed"] = {key: begun[key] + rest[key] for key in begun}
+    return kept
+
+
+SETTINGS = {
+    "whole": {},
+    "rotating": {"rotate": 0.2, "ema": 0.9},
+    "turns": {"turns": ("mined", "neighbors", "random"), "k": 8},
+}
+
+
+def plain(rank: int, size: int, port: int, folder: Path, names) -> None:
+    begin(rank, size, port)
+    world = World.current(averages_gradients=True)
+    for name in names:
+        torch.save(run_plain(world, **SETTINGS[name]), folder / f"{name}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def begin(rank: int, size: int, port: int, seconds: float = 60) -> None:
+    from datetime import timedelta
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
+
+
+class Dying(Reads):
+    """Ends its process, or sleeps, when it is read for the second time round."""
+
+    def __init__(self, x, how):
+        super().__init__(x)
+        self.how = how
+
+    def __getitem__(self, row):
+        if self.read > 60:
+            os._exit(3) if self.how == "dies" else __import__("time").sleep(600)
+        return super().__getitem__(row)
+
+
+def dying(rank: int, size: int, port: int, how: str) -> None:
+    begin(rank, size, port, seconds=8)
+    x, labels = data()
+    world = World.current(averages_gradients=True)
+    held = Dying(x, how) if rank == 1 else Reads(x)
+    loop = MiningLoop(
+        x, labels, miner=HardMiner(), embed_dataset=held, batch_size=24, steps_per_epoch=2, progress=False, world=world
+    )
+    net = encoder()
+    for _ in range(3):
+        for inputs, y, _ in loop.epoch(net):
+            SupConLoss(gather=world)(net(inputs), y).backward()
+
+
+# Under Lightning
+
+
+class Notes(L.Callback):
+    """Keeps what this process saw."""
+
+    def __init__(self, mining, watch, folder):
+        self.mining, self.watch, self.folder = mining, watch, folder
+        self.seen = {"losses": [], "ids": []}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen["losses"].append(float(outputs["loss"]))
+        self.seen["ids"].append(batch[2])
+
+    def on_fit_end(self, trainer, pl_module):
+        rounds = [[r.triplets.anchor, r.triplets.positive, r.triplets.negative] for r in self.mining.rounds]
+        kept = {"seen": self.seen, "rounds": rounds, "bank": self.mining.bank.embeddings}
+        kept["rank_at_1"] = [record.ranking.rank[1] for record in self.watch.history]
+        kept["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        torch.save(kept, self.folder / f"lightning-{trainer.global_rank}.pt")
+
+
+class First(L.Callback):
+    """Keeps the first bank: what the untrained encoder gave."""
+
+    def __init__(self, mining, folder):
+        self.mining, self.folder = mining, folder
+
+    def on_train_start(self, trainer, pl_module):
+        torch.save(self.mining.bank.embeddings, self.folder / f"first-{trainer.global_rank}.pt")
+
+
+def under_lightning(folder: Path, size: int, strategy: str, *, norm=False, pairs="batch", stop=None, resume=None):
+    x, labels = data()
+    other = load_omniglot().take(torch.arange(300, 360))
+    held = torch.stack([other[row][0] for row in range(60)]).flatten(1).double()
+    mining = GlobalMining(
+        x,
+        labels,
+        schedule=schedule(),
+        batch_size=JOINT // size,
+        steps_per_epoch=STEPS,
+        every_steps=4,
+        embed_batch_size=30,
+        pairs=pairs,
+    )
+    watch = ValidationMonitor(held, other.labels)
+    learner = MetricLearner(
+        encoder(norm=norm), SupConLoss(), gather=size > 1, optimizer=lambda g: torch.optim.SGD(g, 0.05), schedule=steady
+    )
+    trainer = L.Trainer(
+        max_epochs=EPOCHS,
+        max_steps=stop or -1,
+        accelerator="cpu",
+        devices=size,
+        strategy=strategy,
+        callbacks=[mining, watch, CollapseMonitor("warn"), First(mining, folder), Notes(mining, watch, folder)],
+        logger=CSVLogger(folder),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(learner, mining.loader(), ckpt_path=resume)
+    if stop is not None:
+        trainer.save_checkpoint(folder / "stopped.ckpt")
+
+
+def steady(optimizer):
+    """No schedule."""
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    under_lightning(Path(sys.argv[1]), int(sys.argv[2]), "ddp", norm=sys.argv[3] == "norm", pairs=sys.argv[4])

@@ -1,0 +1,149 @@
+"""Global mining on several processes equals one process on the joint batches; all processes hold the same."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import process_runs
+import pytest
+import torch
+import torch.multiprocessing as mp
+from process_runs import EPOCHS, JOINT, SETTINGS, STEPS, run_plain, under_lightning
+
+from legolas_metric.distributed import World
+from legolas_metric.training import RunHistory
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def spawn(work, size, *arguments):
+    mp.start_processes(work, args=(size, free_port(), *arguments), nprocs=size, start_method="spawn")
+
+
+def check_equal_to_one(runs, one, *, runs_of="seen"):
+    """The same losses, banks and triplets on every process; batches disjoint, of one length, and joint those of one."""
+    for step in range(STEPS * EPOCHS):
+        parts = [run[runs_of]["ids"][step] for run in runs]
+        assert {len(part) for part in parts} == {JOINT // len(runs)}
+        assert torch.equal(torch.cat(parts), one["seen"]["ids"][step])
+        assert len(torch.cat(parts).unique()) == JOINT
+    for run in runs:
+        torch.testing.assert_close(run[runs_of]["losses"], one["seen"]["losses"], rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def plain_runs(request, tmp_path_factory):
+    folder, size = tmp_path_factory.mktemp("plain"), request.param
+    names = list(SETTINGS) if size == 2 else ["whole"]
+    spawn(process_runs.plain, size, folder, names)
+    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(size)] for name in names}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {name: run_plain(World(), **settings) for name, settings in SETTINGS.items()}
+
+
+def test_a_plain_loop_on_several_processes_is_that_of_one(plain_runs, alone):
+    for name, runs in plain_runs.items():
+        check_equal_to_one(runs, alone[name])
+        for run in runs:
+            assert torch.equal(run["bank"], runs[0]["bank"])
+            torch.testing.assert_close(run["bank"], alone[name]["bank"], rtol=0, atol=1e-6)
+            assert len(run["rounds"]) == len(alone[name]["rounds"])
+            for found, expected in zip(run["rounds"], alone[name]["rounds"]):
+                assert all(map(torch.equal, found, expected))
+            torch.testing.assert_close(run["weights"], alone[name]["weights"], rtol=0, atol=1e-6)
+            assert run["drift"] == pytest.approx(alone[name]["drift"], abs=1e-6)
+
+
+def test_a_run_that_was_interrupted_within_an_epoch_goes_on(plain_runs, alone):
+    for name, runs in plain_runs.items():
+        check_equal_to_one(runs, alone[name], runs_of="resumed")
+
+
+def test_each_process_embeds_its_part(plain_runs, alone):
+    reads = [run["reads"] for run in plain_runs["whole"]]
+    rounds = len(alone["whole"]["rounds"])
+    assert sum(reads) == alone["whole"]["reads"] == rounds * 160
+    assert max(reads) <= rounds * (160 // len(reads) + 30)
+
+
+@pytest.fixture(scope="module")
+def lightning_alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    under_lightning(folder, 1, "auto")
+    return torch.load(folder / "lightning-0.pt")
+
+
+def lightning_runs(folder, size=2):
+    return [torch.load(folder / f"lightning-{rank}.pt") for rank in range(size)]
+
+
+def check_lightning(runs, one):
+    check_equal_to_one(runs, one)
+    for run in runs:
+        assert torch.equal(run["bank"], runs[0]["bank"])
+        for found, expected in zip(run["rounds"], one["rounds"], strict=True):
+            assert all(map(torch.equal, found, expected))
+        assert run["rank_at_1"] == pytest.approx(one["rank_at_1"])
+        assert run["metrics"]["train_loss"] == pytest.approx(one["metrics"]["train_loss"], abs=1e-6)
+
+
+def test_under_lightning_spawned(tmp_path, lightning_alone):
+    under_lightning(tmp_path, 2, "ddp_spawn")
+    check_lightning(lightning_runs(tmp_path), lightning_alone)
+    history = RunHistory(next(tmp_path.rglob("history.jsonl")))
+    assert len(history.starts) == 1
+    assert len([entry for entry in history.lines() if entry["kind"] == "epoch"]) == EPOCHS + 1
+    assert len(history.rounds) == len(lightning_alone["rounds"])
+    assert history.ended["why"] == "finished"
+
+
+def torchrun(folder, size, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={size}"]
+    command += ["--master_port", str(free_port()), process_runs.__file__, str(folder), str(size), *arguments]
+    here = str(Path(process_runs.__file__).parents[1])
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}, timeout=300)
+
+
+def test_under_torchrun_with_batch_norm_the_first_round_is_equal(tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    two.mkdir()
+    one.mkdir()
+    torchrun(two, 2, "norm", "batch")
+    under_lightning(one, 1, "auto", norm=True)
+    runs, alone = lightning_runs(two), torch.load(one / "lightning-0.pt")
+    first = torch.load(one / "first-0.pt")
+    for rank, run in enumerate(runs):
+        assert torch.equal(torch.load(two / f"first-{rank}.pt"), first)
+        assert all(map(torch.equal, run["rounds"][0], alone["rounds"][0]))
+        assert torch.equal(run["bank"], runs[0]["bank"])
+        for found, expected in zip(run["rounds"], runs[0]["rounds"], strict=True):
+            assert all(map(torch.equal, found, expected))
+    for step in range(4):  # until the next round
+        assert torch.equal(torch.cat([run["seen"]["ids"][step] for run in runs]), alone["seen"]["ids"][step])
+
+
+def test_mined_triplets_that_lie_across_processes_are_seen(tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    two.mkdir()
+    one.mkdir()
+    under_lightning(two, 2, "ddp_spawn", pairs="mined")
+    under_lightning(one, 1, "auto", pairs="mined")
+    check_lightning(lightning_runs(two), torch.load(one / "lightning-0.pt"))
+
+
+@pytest.mark.parametrize("how", ["dies", "sleeps"])
+def test_a_process_that_is_lost_ends_all_and_is_named(how):
+    begun = time.perf_counter()
+    with pytest.raises(Exception, match=r"process 1 terminated with exit code 3|[Rr]anks? 1 failed|rank 1"):
+        spawn(process_runs.dying, 2, how)
+    assert time.perf_counter() - begun < 60
