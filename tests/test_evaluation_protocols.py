@@ -161,7 +161,7 @@ def test_prototypes_are_means_of_the_shots():
     [
         (lambda: RetrievalProtocol(min_positives=0), "min_positives must be at least 1"),
         (lambda: RetrievalProtocol(queries=[]), "queries is an empty list of ids"),
-        (lambda: RetrievalProtocol(gallery=[3, 3]), "ids must be unique"),
+        (lambda: RetrievalProtocol(gallery=[3, 3]), "gallery must be unique"),
         (lambda: RetrievalProtocol.few_shot(ways=1, shots=1), "ways must be at least 2"),
         (
             lambda: RetrievalProtocol.fixed([0], [99, 1]),
