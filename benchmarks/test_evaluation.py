@@ -3,6 +3,7 @@
 Each row notes how far the shared measures lie apart. `--full` adds n = 20,000 and the memory at n = 50,000.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -98,3 +99,33 @@ def test_memory_above_the_input(benchmark, full, whole):
     options = {"capture_output": True, "check": True, "cwd": Path(__file__).parent}
     done = benchmark.pedantic(subprocess.run, command, options, rounds=1)
     benchmark.extra_info["peak_mb_above_input"] = float(done.stdout)
+
+
+PROMISED = """
+import torch
+from memory import peak_mb
+from legolas_metric import evaluate_ranking, evaluate_verification
+n, c = {n}, {c}
+rows, labels = torch.randn(n, 64, generator=torch.Generator().manual_seed(0)), torch.arange(n) // c
+{call}(rows[:2000], torch.arange(2000) // 4)
+print(peak_mb(lambda: {call}(rows, labels)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "n", "c", "promised", "long"),
+    [
+        ("evaluate_ranking", 50_000, 5, 24 * 64 * 50_000 + 128e6 + 50_000 * (8 * 5 * 11 + 1_200 + 72 * 10), False),
+        ("evaluate_ranking", 200_000, 5, 24 * 64 * 200_000 + 128e6 + 200_000 * (8 * 5 * 11 + 1_200 + 72 * 10), True),
+        ("evaluate_verification", 4_000, 1_000, 24 * 64 * 4_000 + 128e6 + 206 * 4 * 499_500, False),
+        ("evaluate_verification", 4_000, 2_000, 24 * 64 * 4_000 + 128e6 + 206 * 2 * 1_999_000, True),
+    ],
+)
+def test_peaks_are_what_the_docstrings_promise(full, call, n, c, promised, long):
+    """On one thread, in a process of its own, which has loaded what it needs on fewer rows."""
+    skip_unless(long, full)
+    script = PROMISED.format(call=call, n=n, c=c)
+    where, one = Path(__file__).parent, {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, cwd=where, env=one)
+    took = done.stdout.decode().strip()
+    assert took == "None" or 0.3 * promised < float(took) * 2**20 < promised

@@ -23,6 +23,7 @@ from legolas_metric import (
     TripletSampler,
 )
 from legolas_metric.datasets import load_omniglot
+from legolas_metric.records import SearchStats
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time)
 
@@ -109,7 +110,7 @@ def test_triplets(benchmark):
     far = np.random.default_rng(1).integers(10, 200, len(labels))
     rows = (order, order[(place + 1) % len(order)], order[(place + far) % len(order)])
     nothing = torch.zeros(len(labels))
-    stats = MiningStats(anchors=len(labels), engine="none", seconds=0.0)
+    stats = MiningStats(anchors=len(labels), search=SearchStats(engine="none"), seconds=0.0)
     triplets = Triplets(*map(torch.from_numpy, rows), nothing, nothing, stats)
 
     def build():

@@ -83,6 +83,16 @@ def known_by(names: Names | None) -> Known:
     return "integers" if names is None else names
 
 
+def name_of(code: int, names: Names) -> str:
+    """What a number stands for; -1 stands for no name.
+
+    Example:
+        >>> name_of(1, ("ann", "bob")), name_of(-1, ("ann", "bob"))
+        ('bob', '(none)')
+    """
+    return names[code] if code >= 0 else "(none)"
+
+
 def _as_array(values: ArrayLike) -> np.ndarray | None:
     """A list, or a column of pandas, as an array; None where the entries are numbers, or no names."""
     if isinstance(values, np.ndarray):

@@ -13,6 +13,7 @@ from legolas_metric.evaluation.arguments import as_fars, as_ks
 from legolas_metric.evaluation.classification import classification_report, knn_probe, linear_probe
 from legolas_metric.evaluation.clustering import evaluate_clustering
 from legolas_metric.evaluation.protocol import Episodes
+from legolas_metric.report.sections import worst_gallery
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +256,28 @@ def test_votes_over_many_classes_stay_small(monkeypatch):
     assert knn_probe(*split, num_classes=50, k=7).confusion.equal(whole.confusion)
     assert max(sizes) == 9
     assert sum(sizes) == 100
+
+
+def test_breakdowns_and_worst_queries_show_names():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9], [0.95, 0.05]])
+    names, days = ["bob", "bob", "ann", "ann", None], ["mon", "tue", "mon", "tue", "mon"]
+    bank = EmbeddingBank(x, names, groups=days)
+    for report in (
+        evaluate_ranking(x, names, groups=days),
+        evaluate_ranking(bank),
+        evaluate_ranking(bank, ids=range(5)),
+    ):
+        classes, groups = report.by_class(), report.by_group()
+        assert classes.names == tuple(report.label_names[key] for key in classes.keys)
+        assert sorted(groups.names) == ["mon", "tue"]
+        worst = report.worst[0]
+        assert worst.label_name == report.label_names[worst.label]
+        assert worst.wrong_names == tuple(
+            "(none)" if label == -1 else report.label_names[label] for label in worst.wrong_labels
+        )
+        assert any("(none)" in found.wrong_names for found in report.worst)
+        captions = [caption for caption, _ in worst_gallery(report.worst, lambda _: np.zeros((8, 8))).cards[0].pictures]
+        assert captions[0] == f"query, class {worst.label_name}"
+        assert captions[2].startswith(f"wrong: class {worst.wrong_names[0]}, ")
+    numbered = evaluate_ranking(x, [0, 0, 1, 1, -1])
+    assert numbered.by_class().names is numbered.worst[0].label_name is numbered.worst[0].wrong_names is None

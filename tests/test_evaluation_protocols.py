@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -187,3 +190,61 @@ def test_a_class_in_two_groups_cannot_be_drawn_within_one():
 def test_protocols_compare_and_print():
     assert RetrievalProtocol(queries=np.array([1, 2])) == RetrievalProtocol(queries=[1, 2])
     assert "queries" not in repr(RetrievalProtocol(queries=range(1000)))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"gallery": "all"}, TypeError, "gallery must be numbers, got strings"),
+        ({"queries": torch.ones(3, dtype=torch.bool)}, TypeError, "queries must be integers, got a mask of booleans"),
+        ({"queries": [1, 1]}, ValueError, "unique"),
+    ],
+)
+def test_lists_that_hold_no_ids_are_refused_by_name(given, error, text):
+    with pytest.raises(error, match=text):
+        RetrievalProtocol(**given)
+
+
+SETTINGS = """
+from legolas_metric import RetrievalProtocol
+for given in ({"distractors": "no"}, {"episodes": 5}, {"seed": 1.5}, {"gallery": 3}):
+    try:
+        RetrievalProtocol(**given)
+    except (TypeError, ValueError) as error:
+        print(error)
+"""
+
+
+def test_settings_of_the_wrong_type_are_refused_when_the_protocol_is_made():
+    """In a process of its own, where no checker of types stands before ours."""
+    said = subprocess.run([sys.executable, "-c", SETTINGS], capture_output=True, check=True, text=True).stdout
+    names = [line.split()[0] for line in said.splitlines()]
+    assert names == ["distractors", "episodes", "seed", "gallery"]
+
+
+def test_queries_with_too_few_positives_are_named_as_such():
+    with pytest.raises(ValueError, match="none of 12 queries has min_positives=9 positives"):
+        evaluate_ranking(torch.randn(12, 3), torch.arange(12) // 3, protocol=RetrievalProtocol(min_positives=9))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_re_identification_is_market_1501s_own_evaluation(seed):
+    """Query by query, as its Python code has it: junk out, then CMC and the mean of the precisions at the hits."""
+    draw = np.random.default_rng(seed)
+    person, camera = draw.integers(-1, 9, 80), draw.integers(0, 3, 80)
+    x = draw.standard_normal((80, 5)) + 0.8 * draw.standard_normal((10, 5))[person]
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    rows = draw.permutation(80)
+    queries, gallery = [int(i) for i in rows[:30] if person[i] > 0], rows[30:]  # 0: distractors, no query has them
+    first, precision = [], []
+    for i in queries:
+        honest = gallery[(person[gallery] != -1) & ((person[gallery] != person[i]) | (camera[gallery] != camera[i]))]
+        hit = person[honest][np.argsort(-(x[honest] @ x[i]))] == person[i]
+        if hit.any():
+            first.append([hit[:k].any() for k in (1, 5, 10)])
+            precision.append(np.mean(np.cumsum(hit)[hit] / (np.flatnonzero(hit) + 1)))
+    protocol = RetrievalProtocol.re_identification(queries=queries, gallery=gallery)
+    report = evaluate_ranking(x, person, groups=camera, protocol=protocol, full=True)
+    assert [report.rank[k] for k in (1, 5, 10)] == pytest.approx(np.mean(first, 0))
+    assert report.mean_average_precision == pytest.approx(np.mean(precision))
+    assert report.unanswerable == len(queries) - len(first)

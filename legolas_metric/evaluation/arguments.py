@@ -44,8 +44,9 @@ def as_table(
         groups=bank.groups if groups is None else groups,
         metric=bank.metric,
     )
-    names = bank.label_names if labels is None else given.label_names
-    return replace(given, label_names=names), bank.metric
+    label_names = bank.label_names if labels is None else given.label_names
+    group_names = bank.group_names if groups is None else given.group_names
+    return replace(given, label_names=label_names, group_names=group_names), bank.metric
 
 
 def rows_of_baseline(baseline: ArrayLike | EmbeddingBank, rows: Rows) -> ArrayLike:

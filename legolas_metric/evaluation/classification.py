@@ -8,7 +8,14 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
-from legolas_metric.checks import ArrayLike, Metric, check_metric, check_number, check_whole
+from legolas_metric.checks import (
+    ArrayLike,
+    Metric,
+    check_dimension,
+    check_metric,
+    check_number,
+    check_whole,
+)
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
@@ -202,7 +209,7 @@ def linear_probe(
     *,
     num_classes: int,
     metric: Metric = "cosine",
-    strength: float = 1.0,
+    strength: float | int = 1.0,
     max_iter: int = 1000,
     baseline: Untrained = None,
 ) -> ClassificationReport:
@@ -218,7 +225,8 @@ def linear_probe(
         baseline: (train, test) of the same rows by the untrained encoder, or its report.
 
     Raises:
-        TypeError, ValueError: as `EmbeddingBank`; fewer than two training classes; labels outside their range.
+        TypeError, ValueError: as `EmbeddingBank`; fewer than two training classes; labels outside their range; rows of
+            two dimensions; a strength or a number of steps that is not above 0.
 
     Example:
         >>> import torch
@@ -247,9 +255,10 @@ def linear_probe(
             strength=strength,
             max_iter=max_iter,
         )
-    x, z = (as_prepared(rows, metric, name=name).cpu().numpy() for rows, name in ((train, "train"), (test, "test")))
-    model = LogisticRegression(C=strength, max_iter=max_iter).fit(x, known)
-    called = torch.from_numpy(model.predict(z).astype(np.int64))
+    x, z = (as_prepared(rows, metric, name=name).cpu() for rows, name in ((train, "train"), (test, "test")))
+    check_dimension(z, x, names=("test", "train"))
+    model = LogisticRegression(C=strength, max_iter=max_iter).fit(x.numpy(), known)
+    called = torch.from_numpy(model.predict(z.numpy()).astype(np.int64))
     return _report(called, asked.codes.cpu(), num_classes, asked.names, before)
 
 

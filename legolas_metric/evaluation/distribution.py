@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from legolas_metric.checks import UNLABELLED, ArrayLike
+from legolas_metric.checks import UNLABELLED, ArrayLike, check_whole
 from legolas_metric.rows import as_labels
 from legolas_metric.signatures import typed
 
@@ -54,11 +54,11 @@ def class_distribution(labels: ArrayLike, *, num_classes: int | None = None) -> 
     """Describe how rows are spread over classes.
 
     Args:
-        labels: [n] integers; -1 is unlabelled.
+        labels: [n] integers, -1 for unlabelled; or names.
         num_classes: declared number of classes, to count empty ones.
 
     Raises:
-        TypeError: labels that are not integers.
+        TypeError: labels that are neither integers nor names; a number of classes that is not whole.
         ValueError: no labelled row, or a label beyond `num_classes`.
 
     Example:
@@ -66,6 +66,8 @@ def class_distribution(labels: ArrayLike, *, num_classes: int | None = None) -> 
         '1 of 2 classes have one row: no positives, so they are neither trained nor measured'
     """
     values = as_labels(labels, None)
+    if num_classes is not None:
+        num_classes = check_whole("num_classes", num_classes, 1)
     known = values[values != UNLABELLED]
     if len(known) == 0:
         raise ValueError("no labelled row: every label is -1")

@@ -126,14 +126,18 @@ def _count_others(
 def drawn_rates(
     pairs: Pairs, borders: Float64[Tensor, " k"], *, resamples: int, seed: int
 ) -> tuple[Float64[Tensor, "b k"], Float64[Tensor, "b k"]] | None:
-    """FAR and FRR at ascending borders in each draw of the identities; None where there is one identity only.
+    """FAR and FRR at ascending borders in each draw of the identities; None where one identity only has genuine
+    pairs.
 
     Warns:
         UserWarning: fewer than ten identities.
     """
-    what = pairs.over if isinstance(pairs, PairsOfRows) else "identities"
-    enough = enough_identities(pairs.identities, what)
-    return rates_of_draws(pairs.histograms(borders), resamples=resamples, seed=seed) if enough else None
+    if not enough_identities(pairs.identities, pairs.over if isinstance(pairs, PairsOfRows) else "identities"):
+        return None
+    counted = pairs.histograms(borders)
+    if int((counted[1].sum(1) > 0).sum()) < 2:
+        return None
+    return rates_of_draws(counted, resamples=resamples, seed=seed)
 
 
 def enough_identities(units: int, what: PairsOver = "identities") -> bool:

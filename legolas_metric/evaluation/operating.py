@@ -147,7 +147,13 @@ class OperatingPoints:
         return self.levels[torch.cat([by_genuine, by_far]).clamp_max(len(self.levels) - 1).unique()]
 
     def rates_at(self, threshold: float | int) -> Rates:
-        """What a threshold does: exact at a known similarity, and for impostors linear in between."""
+        """What a threshold does: exact at a known similarity, and for impostors linear in between.
+
+        Raises:
+            ValueError: NaN.
+        """
+        if math.isnan(threshold):
+            raise ValueError("threshold must be a similarity, got NaN, which accepts and rejects nothing")
         place = int(torch.searchsorted(self.levels, self.levels.new_tensor(threshold)))
         accepted = int(self.genuine[place]) if place < len(self.levels) else 0
         upper = float(self.impostor[place]) if place < len(self.levels) else 0.0

@@ -61,6 +61,7 @@ class RetrievalProtocol:
         seed: of the episodes.
 
     Raises:
+        TypeError: lists that hold no ids, `distractors` that is neither True nor False, no `Episodes`.
         ValueError: an unknown `exclude`, ids that repeat, an empty list of ids, `min_positives` below 1, or settings
             that exclude each other: episodes draw their own queries and gallery; prototypes have neither a group nor a
             row number, and are one positive for each query.
@@ -84,7 +85,10 @@ class RetrievalProtocol:
     def __post_init__(self) -> None:
         if not callable(self.exclude):
             check_choice("exclude", self.exclude, get_args(Exclude))
+        if not isinstance(self.distractors, bool):
+            raise TypeError(f"distractors must be True or False, got {self.distractors!r}")
         object.__setattr__(self, "min_positives", check_whole("min_positives", self.min_positives, 1))
+        object.__setattr__(self, "seed", check_whole("seed", self.seed, -(2**63)))
         self._check_episodes()
         for side in ("queries", "gallery"):
             ids = getattr(self, side)
@@ -99,6 +103,8 @@ class RetrievalProtocol:
         plan = self.episodes
         if plan is None:
             return
+        if not isinstance(plan, Episodes):
+            raise TypeError(f"episodes must be Episodes or None, got {plan!r}: RetrievalProtocol.few_shot makes them")
         if self.queries is not None or self.gallery is not None:
             raise ValueError("episodes draw their own queries and gallery: leave out the lists of ids, or the episodes")
         if plan.prototypes and self.exclude != "self":

@@ -59,10 +59,10 @@ class WrongNeighbours:
     """A query that went wrong, with what was found before its first positive.
 
     Attributes:
-        id, label: of the query.
+        id, label: of the query, and `label_name`, where labels came as names.
         place: expected place of its first positive, from 1 (at least the report's depth, where it lies beyond).
         positive: id of the most similar positive, and `positive_similarity`.
-        wrong, wrong_labels, wrong_similarities: the nearest rows of other labels, nearest first.
+        wrong, wrong_labels, wrong_similarities: the nearest rows of other labels, nearest first; and `wrong_names`.
     """
 
     id: int
@@ -73,3 +73,5 @@ class WrongNeighbours:
     wrong: tuple[int, ...]
     wrong_labels: tuple[int, ...]
     wrong_similarities: tuple[float, ...]
+    label_name: str | None = None
+    wrong_names: tuple[str, ...] | None = None

@@ -43,7 +43,8 @@ def evaluate_ranking(
     Gallery rows of equal similarity (`geometry.exact_similarity`, in float64, to what rounding leaves of it) count with
     their expectation over random order, so that a collapsed encoder scores chance (McSherry & Najork 2008). MAP@R and
     R-precision: Musgrave 2020. Peak memory, in bytes: 24 n d + 128 MB + 8 q w (2 + 3 len(ks)), with w rows of the
-    largest class.
+    largest class; and for q queries of classes of 64 rows or fewer in a gallery of 8,192 or more, unless `full`,
+    q (1,200 + 72 max(w, ks)), which is the search's.
 
     Args:
         embeddings: [n, d], finite; or a bank, whose labels, ids, groups and metric are taken.
@@ -64,7 +65,7 @@ def evaluate_ranking(
         TypeError: integer embeddings or float labels; no labels; ks that are no integers; what is no protocol.
         ValueError: NaN or inf, zero rows under cosine, rows whose similarities overflow float32, lengths that differ,
             ids that repeat, k < 1, a protocol that needs groups where none are given or names unknown ids, no row of
-            another class, or no query with a positive.
+            another class in any gallery, or no query with a positive.
 
     Example:
         >>> import torch
@@ -92,7 +93,7 @@ def evaluate_ranking(
         )
     assert rows.labels is not None
     intra, inter = mean_squared_distances(rows.embeddings, rows.labels)
-    names = rows.label_names
+    names, group_names = rows.label_names, rows.group_names
     unlabelled = int((rows.labels == UNLABELLED).sum())
     depth = None if full else max(depths, default=1)
     asked, gallery, found = 0, 0, []
@@ -111,10 +112,15 @@ def evaluate_ranking(
             worst = worst_queries(trial, _joined(measured), asked_for, metric)
     if not found:
         raise ValueError(
-            f"none of {asked} queries has a positive in its gallery under {asked_for.name!r}: "
+            f"none of {asked} queries has {_fewest(asked_for)} in its gallery under {asked_for.name!r}: "
             "give each class at least two rows (of different groups, where groups are compared)"
         )
     per_query = _joined(found)
+    if not callable(asked_for.exclude) and not bool(per_query.negatives.any()):  # a rule of one's own may mean that
+        raise ValueError(
+            f"no query has a row of another label in its gallery under {asked_for.name!r}, so that nothing could be "
+            "wrong: a gallery needs rows of other classes"
+        )
     return RankingReport(
         **_means(per_query, depths),
         nn_accuracy=float(per_query.rank_at(1).sum()) / asked,
@@ -127,6 +133,7 @@ def evaluate_ranking(
         depth=depth,
         protocol=asked_for,
         label_names=names,
+        group_names=group_names,
         per_query=per_query,
         worst=worst,
         baseline=reference,
@@ -217,6 +224,11 @@ def _joined(parts: Sequence[QueryMeasures]) -> QueryMeasures:
         values = [getattr(part, name) for part in parts]
         columns[name] = None if values[0] is None else torch.cat(values)[order]
     return QueryMeasures(**columns)
+
+
+def _fewest(protocol: RetrievalProtocol) -> str:
+    least = protocol.min_positives
+    return "a positive" if least == 1 else f"min_positives={least} positives"
 
 
 def _mean(column: Float64[Tensor, " q"] | None) -> float | None:

@@ -12,6 +12,7 @@ from legolas_metric.evaluation import ranking_measures as measures
 from legolas_metric.evaluation.bootstrap import Difference, Over, intervals, paired_difference
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.query_measures import QueryMeasures, WrongNeighbours
+from legolas_metric.names import Names, name_of
 from legolas_metric.signatures import typed
 
 # A fall from the untrained encoder's figure by no more than this is not worth a word.
@@ -24,11 +25,13 @@ class Breakdown:
 
     Attributes:
         keys: labels or groups.
+        names: what these are called, where they came as names; else None.
         queries: answerable queries of each.
         rank1, r_precision, map_at_r: means.
     """
 
     keys: Int64[Tensor, " c"]
+    names: tuple[str, ...] | None
     queries: Int64[Tensor, " c"]
     rank1: Float64[Tensor, " c"]
     r_precision: Float64[Tensor, " c"]
@@ -60,7 +63,8 @@ class RankingReport:
         gallery: rows that are searched, before what a query must not find is taken out.
         depth: places up to which rankings were worked out, beside the first R of each; None for all of them.
         protocol: how it was asked.
-        label_names: what labels stand for, `label_names[label]`, where they came as names; else None.
+        label_names, group_names: what labels and groups stand for, `label_names[label]`, where they came as names; else
+            None.
         per_query: what the means are taken of.
         worst: the queries that lost by the widest margin, with their wrong neighbours.
         baseline: the report of the untrained encoder, by which this one is to be read; None where none was given.
@@ -93,7 +97,8 @@ class RankingReport:
     gallery: int
     depth: int | None
     protocol: RetrievalProtocol
-    label_names: tuple[str, ...] | None = field(repr=False)
+    label_names: Names | None = field(repr=False)
+    group_names: Names | None = field(repr=False)
     per_query: QueryMeasures = field(repr=False, compare=False)
     worst: tuple[WrongNeighbours, ...] = field(repr=False, compare=False)
     baseline: "RankingReport | None" = None
@@ -136,8 +141,10 @@ class RankingReport:
             sizes: impostors in the gallery; those beyond what a query has mean all that it has.
 
         Raises:
-            ValueError: a ranking that was not worked out in full.
+            TypeError, ValueError: a size that is no whole number of at least 0; a ranking that was not worked out in
+                full.
         """
+        sizes = [check_whole("sizes", size, 0) for size in sizes]
         self._check_depth(None, "Rank@1 against gallery size")
         found = self.per_query
         cases = torch.stack([found.start, found.size - found.tied, found.tied, found.negatives], 1)
@@ -150,7 +157,7 @@ class RankingReport:
 
     def by_class(self) -> Breakdown:
         """Means of each class."""
-        return _breakdown(self.per_query, self.per_query.labels)
+        return _breakdown(self.per_query, self.per_query.labels, self.label_names)
 
     def by_group(self) -> Breakdown:
         """Means of the queries of each group.
@@ -160,7 +167,7 @@ class RankingReport:
         """
         if self.per_query.groups is None:
             raise ValueError("by_group() needs groups: pass groups to evaluate_ranking")
-        return _breakdown(self.per_query, self.per_query.groups)
+        return _breakdown(self.per_query, self.per_query.groups, self.group_names)
 
     def intervals(
         self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0, over: Over = "identities"
@@ -275,6 +282,9 @@ class RankingReport:
         asked = self.queries + self.unanswerable
         if self.unanswerable > asked / 10:
             said.append(f"{self.unanswerable} of {asked} queries have too few positives to find and are left out")
+        alone = int((self.per_query.negatives == 0).sum())
+        if alone:
+            said.append(f"{alone} queries have no row of another label in their gallery: they can't be wrong")
         return tuple(said)
 
     def _check_depth(self, k: int | None, what: str) -> None:
@@ -282,13 +292,20 @@ class RankingReport:
             raise ValueError(f"{what} needs more of the ranking than its first {self.depth} places: pass full=True")
 
 
-def _breakdown(found: QueryMeasures, keys: Int64[Tensor, " q"]) -> Breakdown:
+def _breakdown(found: QueryMeasures, keys: Int64[Tensor, " q"], names: Names | None) -> Breakdown:
     unique, place, count = keys.unique(return_inverse=True, return_counts=True)
     columns = (found.rank_at(1), found.r_precision, found.map_at_r)
     means = [torch.zeros(len(unique)).double().to(keys.device).index_add_(0, place, x) / count for x in columns]
     order = means[0].argsort(stable=True)
     rank1, r_precision, map_at_r = (mean[order] for mean in means)
-    return Breakdown(keys=unique[order], queries=count[order], rank1=rank1, r_precision=r_precision, map_at_r=map_at_r)
+    return Breakdown(
+        keys=unique[order],
+        names=None if names is None else tuple(name_of(key, names) for key in unique[order].tolist()),
+        queries=count[order],
+        rank1=rank1,
+        r_precision=r_precision,
+        map_at_r=map_at_r,
+    )
 
 
 def _rank1_among(cases: Int64[Tensor, "u 4"], size: int) -> Float64[Tensor, " u"]:

@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_choice
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_choice, check_whole
 from legolas_metric.evaluation import roc
 from legolas_metric.evaluation.arguments import Asked, as_fars, as_table, rows_of_baseline
 from legolas_metric.evaluation.bootstrap import Difference
@@ -98,6 +98,9 @@ class VerificationReport:
         FRR is exact. FAR is exact at the report's own thresholds and, up to a million pairs, anywhere; beyond, it is
         linear between the nearest genuine similarities.
 
+        Raises:
+            ValueError: NaN.
+
         Example:
             >>> import torch
             >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
@@ -153,7 +156,7 @@ class VerificationReport:
             over: "identities", or "groups" where speakers, sessions or cameras are the question.
 
         Returns:
-            "auc", "eer", "tar_at_far_0.01", ... -> (low, high); NaN where there is one identity only.
+            "auc", "eer", "tar_at_far_0.01", ... -> (low, high); NaN where one identity only has genuine pairs.
 
         Raises:
             ValueError: scores that were given without identities; groups asked for where none were given; a level
@@ -221,13 +224,16 @@ class VerificationReport:
     def mean_rank(self, gallery: int) -> float:
         """The mean rank of one mate among `gallery` rows that this AUC means: 1 + (1 - AUC)(gallery - 1).
 
+        Raises:
+            TypeError, ValueError: a gallery that is no whole number of at least 1.
+
         Example:
             >>> import torch
             >>> report = evaluate_verification(torch.eye(4), [0, 0, 1, 1])
             >>> report.auc, report.mean_rank(101)
             (0.5, 51.0)
         """
-        return 1 + (1 - self.auc) * (gallery - 1)
+        return 1 + (1 - self.auc) * (check_whole("gallery", gallery, 1) - 1)
 
     def warnings(self) -> tuple[str, ...]:
         """What makes these figures weaker than they look, a sentence each."""
@@ -265,7 +271,7 @@ def evaluate_verification(
     Scores are `geometry.exact_similarity`, in float64, and tie where only rounding tells them apart. Exact up to 4
     million genuine pairs; beyond, or on request, both kinds are counted on a grid of 2^18 cells, and `auc_error` says
     what that leaves open. Peak memory, in bytes, with g genuine pairs and t threads: 24 n d + 128 MB and, where
-    counting is exact, 100 g + 16 g t, of which the latter is 256 MB at most.
+    counting is exact, 190 g + 16 g t, of which the latter is 256 MB at most.
 
     Args:
         embeddings: [n, d], finite; or a bank, whose labels, groups and metric are taken.

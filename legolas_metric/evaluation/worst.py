@@ -12,6 +12,7 @@ from legolas_metric.evaluation.query_measures import QueryMeasures, WrongNeighbo
 from legolas_metric.evaluation.trials import Trial
 from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.lookup import lookup
+from legolas_metric.names import name_of
 
 _QUERIES = 20
 _WRONG = 5
@@ -61,13 +62,16 @@ def _wrong_neighbours(
     nearest = (scores >= least).nonzero().flatten()
     nearest = nearest[scores[nearest].argsort(descending=True, stable=True)][:_WRONG]
     nearest = nearest[scores[nearest] > -torch.inf]
+    names, label, wrong = gallery.label_names, int(queries.labels), gallery.labels[nearest].tolist()
     return WrongNeighbours(
         id=int(queries.ids),
-        label=int(queries.labels),
+        label=label,
         place=place,
         positive=int(gallery.ids[positive]),
         positive_similarity=best,
         wrong=tuple(gallery.ids[nearest].tolist()),
-        wrong_labels=tuple(gallery.labels[nearest].tolist()),
+        wrong_labels=tuple(wrong),
         wrong_similarities=tuple(scores[nearest].float().tolist()),
+        label_name=None if names is None else name_of(label, names),
+        wrong_names=None if names is None else tuple(name_of(other, names) for other in wrong),
     )

@@ -174,7 +174,7 @@ class AutoIndex:
             if effort and seconds > allowed_s:
                 break
             effort, recall = tried, recall_of(found.ids, truth.ids)
-            if recall >= _ENOUGH:
+            if not recall < _ENOUGH:  # or there is nothing to find
                 break
         index.effort = effort
         return index, recall

@@ -20,6 +20,7 @@ from legolas_metric.datasets.labels import largest_class
 from legolas_metric.index.admissible import admissible_pairs
 from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
+from legolas_metric.index.faiss_scaling import bound_beyond, fitted_scale, query_scales
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window, recall_of
 from legolas_metric.records import Neighbors, SearchStats
@@ -29,7 +30,6 @@ from legolas_metric.signatures import typed
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
 _FETCHED = 64  # bytes that a pair (query, row) takes, or twice as many at the most
 _UNIT = 2.0**-24
-_NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
 _REACH = 2.0**60
 _WHERE = re.compile(r"^(Error in .* at \S+:\d+: (Error: '.*' failed(: )?)?|C\+\+ exception )", re.DOTALL)
 _parameters: Any = faiss  # its keyword arguments and newer classes are missing from its type stubs
@@ -40,7 +40,8 @@ class FaissIndex:
 
     With "Flat" the answers equal those of `ExactIndex`, and `stats.recall` is None. Other factories are approximate:
     what they fail to visit is missing from the answer. How much that is, is measured at each search: `stats.recall` is
-    the share of the exact neighbours of `audit` of the queries that were found, and NaN with `audit=0`.
+    the share of the exact neighbours of `audit` of the queries that were found, and NaN with `audit=0`, or where none
+    of these has a neighbour.
 
     Behaviour in corner cases:
         - positives are compared class by class, exactly, without FAISS;
@@ -113,7 +114,7 @@ class FaissIndex:
         """
         _refuse_fork()
         rows = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=self.metric)
-        scale = _scale(rows, self.metric)
+        scale = fitted_scale(rows, self.metric)
         table = (rows.embeddings * scale).cpu().numpy()
         index = _empty_index(self.factory, table.shape[1], self.metric)
         try:
@@ -227,7 +228,7 @@ class FaissIndex:
         widened = 0
         while len(short):  # the first search, then wider ones for what is left
             left = []
-            step = rows_for(WORKSPACE, _FETCHED * fetch)
+            step = rows_for(WORKSPACE, _FETCHED * fetch + 16 * rows.embeddings.shape[1])
             for part in short.split(step):
                 ids, values, done = self._fetch(own[part], k, fetch, want, farthest, part_of(bounds, part))
                 out_ids[part], out_values[part] = ids, values
@@ -244,7 +245,8 @@ class FaissIndex:
     ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"], Bool[Tensor, " q"]]:
         """One search: the k best admissible of the `fetch` rows that FAISS returns, and which queries are done."""
         rows = self._fitted()
-        x = own.embeddings * (-self._scale if farthest else self._scale)
+        factor = query_scales(own, self._scale, self.metric)
+        x = (own.embeddings * (-factor if farthest else factor)[:, None]).float()
         parameters = _search_parameters(self._index, fetch, len(rows), self.effort)
         # Importing PML loads faiss.contrib.torch_utils, which puts a search without `params` in place of FAISS's own.
         search = getattr(self._index, "search_numpy", self._index.search)
@@ -257,7 +259,8 @@ class FaissIndex:
         value = exact_similarities(own.embeddings, rows.embeddings, query, row, self.metric)
         inside = inside_window(value, query, bounds)
         ids, values = best_of(query[inside], rows.ids[row[inside]], value[inside], q=len(own), k=k, farthest=farthest)
-        edge = _edge(torch.from_numpy(raw).to(value.device), own, rows, farthest, self.metric, self._scale)
+        last = torch.from_numpy(raw[:, -1]).to(value.device, torch.float64)
+        edge = bound_beyond(last, own, rows, farthest, self.metric, (factor, self._scale))
         done = ids[:, -1] != NO_ID
         if self._exact:
             worst = values[:, -1].double()  # which float32 rounded
@@ -266,14 +269,6 @@ class FaissIndex:
         if bounds is not None:  # nothing that was not fetched is inside the window
             done |= (found[:, -1] >= 0) & ((edge > bounds[1]) if farthest else (edge < bounds[0]))
         return ids, values, done
-
-
-def _scale(rows: Rows, metric: Metric) -> float:
-    """A power of two that brings the longest row to a norm of at most 1: FAISS squares in float32."""
-    if metric == "cosine":
-        return 1.0
-    longest = float(torch.linalg.vector_norm(rows.embeddings, dim=1, dtype=torch.float64).max())
-    return 2.0 ** min(126, -math.ceil(math.log2(longest))) if longest > 0 else 1.0
 
 
 def _refuse_fork() -> None:
@@ -335,16 +330,3 @@ def _search_parameters(index: Any, fetch: int, n: int, effort: int | None) -> An
     else:
         return None
     return _parameters.SearchParametersPreTransform(index_params=found) if wrapped else found
-
-
-def _edge(raw: Float32[Tensor, "q f"], own: Rows, rows: Rows, farthest: bool, metric: Metric, scale: float) -> Tensor:
-    """A float64 bound on the similarity of every row that was not fetched, given FAISS's own (rounded) values."""
-    norm = torch.linalg.vector_norm(own.embeddings, dim=1, dtype=torch.float64) * scale
-    largest = torch.linalg.vector_norm(rows.embeddings, dim=1, dtype=torch.float64).max() * scale
-    d = rows.embeddings.shape[1]
-    last = raw[:, -1].double()
-    if metric == "euclidean":
-        squared = last - 4 * (d + 8) * _UNIT * (norm + largest).square()
-        return -squared.clamp_min(0).sqrt() * (1 - 2 * _UNIT) / scale
-    error = 2 * (d + 8) * _UNIT * norm * largest + (_NORMS if metric == "cosine" else 0)
-    return (-(last + error) if farthest else last + error) / scale**2

@@ -64,7 +64,7 @@ def best_of(
 
 
 def recall_of(found: Int64[Tensor, "q k"], true: Int64[Tensor, "q k"]) -> float:
-    """Share of the true neighbours that were found; 1 where there are none."""
+    """Share of the true neighbours that were found; NaN where there are none, and nothing was measured."""
     real = true != NO_ID
     hit = (true[:, :, None] == found[:, None, :]).any(2) & real
-    return float(hit.sum() / real.sum()) if bool(real.any()) else 1.0
+    return float(hit.sum() / real.sum())

@@ -12,7 +12,7 @@ from legolas_metric.checks import ArrayLike, check_at_least, check_device
 from legolas_metric.distributed import World
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.probes.class_measures import class_measures, iid_class_measures
-from legolas_metric.probes.collapse_report import CollapseReport
+from legolas_metric.probes.collapse_report import HEALTHY, CollapseReport
 from legolas_metric.probes.hubness import iid_rows, search_hubness
 from legolas_metric.probes.iid import iid_eigenvalues
 from legolas_metric.probes.moments import Moments
@@ -205,7 +205,8 @@ def iid_report(n: int, d: int, counts: Float64[Tensor, " c"]) -> CollapseReport:
     The spectrum is that of the Marchenko-Pastur law, see `iid_eigenvalues`.
     """
     report = _spectral(n, d, 1 / n, iid_eigenvalues(n, d, centred=True), iid_eigenvalues(n, d, centred=False))
-    return replace(report, classes=len(counts), by_class=iid_class_measures(counts, d))
+    report = replace(report, classes=len(counts), by_class=iid_class_measures(counts, d))
+    return report if n < LEAST_ROWS else replace(report, verdict=HEALTHY, evidence=())
 
 
 def _measure(moments: Moments) -> CollapseReport:

@@ -50,7 +50,8 @@ class CollapseReport:
             the baseline itself.
         reference: an earlier report of the same run, or None.
         verdict: "healthy", "point collapse", "class collapse", "dimensional collapse" or "over-clustered"; None where
-            fewer than three rows bear none. A narrow cone (a large common offset) is healthy, and the evidence says so.
+            fewer than three rows bear none, and where nobody judged (measures that were read back). A narrow cone (a
+            large common offset) is healthy, and the evidence says so.
         evidence: the figures that the verdict rests on, a sentence each; without a verdict, why there is none.
         remedy: what to do about it; empty when healthy.
 
@@ -81,8 +82,8 @@ class CollapseReport:
     by_neighbour: Hubness = field(default_factory=Hubness)
     baseline: "CollapseReport | None" = None
     reference: "CollapseReport | None" = None
-    verdict: str | None = HEALTHY
-    evidence: tuple[str, ...] = ()
+    verdict: str | None = None
+    evidence: tuple[str, ...] = ("these measures were not judged",)
     remedy: str = ""
 
     # The parts' measures are attributes of the report too, so that a reader needn't know which part has which.

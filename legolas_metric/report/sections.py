@@ -166,10 +166,11 @@ def worst_gallery(worst: Sequence[WrongNeighbours], example: Example, *, wrong: 
     cards = []
     for query in worst:
         pictures = [
-            (f"query, class {query.label}", example(query.id)),
+            (f"query, class {query.label if query.label_name is None else query.label_name}", example(query.id)),
             (f"its best match, {query.positive_similarity:.2f}", example(query.positive)),
         ]
-        for id, label, s in list(zip(query.wrong, query.wrong_labels, query.wrong_similarities))[:wrong]:
+        labels = query.wrong_labels if query.wrong_names is None else query.wrong_names
+        for id, label, s in list(zip(query.wrong, labels, query.wrong_similarities))[:wrong]:
             pictures.append((f"wrong: class {label}, {s:.2f}", example(id)))
         cards.append(Card(pictures, f"first match at place {query.place:.0f}"))
     return Gallery(cards)
