@@ -26,7 +26,7 @@ OPTIONS = {
     "demo": {"--out", "--epochs", "--seed", "--threads"},
     "probe": SHARED,
     "rank": {"--metric", "--k", "--full", "--untrained", *PROTOCOL, *EPISODES, *SHARED},
-    "verify": {"--metric", "--far", "--untrained", *SHARED},
+    "verify": {"--metric", "--far", "--threshold-far", "--apply", "--grid", "--untrained", *SHARED},
     "compare": {"--metric", *PROTOCOL, *SHARED},
     "diagnose": {"--untrained", *SHARED} - {"--format"},
     "warm-up": {"--json"},

@@ -18,6 +18,10 @@ class Rates:
     Attributes:
         far: share of impostor pairs that are accepted (false match rate, FMR).
         frr: share of genuine pairs that are rejected (false non-match rate, FNMR).
+
+    Example:
+        >>> Rates(far=0.01, frr=0.2).frr
+        0.2
     """
 
     far: float
@@ -32,6 +36,10 @@ class Cost:
         miss: of a genuine pair that is rejected.
         false_accept: of an impostor pair that is accepted.
         prior: share of genuine pairs among those that will be judged.
+
+    Example:
+        >>> round(Cost(miss=10, prior=0.1).best_blind, 3), Cost().bayes_threshold
+        (0.9, 0.0)
     """
 
     miss: float | int = 1.0
