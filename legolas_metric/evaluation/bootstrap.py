@@ -34,6 +34,10 @@ class Difference:
         low, high: its interval.
         identities: how many were drawn from (groups, where those are drawn; the fewer of both).
         shown: whether the interval leaves out 0.
+
+    Example:
+        >>> Difference(value=0.1, low=0.02, high=0.18, identities=20, shown=True).shown
+        True
     """
 
     value: float

@@ -38,6 +38,14 @@ class Decision:
             identity is part of (the subsets bootstrap, Bolle et al. 2004).
         genuine, impostor: pairs.
         far_moved, frr_moved: by how much they differ from those of the pairs that the rule was chosen on.
+
+    Example:
+        >>> import torch
+        >>> rule = DecisionRule(threshold=0.5, metric="cosine", fitted=Rates(far=0.0, frr=0.0))
+        >>> y = torch.arange(40) // 2
+        >>> found = rule.apply(torch.eye(20)[y], y, resamples=10)
+        >>> found.far, found.frr, found.far_moved
+        (0.0, 0.0, 0.0)
     """
 
     threshold: float
