@@ -36,7 +36,7 @@ OPTIONS = {
     "search": {"--settings", "--set", "--trials", "--out"},
     "probe": SHARED,
     "rank": {"--metric", "--k", "--full", "--untrained", *PROTOCOL, *EPISODES, *SHARED},
-    "verify": {"--metric", "--far", "--untrained", *SHARED},
+    "verify": {"--metric", "--far", "--threshold-far", "--apply", "--grid", "--untrained", *SHARED},
     "compare": {"--metric", "--over", *PROTOCOL, *SHARED},
     "diagnose": {"--untrained", *SHARED},
     "warm-up": {"--json"},

@@ -38,6 +38,12 @@ class OpenSetReport:
         own, best: [mated] score of the own person, [non_mated] of the best person.
         found: [mated] probability that the own person is among the first `rank`: ties are in random order.
         mated_labels, non_mated_labels: whose probes they are, -1 where unlabelled.
+
+    Example:
+        >>> import torch
+        >>> report = evaluate_open_set(torch.eye(3)[[0, 1, 0, 2]], [0, 1, 0, 2], enrolled=[0, 1], fpirs=0.5)
+        >>> report.scalars()["tpir_at_fpir_0.5"]
+        1.0
     """
 
     tpir_at_fpir: Mapping[float, float]
@@ -238,6 +244,12 @@ class OpenSetRepeats:
         reports: of each draw.
         tpir_at_fpir: FPIR -> mean over the draws.
         low, high: FPIR -> the least and the greatest of them.
+
+    Example:
+        >>> import torch
+        >>> y = torch.arange(40) // 2
+        >>> repeat_open_set(torch.eye(20)[y], y, repeats=2, fpirs=0.1).tpir_at_fpir
+        {0.1: 1.0}
     """
 
     reports: tuple[OpenSetReport, ...] = field(repr=False)
@@ -270,6 +282,12 @@ def repeat_open_set(
 
     Raises:
         ValueError: as `evaluate_open_set`; a share outside (0, 1); too few people to enrol one.
+
+    Example:
+        >>> import torch
+        >>> y = torch.arange(40) // 2
+        >>> len(repeat_open_set(torch.eye(20)[y], y, repeats=3).reports)
+        3
     """
     check_number("share", share, above=0.0)
     count, each = check_whole("repeats", repeats, 1), check_whole("rows_each", rows_each, 1)

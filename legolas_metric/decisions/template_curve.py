@@ -27,6 +27,12 @@ class TemplateCurve:
         single: number -> templates, of an average repeat, that rest on one recording all the same.
         people: who are enrolled and ask.
         left_out: people without a second recording (of another group, where groups are given).
+
+    Example:
+        >>> import torch
+        >>> y = torch.arange(40) // 4
+        >>> template_curve(torch.eye(10)[y], y, counts=(1, 2), repeats=1).rank1
+        {1: 1.0, 2: 1.0}
     """
 
     rank1: Mapping[int, float]

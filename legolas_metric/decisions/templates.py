@@ -101,6 +101,11 @@ class Identification:
         scores: [q, k] similarity of each (-inf there).
         accepted: [q] whether the first reaches the rule's threshold; all True without a rule.
         llr: [q] log-likelihood ratio of the first, by the calibration; None without one.
+
+    Example:
+        >>> import torch
+        >>> identify(torch.eye(2), torch.eye(2), [7, 9], k=2).names
+        ((7, 9), (9, 7))
     """
 
     names: tuple[tuple[str | int | None, ...], ...]

@@ -27,6 +27,12 @@ class TrialList:
         left, right: [t] names of recordings.
         same: [t] whether the pair is genuine.
         folds: [t] fold of each pair, where the file says (LFW); None otherwise.
+
+    Example:
+        >>> import torch
+        >>> listed = TrialList(left=("a", "a"), right=("b", "c"), same=torch.tensor([True, False]))
+        >>> listed.scores(torch.eye(2)[[0, 0, 1]], ["a", "b", "c"]).tolist()
+        [1.0, 0.0]
     """
 
     left: tuple[str, ...] = field(repr=False)
@@ -94,6 +100,14 @@ def read_trials(path: str | os.PathLike[str]) -> TrialList:
     Raises:
         FileNotFoundError: no such file.
         ValueError: a line that is none of these, by its number, or a list without both kinds.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     place = Path(folder) / "pairs.txt"
+        ...     _ = place.write_text("1 a b\\n0 a c\\n")
+        ...     len(read_trials(place))
+        2
     """
     place = Path(path)
     if not place.is_file():
@@ -170,6 +184,10 @@ class FoldAccuracy:
         mean: of the folds' accuracies.
         standard_error: their sample deviation over the root of their number.
         accuracies, thresholds: of each fold.
+
+    Example:
+        >>> FoldAccuracy(mean=0.9, standard_error=0.01, accuracies=(0.9,), thresholds=(0.5,)).mean
+        0.9
     """
 
     mean: float

@@ -39,6 +39,10 @@ class RunsCompared:
         measure: that they are compared by.
         means: of each run.
         pairs: all pairs of them.
+
+    Example:
+        >>> RunsCompared(measure="rank_at_1", means={"a": 0.5}, pairs=()).better()
+        {'a': ()}
     """
 
     measure: str

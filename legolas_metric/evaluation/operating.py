@@ -44,8 +44,8 @@ class Cost:
 
     Example:
         >>> from legolas_metric import Cost
-        >>> Cost(false_accept=10, prior=0.01).miss
-        1.0
+        >>> round(Cost(miss=10, prior=0.1).best_blind, 3), Cost().bayes_threshold
+        (0.9, 0.0)
     """
 
     miss: float | int = 1.0
