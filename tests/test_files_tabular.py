@@ -39,7 +39,7 @@ def write(path):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_tables_are_read(suffix, tmp_path):
     held = read_embeddings(write(tmp_path / f"x{suffix}"))
-    assert held.embeddings.tolist() == pytest.approx(np.float32(ROWS).tolist())
+    assert held.embeddings.numpy() == pytest.approx(np.float32(ROWS))
     assert (held.labels.tolist(), held.ids.tolist(), held.groups.tolist()) == ([1, 0, -1], IDS, [0, 0, 1])
 
 
@@ -97,7 +97,7 @@ def test_standard_input_is_seen_for_what_it_is(tmp_path, monkeypatch):
         given = SimpleNamespace(buffer=io.BytesIO((tmp_path / name).read_bytes()))
         monkeypatch.setattr(sys, "stdin", given)
         held = read_embeddings("-")
-        assert held.embeddings.tolist() == pytest.approx(np.float32(ROWS).tolist())
+        assert held.embeddings.numpy() == pytest.approx(np.float32(ROWS))
         assert held.labels is None if name == "x.npy" else held.labels.tolist() == [1, 0, -1]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO()))
     with pytest.raises(ValueError, match="standard input is empty"):

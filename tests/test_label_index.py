@@ -37,7 +37,7 @@ def test_only_unlabelled_rows():
         ([0.0, 1.0], TypeError, "labels must be integers, got torch.float64"),
         ([0, -3], ValueError, "labels must be >= 0, or -1 for unlabelled, got -3"),
         ([[0, 1]], ValueError, r"labels must be 1-D, got shape \(1, 2\)"),
-        (["cat", "dog"], TypeError, "labels must be numbers, got strings"),
+        (["cat", 1], TypeError, "labels must be integers or names, got int, str"),
     ],
 )
 def test_bad_labels(labels, error, message):

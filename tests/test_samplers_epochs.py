@@ -243,8 +243,8 @@ def test_a_batch_sampler_is_not_taken_for_one_of_rows(make):
 @SAMPLERS
 def test_a_rank_that_is_not_the_processs_is_told_once(make, monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_rank", lambda: 1)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda group=None: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 2)
     sampler = make()
     with pytest.warns(UserWarning, match=r"process 1 of 2, but .*Sampler plans for rank=0 of world_size=1.*pass rank="):
         next(iter(sampler))

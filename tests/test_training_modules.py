@@ -90,7 +90,7 @@ def test_an_encoder_that_is_not_there_is_told(omniglot, encoder, error, message)
 
 
 def test_a_module_as_encoder_is_refused_at_once(omniglot):
-    with pytest.raises(TypeError, match="encoder is the name of an attribute of the LightningModule, or a function"):
+    with pytest.raises(TypeError, match="encoder is the name of an attribute of the trained module, or a function"):
         ValidationMonitor(omniglot, omniglot.labels, encoder=net())
 
 

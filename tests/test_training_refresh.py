@@ -2,7 +2,6 @@
 
 import copy
 import math
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -217,11 +216,3 @@ def test_a_round_within_an_epoch_draws_the_class_graph_anew(data):  # noqa: F811
     assert len(graphs) == 4
     assert len({str(graph.tolist()) for graph in graphs.values()}) > 1
     assert sorted(seeds) == list(range(12))  # each class in turn, whichever graph its batch is of
-
-
-def test_several_processes_are_refused(data):  # noqa: F811
-    x, labels = data
-    mining = GlobalMining(x, labels, schedule=HARD, progress=False)
-    trainer = SimpleNamespace(world_size=2, global_step=0, current_epoch=0)
-    with pytest.raises(ValueError, match="2 processes would train on the same batches"):
-        mining.on_fit_start.__wrapped__(mining, trainer, MetricLearner(encoder(), SupConLoss()))

@@ -77,5 +77,7 @@ class Recipe:
 
 def spelled(make: Make) -> str:
     """As one would write it: `SupConLoss(temperature=0.1)`."""
+    if isinstance(make, type):
+        return f"{make.__name__}()"
     given = [repr(value) for value in make.args] + [f"{key}={value!r}" for key, value in make.keywords.items()]
     return f"{make.func.__name__}({', '.join(given)})"

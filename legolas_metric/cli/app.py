@@ -257,7 +257,7 @@ def diagnose(
     Where the file holds groups, an example must find its class in another group. As CSV come the rows whose label is
     worth a look, clearest first. Finding a fault is no error: the exit status is 0.
     """
-    from legolas_metric.cli import diagnosis, inputs, pages
+    from legolas_metric.cli import diagnosing, inputs, pages
 
     pages.check_page(html, [file, labels, untrained, data])
     read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, pictures=html is not None)
@@ -266,10 +266,10 @@ def diagnose(
     before = None
     if untrained is not None:
         before = inputs.about(untrained, lambda: inputs.same_examples(held, read(untrained), file))
-    found = inputs.about(file, lambda: diagnosis.diagnosed(held, own, before))
-    diagnosis.show(str(file), found, Form.json if as_json else form)
+    found = inputs.about(file, lambda: diagnosing.diagnosed(held, own, before))
+    diagnosing.show(str(file), found, Form.json if as_json else form)
     if html is not None:
-        pages.write_report(html, "Diagnosis", [str(file)], lambda _: diagnosis.sections(held, own, found))
+        pages.write_report(html, "Diagnosis", [str(file)], lambda _: diagnosing.sections(held, own, found))
 
 
 @app.command()

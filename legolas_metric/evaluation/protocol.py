@@ -94,7 +94,7 @@ class RetrievalProtocol:
             ids = getattr(self, side)
             if ids is None:
                 continue
-            known = tuple(as_ids(ids, None, name=f"the protocol's {side}: ids").tolist())
+            known = tuple(as_ids(ids, None, name=side).tolist())
             if not known:
                 raise ValueError(f"{side} is an empty list of ids: leave it out to take all rows")
             object.__setattr__(self, side, known)  # a tuple, so that protocols compare and stay frozen

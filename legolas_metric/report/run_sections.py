@@ -19,6 +19,11 @@ class Remark:
         severity: "fault", "warning" or "note".
         sentence: what is the matter.
         value, epoch: where it lies.
+
+    Example:
+        >>> from legolas_metric.report import Remark
+        >>> Remark(number=1, severity="note", sentence="It rose.", value="rank_at_1", epoch=3).epoch
+        3
     """
 
     number: int
