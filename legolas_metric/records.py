@@ -250,8 +250,8 @@ class Triplets(Shown):
         Args:
             path: of the file.
             names, text: see `records`.
-            form: of a line: "n-tuple" is {"anchor", "positive", "negative_1", ..., "scores"}; "triplet" is {"anchor",
-                "positive", "negative", "s_ap", "s_an"}; "labelled-pair" is {"anchor", "other", "label", "score"}, 1 for
+            form: of a line: "n-tuple" is {"anchor", "positive", "negatives", "scores"}; "triplet" is {"anchor", "positive",
+                "negative", "s_ap", "s_an"}; "labelled-pair" is {"anchor", "other", "label", "score"}, 1 for
                 the positive and 0 for each negative.
 
         Raises:

@@ -49,8 +49,7 @@ def lines_of(mined: Rows, naming: Naming | None, form: Form) -> Iterator[Line]:
         assert isinstance(scores, list)
         pair: Line = {"anchor": record["anchor"], "positive": record["positive"]}
         if form == "n-tuple":
-            numbered = {f"negative_{number}": negative for number, negative in enumerate(negatives, 1)}
-            yield pair | numbered | {"scores": scores}
+            yield record
         elif form == "triplet":
             for negative, score in zip(negatives, scores[1:]):
                 yield pair | {"negative": negative, "s_ap": scores[0], "s_an": score}
@@ -68,7 +67,7 @@ def write_jsonl(path: str | os.PathLike[str], mined: Rows, naming: Naming | None
 
 
 def write_csv(path: str | os.PathLike[str], mined: Rows, naming: Naming | None, form: Form) -> None:
-    """A line of column names, then a row a line; scores of an n-tuple as a column each."""
+    """A line of column names, then a row a line; negatives and scores of an n-tuple as a column each."""
     rows, columns = _flat(mined, naming, form)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -93,8 +92,10 @@ def _flat(mined: Rows, naming: Naming | None, form: Form) -> tuple[list[Line], l
     """Rows of single values, and the names of all their columns in order."""
     rows: list[Line] = []
     for line in lines_of(mined, naming, form):
-        scores = line.pop("scores", [])
+        scores, negatives = line.pop("scores", []), line.pop("negatives", [])
         assert isinstance(scores, list)
+        assert isinstance(negatives, list)
+        line |= {f"negative_{number}": negative for number, negative in enumerate(negatives, 1)}
         names = ["s_ap", *(f"s_an_{number}" for number in range(1, len(scores)))]
         rows.append(line | dict(zip(names, scores)))
     columns = list(dict.fromkeys(chain.from_iterable(rows)))

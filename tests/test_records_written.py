@@ -39,7 +39,7 @@ def test_json_lines_of_each_form(tmp_path):
         return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
 
     assert lines("n-tuple")[0] == {
-        "anchor": "thrée", "positive": "one", "negative_1": "zero", "negative_2": "two", "scores": [0.5, 0.75, 0.125],
+        "anchor": "thrée", "positive": "one", "negatives": ["zero", "two"], "scores": [0.5, 0.75, 0.125],
     }  # fmt: skip
     assert lines("triplet") == [
         {"anchor": "thrée", "positive": "one", "negative": "zero", "s_ap": 0.5, "s_an": 0.75},
