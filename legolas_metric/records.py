@@ -250,9 +250,9 @@ class Triplets(Shown):
         Args:
             path: of the file.
             names, text: see `records`.
-            form: of a line: "n-tuple" is {"anchor", "positive", "negatives", "scores"}; "triplet" is {"anchor", "positive",
-                "negative", "s_ap", "s_an"}; "labelled-pair" is {"anchor", "other", "label", "score"}, 1 for
-                the positive and 0 for each negative.
+            form: of a line: "n-tuple" is {"anchor", "positive", "negatives", "scores"}; "triplet" is {"anchor",
+                "positive", "negative", "s_ap", "s_an"}; "labelled-pair" is {"anchor", "other", "label", "score"}, 1
+                for the positive and 0 for each negative.
 
         Raises:
             ValueError: an unknown form, or an id that `names` or `text` has not.
