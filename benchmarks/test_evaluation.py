@@ -105,8 +105,10 @@ PROMISED = """
 import torch
 from memory import peak_mb
 from legolas_metric import evaluate_ranking, evaluate_verification
+from legolas_metric.index.exact.warm_up import warm_up
 n, c = {n}, {c}
 rows, labels = torch.randn(n, 64, generator=torch.Generator().manual_seed(0)), torch.arange(n) // c
+warm_up()
 {call}(rows[:2000], torch.arange(2000) // 4)
 print(peak_mb(lambda: {call}(rows, labels)))
 """

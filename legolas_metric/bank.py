@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import (
     ArrayLike,
     Metric,
@@ -20,6 +21,7 @@ from legolas_metric.checks import (
 from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_rows, input_loader
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
+from legolas_metric.geometry import chunks
 from legolas_metric.lookup import lookup
 from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows, named_rows
 from legolas_metric.signatures import typed
@@ -210,7 +212,11 @@ class EmbeddingBank:
         where = self.rows(names)
         if step < int(self.steps[where].max()):
             raise ValueError(f"step {step} is before the step at which these rows were written: steps only grow")
-        self.drift = float(torch.cosine_similarity(self.embeddings[where].double(), new.double()).mean())
+        alike = [
+            float(torch.cosine_similarity(self.embeddings[where[part]].double(), new[part].double()).sum())
+            for part in chunks(n, rows_for(CACHE, 48 * new.shape[1]))
+        ]
+        self.drift = sum(alike) / n
         self.embeddings[where] = new
         self.steps[where] = step
         return self.drift
