@@ -133,3 +133,11 @@ def test_pairs_that_the_labels_contradict_are_left_out(kind):
             torch.tensor([0, 0, 1, -1, 2, 2, 3, 3]),
             (torch.tensor([3, 0]), torch.tensor([2, 3]), torch.tensor([0, 2])),
         )
+
+
+def test_a_record_that_has_nothing_in_the_batch_is_told():
+    embeddings, labels = torch.randn(8, 4), torch.arange(8) // 2
+    mined = FullHardMiner().mine(EmbeddingBank(embeddings, labels, ids=torch.arange(8) + 100))
+    with pytest.warns(UserWarning, match="none of the 8 entries of a Triplets record lies wholly in this batch"):
+        assert TripletLoss()(embeddings, labels, mined, ids=torch.arange(8)).item() == 0
+    TripletLoss()(embeddings, labels, mined, ids=torch.arange(8) + 100)

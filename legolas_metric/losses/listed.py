@@ -26,6 +26,11 @@ _CONTRADICTION = (
 Places = tuple[Int64[Tensor, " _"], ...]
 """(a, p, n) or (a1, p, a2, n)."""
 
+_NOWHERE = (
+    "none of the {count} entries of a {kind} record lies wholly in this batch, so that the loss is 0: check that ids= "
+    "are the data set's, and make batches by TripletSampler or a MiningLoop"
+)
+
 
 def listed_positions(
     indices: tuple[ArrayLike, ...] | list[ArrayLike],
@@ -72,9 +77,14 @@ def record_positions(
             f"ids of the rows of {of}"
         )
     if isinstance(record, Triplets):
-        return _inside((record.anchor, record.positive, record.negative), ids, ref_ids)
-    positives = _inside((record.anchor_p, record.positive), ids, ref_ids)
-    return *positives, *_inside((record.anchor_n, record.negative), ids, ref_ids)
+        places = _inside((record.anchor, record.positive, record.negative), ids, ref_ids)
+    else:
+        positives = _inside((record.anchor_p, record.positive), ids, ref_ids)
+        places = *positives, *_inside((record.anchor_n, record.negative), ids, ref_ids)
+    count = len(record.negative) if isinstance(record, Triplets) else len(record.positive) + len(record.negative)
+    if count and not any(len(part) for part in places):
+        warnings.warn(_NOWHERE.format(kind=kind, count=count), UserWarning, stacklevel=2)
+    return places
 
 
 def _inside(names: Places, ids: Int64[Tensor, " n"], ref_ids: Int64[Tensor, " m"]) -> Places:
