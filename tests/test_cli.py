@@ -45,7 +45,12 @@ OPTIONS = {
         "--embeddings-key",
         "--labels-key",
         "--out",
+        "--form",
         "--miner",
+        "--ranks",
+        "--guard",
+        "--anchors",
+        "--candidates",
         "--index",
         "--metric",
         "--margin",
@@ -127,10 +132,12 @@ ONE_LINE = [
     (("mine", "singles.npz"), "singles.npz: no positives: each of 40 classes has one row"),
     (("mine", "epoch-1.npz", "--out", "x.csv/t.npz"), "cannot write to x.csv: File exists. Choose another output"),
     (
-        ("mine", "epoch-1.npz", "--out", "t.csv"),
-        "t.csv has the unknown extension '.csv': expected .npz or .safetensors",
+        ("mine", "epoch-1.npz", "--out", "t.txt"),
+        "t.txt has the unknown extension '.txt': expected one of .npz, .safetensors, .jsonl, .csv, .parquet",
     ),
     (("mine", "epoch-1.npz", "--index", "Nonsense"), "Nonsense"),
+    (("mine", "epoch-1.npz", "--ranks", "few"), "--ranks must be FIRST-LAST, such as 10-50, got 'few'"),
+    (("mine", "epoch-1.npz", "--miner", "random", "--guard"), "--ranks and --guard choose among near rows: not with"),
     (("demo", "--out", "x.csv/demo"), "cannot write to x.csv/demo"),
 ]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from cli_files import embeddings
 
 from legolas_metric import (
     EmbeddingBank,
+    FalseNegativeGuard,
     FullHardMiner,
+    HardMiner,
     RetrievalProtocol,
     evaluate_ranking,
     evaluate_verification,
@@ -374,6 +377,33 @@ def test_mine_writes_the_triplets_and_tells_what_fell_short(call, suffix):
     assert set(held) == {"anchor", "positive", "negative", "s_ap", "s_an"}
     for name, values in held.items():
         assert np.array_equal(np.asarray(values), getattr(triplets, name).numpy())
+
+
+def test_a_corpus_is_mined_into_lines_for_other_trainers(call):
+    """Queries against a corpus, from a window of ranks, by a guard: as the miner itself answers."""
+    x, y = embeddings(1.0)
+    ids = np.arange(40) + 100
+    np.save("asked.npy", ids[:10])
+    np.save("corpus.npy", ids[10:])
+    status, out, _ = call(
+        *("mine", "epoch-1.npz", "--miner", "hard", "--ranks", "2-6", "--per-anchor", "3", "--guard"),
+        *("--anchors", "asked.npy", "--candidates", "corpus.npy", "--out", "mined.jsonl"),
+    )
+    with warnings.catch_warnings(action="ignore"):
+        bank = EmbeddingBank(x, y, ids=ids)
+        miner = HardMiner(ranks=(2, 6), per_anchor=3, guard=FalseNegativeGuard())
+        mined = miner.mine(bank, ids[:10], candidates=ids[10:])
+    lines = [json.loads(line) for line in Path("mined.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert status == 0
+    assert lines == mined.records()
+    assert lines
+    assert {"anchor", "positive", "negatives", "scores"} == set(lines[0])
+    assert {name for line in lines for name in (line["positive"], *line["negatives"])} <= set(ids[10:].tolist())
+    assert f"{mined.s_an.double().mean():.4f}" in out
+    assert "difference" in out
+    assert "Wrote mined.jsonl." in out
+    assert call("mine", "epoch-1.npz", "--out", "pairs.csv", "--form", "labelled-pair")[0] == 0
+    assert Path("pairs.csv").read_text(encoding="utf-8").splitlines()[0] == "anchor,other,label,score"
 
 
 @pytest.mark.parametrize("miner", ["random", "semi-hard", "hard", "full-hard"])

@@ -25,8 +25,6 @@ from legolas_metric.cli.options import (
     Labels,
     LabelsKey,
     MetricName,
-    MinerName,
-    Out,
     Over,
     Protocol,
     Prototypes,
@@ -40,6 +38,7 @@ from legolas_metric.cli.options import (
 from legolas_metric.cli.refusals import run
 from legolas_metric.cli.run_commands import demo, embed, ensemble, kfold, search, train
 from legolas_metric.cli.run_examination import doctor
+from legolas_metric.cli.run_mining import mine
 
 app = typer.Typer(
     name="legolas-metric",
@@ -57,7 +56,7 @@ def options(
     """What stands before a command's name."""
 
 
-for command in (demo, train, kfold, embed, ensemble, search, doctor):
+for command in (demo, train, kfold, embed, ensemble, search, doctor, mine):
     app.command()(command)
 
 
@@ -270,48 +269,6 @@ def diagnose(
     diagnosing.show(str(file), found, Form.json if as_json else form)
     if html is not None:
         pages.write_report(html, "Diagnosis", [str(file)], lambda _: diagnosing.sections(held, own, found))
-
-
-@app.command()
-def mine(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Embeddings.")],
-    labels: Labels = None,
-    embeddings_key: EmbeddingsKey = "embeddings",
-    labels_key: LabelsKey = "labels",
-    out: Out = None,
-    miner: Annotated[
-        MinerName, typer.Option(help="Negatives: random, semi-hard or nearest; full-hard: farthest positives too.")
-    ] = MinerName.full_hard,
-    index: Annotated[
-        str, typer.Option(metavar="INDEX", help="auto, exact, or a FAISS factory: Flat, HNSW32, IVF256,Flat.")
-    ] = "auto",
-    metric: AsMetric = MetricName.cosine,
-    margin: Annotated[float, typer.Option(min=0, help="Width of the semi-hard window, in distance.")] = 0.2,
-    per_anchor: Annotated[int, typer.Option(min=1, help="Triplets for each anchor.")] = 1,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Find hard triplets in the whole set, and say what could not be found.
-
-    The file written holds anchor, positive and negative (ids), and their similarities s_ap and s_an.
-    """
-    from legolas_metric.cli import choices, inputs, printing
-    from legolas_metric.files import check_output, write_named
-    from legolas_metric.outputs import check_not_read
-
-    if out is not None:
-        check_not_read(out, [file, labels])
-        check_output(out)
-    chosen = choices.miner_of(miner, choices.index_of(index, metric), margin, per_anchor, seed)
-    read = inputs.reader(None, None, labels, embeddings_key, labels_key)
-    held = inputs.about(file, lambda: read(file))
-    triplets = inputs.about(file, lambda: chosen.mine(choices.bank_of(held, metric)))
-    printing.show_mined(str(file), triplets, Form.json if as_json else Form.table)
-    if out is not None:
-        names = ("anchor", "positive", "negative", "s_ap", "s_an")
-        write_named(out, {name: getattr(triplets, name) for name in names})
-        if not as_json:
-            printing.say(f"Wrote {out}.")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from legolas_metric.files import EmbeddingFile, read_arrays
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.interface import NeighborIndex
+from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.miner import Miner
 from legolas_metric.miners.triplets import FullHardMiner, HardMiner, RandomMiner, SemiHardMiner
 from legolas_metric.rows import as_ids
@@ -31,16 +32,26 @@ def index_of(name: str, metric: MetricName) -> NeighborIndex:
     return ExactIndex(metric=metric.value) if name in ("auto", "exact") else FaissIndex(name, metric=metric.value)
 
 
-def miner_of(name: MinerName, index: NeighborIndex, margin: float, per_anchor: int, seed: int) -> Miner:
-    """The miner of a name."""
-    kinds = {
-        MinerName.random: RandomMiner,
-        MinerName.semi_hard: SemiHardMiner,
-        MinerName.hard: HardMiner,
-        MinerName.full_hard: FullHardMiner,
-    }
-    window = {"margin": margin} if name is MinerName.semi_hard else {}
-    return kinds[name](index=index, per_anchor=per_anchor, seed=seed, **window)
+def miner_of(
+    name: MinerName,
+    index: NeighborIndex,
+    margin: float,
+    per_anchor: int,
+    seed: int,
+    *,
+    ranks: tuple[int, int] | None = None,
+    guard: bool = False,
+) -> Miner:
+    """The miner of a name; ranks and a guard choose among near rows, which random negatives are not."""
+    if name is MinerName.random:
+        if ranks is not None or guard:
+            raise ValueError("--ranks and --guard choose among near rows: not with --miner random")
+        return RandomMiner(index=index, per_anchor=per_anchor, seed=seed)
+    votes = FalseNegativeGuard() if guard else None
+    if name is MinerName.semi_hard:
+        return SemiHardMiner(margin=margin, index=index, per_anchor=per_anchor, seed=seed, ranks=ranks, guard=votes)
+    kind = HardMiner if name is MinerName.hard else FullHardMiner
+    return kind(index=index, per_anchor=per_anchor, seed=seed, ranks=ranks, guard=votes)
 
 
 def check_applied(files: list[Path], threshold_far: float | None, apply: Path | None) -> None:
@@ -83,7 +94,7 @@ def protocol_of(
     seed: int = 0,
 ) -> RetrievalProtocol:
     """The protocol of a name; options of another protocol are refused."""
-    asked, searched = (None if path is None else _ids(path) for path in (queries, gallery))
+    asked, searched = (None if path is None else ids_of(path) for path in (queries, gallery))
     shape = re.fullmatch(r"(\d+)-way-(\d+)-shot", name)
     if shape is None and (episodes is not None or within_group or prototypes):
         raise ValueError(
@@ -117,6 +128,7 @@ def protocol_of(
     return presets[name]()
 
 
-def _ids(path: Path) -> Tensor:
+def ids_of(path: Path) -> Tensor:
+    """The ids that a file lists."""
     ids = read_arrays(path, ("ids",))["ids"]
     return about(path, lambda: as_ids(ids, ids.numel(), of="the file"))

@@ -40,6 +40,14 @@ class Form(StrEnum):
     json = "json"
 
 
+class TripletForm(StrEnum):
+    """The lines of a file of triplets."""
+
+    n_tuple = "n-tuple"
+    triplet = "triplet"
+    labelled_pair = "labelled-pair"
+
+
 class MinerName(StrEnum):
     """The miners of triplets."""
 
@@ -104,7 +112,10 @@ Over = Annotated[
     typer.Option(help="What intervals draw: classes, or groups, where sessions, speakers or cameras are the question."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
-Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the triplets here, as .npz or .safetensors.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the triplets here: .npz, .safetensors, .jsonl, .csv or .parquet."),
+]
 ThresholdFar = Annotated[
     float | None,
     typer.Option("--threshold-far", metavar="RATE", help="Choose the threshold of this false accept rate (FAR, FMR)."),
