@@ -12,6 +12,7 @@ from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import (
     ArrayLike,
     Metric,
+    as_device,
     as_integers,
     as_tensor,
     check_dimension,
@@ -175,7 +176,7 @@ class EmbeddingBank:
         as_labels(labels, n, of="the data set")
         names = as_ids(ids, n, of="the data set")
         as_groups(groups, n, of="the data set")
-        where = None if device is None else torch.device(device)
+        where = None if device is None else as_device(device)
         loader = input_loader(source, settings)
         rows = embed_rows(encoder, loader, names, metric=metric, device=where, progress=progress)
         return cls.of_own(rows, labels, ids=ids, groups=groups, metric=metric, step=step)

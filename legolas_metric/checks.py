@@ -199,6 +199,14 @@ def within_int64(name: str, value: int) -> int:
     return value
 
 
+def as_device(device: torch.device | str) -> torch.device:
+    """A device by its name; raise unless torch knows it."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be one of torch's, such as 'cpu' or 'cuda:0', got {device!r}") from error
+
+
 def check_device(a: Tensor, b: Tensor, *, names: tuple[str, str]) -> None:
     """Raise unless two tensors lie on one device."""
     if a.device != b.device:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from legolas_metric import EmbeddingBank
 from legolas_metric.checks import (
     as_integers,
     as_tensor,
@@ -182,3 +183,9 @@ def test_checks_pass_what_is_right():
 def test_as_tensor_keeps_the_dtype():
     assert as_tensor(np.zeros(2, np.uint8), name="images").dtype == torch.uint8
     assert as_tensor(np.array([1, 2], ">i2"), name="x").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("device", ["abc", "cuda:x"])
+def test_a_device_that_there_is_not_is_named(device):
+    with pytest.raises(ValueError, match=f"device must be one of torch's, such as 'cpu' or 'cuda:0', got '{device}'"):
+        EmbeddingBank.encode(torch.nn.Identity(), torch.eye(2), labels=[0, 1], device=device)
