@@ -239,7 +239,7 @@ def test_demo_is_called_with_its_options(call, monkeypatch):
 def test_a_missing_extra_is_named():
     # In a process of its own: modules that are taken away here would be missed by other tests.
     script = (
-        "import sys; sys.modules |= {'plotly': None, 'plotly.graph_objects': None}; sys.argv = ['legolas-metric', 'demo'];"
+        "import sys; sys.modules |= {'plotly': None, 'plotly.graph_objects': None}; sys.argv = ['x', 'demo'];"
         "from legolas_metric.cli.app import main; main()"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -109,10 +109,10 @@ def check_out(out: Path | None, read: list[Path | None]) -> None:
     if out is None:
         return
     check_not_read(out, read)
+    check_file(out)
     if out.suffix not in (*_ARRAYS, *_LINES):
         known = ", ".join((*_ARRAYS, *_LINES))
         raise ValueError(f"{out} has the unknown extension {out.suffix!r}: expected one of {known}")
-    check_file(out)
     check_writable(out.parent)
 
 
