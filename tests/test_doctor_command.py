@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from legolas_metric import examine
+from legolas_metric import RunHistory, examine
 from legolas_metric.cli.app import app
 from legolas_metric.doctor.log_readers import by_epoch
 from legolas_metric.report import Remark, run_sections
@@ -159,3 +159,12 @@ def test_a_loss_that_was_not_finite_is_null_in_our_history(tmp_path):
     found = examine(tmp_path)
     assert found.findings[0].sentence == "train_loss is NaN or infinite from epoch 3 on"
     assert "1 lines of history.jsonl, which are no JSON" in found.missing
+
+
+def test_a_run_history_is_examined_as_its_file(tmp_path):
+    history = RunHistory(tmp_path / "history.jsonl")
+    for epoch in range(6):
+        history.epoch(
+            epoch=epoch, step=10 * epoch, values={"rank_at_1": 0.2 + 0.1 * epoch, "val_loss": 1 - 0.1 * epoch}
+        )
+    assert examine(history).text() == examine(history.path).text()

@@ -17,8 +17,9 @@ from typing import Any
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.log_readers import Line, file_of, lines_of, mlflow_lines, nested
 from legolas_metric.doctor.value_names import SETTINGS, canonical
+from legolas_metric.training.history import RunHistory
 
-HistoryLike = str | os.PathLike[str] | Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
+HistoryLike = RunHistory | str | os.PathLike[str] | Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 
 _OF_TRAINING = ("train_loss", "train_loss_step", "train_accuracy")
 _PART = re.compile(r"(fold|seed|run|repeat)[_\-]?\d+$")
@@ -62,7 +63,7 @@ def read_history(history: HistoryLike) -> History:
     """Read a run.
 
     Args:
-        history: a run's folder (`history.jsonl`, Lightning's `metrics.csv`, TensorBoard's event files, `mlflow.db`), or
+        history: a `RunHistory`; a run's folder (`history.jsonl`, Lightning's `metrics.csv`, TensorBoard's event files, `mlflow.db`), or
             one of these files; the address of an MLflow store; both MLflow's with `#run` behind where they hold
             several; a folder of folds or seeds; a mapping from names to columns, or one mapping for each epoch.
 
@@ -70,6 +71,8 @@ def read_history(history: HistoryLike) -> History:
         FileNotFoundError: no such file, or a folder without a history.
         ValueError: a file that isn't a history, or one without a single value.
     """
+    if isinstance(history, RunHistory):
+        history = history.path
     if isinstance(history, str | os.PathLike):
         return _of_place(os.fspath(history))
     if isinstance(history, Mapping):
