@@ -63,9 +63,10 @@ def read_history(history: HistoryLike) -> History:
     """Read a run.
 
     Args:
-        history: a `RunHistory`; a run's folder (`history.jsonl`, Lightning's `metrics.csv`, TensorBoard's event files, `mlflow.db`), or
-            one of these files; the address of an MLflow store; both MLflow's with `#run` behind where they hold
-            several; a folder of folds or seeds; a mapping from names to columns, or one mapping for each epoch.
+        history: a `RunHistory`; a run's folder (`history.jsonl`, Lightning's `metrics.csv`, TensorBoard's event files,
+            `mlflow.db`), or one of these files; the address of an MLflow store; both MLflow's with `#run` behind where
+            they hold several; a folder of folds or seeds; a mapping from names to columns, or one mapping for each
+            epoch.
 
     Raises:
         FileNotFoundError: no such file, or a folder without a history.
