@@ -22,7 +22,7 @@ from legolas_metric.checks import (
 from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_rows, input_loader
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
-from legolas_metric.geometry import chunks
+from legolas_metric.geometry import chunks, merge_directions
 from legolas_metric.lookup import lookup
 from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows, named_rows
 from legolas_metric.signatures import typed
@@ -87,6 +87,8 @@ class EmbeddingBank:
     ) -> "EmbeddingBank":
         """A bank of prepared rows that it owns from now on, without a second copy of them."""
         bank = cls.__new__(cls)
+        if metric == "cosine":
+            merge_directions(rows)
         bank._hold(named_rows(rows, labels, ids=ids, groups=groups), metric, step)
         return bank
 

@@ -6,6 +6,7 @@ distance of unit vectors; for "euclidean" s = -d; for "dot" margins are in s its
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
@@ -14,6 +15,7 @@ from torch import Tensor
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
 
+_DIRECTIONS = 32  # of a chain, that others are merged into
 _SPLIT = 2.0**20 + 1  # leaves 33 of the 53 bits of a float64
 
 
@@ -77,6 +79,43 @@ def settled(total: Float64[Tensor, "*b"]) -> Float64[Tensor, "*b"]:
 def tie_distance(dtype: torch.dtype) -> float:
     """The distance of unit rows up to which they have one direction: 4 eps, what rounding makes of other lengths."""
     return 4 * torch.finfo(dtype).eps
+
+
+def merge_directions(rows: Float[Tensor, "n d"]) -> None:
+    """Give unit rows of one direction (within `tie_distance`) the values of the first of them, in place.
+
+    Rows of one direction and different lengths differ by rounding once they are unit rows; so a third row would be more
+    similar to one of them than to another. Merged, they are exact ties to each row. O(n d + n log n): rows are compared
+    where their projections on one fixed direction lie in one chain of steps of at most `tie_distance`. Of a chain that
+    holds more than 32 directions the others stay as they are: of encoders that have collapsed to rounding.
+    """
+    tie = tie_distance(rows.dtype)
+    axis = _axis(rows.shape[1]).to(rows.device)
+    places = [rows[part].double() @ axis for part in chunks(len(rows), rows_for(CACHE, 12 * rows.shape[1]))]
+    place, order = torch.cat(places).sort(stable=True)
+    if not bool((place.diff() <= tie).any()):
+        return
+    for _ in range(_DIRECTIONS):
+        near = torch.zeros(len(place) + 1, dtype=torch.bool, device=rows.device)
+        near[1:-1] = place[1:] - place[:-1] <= tie
+        kept = near[1:] | near[:-1]  # the others are alone
+        if not bool(kept.any()):
+            return
+        chain = (~near[:-1]).cumsum(0)[kept]
+        place, order = place[kept], order[kept]
+        first = order.new_full((len(near),), len(rows)).scatter_reduce_(0, chain, order, "amin")[chain]
+        same = torch.empty_like(kept[kept])
+        for part in chunks(len(order), rows_for(CACHE, 24 * rows.shape[1])):
+            some = rows[first[part]]
+            same[part] = (rows[order[part]].double() - some.double()).square().sum(1) <= tie**2
+            rows[order[part][same[part]]] = some[same[part]]
+        place, order = place[~same], order[~same]
+
+
+@cache
+def _axis(d: int) -> Float64[Tensor, " d"]:
+    axis = torch.randn(d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return axis / axis.norm()
 
 
 def pair_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric: Metric) -> Float32[Tensor, "*b"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
-from legolas_metric.geometry import chunks, prepare
+from legolas_metric.geometry import chunks, merge_directions, prepare
 from legolas_metric.names import Known, Names, as_named, known_by
 
 NO_ID = -1
@@ -62,11 +62,16 @@ def fitted_rows(
     groups: ArrayLike | None,
     metric: Metric,
 ) -> Rows:
-    """Check and prepare the arguments of `fit`: copies, so that what the caller does to theirs changes no answer."""
+    """Check and prepare the arguments of `fit`: copies, so that what the caller does to theirs changes no answer.
+
+    Under "cosine" rows of one direction are merged (`geometry.merge_directions`): exact ties to every other row.
+    """
     given = as_tensor(embeddings, name="embeddings")
     n = len(given) if given.ndim else 0
     own_ids = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
     rows = as_prepared(given, metric, ids=None if ids is None else own_ids)
+    if metric == "cosine":
+        merge_directions(rows)
     return named_rows(rows if metric == "cosine" else rows.clone(), labels, ids=own_ids, groups=groups)
 
 

@@ -7,7 +7,7 @@ from evaluation_oracle import evaluate, pair_scores
 from sklearn.metrics import roc_auc_score
 from test_evaluation_ranking import as_rows
 
-from legolas_metric import RetrievalProtocol, evaluate_ranking, evaluate_verification
+from legolas_metric import EmbeddingBank, ExactIndex, RetrievalProtocol, evaluate_ranking, evaluate_verification
 from legolas_metric.geometry import normalise
 
 
@@ -78,6 +78,27 @@ def test_rows_of_one_direction_tie_whatever_their_lengths(seed):
     assert report.worst == ()
     for exact in (True, False):
         assert evaluate_verification(x, y, exact=exact).auc == 0.5
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("seed", range(6))
+def test_several_directions_with_different_lengths_are_the_ties_of_equal_rows(seed):
+    """Every measure is the one of the directions alone, in any order."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(5, 7, generator=generator)
+    which = torch.arange(24) % 5
+    y = torch.randint(0, 3, (24,), generator=generator)
+    equal, counted = evaluate_ranking(directions[which], y, full=True), evaluate_verification(directions[which], y)
+    for _ in range(5):
+        order = torch.randperm(24, generator=generator)
+        x = (10 ** torch.randn(24, 1, generator=generator) * directions[which])[order]
+        assert evaluate_ranking(x, y[order], full=True).shares() == pytest.approx(equal.shares(), abs=1e-12)
+        for exact in (True, False):
+            assert evaluate_verification(x, y[order], exact=exact).auc == pytest.approx(counted.auc, abs=1e-12)
+        bank = EmbeddingBank(x, y[order])
+        assert torch.equal(bank.embeddings.unique(dim=0, return_counts=True)[1].sort()[0], which.bincount().sort()[0])
+        found = ExactIndex().fit(x, y[order]).search(torch.ones(1, 7), 24)
+        assert len(found.similarities.unique()) == 5
 
 
 @pytest.mark.usefixtures("both_ways")

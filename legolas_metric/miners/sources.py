@@ -13,7 +13,7 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, check_device, check_dimension
-from legolas_metric.geometry import chunks, normalise
+from legolas_metric.geometry import chunks, merge_directions, normalise
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.by_label import Classes
@@ -259,7 +259,9 @@ def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> tuple[Float[T
     if metric != "cosine":
         return rows, overflowed
     norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
-    return rows.double().div_(norm).to(rows.dtype), overflowed
+    rows = rows.double().div_(norm).to(rows.dtype)
+    merge_directions(rows)
+    return rows, overflowed
 
 
 def _itself(anchors: Rows, rows: Rows) -> Int64[Tensor, " q"]:
