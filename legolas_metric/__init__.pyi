@@ -66,6 +66,7 @@ from .evaluation.verification import evaluate_verification as evaluate_verificat
 from .index.auto import AutoIndex as AutoIndex
 from .index.exact import ExactIndex as ExactIndex
 from .index.faiss import FaissIndex as FaissIndex
+from .index.sharded import ShardedIndex as ShardedIndex
 from .losses.bank_loss import BankLoss as BankLoss
 from .losses.focal import FocalLoss as FocalLoss
 from .losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss

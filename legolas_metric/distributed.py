@@ -19,6 +19,10 @@ from torch.autograd.function import once_differentiable
 _meetings = itertools.count()
 
 
+class ProcessFailed(RuntimeError):
+    """Another process failed, which this one waited for."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """The processes that work on one joint batch; of size 1, every method gives back what it got.
@@ -96,12 +100,49 @@ class World:
         store.set(keys[self.rank], str(meeting))
         try:
             yield
+        except ProcessFailed:
+            raise
         except RuntimeError as error:
             late = [rank for rank, key in enumerate(keys) if not store.check([key]) or int(store.get(key)) < meeting]
             raise RuntimeError(
                 f"process {self.rank} of {self.size} waited in vain while {what}: process "
                 f"{', '.join(map(str, late)) or 'unknown'} has died or did not come within the time-out"
             ) from error
+
+    @contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """Around work of one's own, without collectives: where one process fails, all of them do.
+
+        Raises:
+            ProcessFailed: another process failed; its error is named.
+        """
+        own = None
+        try:
+            yield
+        except Exception as error:
+            own = error
+        failures = self.gather_objects(None if own is None else f"{type(own).__name__}: {own}")
+        if own is not None:
+            raise own
+        for rank, failure in enumerate(failures):
+            if failure is not None:
+                raise ProcessFailed(f"process {rank} of {self.size} failed while {what}: {failure}")
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """What each process has, in order of rank: anything small that can be pickled."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def exchange(self, parts: Shaped[Tensor, "w *d"]) -> Shaped[Tensor, "w *d"]:
+        """Part r goes to process r; what comes back are the parts that the others have for this one, by rank."""
+        if self.size == 1:
+            return parts
+        received = torch.empty_like(parts)
+        dist.all_to_all_single(received, parts.contiguous(), group=self.group)
+        return received
 
     def lead(self, value: Shaped[Tensor, "*d"]) -> None:
         """Write the first process's values over everybody's, in place."""

@@ -78,7 +78,11 @@ class ExactIndex:
         Returns:
             self.
         """
-        self._rows = fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=self.metric)
+        return self.take(fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=self.metric))
+
+    def take(self, rows: Rows) -> "ExactIndex":
+        """`fit` of rows that are checked and prepared already, and are not copied."""
+        self._rows = rows
         return self
 
     @typed
@@ -105,14 +109,14 @@ class ExactIndex:
             window: (low [q], high [q]), keeps low < s < high; NaN is no bound.
         """
         own = self.queries(queries, labels=labels, ids=ids, groups=groups)
-        return self._answer(own, k, want, farthest, window)
+        return self.answer(own, k, want, farthest, window)
 
     @typed
     def self_join(
         self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
     ) -> Neighbors:
         """`search` with the fitted rows as queries, in the order of `fit`."""
-        return self._answer(self.rows, k, want, farthest, window)
+        return self.answer(self.rows, k, want, farthest, window)
 
     def queries(
         self, queries: ArrayLike, *, labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None
@@ -131,7 +135,8 @@ class ExactIndex:
             raise ValueError("this index holds no rows: call fit(embeddings, labels) first")
         return self._rows
 
-    def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+    def answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+        """`search` of queries that are checked and prepared already."""
         rows = self.rows
         check_request(own, rows, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)

@@ -1,0 +1,332 @@
+"""`ShardedIndex`: one exact index whose rows lie on several processes.
+
+Each process keeps its own rows. Queries travel in blocks to all of them; each answers all queries of a block from its
+rows, and the owner of a query merges the lists by the similarity that decides, and the id. So the answer is that of one
+process with all rows, bit for bit, whatever the number of processes.
+
+Letters: w processes, q queries, n rows, d dimensions, k neighbours.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from legolas_metric.budgets import BLOCK, WORKSPACE, rows_for
+from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_metric
+from legolas_metric.distributed import World
+from legolas_metric.geometry import chunks
+from legolas_metric.index.exact import ExactIndex
+from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.top_k import Bounds, best_of, exact_similarities
+from legolas_metric.lookup import lookup
+from legolas_metric.names import Names
+from legolas_metric.records import Neighbors, SearchStats
+from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
+from legolas_metric.signatures import typed
+
+
+class ShardedIndex:
+    """Exact neighbours among the rows of all processes of a group, each of which keeps its own.
+
+    Every process makes the same calls in the same order: `fit` with its rows, `search` with its queries (none is
+    allowed: a tensor of shape [0, d]), `self_join`. Each receives the answers to its own queries. What one process
+    refuses, all refuse; one that dies, or does not come within the group's time-out, is named by the others.
+
+    Memory of a process, for n rows of its own: as `ExactIndex`, and a block of queries and answers of 256 MiB.
+
+    Args:
+        metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
+        group: the process group (default: that of the run; a single process where there is none).
+
+    Raises:
+        ValueError: an unknown metric.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import ShardedIndex
+        >>> found = ShardedIndex().fit(torch.eye(3), [0, 0, 1]).self_join(2, want="positive")  # of one process
+        >>> found.ids.tolist()
+        [[1, -1], [0, -1], [-1, -1]]
+    """
+
+    @typed
+    def __init__(self, *, metric: Metric = "cosine", group: Any = None) -> None:
+        check_metric(metric)
+        self.metric: Metric = metric
+        self.group = group
+        self._local = ExactIndex(metric=metric)
+        self._rows: Rows | None = None
+
+    def clone(self) -> "ShardedIndex":
+        """An unfitted index with the same settings."""
+        return type(self)(metric=self.metric, group=self.group)
+
+    @property
+    def world(self) -> World:
+        """The processes among which the rows lie."""
+        return World.current(averages_gradients=False, group=self.group)
+
+    @property
+    def rows(self) -> Rows:
+        """This process's rows, checked and prepared.
+
+        Raises:
+            ValueError: before `fit`.
+        """
+        if self._rows is None:
+            raise ValueError("this index holds no rows: call fit(embeddings, labels) on every process first")
+        return self._rows
+
+    def fit(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike | None = None,
+        *,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> "ShardedIndex":
+        """Take this process's rows.
+
+        Args:
+            embeddings: [n, d]; n differs from process to process, and may be 0.
+            labels: [n] integers, or names, which are numbered together; needed for every want but "any".
+            ids: [n], unique over all processes (default: row numbers, counted on from process to process).
+            groups: [n], needed for "cross_group_positive".
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: also where processes differ in dimension or in what they give, or share an id.
+            ProcessFailed: another process refused its rows.
+        """
+        world = self.world
+        with world.meeting("fitting a sharded index"):
+            with world.together("fitting a sharded index"):
+                rows = _own_rows(embeddings, labels, ids, groups, self.metric)
+            parts = world.gather_objects(_Shard.of(rows, ids is not None))
+            _check_alike(parts)
+            if ids is None:
+                rows = replace(rows, ids=rows.ids + sum(part.rows for part in parts[: world.rank]))
+            rows = _numbered_alike(rows, parts)
+            if ids is not None:
+                _check_unique(rows.ids, parts, world)
+        if len(rows):
+            self._local.take(rows)
+        self._rows = rows
+        return self
+
+    @typed
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int,
+        *,
+        labels: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        want: Want = "any",
+        farthest: bool = False,
+        window: Window | None = None,
+    ) -> Neighbors:
+        """The k best admissible rows, of all processes, of each query of this one; arguments as `ExactIndex.search`."""
+        world = self.world
+        with world.meeting("searching a sharded index"):
+            with world.together("searching a sharded index"):
+                given = as_tensor(queries, name="queries")
+                if given.ndim == 2 and not len(given):
+                    own = _none_of(given, labels, groups)
+                else:
+                    own = query_rows(given, self.rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
+            return self._answer(own, _Asked(k, want, farthest, window is not None), window, world)
+
+    @typed
+    def self_join(
+        self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
+    ) -> Neighbors:
+        """`search` with this process's rows as queries, in the order of `fit`."""
+        world = self.world
+        with world.meeting("searching a sharded index"):
+            return self._answer(self.rows, _Asked(k, want, farthest, window is not None), window, world)
+
+    def _answer(self, own: Rows, asked: "_Asked", window: Window | None, world: World) -> Neighbors:
+        """Block by block: every process's queries to all, all answers to the owner, who merges them."""
+        with world.together("searching a sharded index"):
+            check_request(own, self.rows, asked.k, asked.want)
+            bounds = window_bounds(window, len(own), own.ids.device)
+        if world.size == 1:
+            return self._local.answer(own, asked.k, asked.want, asked.farthest, bounds)
+        questions = world.gather_objects((len(own), asked))
+        if any(other != asked for _, other in questions):
+            raise ValueError(f"every process must ask the same, got {[str(other) for _, other in questions]}")
+        most = max(1, rows_for(WORKSPACE, 4 * own.embeddings.shape[1] + 48 * asked.k + 64) // world.size)
+        found, stats = [], []
+        for part in chunks(max(count for count, _ in questions), most):
+            some, limits = own[part], None if bounds is None else (bounds[0][part], bounds[1][part])
+            counts = [len(range(*part.indices(count))) for count, _ in questions]
+            found.append(self._exchange(some, limits, asked, counts, stats, world))
+        ids, similarities = (torch.cat(parts) for parts in zip(*found)) if found else _no_answer(own, asked.k)
+        return Neighbors(ids, similarities, _summed(stats, world.size))
+
+    def _exchange(
+        self, own: Rows, bounds: Bounds | None, asked: "_Asked", counts: list[int], stats: list, world: World
+    ) -> tuple[Int64[Tensor, "q k"], Tensor]:
+        """The answers to this process's queries of a block; what this process answered goes into `stats`."""
+        joint, limits = _to_all(own, bounds, world)
+        ids = joint.ids.new_full((len(joint), asked.k), NO_ID)
+        values = torch.full(ids.shape, -torch.inf, dtype=torch.float64, device=ids.device)
+        with world.together("searching a sharded index"):
+            if len(self.rows) and len(joint):
+                near = self._local.answer(joint, asked.k, asked.want, asked.farthest, limits)
+                stats.append((near.stats, len(joint)))
+                ids = near.ids
+                query, place = (ids != NO_ID).nonzero(as_tuple=True)
+                row, _ = lookup(ids[query, place], self.rows.ids)
+                values[query, place] = exact_similarities(
+                    joint.embeddings, self.rows.embeddings, query, row, self.metric
+                )
+        ids, values = (_to_owners(table, counts, world)[:, : len(own)] for table in (ids, values))
+        real = ids != NO_ID
+        query = real.nonzero(as_tuple=True)[1]
+        return best_of(query, ids[real], values[real], q=len(own), k=asked.k, farthest=asked.farthest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked of all processes alike."""
+
+    k: int
+    want: Want
+    farthest: bool
+    windowed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """What the others must know of a process's rows."""
+
+    rows: int
+    dimension: int
+    given: tuple[str, ...]
+    label_names: Names | None
+    group_names: Names | None
+
+    @classmethod
+    def of(cls, rows: Rows, has_ids: bool) -> "_Shard":
+        there = {"labels": rows.labels is not None, "groups": rows.groups is not None, "ids": has_ids}
+        given = tuple(name for name, is_given in there.items() if is_given)
+        return cls(len(rows), rows.embeddings.shape[1], given, rows.label_names, rows.group_names)
+
+
+def _own_rows(
+    embeddings: ArrayLike, labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None, metric: Metric
+) -> Rows:
+    given = as_tensor(embeddings, name="embeddings")
+    if given.ndim == 2 and not len(given):
+        return _none_of(given, labels, groups)
+    return fitted_rows(given, labels, ids=ids, groups=groups, metric=metric)
+
+
+def _none_of(given: Tensor, labels: ArrayLike | None, groups: ArrayLike | None) -> Rows:
+    """No rows, of which it is still known what was given."""
+    nothing = torch.zeros(0, dtype=torch.int64, device=given.device)
+    known = (None if values is None else nothing for values in (labels, groups))
+    return Rows(given.float(), next(known), nothing, next(known))
+
+
+def _check_alike(parts: list[_Shard]) -> None:
+    """Refuse shards of which no index can be made; all processes see the same and say the same."""
+    if not any(part.rows for part in parts):
+        raise ValueError("a sharded index needs a row on one process at least, got none on any")
+    for what, values in (
+        ("embeddings' dimensions", [part.dimension for part in parts]),
+        ("arguments", [" and ".join(part.given) or "embeddings alone" for part in parts]),
+    ):
+        if len(set(values)) > 1:
+            raise ValueError(f"every process must give the same {what}, got {values} by rank")
+    for name in ("label_names", "group_names"):
+        named = [getattr(part, name) is not None for part in parts if part.rows]
+        if any(named) and not all(named):
+            raise ValueError(f"{name[:5]}s are names on some processes and integers on others: give one kind")
+
+
+def _numbered_alike(rows: Rows, parts: list[_Shard]) -> Rows:
+    """Names numbered in ascending order over all processes."""
+    label_names, group_names = (
+        _union([getattr(part, name) for part in parts]) for name in ("label_names", "group_names")
+    )
+    return replace(
+        rows,
+        labels=_renumbered(rows.labels, rows.label_names, label_names),
+        groups=_renumbered(rows.groups, rows.group_names, group_names),
+        label_names=label_names,
+        group_names=group_names,
+    )
+
+
+def _union(names: list[Names | None]) -> Names | None:
+    known = [some for some in names if some is not None]
+    return tuple(sorted(set().union(*known))) if known else None
+
+
+def _renumbered(codes: Tensor | None, names: Names | None, among: Names | None) -> Tensor | None:
+    if codes is None or names is None or among is None:
+        return codes
+    number = {name: code for code, name in enumerate(among)}
+    new = torch.tensor([*(number[name] for name in names), NO_ID], device=codes.device)  # -1 stays: the last
+    return new[codes]
+
+
+def _check_unique(ids: Int64[Tensor, " n"], parts: list[_Shard], world: World) -> None:
+    """Refuse an id of two processes; each process's ids pass by the others in blocks."""
+    size = rows_for(BLOCK, 32 * world.size)
+    repeated = ids.new_zeros(0)
+    for part in chunks(max(shard.rows for shard in parts), size):
+        passing = world.gather(ids[part])
+        counts = [len(range(*part.indices(shard.rows))) for shard in parts]
+        theirs = torch.ones_like(passing, dtype=torch.bool)
+        theirs[sum(counts[: world.rank]) :][: counts[world.rank]] = False
+        found = lookup(passing, ids)[1] & theirs
+        repeated = torch.cat([repeated, passing[found]])
+    shared = sorted({name for some in world.gather_objects(repeated.tolist()[:5]) for name in some})
+    if shared:
+        raise ValueError(f"ids must be unique over all processes, got some on several (first: {shared[:5]})")
+
+
+def _to_all(own: Rows, bounds: Bounds | None, world: World) -> tuple[Rows, Bounds | None]:
+    """The queries of all processes, in order of rank, with their windows."""
+    names = [own.ids if values is None else values for values in (own.ids, own.labels, own.groups)]
+    embeddings, joined = world.gather(own.embeddings), world.gather(torch.stack(names, 1))
+    ids, labels, groups = joined.T.contiguous()
+    rows = Rows(embeddings, None if own.labels is None else labels, ids, None if own.groups is None else groups)
+    if bounds is None:
+        return rows, None
+    low, high = world.gather(torch.stack(bounds, 1)).T.contiguous()
+    return rows, (low, high)
+
+
+def _to_owners(table: Tensor, counts: list[int], world: World) -> Tensor:
+    """What all processes found for this one's queries: [w, the most queries of a process, k]."""
+    sent = table.new_full((len(counts), max(counts), table.shape[1]), NO_ID)
+    for rank, some in enumerate(table.split(counts)):
+        sent[rank, : len(some)] = some
+    return world.exchange(sent)
+
+
+def _no_answer(own: Rows, k: int) -> tuple[Int64[Tensor, "q k"], Tensor]:
+    return own.ids.new_zeros(0, k), own.embeddings.new_zeros(0, k)
+
+
+def _summed(stats: list[tuple[SearchStats, int]], shards: int) -> SearchStats:
+    """How this process answered, for itself and the others."""
+    checked = [(one.certified, count) for one, count in stats if one.certified is not None]
+    asked = sum(count for _, count in checked)
+    return SearchStats(
+        engine="sharded",
+        precision=stats[-1][0].precision if stats else "float32",
+        certified=sum(share * count for share, count in checked) / asked if asked else None,
+        details={"processes": shards},
+    )

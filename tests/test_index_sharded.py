@@ -1,0 +1,146 @@
+"""One index over several processes answers as one process with all rows does, and fails on all of them at once."""
+
+import os
+import socket
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from legolas_metric import ExactIndex, ShardedIndex
+from legolas_metric.distributed import ProcessFailed, World
+
+N, D = 61, 3
+SHARES = {1: [61], 2: [20, 41], 3: [0, 2, 59], 4: [30, 0, 30, 1]}  # uneven and empty shards; k is larger than some
+
+
+def table(metric: str):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randint(-2, 3, (N, D), generator=generator).float()  # many ties
+    x[x.abs().sum(1) == 0] = 1.0
+    labels = torch.randint(-1, 4, (N,), generator=generator)
+    groups = torch.randint(0, 3, (N,), generator=generator)
+    ids = torch.randperm(N, generator=generator) * 3
+    low = torch.rand(N, generator=generator).double() - (1.0 if metric == "cosine" else 2.0)
+    return x, labels, groups, ids, (low, torch.where(labels == 0, torch.nan, low + 0.7))
+
+
+def shares(size: int) -> list[slice]:
+    ends = torch.tensor(SHARES[size]).cumsum(0).tolist()
+    return [slice(end - count, end) for end, count in zip(ends, SHARES[size])]
+
+
+def begin(rank: int, size: int, port: int, seconds: float = 60) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
+
+
+def spawn(work, size: int, *arguments) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.get_context("forkserver").set_forkserver_preload(["legolas_metric.index.sharded", "pytest"])
+    mp.start_processes(work, args=(size, port, *arguments), nprocs=size, start_method="forkserver")
+
+
+def compare(rank: int, size: int, port: int) -> None:
+    begin(rank, size, port)
+    own = shares(size)[rank]
+    for metric in ("cosine", "dot", "euclidean"):
+        x, labels, groups, ids, (low, high) = table(metric)
+        one = ExactIndex(metric=metric).fit(x, labels, ids=ids, groups=groups)
+        index = ShardedIndex(metric=metric)
+        index.fit(x[own], labels[own], ids=ids[own], groups=groups[own])
+        for want in ("negative", "positive", "cross_group_positive", "any"):
+            for k, farthest, windowed in ((1, False, False), (7, True, False), (70, False, True)):
+                asked = {"want": want, "farthest": farthest}
+                window = (low, high) if windowed else None
+                part = (low[own], high[own]) if windowed else None
+                check(index.self_join(k, **asked, window=part), one.self_join(k, **asked, window=window), own)
+                named = {"labels": labels.flip(0), "groups": groups.flip(0)}
+                check(
+                    index.search(x[own] + 0.5, k, **{a: v[own] for a, v in named.items()}, **asked, window=part),
+                    one.search(x + 0.5, k, **named, **asked, window=window),
+                    own,
+                )
+    refusals(rank, size, own)
+    dist.destroy_process_group()
+
+
+def check(found, expected, own: slice) -> None:
+    assert torch.equal(found.ids, expected.ids[own])
+    assert torch.equal(found.similarities, expected.similarities[own])
+
+
+def refusals(rank: int, size: int, own: slice) -> None:
+    """What one process refuses, all do, and the index can be used afterwards."""
+    x, labels, _, ids, _ = table("cosine")
+    index = ShardedIndex()
+    last = size - 1
+    bad = x.clone()
+    bad[-1, 0] = torch.nan  # a row of the last process
+    with pytest.raises(ValueError if rank == last else ProcessFailed, match="NaN or inf"):
+        index.fit(bad[own], labels[own])
+    if size > 1:
+        twice = ids.clone()
+        twice[-1] = twice[shares(size)[1 if size == 3 else 0].start]
+        with pytest.raises(ValueError, match=rf"unique over all processes.*{int(twice[-1])}"):
+            index.fit(x[own], labels[own], ids=twice[own])
+        with pytest.raises(ValueError, match="same arguments"):
+            index.fit(x[own], labels[own] if rank else None)
+        with pytest.raises(ValueError, match="same embeddings' dimensions"):
+            index.fit(x[own] if rank else torch.ones(len(x[own]), 2), labels[own])
+    index.fit(x[own], labels[own])
+    with pytest.raises(ValueError if rank == 0 else ProcessFailed, match="k must be"):
+        index.self_join(3 if rank else 0)
+    if size > 1:
+        with pytest.raises(ValueError, match="must ask the same"):
+            index.self_join(3 if rank else 2)
+    found = index.self_join(4)  # ids are row numbers, counted on
+    check(found, ExactIndex().fit(x, labels).self_join(4), own)
+    names = [f"class {label}" for label in labels.tolist()]
+    assert torch.equal(index.fit(x[own], names[own]).self_join(4).ids, ExactIndex().fit(x, names).self_join(4).ids[own])
+
+
+@pytest.mark.parametrize("size", SHARES)
+def test_any_number_of_processes_answers_as_one(size):
+    spawn(compare, size)
+
+
+def dying(rank: int, size: int, port: int, how: str) -> None:
+    begin(rank, size, port, seconds=5)
+    x, labels, _, _, _ = table("cosine")
+    own = shares(size)[rank]
+    index = ShardedIndex().fit(x[own], labels[own])
+    index.self_join(2)
+    if rank == 1:
+        answer = index._local.answer
+        index._local.answer = lambda *a: os._exit(0) if how == "dies" else time.sleep(12) or answer(*a)  # in the middle
+        with pytest.raises(RuntimeError):
+            index.self_join(2)
+        return
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="waited in vain while searching a sharded index"):
+        index.self_join(2)
+    assert time.monotonic() - start < 11
+
+
+@pytest.mark.parametrize("how", ["dies", "sleeps"])
+def test_a_process_that_ends_within_a_search_ends_all(how):
+    spawn(dying, 2, how)
+
+
+def test_alone_it_is_the_exact_index():
+    x, labels, groups, ids, window = table("cosine")
+    one = ExactIndex().fit(x, labels, ids=ids, groups=groups)
+    index = ShardedIndex().fit(x, labels, ids=ids, groups=groups)
+    assert index.world == World()
+    check(index.self_join(5, window=window), one.self_join(5, window=window), slice(None))
+    with pytest.raises(ValueError, match="holds no rows"):
+        index.clone().self_join(1)
+    with pytest.raises(ValueError, match="a row on one process at least"):
+        ShardedIndex().fit(torch.zeros(0, 3))
