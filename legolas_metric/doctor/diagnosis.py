@@ -13,7 +13,8 @@ from legolas_metric.evaluation.distribution import class_distribution
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.ranking_report import RankingReport
-from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
+from legolas_metric.evaluation.verification import evaluate_verification
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.measures import measure
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.probes.collapse_report import CollapseReport

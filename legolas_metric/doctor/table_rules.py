@@ -10,7 +10,7 @@ from legolas_metric.doctor.findings import Finding, Severity, worst_first
 from legolas_metric.doctor.noise import LabelNoise
 from legolas_metric.evaluation.distribution import ClassDistribution
 from legolas_metric.evaluation.ranking_report import WORSE, RankingReport
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.probes.collapse_report import CLASS, HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
 
 _CONFIDENT_AUC = 0.8
