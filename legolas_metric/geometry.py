@@ -79,6 +79,46 @@ def tie_distance(dtype: torch.dtype) -> float:
     return 4 * torch.finfo(dtype).eps
 
 
+def one_direction(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Unit rows of one table, where those that are one direction to rounding are made equal, bit for bit.
+
+    Rows of one direction and different lengths differ by rounding once they are unit, so that their similarities to a
+    third row would not tie. Ours: the rows are sorted along four fixed axes in turn and parted at gaps wider than
+    `tie_distance`; what hangs together on all of them, and lies within that distance of its first row, becomes it. The
+    answer depends on the rows alone, not on their order. O(n d + n log n).
+
+    Exact ties are thus rows that differ by lengths alone, also where each component was rounded to float32. Left as
+    they are: a chain of different directions, each within rounding of the next, as in a cone a few 1e-6 wide; rounding
+    that tells apart two similarities which are equal by symmetry alone.
+    """
+    tie, generator = tie_distance(rows.dtype), torch.Generator().manual_seed(0)
+    axes = normalise(torch.randn(4, rows.shape[1], generator=generator, dtype=torch.float64)).to(rows.device)
+    left = torch.arange(len(rows), device=rows.device)
+    run = torch.zeros_like(left)
+    for axis in axes:
+        parts = chunks(len(left), rows_for(CACHE, 12 * rows.shape[1]))
+        along = torch.cat([rows[left[part]].double() @ axis for part in parts] or [axis.new_empty(0)])
+        order = along.argsort()
+        order = order[run[order].argsort(stable=True)]
+        left, run, along = left[order], run[order], along[order]
+        begins = torch.ones_like(run, dtype=torch.bool)
+        begins[1:] = (run[1:] != run[:-1]) | (along[1:] - along[:-1] > tie)
+        run = begins.cumsum(0) - 1
+        shared = torch.bincount(run)[run] > 1
+        left, run = left[shared], run[shared].unique_consecutive(return_inverse=True)[1]
+    if not len(left):
+        return rows
+    begins = torch.ones_like(run, dtype=torch.bool)
+    begins[1:] = run[1:] != run[:-1]
+    first = left[begins][run]
+    parts = list(chunks(len(left), rows_for(CACHE, 24 * rows.shape[1])))
+    apart = torch.cat([(rows[left[p]].double() - rows[first[p]].double()).norm(dim=1) for p in parts])
+    wide = torch.bincount(run, apart > tie)[run] > 0
+    out = rows.clone()
+    out[left[~wide]] = rows[first[~wide]]
+    return out
+
+
 def pair_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric: Metric) -> Float32[Tensor, "*b"]:
     """The similarity that is reported: `exact_similarity`, rounded to float32. Nothing is decided by it."""
     return exact_similarity(x, y, metric).float()

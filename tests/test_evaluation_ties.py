@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from test_evaluation_ranking import as_rows
 
 from legolas_metric import RetrievalProtocol, evaluate_ranking, evaluate_verification
-from legolas_metric.geometry import normalise
+from legolas_metric.geometry import normalise, one_direction, tie_distance
 
 
 @pytest.fixture(params=["compiled", "plain"])
@@ -78,6 +78,41 @@ def test_rows_of_one_direction_tie_whatever_their_lengths(seed):
     assert report.worst == ()
     for exact in (True, False):
         assert evaluate_verification(x, y, exact=exact).auc == 0.5
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("lengths", ["whole", "any", "wide"])
+def test_rows_of_several_directions_tie_whatever_their_lengths_and_order(seed, lengths):
+    """What one row for each direction, repeated as it is, would give."""
+    rng = np.random.default_rng(seed)
+    directions = rng.standard_normal((4, 5)).astype("f4")
+    which, y = rng.integers(0, 4, 21), rng.integers(0, 3, 21)
+    same = directions[which]
+    length = rng.integers(1, 60, (21, 1)) if lengths == "whole" else 10 ** rng.standard_normal((21, 1))
+    x = same.astype("f8") * length if lengths == "wide" else same * length.astype("f4")
+    wanted, auc = evaluate_ranking(same, y, full=True).shares(), evaluate_verification(same, y).auc
+    for order in (np.arange(21), rng.permutation(21)):
+        assert evaluate_ranking(x[order], y[order], full=True).shares() == pytest.approx(wanted, abs=1e-12)
+        assert evaluate_verification(x[order], y[order]).auc == pytest.approx(auc, abs=1e-12)
+
+
+def test_rows_of_one_direction_are_made_equal_and_others_stay():
+    """Against all pairs: classes of rows within 4 eps, where those are far from one another."""
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randint(200, (500,), generator=generator)
+    x = torch.randn(200, 3, generator=generator)[which] * torch.rand(500, 1, generator=generator)
+    unit = normalise(x)
+    made = one_direction(unit)
+    assert (made[:, None] == made).all(-1).equal(which[:, None] == which)
+    assert float((made - unit).abs().max()) <= tie_distance(torch.float32)
+    assert one_direction(made).equal(made)
+    order = torch.randperm(500, generator=generator)
+    assert one_direction(unit[order]).equal(made[order])
+    alone = normalise(torch.randn(300, 3, generator=generator))
+    assert one_direction(alone) is alone
+    narrow = normalise(cone(1e-6, n=600)[0])  # a chain of different directions
+    assert len(one_direction(narrow).unique(dim=0)) > 100
 
 
 @pytest.mark.usefixtures("both_ways")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, check_metric, check_whole
+from legolas_metric.geometry import one_direction
 from legolas_metric.rows import Rows, as_float_rows, fitted_rows
 
 
@@ -23,10 +24,24 @@ def as_table(
 ) -> tuple[Rows, Metric]:
     """What is evaluated, checked and prepared, and its metric. Of a bank, what is given beside it stands for its own.
 
+    Under "cosine" rows of one direction are made equal (`geometry.one_direction`), so that they tie.
+
     Raises:
         TypeError: neither labels nor a bank.
         ValueError: an unknown metric, or another than the bank's; what `fitted_rows` refuses.
     """
+    rows, metric = _table(embeddings, labels, ids=ids, groups=groups, metric=metric)
+    return (replace(rows, embeddings=one_direction(rows.embeddings)) if metric == "cosine" else rows), metric
+
+
+def _table(
+    embeddings: ArrayLike | EmbeddingBank,
+    labels: ArrayLike | None,
+    *,
+    ids: ArrayLike | None,
+    groups: ArrayLike | None,
+    metric: Metric,
+) -> tuple[Rows, Metric]:
     check_metric(metric)
     if not isinstance(embeddings, EmbeddingBank):
         if labels is None:
