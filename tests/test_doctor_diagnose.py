@@ -35,7 +35,7 @@ def test_worse_than_untrained_comes_first():
     x, y = clustered()
     found = diagnose(x + 6 * torch.randn(400, 32), y, untrained=x)
     assert found.findings[0].severity == "fault"
-    assert any(line.startswith("worse than untrained: Rank-1 0.") for line in sentences(found))
+    assert any(line.startswith("worse than untrained: Rank@1 0.") for line in sentences(found))
 
 
 def test_a_class_split_in_two_is_worse_than_untrained_though_rank_one_is_not():
@@ -46,7 +46,7 @@ def test_a_class_split_in_two_is_worse_than_untrained_though_rank_one_is_not():
     assert not found.healthy
     assert found.findings[0].severity == "fault"
     assert found.verdict.startswith("worse than untrained: MAP@R 0.1")
-    assert found.findings[0].evidence.startswith("Rank-1 1.000 against 1.000, MAP@R 0.1")
+    assert found.findings[0].evidence.startswith("Rank@1 1.000 against 1.000, MAP@R 0.1")
     assert not any(line.startswith("training made") for line in sentences(found))
 
 
@@ -100,7 +100,7 @@ def test_auc_hides_rank_one():
     mean = found.verification.mean_rank(1500)
     line = next(line for line in sentences(found) if line.startswith("AUC"))
     assert line == (
-        f"AUC {found.verification.auc:.2f} but Rank-1 {found.ranking.rank[1]:.2f}: "
+        f"AUC {found.verification.auc:.2f} but Rank@1 {found.ranking.rank[1]:.2f}: "
         f"in a gallery of 1,500 that AUC means a mean rank of {mean:,.0f}"
     )
     assert found.verification.auc > 0.8
@@ -142,7 +142,7 @@ def test_a_weak_ranking_is_named_where_nothing_else_names_it():
     assert 0.15 < found.ranking.rank[1] < 0.5
     assert found.verification.auc < 0.8
     assert found.verdict == f"a weak ranking: {1 - found.ranking.rank[1]:.0%} of the queries find another class first"
-    assert f"untrained Rank-1 {found.ranking.baseline.rank[1]:.2f}" in found.findings[0].evidence
+    assert f"untrained Rank@1 {found.ranking.baseline.rank[1]:.2f}" in found.findings[0].evidence
 
 
 def test_notes_do_not_spoil_health():

@@ -20,7 +20,7 @@ def test_the_own_group_flatters():
     y, group = torch.arange(40).repeat_interleave(10), torch.arange(2).repeat_interleave(5).repeat(40)
     x = torch.randn(40, 2, 32, generator=generator)[y, group] + 0.1 * torch.randn(400, 32, generator=generator)
     found = diagnose(x, y, groups=group)
-    assert any(line.startswith("Rank-1 falls from 1.00 to 0.") for line in sentences(found))
+    assert any(line.startswith("Rank@1 falls from 1.00 to 0.") for line in sentences(found))
     assert found.ranking.protocol.exclude == "same_group"
 
 
@@ -96,7 +96,7 @@ def test_sessions_that_outweigh_classes_are_named_and_labels_are_not_suspected()
     assert found.ranking.rank[1] < 0.02
     assert found.findings[0].rule == "group outweighs class"
     assert (
-        "Rank-1 is 1.00 within groups, and across them 0.000, worse than a random ranking (0.0" in sentences(found)[0]
+        "Rank@1 is 1.00 within groups, and across them 0.000, worse than a random ranking (0.0" in sentences(found)[0]
     )
     rules = {finding.rule for finding in found.findings}
     assert not rules & {"guessing", "groups flatter", "weak ranking", "suspects", "false negatives"}

@@ -32,7 +32,7 @@ class Diagnosis:
         findings: worst first; empty where nothing is wrong.
         suspects: rows whose neighbourhood carries another label, the clearest first, each with id, label and
             suggestion. Of those read on two data sets a quarter to six tenths were wrong: a list to look at. Empty
-            where the encoder is the likelier fault: Rank-1 below 0.3, or far worse across groups than within.
+            where the encoder is the likelier fault: Rank@1 below 0.3, or far worse across groups than within.
         facts: the reports that they rest on: collapse, ranking, verification, class sizes, label noise.
 
     Example:
