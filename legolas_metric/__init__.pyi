@@ -61,8 +61,8 @@ from .evaluation.operating import Rates as Rates
 from .evaluation.protocol import RetrievalProtocol as RetrievalProtocol
 from .evaluation.ranking import evaluate_ranking as evaluate_ranking
 from .evaluation.ranking_report import RankingReport as RankingReport
-from .evaluation.verification import VerificationReport as VerificationReport
 from .evaluation.verification import evaluate_verification as evaluate_verification
+from .evaluation.verification_report import VerificationReport as VerificationReport
 from .index.auto import AutoIndex as AutoIndex
 from .index.exact import ExactIndex as ExactIndex
 from .index.faiss import FaissIndex as FaissIndex

@@ -35,7 +35,7 @@ def severe(found) -> set[str]:
         (
             "pairs_that_were_random",
             {
-                *("negatives were random", "pairs of the loss alone", "loss falls, ranking falls", "AUC hides Rank-1"),
+                *("negatives were random", "pairs of the loss alone", "loss falls, ranking falls", "AUC hides Rank@1"),
                 *("best not kept", "stopped on another value"),
             },
         ),

@@ -82,6 +82,23 @@ def test_rows_of_one_direction_tie_whatever_their_lengths(seed):
 
 @pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("lengths", ["whole", "any", "wide"])
+def test_rows_of_several_directions_tie_whatever_their_lengths_and_order(seed, lengths):
+    """What one row for each direction, repeated as it is, would give."""
+    rng = np.random.default_rng(seed)
+    directions = rng.standard_normal((4, 5)).astype("f4")
+    which, y = rng.integers(0, 4, 21), rng.integers(0, 3, 21)
+    same = directions[which]
+    length = rng.integers(1, 60, (21, 1)) if lengths == "whole" else 10 ** rng.standard_normal((21, 1))
+    x = same.astype("f8") * length if lengths == "wide" else same * length.astype("f4")
+    wanted, auc = evaluate_ranking(same, y, full=True).shares(), evaluate_verification(same, y).auc
+    for order in (np.arange(21), rng.permutation(21)):
+        assert evaluate_ranking(x[order], y[order], full=True).shares() == pytest.approx(wanted, abs=1e-12)
+        assert evaluate_verification(x[order], y[order]).auc == pytest.approx(auc, abs=1e-12)
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("seed", range(6))
 def test_several_directions_with_different_lengths_are_the_ties_of_equal_rows(seed):
     """Every measure is the one of the directions alone, in any order."""
     generator = torch.Generator().manual_seed(seed)

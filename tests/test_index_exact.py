@@ -1,9 +1,5 @@
 """The exact engine, held against brute force in float64, in every way that it takes."""
 
-import subprocess
-import sys
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
@@ -13,10 +9,7 @@ from hypothesis import strategies as st
 from oracles import neighbors
 
 from legolas_metric import ExactIndex
-from legolas_metric.budgets import WORKSPACE
-from legolas_metric.geometry import exact_similarity
 from legolas_metric.index.exact import answer as routing
-from legolas_metric.index.exact import processor
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.rows import fitted_rows
 
@@ -213,21 +206,6 @@ def test_the_caller_may_be_autocasting_or_in_inference_mode(generator):
     assert torch.equal(plain.ids, small.ids)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_every_float_width_and_layout(dtype, generator):
-    rows = torch.randn(16, 600, generator=generator).to(dtype).T  # not contiguous
-    labels = torch.arange(600) // 3
-    found = ExactIndex(precision="bfloat16").fit(rows, labels).self_join(1)
-    again = ExactIndex().fit(rows.float().contiguous().numpy(), labels.numpy()).self_join(1)
-    assert torch.equal(found.ids, again.ids)
-
-
-def test_high_dimensions_and_a_small_workspace(generator):
-    rows, labels = torch.randn(140, 4096, generator=generator), torch.arange(140) // 2
-    found = ExactIndex(precision="bfloat16", workspace_mb=1).fit(rows, labels).self_join(1)
-    assert torch.equal(found.ids, ExactIndex().fit(rows, labels).self_join(1).ids)
-
-
 def test_more_neighbours_than_rows_are_padded():
     index = ExactIndex(precision="bfloat16").fit(torch.eye(3), [0, 1, 1])
     found = index.self_join(5)
@@ -247,128 +225,3 @@ def test_refuses_what_it_cannot_answer():
         ExactIndex(workspace_mb=0)
     with pytest.raises(ValueError, match="would overflow float32"):
         ExactIndex(metric="dot").fit(1e25 * torch.eye(4)).self_join(1, want="any")
-
-
-def test_clone_is_an_unfitted_copy():
-    index = ExactIndex(metric="dot", precision="float32", workspace_mb=7).fit(torch.eye(2))
-    copy = index.clone()
-    assert (copy.metric, copy.precision, copy.workspace_mb) == ("dot", "float32", 7)
-    with pytest.raises(ValueError, match="holds no rows"):
-        copy.self_join(1)
-
-
-@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
-@pytest.mark.parametrize(("metric", "scale"), [("euclidean", 1e-40), ("dot", 1e-40), ("euclidean", 1e17)])
-def test_rows_near_both_ends_of_float32(metric, scale, precision, generator):
-    rows, labels = (torch.randn(700, 20, generator=generator) + 3) * scale, torch.arange(700) // 2
-    found = ExactIndex(metric=metric, precision=precision).fit(rows, labels).self_join(1)
-    wide = rows.double()
-    expected = (-torch.cdist(wide, wide) if metric == "euclidean" else wide @ wide.T).float()
-    expected[labels[:, None] == labels] = -torch.inf
-    torch.testing.assert_close(found.similarities[:, 0], expected.amax(1), rtol=1e-5, atol=0)
-
-
-def test_many_tiles(generator):
-    rows, labels = torch.randn(4500, 8, generator=generator), torch.randint(0, 300, (4500,), generator=generator)
-    unit = torch.nn.functional.normalize(rows.double())
-    expected = (unit @ unit.T).float().masked_fill(labels[:, None] == labels, -torch.inf)
-    for (precision, compiled), k in product(WAYS, (1, 3, 20)):
-        with by(compiled):
-            found = ExactIndex(precision=precision).fit(rows, labels).self_join(k)
-        torch.testing.assert_close(found.similarities, expected.topk(k, 1).values, rtol=0, atol=2e-7)
-
-
-def test_figures_of_several_large_classes_are_joined(generator):
-    rows, labels = torch.randn(60, 4, generator=generator), torch.arange(60) // 20
-    stats = ExactIndex(precision="float32").fit(rows, labels).self_join(1, want="positive").stats
-    assert stats.details["tiles"] == 3
-    assert stats.details["reranked_per_row"] >= 1
-
-
-def test_the_newer_precision_switches_are_respected():
-    script = (
-        "import torch; from legolas_metric import *\n"
-        "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
-        "rows, labels = torch.randn(64, 16), torch.arange(64) // 4\n"
-        "HardMiner()(rows, labels); ExactIndex(precision='float32').fit(rows, labels).self_join(1)\n"
-        "assert torch.backends.cuda.matmul.fp32_precision == 'tf32'"
-    )
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        subprocess.run([sys.executable, "-c", script], check=True)
-
-
-@pytest.mark.parametrize("precision", ["int16", "float32"])
-def test_a_query_that_is_a_fitted_row_of_another_label_is_not_its_own_answer(precision):
-    generator = torch.Generator().manual_seed(0)
-    rows, labels = torch.randn(900, 16, generator=generator), torch.arange(900) // 9
-    named = labels.roll(9)  # the queries are the rows, by other names
-    found = (
-        ExactIndex(precision=precision)
-        .fit(rows, labels)
-        .search(rows, 2, labels=named, ids=torch.arange(900), want="negative")
-    )
-    unit = torch.nn.functional.normalize(rows.double())
-    s = (unit @ unit.T).masked_fill_(named[:, None] == labels, -2).fill_diagonal_(-2)
-    assert torch.equal(found.ids, s.topk(2, 1).indices)
-
-
-def test_true_is_no_number_of_neighbours():  # other types than int are refused before, where the tests check types
-    with pytest.raises(TypeError, match="k must be an integer, got True"):
-        ExactIndex().fit(torch.eye(4), [0, 0, 1, 1]).self_join(True)
-
-
-def test_the_one_label_that_has_no_place():
-    labels = torch.arange(900) // 9
-    labels[labels == 3] = 2**63 - 1
-    index = ExactIndex(precision="float32").fit(torch.randn(900, 16), labels)
-    with pytest.raises(ValueError, match=r"labels must be below 2\^63 - 1"):
-        index.self_join(1)
-
-
-@pytest.mark.parametrize("precision", ["int16", "float32"])
-def test_float64_as_the_default_of_torch_changes_nothing(precision):
-    rows, labels = torch.randn(900, 16, dtype=torch.float32), torch.arange(900) // 9
-    index = ExactIndex(precision=precision).fit(rows, labels)
-    want = index.self_join(3)
-    torch.set_default_dtype(torch.float64)
-    try:
-        got = ExactIndex(precision=precision).fit(rows, labels).self_join(3)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert torch.equal(got.ids, want.ids)
-    assert torch.equal(got.similarities, want.similarities)
-
-
-def test_more_neighbours_than_rows_take_memory_for_the_rows_alone():
-    rows, labels = torch.randn(700, 8), torch.arange(700) // 7
-    found = ExactIndex(precision="float32").fit(rows, labels).self_join(5000)
-    assert ((found.ids >= 0).sum(1) == 693).all()
-
-
-def test_slots_are_bounded():
-    """Of all anchors together by the workspace, or by 32 candidates beside two for each neighbour."""
-    cases = ((1, 1, True), (50_000, 1, True), (10**6, 1, True), (200_000, 100, True), (10**6, 5, False))
-    for n, k, windowed in cases:
-        slots = processor.slots_for(n, k, windowed=windowed)
-        assert 2 * k + 32 <= slots <= 2 * k + 384
-        assert 12 * n * slots <= max(WORKSPACE, 12 * n * (2 * k + 32))
-    assert processor.slots_for(50_000, 1, windowed=True) == 2 + 384
-
-
-@pytest.mark.parametrize("precision", ["int16", "float32"])
-def test_a_crowded_window_with_few_slots_is_searched_again(precision, generator, monkeypatch):
-    """Sixty rows lie nearer to the ceiling than any screening tells."""
-    monkeypatch.setattr(processor, "WORKSPACE", 0)
-    rows = torch.nn.functional.normalize(torch.randn(900, 24, generator=generator))
-    ceiling = 0.5
-    across = rows[1:61] - (rows[1:61] @ rows[0])[:, None] * rows[0]
-    step = ceiling + 1e-9 * torch.randn(60, 1, dtype=torch.float64, generator=generator)
-    rows[1:61] = (step * rows[0] + (1 - step**2).sqrt() * torch.nn.functional.normalize(across.double())).float()
-    labels = torch.arange(900)
-    window = torch.full((900,), torch.nan), torch.full((900,), ceiling)
-    found = ExactIndex(precision=precision).fit(rows, labels).self_join(3, window=window)
-    assert found.stats.details["rescanned"] >= 1
-    unit = ExactIndex().fit(rows).rows.embeddings
-    true = exact_similarity(unit[:1].expand(900, 24), unit, "cosine")
-    true[(true >= ceiling) | (labels == 0)] = -torch.inf
-    assert torch.equal(found.ids[0], true.topk(3).indices)

@@ -238,3 +238,23 @@ def test_the_drawing_is_the_order_that_is_held():
 
 def test_no_module_is_named_for_what_it_is_not():
     assert not [path for path in modules() if path.stem in {"utils", "helpers", "common", "misc"}]
+
+
+def code_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of its body without the docstring; the signature is counted as arguments, not as code."""
+    first = function.body[1] if ast.get_docstring(function) is not None and len(function.body) > 1 else function.body[0]
+    assert function.end_lineno is not None
+    return function.end_lineno - first.lineno + 1
+
+
+def test_files_and_functions_are_short():
+    """Files up to 350 lines; functions under 50, without their docstrings."""
+    places = [*modules(), *Path(__file__).parent.glob("*.py")]
+    assert not [path.name for path in places if len(path.read_text(encoding="utf-8").splitlines()) > 350]
+    functions = [
+        (node.name, code_of(node))
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert not [name for name, lines in functions if lines >= 50]

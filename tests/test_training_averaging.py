@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_training_stopping import Scripted, fit
+from test_training_stopping_lightning import Scripted, fit
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 

@@ -173,7 +173,8 @@ def verify(
     stands for fewer than 30 impostor pairs carries a question mark in tables.
     """
     from legolas_metric.cli import choices, inputs, pages, printing
-    from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
+    from legolas_metric.evaluation.verification import evaluate_verification
+    from legolas_metric.evaluation.verification_report import VerificationReport
     from legolas_metric.files import EmbeddingFile
 
     pages.check_page(html, [*files, labels, untrained, data, apply])

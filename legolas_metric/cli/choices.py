@@ -11,7 +11,7 @@ from legolas_metric.cli.inputs import about, labels_of
 from legolas_metric.cli.options import MetricName, MinerName
 from legolas_metric.evaluation.decision import Decision, DecisionRule
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.files import EmbeddingFile, read_arrays
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.faiss import FaissIndex

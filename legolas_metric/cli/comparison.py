@@ -20,7 +20,8 @@ from legolas_metric.evaluation.identity_pairs import PairsOver
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.ranking_report import RankingReport
-from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
+from legolas_metric.evaluation.verification import evaluate_verification
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.files import EmbeddingFile
 from legolas_metric.measures import (
     FORMAT,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from legolas_metric.evaluation.ranking_report import RankingReport
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.files import EmbeddingFile
 from legolas_metric.outputs import check_file, check_not_read, check_writable, followed, is_stream
 from legolas_metric.probes.collapse_report import CollapseReport

@@ -11,7 +11,7 @@ from torch import Tensor
 from legolas_metric.cli.options import Form
 from legolas_metric.evaluation.decision import Decision
 from legolas_metric.evaluation.ranking_report import RankingReport
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.measures import (
     Figures,
     collapse_figures,

@@ -17,7 +17,7 @@ from legolas_metric.checks import ArrayLike, as_tensor, check_choice, check_numb
 from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES
 from legolas_metric.evaluation.identities import Identities, identities_in
 from legolas_metric.evaluation.operating import OperatingPoints
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 
 How = Literal["logistic", "isotonic"]
 

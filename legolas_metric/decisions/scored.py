@@ -10,7 +10,7 @@ from legolas_metric.checks import UNLABELLED, ArrayLike
 from legolas_metric.evaluation.arguments import as_table
 from legolas_metric.evaluation.given_scores import verification_from_scores
 from legolas_metric.evaluation.scores import Scorer
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
 

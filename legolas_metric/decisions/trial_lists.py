@@ -12,7 +12,7 @@ from torch import Tensor
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import ArrayLike, Metric, check_metric, check_whole
 from legolas_metric.evaluation.given_scores import verification_from_scores
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.rows import as_prepared
 

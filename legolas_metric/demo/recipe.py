@@ -18,7 +18,8 @@ from legolas_metric.checks import check_at_least
 from legolas_metric.datasets import Omniglot
 from legolas_metric.encoders import Conv4
 from legolas_metric.evaluation.ranking import RankingReport, evaluate_ranking
-from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
+from legolas_metric.evaluation.verification import evaluate_verification
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.losses import SupConLoss

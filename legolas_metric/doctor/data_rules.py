@@ -174,7 +174,7 @@ def solved(case: RunCase) -> Iterator[Finding]:
             severity="warning",
             rule="training classes solved",
             marks=(*seen.mark(), *unseen.mark()),
-            sentence=f"the classes trained on are solved (Rank-1 {seen.last:.2f}), the unseen are not "
+            sentence=f"the classes trained on are solved (Rank@1 {seen.last:.2f}), the unseen are not "
             f"({unseen.last:.2f})",
             evidence=f"{seen.told()}; {unseen.told()}",
             remedy="more identities, not harder negatives; augmentation, or a smaller model",

@@ -10,7 +10,7 @@ from legolas_metric.checks import UNLABELLED
 from legolas_metric.decisions.template_curve import TemplateCurve, template_curve
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.rows import Rows
 

@@ -13,7 +13,8 @@ from legolas_metric.evaluation.distribution import class_distribution
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.ranking_report import RankingReport
-from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
+from legolas_metric.evaluation.verification import evaluate_verification
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.measures import measure
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.probes.collapse_report import CollapseReport
@@ -31,7 +32,7 @@ class Diagnosis:
         findings: worst first; empty where nothing is wrong.
         suspects: rows whose neighbourhood carries another label, the clearest first, each with id, label and
             suggestion. Of those read on two data sets a quarter to six tenths were wrong: a list to look at. Empty
-            where the encoder is the likelier fault: Rank-1 below 0.3, or far worse across groups than within.
+            where the encoder is the likelier fault: Rank@1 below 0.3, or far worse across groups than within.
         facts: the reports that they rest on: collapse, ranking, verification, class sizes, label noise.
 
     Example:

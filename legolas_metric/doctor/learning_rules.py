@@ -210,9 +210,9 @@ def auc_hides_rank(case: RunCase) -> Iterator[Finding]:
         )
         yield Finding(
             severity="fault" if ranking.last < case.limits["poor_rank"] / 5 else "warning",
-            rule="AUC hides Rank-1",
+            rule="AUC hides Rank@1",
             marks=(*auc.mark(), *ranking.mark()),
-            sentence=f"AUC {auc.last:.2f} but Rank-1 {ranking.last:.3f}{mean}",
+            sentence=f"AUC {auc.last:.2f} but Rank@1 {ranking.last:.3f}{mean}",
             evidence="E[rank] - 1 = (1 - AUC)(gallery - 1)" + ("" if gallery else "; the gallery's size is not told"),
             remedy="judge and stop by Rank@1 or MAP@R; train on the nearest negatives of the whole set "
             "(HardMiner with a "

@@ -10,7 +10,7 @@ from legolas_metric.doctor.findings import Finding, Severity, worst_first
 from legolas_metric.doctor.noise import LabelNoise
 from legolas_metric.evaluation.distribution import ClassDistribution
 from legolas_metric.evaluation.ranking_report import WORSE, RankingReport
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.probes.collapse_report import CLASS, HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
 
 _CONFIDENT_AUC = 0.8
@@ -78,7 +78,7 @@ def _collapse(facts: Facts) -> Iterator[Finding]:
     sentence, evidence, remedy = f"the embeddings show {report.verdict}", "; ".join(report.evidence), report.remedy
     if report.verdict == OVER_CLUSTERED and _ranks(facts):
         severity, sentence = "note", "every class is nearly one point (over-clustered), and the classes rank well"
-        evidence += f"; Rank-1 {facts.ranking.rank[1]:.3f}, MAP@R {facts.ranking.map_at_r:.3f}"
+        evidence += f"; Rank@1 {facts.ranking.rank[1]:.3f}, MAP@R {facts.ranking.map_at_r:.3f}"
     for cause in (*_group_outweighs_class(facts), *_chance(facts)):
         if report.verdict == CLASS:  # what draws the nearest rows is known better there
             remedy = cause.remedy
@@ -95,7 +95,7 @@ def _narrow_cone(facts: Facts) -> Iterator[Finding]:
         rule="narrow cone",
         sentence="all rows share a large offset (a narrow cone), and the classes are told apart in spite of it",
         evidence="; ".join(report.evidence[:2])
-        + f"; Rank-1 {facts.ranking.rank[1]:.3f}, MAP@R {facts.ranking.map_at_r:.3f}",
+        + f"; Rank@1 {facts.ranking.rank[1]:.3f}, MAP@R {facts.ranking.map_at_r:.3f}",
         remedy="none is needed to rank; before you compare cosines with a threshold, or search with few bits, subtract "
         "the mean of the rows (of the training rows, for new ones)",
     )
@@ -111,7 +111,7 @@ def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
     if ranking.baseline is None or pairs.baseline is None:
         return
     figures = {
-        "Rank-1": (ranking.rank[1], ranking.baseline.rank[1]),
+        "Rank@1": (ranking.rank[1], ranking.baseline.rank[1]),
         "MAP@R": (ranking.map_at_r, ranking.baseline.map_at_r),
         "AUC": (pairs.auc, pairs.baseline.auc),
     }
@@ -126,12 +126,12 @@ def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
         falls.append(pairs.eer - pairs.baseline.eer)
     if not fell:
         return
-    of_ranking = [name for name in fell if name in ("Rank-1", "MAP@R")]
+    of_ranking = [name for name in fell if name in ("Rank@1", "MAP@R")]
     against = ", ".join(f"{name} {now:.3f} against {then:.3f}" for name, (now, then) in figures.items())
     after, before = figures[fell[0]]
     sentence = f"worse than untrained: {fell[0]} {after:.2f}, untrained {before:.2f}"
-    if not of_ranking and figures["Rank-1"][0] > figures["Rank-1"][1] + WORSE:
-        sentence = f"the ranking gained and the pairs lost by training: {_moved(figures, ['Rank-1', *fell])}"
+    if not of_ranking and figures["Rank@1"][0] > figures["Rank@1"][1] + WORSE:
+        sentence = f"the ranking gained and the pairs lost by training: {_moved(figures, ['Rank@1', *fell])}"
     yield Finding(
         severity="fault" if of_ranking else "warning",
         rule="worse than untrained",
@@ -161,7 +161,7 @@ def _group_outweighs_class(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         severity="fault",
         rule="group outweighs class",
-        sentence=f"the group outweighs the class: Rank-1 is {inside:.2f} within groups, and across them {across:.3f}, "
+        sentence=f"the group outweighs the class: Rank@1 is {inside:.2f} within groups, and across them {across:.3f}, "
         f"{than} a random ranking ({chance:.3f})",
         evidence=f"{facts.ranking.queries} queries; the rows of another group that lie nearest are drawn by what the "
         "groups differ in (session, camera, recording), and not by class",
@@ -178,12 +178,12 @@ def _chance(facts: Facts) -> Iterator[Finding]:
     evidence = f"a random ranking finds its class first for {chance:.3f} of these {facts.ranking.queries} queries"
     # Beyond three standard deviations of as many draws: nearest rows are drawn by something that avoids the class.
     if rank1 < chance - 3 * (chance * (1 - chance) / max(facts.ranking.queries, 1)) ** 0.5:
-        sentence = f"Rank-1 {rank1:.3f} is worse than a random ranking's {chance:.3f}: something else than the class "
+        sentence = f"Rank@1 {rank1:.3f} is worse than a random ranking's {chance:.3f}: something else than the class "
         sentence += "draws the nearest rows"
         remedy = "look at the worst queries (ranking.worst): what do they share with their nearest rows (session, "
         remedy += "source, length, background)? Pass it as groups"
     else:
-        sentence = f"Rank-1 {rank1:.3f} is hardly better than guessing"
+        sentence = f"Rank@1 {rank1:.3f} is hardly better than guessing"
         remedy = "check that embeddings and labels belong to the same rows, in the same order, before anything else"
     yield Finding(
         severity="fault", rule="guessing", sentence=sentence, evidence=evidence, remedy=remedy, share=1 - rank1
@@ -191,7 +191,7 @@ def _chance(facts: Facts) -> Iterator[Finding]:
 
 
 def _guess(facts: Facts) -> float:
-    """Rank-1 of a random ranking."""
+    """Rank@1 of a random ranking."""
     found = facts.ranking.per_query
     return float((found.positives / (found.positives + found.negatives)).mean())
 
@@ -202,7 +202,7 @@ def _guesses(facts: Facts) -> bool:
 
 
 def _inside(facts: Facts) -> float:
-    """Rank-1 within groups of the queries that have a positive in another group."""
+    """Rank@1 within groups of the queries that have a positive in another group."""
     assert facts.same_group is not None
     kept = torch.isin(facts.same_group.per_query.ids, facts.ranking.per_query.ids)
     return float(facts.same_group.first()[kept].mean())
@@ -219,8 +219,8 @@ def _auc_hides_rank(facts: Facts) -> Iterator[Finding]:
         mean = facts.verification.mean_rank(gallery)
         yield Finding(
             severity="fault" if rank1 < _POOR_RANK / 5 else "warning",
-            rule="AUC hides Rank-1",
-            sentence=f"AUC {auc:.2f} but Rank-1 {rank1:.2f}: in a gallery of {gallery:,} that AUC means a mean rank of "
+            rule="AUC hides Rank@1",
+            sentence=f"AUC {auc:.2f} but Rank@1 {rank1:.2f}: in a gallery of {gallery:,} that AUC means a mean rank of "
             f"{mean:,.0f}",
             evidence=f"E[rank] - 1 = (1 - AUC)(gallery - 1); measured over {facts.ranking.queries} queries and "
             f"{facts.verification.impostor:,} impostor pairs",
@@ -237,7 +237,7 @@ def _leak(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         severity="warning",
         rule="groups flatter",
-        sentence=f"Rank-1 falls from {inside:.2f} to {across:.2f} once a query's own group is taken out",
+        sentence=f"Rank@1 falls from {inside:.2f} to {across:.2f} once a query's own group is taken out",
         evidence="the embeddings tell the session, camera or recording as well as the class",
         remedy="quote the figure across groups; split by group, and train with PKSampler(distinct_groups=True)",
         share=inside - across,
@@ -254,8 +254,8 @@ def _weak(facts: Facts) -> Iterator[Finding]:
             severity="warning",
             rule="weak ranking",
             sentence=f"a weak ranking: {1 - rank1:.0%} of the queries find another class first",
-            evidence=f"Rank-1 {rank1:.2f}, MAP@R {facts.ranking.map_at_r:.3f}, AUC {facts.verification.auc:.2f}"
-            + ("" if before is None else f"; untrained Rank-1 {before.rank[1]:.2f}"),
+            evidence=f"Rank@1 {rank1:.2f}, MAP@R {facts.ranking.map_at_r:.3f}, AUC {facts.verification.auc:.2f}"
+            + ("" if before is None else f"; untrained Rank@1 {before.rank[1]:.2f}"),
             remedy="train it (longer), on classes like these; if that does not help, look at the worst queries: is the "
             "class to be seen in them at all?",
             share=1 - rank1,

@@ -20,7 +20,8 @@ from legolas_metric.evaluation.identity_pairs import (
 from legolas_metric.evaluation.operating import Cost, OperatingPoints, Rates
 from legolas_metric.evaluation.pairs import by_label
 from legolas_metric.evaluation.roc import too_few_errors
-from legolas_metric.evaluation.verification import VerificationReport, count_pairs
+from legolas_metric.evaluation.verification import count_pairs
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.names import as_named
 from legolas_metric.signatures import typed
 

@@ -11,7 +11,8 @@ from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers
 from legolas_metric.datasets.splits import class_disjoint_folds
 from legolas_metric.evaluation.given_scores import verification_from_scores
 from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores
-from legolas_metric.evaluation.verification import VerificationReport, evaluate_verification
+from legolas_metric.evaluation.verification import evaluate_verification
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.rows import Rows
 
 

@@ -9,7 +9,7 @@ from legolas_metric.evaluation.arguments import as_fars
 from legolas_metric.evaluation.identity_pairs import PairsGiven
 from legolas_metric.evaluation.scores import Ties
 from legolas_metric.evaluation.tally import ExactTally
-from legolas_metric.evaluation.verification import VerificationReport, report_of
+from legolas_metric.evaluation.verification_report import VerificationReport, report_of
 from legolas_metric.signatures import typed
 
 _BINS = 200

@@ -81,15 +81,9 @@ def evaluate_ranking(
         _check_scorer(scorer, rows, asked_for)
     reference = baseline
     if reference is not None and not isinstance(reference, RankingReport):
+        other, named = rows_of_baseline(reference, rows), {"ids": rows.ids, "groups": rows.groups}
         reference = evaluate_ranking(
-            rows_of_baseline(reference, rows),
-            rows.labels,
-            ids=rows.ids,
-            groups=rows.groups,
-            metric=metric,
-            protocol=asked_for,
-            ks=depths,
-            full=full,
+            other, rows.labels, **named, metric=metric, protocol=asked_for, ks=depths, full=full
         )
     assert rows.labels is not None
     intra, inter = mean_squared_distances(rows.embeddings, rows.labels)
@@ -110,17 +104,7 @@ def evaluate_ranking(
         found += measured
         if asked_for.episodes is None and measured and scorer is None:
             worst = worst_queries(trial, _joined(measured), asked_for, metric)
-    if not found:
-        raise ValueError(
-            f"none of {asked} queries has {_fewest(asked_for)} in its gallery under {asked_for.name!r}: "
-            "give each class at least two rows (of different groups, where groups are compared)"
-        )
-    per_query = _joined(found)
-    if not callable(asked_for.exclude) and not bool(per_query.negatives.any()):  # a rule of one's own may mean that
-        raise ValueError(
-            f"no query has a row of another label in its gallery under {asked_for.name!r}, so that nothing could be "
-            "wrong: a gallery needs rows of other classes"
-        )
+    per_query = _answered(found, asked, asked_for)
     return RankingReport(
         **_means(per_query, depths),
         nn_accuracy=float(per_query.rank_at(1).sum()) / asked,
@@ -138,6 +122,22 @@ def evaluate_ranking(
         worst=worst,
         baseline=reference,
     )
+
+
+def _answered(found: list[QueryMeasures], asked: int, protocol: RetrievalProtocol) -> QueryMeasures:
+    """All that was measured, joined; refused where no query has an answer, or none can be wrong."""
+    if not found:
+        raise ValueError(
+            f"none of {asked} queries has {_fewest(protocol)} in its gallery under {protocol.name!r}: "
+            "give each class at least two rows (of different groups, where groups are compared)"
+        )
+    per_query = _joined(found)
+    if not callable(protocol.exclude) and not bool(per_query.negatives.any()):  # a rule of one's own may mean that
+        raise ValueError(
+            f"no query has a row of another label in its gallery under {protocol.name!r}, so that nothing could be "
+            "wrong: a gallery needs rows of other classes"
+        )
+    return per_query
 
 
 def _means(found: QueryMeasures, ks: tuple[int, ...]) -> dict[str, Any]:

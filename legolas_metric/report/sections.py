@@ -6,7 +6,7 @@ from legolas_metric.checks import ArrayLike
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.query_measures import WrongNeighbours
 from legolas_metric.evaluation.ranking_report import RankingReport
-from legolas_metric.evaluation.verification import VerificationReport
+from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.measures import collapse_figures, one_a_row, ranking_figures, side_by_side, verification_figures
 from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.probes.plane import Plane
