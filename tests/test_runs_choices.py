@@ -117,6 +117,8 @@ def test_a_killed_run_draws_what_it_would_have(signals, tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match="killed"):
             train(asked, tmp_path / "killed")
     assert train(asked, tmp_path / "killed").kept.digest == whole.kept.digest
+    losses = [RunHistory(tmp_path / run).series("train_loss") for run in ("whole", "killed")]
+    assert losses[0] == losses[1]
 
 
 def test_rare_classes_are_augmented_more():
