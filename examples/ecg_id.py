@@ -6,6 +6,7 @@ are; intervals are by the bootstrap over persons. About two minutes on two cores
 
 python examples/ecg_id.py --steps 150
 python examples/ecg_id.py --data ecg-id-database-1.0.0   # PhysioNet's own folder, with the extra `ecg`
+python examples/ecg_id.py --peaks found                  # R peaks by wfdb's detector: none need be given
 """
 
 import argparse
@@ -43,13 +44,14 @@ Found = dict[tuple[str, str], list[tuple[Tensor, Tensor]]]  # (method, question)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=BUNDLED)
+    parser.add_argument("--peaks", choices=("given", "found"), default="given", help="R peaks; found by wfdb")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--refresh", type=int, default=25, help="steps between two looks at the whole training set")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    beats = load_ecg_id(options.data)
+    beats = load_ecg_id(options.data, peaks=options.peaks)
     came_again = torch.isin(beats.labels, beats.labels[beats.days > 0].unique())
     # As many of those who came on another day in each fold: they alone can answer the second question.
     folds = KFold(beats.labels, options.folds, stratify=came_again, test_share=0, seed=options.seed)

@@ -94,6 +94,7 @@ from .records import Neighbors as Neighbors
 from .records import Pairs as Pairs
 from .records import Triplets as Triplets
 from .relations import LabelRelation as LabelRelation
+from .runs.run_settings import RunSettings as RunSettings
 from .samplers.neighbor_pk import NeighborPKSampler as NeighborPKSampler
 from .samplers.pk import PKSampler as PKSampler
 from .samplers.triplet_sampler import TripletSampler as TripletSampler

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from legolas_metric.datasets import load_ecg_id
+from legolas_metric.datasets.r_peaks import find_r_peaks
 
 BUNDLED = Path(__file__).parents[1] / "examples/data/ecgid_dev.npz"
 
@@ -130,3 +131,63 @@ def test_physionets_folder_gives_the_beats_of_the_file(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no records of PhysioNet"):
         load_ecg_id(tmp_path / "empty")
+
+
+def test_peaks_are_found_where_the_database_has_them():
+    """All recordings would take half a minute: every twentieth, against the ten peaks that are given."""
+    pytest.importorskip("wfdb")
+    with np.load(BUNDLED) as held:
+        signals, first, given = held["x_filtered"][::20], held["valid_from"][::20], held["r_peaks"][::20]
+    hits, strangers, expected, between = 0, 0, 0, 0
+    for signal, begin, peaks in zip(signals, first, given, strict=True):
+        known = peaks[peaks >= begin]
+        found = begin + find_r_peaks(signal[begin:], 500)
+        off = np.abs(found[:, None] - known[None])
+        hits, expected = hits + int((off.min(0) <= 10).sum()), expected + len(known)  # 20 ms
+        within = (found >= known.min()) & (found <= known.max())
+        strangers, between = strangers + int((off.min(1)[within] > 10).sum()), between + int(within.sum())
+    assert hits >= 0.93 * expected
+    assert strangers <= 0.07 * between
+
+
+def test_peaks_of_a_flat_line_and_of_nothing():
+    pytest.importorskip("wfdb")
+    assert len(find_r_peaks(np.full(2000, 7, np.int16), 500)) == 0
+    assert len(find_r_peaks(np.empty(0), 500)) == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_raw_records_without_annotations_give_the_beats_that_the_annotated_ones_give(tmp_path):
+    wfdb = pytest.importorskip("wfdb")
+    with np.load(BUNDLED) as held:
+        rows = [0, 1, 62]
+        signals, given = held["x_filtered"][rows], held["r_peaks"][rows]
+    for number, signal in enumerate(signals):
+        folder = tmp_path / "raw" / f"Person_{number + 1:02}"
+        folder.mkdir(parents=True)
+        wfdb.wrsamp(
+            "rec_1",
+            fs=500,
+            units=["mV"],
+            sig_name=["ECG I filtered"],
+            d_signal=signal[:, None].astype(np.int64),
+            fmt=["16"],
+            adc_gain=[200.0],
+            baseline=[0],
+            comments=["ECG date: 01.03.2005"],
+            write_dir=str(folder),
+        )
+    with pytest.raises(ValueError, match=r"rec_1 has no annotations \(\.atr\): .* peaks='found'"):
+        load_ecg_id(tmp_path / "raw")
+    found = load_ecg_id(tmp_path / "raw", peaks="found")
+    columns = {"x_filtered": signals, "y": [0, 1, 2], "day": [0] * 3, "valid_from": [0] * 3, "fs": 500}
+    np.savez(tmp_path / "bare.npz", **columns)
+    with pytest.raises(ValueError, match="it lacks r_peaks, or have them found with peaks='found'"):
+        load_ecg_id(tmp_path / "bare.npz")
+    bare = load_ecg_id(tmp_path / "bare.npz", peaks="found")
+    assert torch.equal(found.signals, bare.signals)
+    np.savez(tmp_path / "given.npz", **columns, r_peaks=given)
+    told = load_ecg_id(tmp_path / "given.npz")
+    alike = torch.stack([(found.signals - beat).flatten(1).square().mean(1).min() for beat in told.signals])
+    assert len(found) >= 2 * len(told)  # all 20 s, not the first ten beats
+    assert (alike < 0.05).float().mean() >= 0.9  # of beats with variance 1

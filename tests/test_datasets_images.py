@@ -9,7 +9,7 @@ import torch
 from legolas_metric.datasets import image_folder, market1501, msmt17
 from legolas_metric.encoders import Conv4, ResNet1D
 from legolas_metric.runs import RunSettings
-from legolas_metric.runs.commands import train
+from legolas_metric.runs.commands import kfold, train
 from legolas_metric.runs.run_data import load_data
 from legolas_metric.runs.run_parts import build_encoder
 
@@ -118,3 +118,63 @@ def test_a_run_on_persons_across_cameras(tmp_path):
     assert list(found.rankings) == ["re-identification", "leave-one-out"]
     assert found.first.queries == 16
     assert found.kept.label_names[0] == "0001"
+
+
+@pytest.mark.filterwarnings("ignore:an interval over", "ignore:.*few")
+def test_market_1501_is_ranked_by_its_own_query_and_gallery(tmp_path):
+    """Its folder as it is handed out, very small, against a loop over queries."""
+    generator, root = np.random.default_rng(0), tmp_path / "Market-1501-v15.09.15"
+
+    def shoot(folder: str, person: str, camera: int, shot: int, colour: np.ndarray) -> None:
+        pixels = np.clip(colour + generator.integers(-60, 60, (16, 8, 3)), 0, 255).astype(np.uint8)
+        paint(root / folder / f"{person}_c{camera}s1_{shot:06}_01.jpg", pixels)
+
+    for person in range(14):
+        folder = "bounding_box_train" if person < 8 else "bounding_box_test"
+        colour = generator.integers(60, 200, 3)
+        for shot in range(4):
+            shoot(folder, f"{person + 1:04}", shot % 2 + 1, shot, colour)
+        if person >= 8:
+            shoot("query", f"{person + 1:04}", 1, 9, colour)
+            shoot("bounding_box_test", "-1" if person % 2 else "0000", 3, person, colour)
+    settings = RunSettings(
+        data=str(root),
+        image_size=(16, 16),
+        width=4,
+        mining="none",
+        epochs=1,
+        batch_size=8,
+        k=2,
+        steps_per_epoch=2,
+        validation_share=0.4,
+        progress=False,
+    )
+    found = train(settings, tmp_path / "run")
+    report = found.rankings["market1501, query in gallery"]
+    assert "0014" not in found.kept.label_names  # no person of the test part was trained on
+    queries, gallery = (market1501(root / name, size=(16, 16)) for name in ("query", "bounding_box_test"))
+
+    def rows(data):
+        with torch.no_grad():
+            return torch.nn.functional.normalize(found.encoder.eval()(torch.stack([image for image, _ in data])), dim=1)
+
+    names = [None if n < 0 else gallery.label_names[n] for n in gallery.labels.tolist()]
+    right = []
+    for query, label, camera in zip(rows(queries), queries.labels.tolist(), queries.cameras.tolist(), strict=True):
+        asked = queries.label_names[label]
+        seen = [
+            (float(query @ row), name == asked)
+            for row, name, own in zip(rows(gallery), names, gallery.cameras.tolist(), strict=True)
+            if name is not None and not (name == asked and own == camera)
+        ]
+        right.append(max(seen)[1])
+    assert len(right) == report.queries == 6
+    assert report.rank[1] == pytest.approx(np.mean(right))
+    assert "0000" in names
+    assert None in names
+    assert report.baseline is not None
+    assert "trained, market1501, query in gallery" in (tmp_path / "run" / "log.txt").read_text()
+    with pytest.raises(ValueError, match="query and gallery are ranked by `train`"):
+        kfold(settings, tmp_path / "folds")
+    with pytest.raises(ValueError, match="query and gallery belong to pictures of persons"):
+        load_data(RunSettings(query="a", gallery="b"))

@@ -52,7 +52,7 @@ DOORS = {
     "sklearn": {"evaluation", "datasets", "decisions"},
     "PIL": {"datasets/image_files.py"},
     "optuna": {"runs/search.py"},
-    "wfdb": {"datasets/ecg.py"},
+    "wfdb": {"datasets/ecg.py", "datasets/r_peaks.py"},
     "transformers": {"training/hf_trainer.py", "training/__init__.py"},
 }
 

@@ -187,10 +187,16 @@ def test_folds_are_done_once_joined_and_embedded(arrays, tmp_path, monkeypatch, 
     result = kfold(asked, tmp_path)
     assert done == [0, 1, 1, 2]
     assert len(result.folds) == 3
-    assert "| pooled |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "| pooled |" in shown
+    assert "test, ensemble (score)" in (tmp_path / "report.html").read_text()
     assert "Cross-validation" in (tmp_path / "report.html").read_text()
     reports = join(tmp_path)
-    assert list(reports) == ["fold 0", "fold 1", "fold 2", "ensemble (score)"]
+    whole = reports["ensemble (score)"]
+    assert whole.baseline.rank[1] == reports["untrained"].rank[1]
+    for name in ("untrained", "ensemble (score)"):  # the held-out figures stand in the table of `kfold`
+        assert f"| test, {name} | {reports[name].rank[1]:.4f} [" in shown
+    assert list(reports) == ["untrained", "fold 0", "fold 1", "fold 2", "ensemble (score)"]
     assert json.loads((tmp_path / "ensemble" / "ensemble.json").read_text())["how"] == "score"
     assert (tmp_path / "ensemble" / "report.html").is_file()
 
@@ -231,3 +237,12 @@ def test_a_study_goes_on(arrays, tmp_path):
     assert search_settings(asked, space, trials=2, folder=tmp_path).best_value == study.best_value
     with pytest.raises(ValueError, match="unknown key 'rate'"):
         search_settings(asked, {"rate": [1]}, trials=1, folder=tmp_path)
+
+
+def test_a_batch_of_more_classes_than_there_are_names_its_key(arrays, tmp_path):
+    said = "batch_size=128 and k=4 ask for 32 classes a batch, and there are 12 to train on: lower batch_size to 48"
+    with pytest.raises(ValueError, match=said):
+        train(settings(arrays, batch_size=128), tmp_path)
+    train(settings(arrays, batch_size=48, epochs=1), tmp_path)  # in the same folder, which holds no run yet
+    with pytest.raises(ValueError, match="holds a run of other settings"):
+        train(settings(arrays, batch_size=40, epochs=1), tmp_path)

@@ -49,6 +49,10 @@ WRONG = [
     ({"epochs": 3}, "mining='schedule' has four stages, got epochs=3"),
     ({"layout": "folder"}, "layout='folder' contradicts data='omniglot'"),
     ({"data": ""}, "data is empty"),
+    ({"query": "q"}, "gallery is missing: the official split needs both"),
+    ({"loss": "focal"}, "mining='schedule' contradicts loss='focal', which sees no triplets"),
+    ({"augment": "some"}, "augment must be"),
+    ({"r_peaks": "guessed"}, "r_peaks must be"),
 ]
 
 
@@ -74,7 +78,9 @@ def test_a_file_that_is_wrong_is_named(tmp_path):
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):
+    claim(tmp_path / "run", RunSettings(epochs=7), "train")  # never came to train
     claim(tmp_path / "run", RunSettings(), "train")
+    (tmp_path / "run" / "history.jsonl").write_text("")
     claim(tmp_path / "run", RunSettings(progress=False, threads=1), "train")  # what changes no result is free
     assert (command_of(tmp_path / "run"), settings_of(tmp_path / "run").progress) == ("train", False)
     with pytest.raises(ValueError, match=r"epochs was 8 and is 9.*choose another folder with --out"):

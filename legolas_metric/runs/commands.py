@@ -1,6 +1,7 @@
 """What the commands do: train, cross-validate, embed, join encoders; each ends with a table and a page."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,13 +14,14 @@ from legolas_metric.datasets.source import Inputs
 from legolas_metric.datasets.splits import class_disjoint_split, group_disjoint_split
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.files import check_output, write_named
-from legolas_metric.runs.one_run import Judged, best_path, embed, read_encoder, train_one
-from legolas_metric.runs.run_data import RunData, load_data
+from legolas_metric.runs.one_run import Judged, best_path, embed, judge, read_encoder, train_one, untrained_as
+from legolas_metric.runs.run_data import RunData, load_data, load_official_split
 from legolas_metric.runs.run_folder import claim, command_of, settings_of, tell
 from legolas_metric.runs.run_log import log, run_log
 from legolas_metric.runs.run_page import figures_table, folds_table, write_folds_page, write_run_page
 from legolas_metric.runs.run_parts import build_encoder, build_protocols
-from legolas_metric.runs.run_settings import EnsembleHow, RunSettings, resolved
+from legolas_metric.runs.run_settings import FREE, EnsembleHow, RunSettings, resolved
+from legolas_metric.runs.steps import augmentation
 from legolas_metric.tables import Table
 from legolas_metric.training.ensemble import EncoderEnsemble
 from legolas_metric.training.fold_runs import FoldsResult, FoldTask, run_folds
@@ -46,6 +48,11 @@ def train(settings: RunSettings, folder: Path) -> Judged:
             *(count for part in (rows, validation) for count in (len(part), len(data.labels[part].unique()))),
         )
         found = train_one(data, rows, validation, settings, folder)
+        if settings.query is not None:
+            test, protocol = load_official_split(settings)
+            official = judge(test, settings, best_path(folder, None), [protocol])
+            named = {f"{settings.layout}, query in gallery": official.first}
+            found = replace(found, rankings={**found.rankings, **named})
         table = figures_table(_rows(found.rankings))
         _show(table, f"Kept: epoch {found.kept.epoch + 1}, {found.kept.monitor} {found.kept.value:.4f}.")
         before = found.first.baseline
@@ -57,7 +64,9 @@ def train(settings: RunSettings, folder: Path) -> Judged:
 
 
 def kfold(settings: RunSettings, folder: Path) -> FoldsResult:
-    """Train and judge fold after fold by identity, a test set held out; a fold that is done is not done again.
+    """Train and judge fold after fold by identity; a fold that is done is not done again.
+
+    At the end the folds' encoders, joined, and each alone rank the test set that was held out of all (`join`).
 
     Args, Raises: as `train`.
     """
@@ -73,10 +82,10 @@ def kfold(settings: RunSettings, folder: Path) -> FoldsResult:
             found = train_one(data, task.train, task.validation, settings, task.folder, fold=task.number)
             return found.first
 
-        free = ("threads", "num_workers", "progress", "loggers", "ensemble")
-        told = {name: value for name, value in settings.plain().items() if name not in free}
+        told = {name: value for name, value in settings.plain().items() if name not in FREE}
         result = run_folds(folds, run, folder=folder, settings=told)
-        table = folds_table(result)
+        test = _join(folder, settings, data.take(folds.test)) if len(folds.test) else {}
+        table = folds_table(result, test)
         _show(table, "The interval is of the pooled queries, by the bootstrap over identities.")
         write_folds_page(folder, settings, result, table)
         log.info("Report: %s", (folder / "report.html").resolve().as_uri())
@@ -105,17 +114,29 @@ def join(run: Path, *, how: EnsembleHow | None = None, data: str | None = None) 
         raise FileNotFoundError(f"{run}: fold {missing[0]} is not done: run `kfold` again with --out {run}")
     with run_log(run):
         part = _test_rows(settings) if data is None else load_data(resolved(settings, data=data, layout="auto"))[0]
-        members = [read_encoder(path, settings)[0] for path in paths]
-        ensemble = EncoderEnsemble(members, settings.ensemble)
-        protocol = build_protocols(settings)[0]
-        ranking = ensemble.rank(Inputs(part.dataset), part.labels, groups=part.groups, protocol=protocol)
-        ensemble.save(run / "ensemble")
-        reports = {f"fold {number}": report for number, report in enumerate(ranking.members)}
-        reports[f"ensemble ({settings.ensemble})"] = ranking.ensemble
-        table = figures_table(reports)
-        _show(table, f"{ranking.ensemble.queries} queries of identities that no fold saw.")
-        write_folds_page(run / "ensemble", settings, None, table)
-        log.info("Report: %s", (run / "ensemble" / "report.html").resolve().as_uri())
+        return _join(run, settings, part)
+
+
+def _join(run: Path, settings: RunSettings, part: RunData) -> dict[str, RankingReport]:
+    members = [read_encoder(best_path(run / f"fold_{n}", n), settings)[0] for n in range(settings.folds)]
+    ensemble = EncoderEnsemble(members, settings.ensemble)
+    before = embed(untrained_as(members[0], settings, part), part, settings)
+    ranking = ensemble.rank(
+        Inputs(part.dataset),
+        part.labels,
+        groups=part.groups,
+        protocol=build_protocols(settings)[0],
+        baseline=before,
+    )
+    ensemble.save(run / "ensemble")
+    assert ranking.ensemble.baseline is not None
+    reports = {"untrained": ranking.ensemble.baseline}
+    reports |= {f"fold {number}": report for number, report in enumerate(ranking.members)}
+    reports[f"ensemble ({settings.ensemble})"] = ranking.ensemble
+    table = figures_table(reports)
+    _show(table, f"{ranking.ensemble.queries} queries of identities that no fold saw.")
+    write_folds_page(run / "ensemble", settings, None, table)
+    log.info("Report: %s", (run / "ensemble" / "report.html").resolve().as_uri())
     return reports
 
 
@@ -158,6 +179,10 @@ def _begin(settings: RunSettings, folder: Path, command: str) -> tuple[RunData, 
         torch.set_num_threads(settings.threads)
     data, filled = load_data(settings)
     build_encoder(filled, data.input_shape)
+    if command == "kfold" and filled.query is not None:
+        raise ValueError("query and gallery are ranked by `train`: for `kfold` name the folder of training as data")
+    if settings.augment != "none":
+        augmentation(settings, len(data.input_shape))
     claim(folder, filled, command)
     return data, filled
 

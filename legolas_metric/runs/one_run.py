@@ -1,7 +1,7 @@
 """Training one encoder on some rows and judging it on others, and going on where that was interrupted."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float32, Int64
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from legolas_metric.bank import EmbeddingBank
+from legolas_metric.checks import UNLABELLED
 from legolas_metric.datasets.source import Inputs
 from legolas_metric.encoders import InputNormalisation
 from legolas_metric.evaluation.protocol import RetrievalProtocol
@@ -22,8 +23,10 @@ from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.runs.run_data import RunData
 from legolas_metric.runs.run_log import log
 from legolas_metric.runs.run_parts import build_encoder, build_loggers, build_loss, build_protocols, build_schedule
-from legolas_metric.runs.run_settings import RunSettings
+from legolas_metric.runs.run_settings import OF_LOGITS, RunSettings
+from legolas_metric.runs.steps import PrepareSteps
 from legolas_metric.samplers.pk import PKSampler
+from legolas_metric.training.attention_monitor import AttentionMonitor
 from legolas_metric.training.batches import CollateExamples, Examples
 from legolas_metric.training.best_checkpoint import BestCheckpoint
 from legolas_metric.training.best_weights import WeightsFile, read_weights_file
@@ -82,8 +85,12 @@ def train_one(
     norm = encoder[0]
     assert isinstance(norm, InputNormalisation)
     norm.fit(Inputs(parts[0].dataset))
-    learner = MetricLearner(encoder, build_loss(settings), lr=settings.lr, weight_decay=settings.weight_decay)
+    loss = build_loss(settings, _width(encoder, parts[0]), parts[0].labels)
+    learner = MetricLearner(encoder, loss, lr=settings.lr, weight_decay=settings.weight_decay)
     callbacks, loader = _feeding(parts[0], settings, crossing)
+    callbacks.append(PrepareSteps(settings, parts[0].labels, len(data.input_shape)))
+    if settings.encoder == "bilstm":
+        callbacks.append(_attention(encoder, parts[1]))
     best = _best(data, settings, folder, fold)
     callbacks += [_monitor(parts[1], settings, folder), CollapseMonitor("warn")]
     if settings.patience is not None:
@@ -95,19 +102,26 @@ def train_one(
     return judge(parts[1], settings, best.path)
 
 
-def judge(part: RunData, settings: RunSettings, path: Path) -> Judged:
-    """Rank rows by the weights in a file, beside the untrained encoder.
+def judge(
+    part: RunData, settings: RunSettings, path: Path, protocols: Sequence[RetrievalProtocol] | None = None
+) -> Judged:
+    """Rank rows by the weights in a file, beside the untrained encoder; protocols as the settings have them, or others.
 
     Raises:
         ValueError: rows of another shape than those that the encoder was made for.
     """
     trained, kept = read_encoder(path, settings)
-    untrained = build_encoder(settings, part.input_shape)
-    untrained[0].load_state_dict(trained[0].state_dict())
-    protocols = build_protocols(settings)
-    before = _rankings(embed(untrained, part, settings), part, protocols, {})
+    protocols = build_protocols(settings) if protocols is None else protocols
+    before = _rankings(embed(untrained_as(trained, settings, part), part, settings), part, protocols, {})
     rows = embed(trained, part, settings)
     return Judged(encoder=trained, kept=kept, rankings=_rankings(rows, part, protocols, before), embeddings=rows)
+
+
+def untrained_as(trained: nn.Sequential, settings: RunSettings, part: RunData) -> nn.Sequential:
+    """The encoder before training, with the input normalisation of the trained one."""
+    untrained = build_encoder(settings, part.input_shape)
+    untrained[0].load_state_dict(trained[0].state_dict())
+    return untrained
 
 
 def read_encoder(path: Path, settings: RunSettings) -> tuple[nn.Sequential, WeightsFile]:
@@ -142,7 +156,7 @@ def best_path(folder: Path, fold: int | None) -> Path:
 
 
 def _rankings(
-    rows: Tensor, part: RunData, protocols: list[RetrievalProtocol], before: Mapping[str, RankingReport]
+    rows: Tensor, part: RunData, protocols: Sequence[RetrievalProtocol], before: Mapping[str, RankingReport]
 ) -> dict[str, RankingReport]:
     return {
         protocol.name: evaluate_ranking(
@@ -156,10 +170,18 @@ def _feeding(part: RunData, settings: RunSettings, crossing: bool) -> tuple[list
     """The loader of training batches, and the callback that mines them, where one does."""
     inputs, steps = Inputs(part.dataset), settings.steps_per_epoch or -(-len(part.labels) // settings.batch_size)
     schedule = build_schedule(settings, crossing=crossing)
+    if settings.loss in OF_LOGITS:
+        return [], _as_they_are(Examples(inputs, part.labels), settings)
     if schedule is None:
+        p, classes = settings.batch_size // settings.k, len(part.labels[part.labels != UNLABELLED].unique())
+        if p > classes:
+            raise ValueError(
+                f"batch_size={settings.batch_size} and k={settings.k} ask for {p} classes a batch, and there are "
+                f"{classes} to train on: lower batch_size to {classes * settings.k}"
+            )
         sampler = PKSampler(
             part.labels,
-            settings.batch_size // settings.k,
+            p,
             settings.k,
             groups=part.groups,
             distinct_groups=crossing,
@@ -187,6 +209,41 @@ def _feeding(part: RunData, settings: RunSettings, crossing: bool) -> tuple[list
         progress=settings.progress,
     )
     return [mining], mining.loader()
+
+
+def _as_they_are(examples: Examples, settings: RunSettings) -> DataLoader[Any]:
+    """Rows in random order, classes as frequent as they are; the order is the epoch's, after a resume too."""
+    loader = DataLoader(
+        examples,
+        batch_size=settings.batch_size,
+        sampler=DistributedSampler(examples, 1, 0, seed=settings.seed),
+        num_workers=settings.num_workers,
+        collate_fn=CollateExamples(None),
+        generator=torch.Generator().manual_seed(settings.seed),
+        drop_last=len(examples) % settings.batch_size == 1 and len(examples) > 1,  # batch norm needs two rows
+    )
+    if settings.steps_per_epoch is not None and settings.steps_per_epoch > len(loader):
+        raise ValueError(
+            f"steps_per_epoch={settings.steps_per_epoch} with loss={settings.loss!r}: each row comes once an epoch, "
+            f"and {len(examples)} rows make {len(loader)} batches of {settings.batch_size}"
+        )
+    return loader
+
+
+def _width(encoder: nn.Module, part: RunData) -> int:
+    """Dimensions of an embedding."""
+    encoder.eval()
+    with torch.no_grad():
+        width = encoder(Inputs(part.dataset)[0][None]).shape[1]
+    encoder.train()
+    return width
+
+
+def _attention(encoder: nn.Sequential, part: RunData) -> AttentionMonitor:
+    inputs = Inputs(part.dataset)
+    some = torch.stack([inputs[row] for row in range(min(len(inputs), 64))])
+    with torch.no_grad():
+        return AttentionMonitor(encoder[0](some), encoder=lambda module: module.encoder[1])
 
 
 def _monitor(part: RunData, settings: RunSettings, folder: Path) -> ValidationMonitor:
@@ -226,6 +283,8 @@ def _fit(
         warnings.filterwarnings("ignore", module="lightning")
         trainer = L.Trainer(
             max_epochs=settings.epochs,
+            # Mined and planned batches are already as many as that.
+            limit_train_batches=settings.steps_per_epoch if settings.loss in OF_LOGITS else None,
             callbacks=[*callbacks, keeping],
             logger=build_loggers(settings, folder),
             default_root_dir=folder,

@@ -9,19 +9,22 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.datasets.ecg import load_ecg_id
 from legolas_metric.datasets.image_files import ImageFiles, image_folder, market1501, msmt17, persons_layout
 from legolas_metric.datasets.omniglot import load_omniglot
 from legolas_metric.datasets.source import Inputs
+from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.names import as_named
 from legolas_metric.runs.run_settings import Layout, RunSettings
 
 INPUTS = ("x", "inputs", "images", "signals", "embeddings")
 LABELS = ("y", "labels")
 _SIZES = {"folder": (32, 32), "market1501": (64, 32), "msmt17": (64, 32)}
+_PERSONS = ("market1501", "msmt17")
+_MARKET = ("bounding_box_train", "query", "bounding_box_test")  # folders of Market-1501 as it is handed out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,8 +69,15 @@ def load_data(settings: RunSettings) -> tuple[RunData, RunSettings]:
         FileNotFoundError: nothing there.
         ValueError: data that can't be read, an attribute that it lacks, or a protocol that needs one.
     """
+    settings = _official(settings)
     layout = settings.layout if settings.layout != "auto" else _layout_of(settings.data)
     pictures = layout in _SIZES
+    if settings.query is not None and layout not in _PERSONS:
+        raise ValueError(
+            f"query and gallery belong to pictures of persons ({', '.join(_PERSONS)}), got layout={layout!r}"
+        )
+    if settings.r_peaks != "given" and layout != "ecg-id":
+        raise ValueError(f"r_peaks={settings.r_peaks!r} belongs to ECG-ID, got layout={layout!r}: leave it out")
     if not pictures and (settings.image_size is not None or settings.channels is not None):
         raise ValueError(f"image_size and channels belong to folders of pictures, got layout={layout!r}")
     size = settings.image_size or _SIZES.get(layout)
@@ -89,6 +99,46 @@ def load_data(settings: RunSettings) -> tuple[RunData, RunSettings]:
     return replace(data, group=group), replace(filled, group=group, split_by=split_by)
 
 
+def load_official_split(settings: RunSettings) -> tuple[RunData, RetrievalProtocol]:
+    """The pictures of `query` and `gallery`, in this order, and the protocol that ranks the one for the other.
+
+    Junk (-1) is neither found nor missed; distractors (0000 of Market-1501) are found, and wrong.
+
+    Args:
+        settings: as `load_data` filled them in.
+
+    Raises:
+        FileNotFoundError, ValueError: a folder that is not there, or holds other pictures.
+    """
+    assert settings.query is not None
+    assert settings.gallery is not None
+    read = market1501 if settings.layout == "market1501" else msmt17
+    assert settings.image_size is not None
+    size, channels = settings.image_size, settings.channels or 3
+    parts = [read(folder, size=size, channels=channels) for folder in (settings.query, settings.gallery)]
+    persons = [part.label_names[n] if n >= 0 else None for part in parts for n in part.labels.tolist()]
+    named = as_named(np.array(persons, dtype=object), len(persons), name="labels", of="query and gallery")
+    cameras = torch.cat([part.cameras for part in parts if part.cameras is not None])
+    data = RunData(
+        dataset=ConcatDataset(parts),
+        labels=named.codes,
+        label_names=named.names,
+        attributes={"camera": cameras},
+        group="camera",
+    )
+    asked = range(len(parts[0]))
+    return data, RetrievalProtocol.re_identification(queries=asked, gallery=range(len(parts[0]), len(persons)))
+
+
+def _official(settings: RunSettings) -> RunSettings:
+    """Market-1501's own folder: its training part, with its query and gallery. Its test persons are not trained on."""
+    train, query, gallery = (Path(settings.data) / name for name in _MARKET)
+    if settings.layout not in ("auto", "market1501") or not (train.is_dir() and query.is_dir() and gallery.is_dir()):
+        return settings
+    test = (str(query), str(gallery)) if settings.query is None else (settings.query, settings.gallery)
+    return replace(settings, data=str(train), query=test[0], gallery=test[1])
+
+
 def _layout_of(data: str) -> Layout:
     path = Path(data)
     if data == "omniglot":
@@ -103,7 +153,7 @@ def _layout_of(data: str) -> Layout:
     if path.suffix != ".npz":
         raise ValueError(f"data={data!r} is neither a folder nor an .npz: name one of these, or omniglot")
     with np.load(path, allow_pickle=False) as file:
-        return "ecg-id" if {"x_filtered", "r_peaks"} <= set(file.files) else "arrays"
+        return "ecg-id" if {"x_filtered", "valid_from"} <= set(file.files) else "arrays"
 
 
 def _omniglot(settings: RunSettings) -> RunData:
@@ -113,7 +163,7 @@ def _omniglot(settings: RunSettings) -> RunData:
 
 
 def _ecg(settings: RunSettings) -> RunData:
-    beats = load_ecg_id(settings.data)
+    beats = load_ecg_id(settings.data, peaks=settings.r_peaks)
     attributes = {"recording": beats.recordings, "day": beats.days}
     group = "day" if "cross-day" in settings.protocols else "recording"
     return RunData(dataset=beats, labels=beats.labels, label_names=None, attributes=attributes, group=group)

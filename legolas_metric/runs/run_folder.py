@@ -13,13 +13,15 @@ SETTINGS = "settings.toml"
 def claim(folder: Path, settings: RunSettings, command: str) -> None:
     """Write the settings into the folder, or find the same ones there: then the run goes on.
 
+    Settings of a run that never came to train, as they were refused by the data, give way to others.
+
     Raises:
         ValueError: another run's folder; the keys that differ are named.
         OSError: a folder that can't be written.
     """
     check_writable(folder)
     path = folder / SETTINGS
-    if path.is_file():
+    if path.is_file() and next(folder.rglob("history.jsonl"), None) is not None:
         differ = settings.differences(RunSettings.read(path))
         if differ:
             said = ", ".join(f"{key} was {old!r} and is {new!r}" for key, (new, old) in differ.items())

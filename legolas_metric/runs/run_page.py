@@ -33,8 +33,13 @@ def figures_table(reports: Mapping[str, RankingReport]) -> Table:
     return Table(["encoder", *titles, "Rank@1 over untrained", "queries", "identities"], rows, better=better)
 
 
-def folds_table(result: FoldsResult) -> Table:
-    """A row for each fold, then mean, spread, and the pooled figures with their intervals over identities."""
+def folds_table(result: FoldsResult, test: Mapping[str, RankingReport]) -> Table:
+    """A row for each fold, then mean, spread, pooled figures with intervals over identities, and those of the test set.
+
+    Args:
+        result: of the folds.
+        test: of the rows that were held out of all folds, the untrained encoder's first and the ensemble's last.
+    """
     names = result.names
     rows: list[tuple[Value, ...]] = [
         (f"fold {fold.number}", *(f"{fold.values[name]:.4f}" for name in names)) for fold in result.folds
@@ -42,6 +47,9 @@ def folds_table(result: FoldsResult) -> Table:
     rows.append(("mean", *(f"{result.mean(name):.4f}" for name in names)))
     rows.append(("spread", *(f"{result.spread(name):.4f}" for name in names)))
     rows.append(("pooled", *(f"{result.pooled(name):.4f} {_interval(result.interval(name))}" for name in names)))
+    for name in [list(test)[place] for place in (0, -1) if test]:
+        values, intervals = test[name].scalars(), test[name].intervals()
+        rows.append((f"test, {name}", *(f"{values[key]:.4f} {_interval(intervals[key])}" for key in names)))
     return Table(["fold", *(measure(name).title for name in names)], rows)
 
 
@@ -95,6 +103,7 @@ _FIGURES = (
 )
 _FOLDS = (
     "Each fold's encoder on the identities that it never saw. The spread over folds is no standard error, since folds "
-    "share most of their training rows; the interval is of the pooled queries, by the bootstrap over identities."
+    "share most of their training rows; the interval is of the pooled queries, by the bootstrap over identities. The "
+    "test rows are of identities that no fold saw, nor any choice of an epoch: theirs is the figure to report."
 )
 _ENSEMBLE = "On the rows that no fold saw: each fold's encoder alone, and all together."

@@ -1,57 +1,108 @@
 """The parts that settings choose: encoder, loss, miners, protocols, loggers."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
-from torch import nn
+from torch import Tensor, nn
 
-from legolas_metric.encoders import Conv4, InputNormalisation, ResNet1D
+from legolas_metric.checks import ArrayLike
+from legolas_metric.encoders import BiLSTM, Conv4, InputNormalisation, ResNet1D, SequenceTransformer
 from legolas_metric.evaluation.protocol import RetrievalProtocol
-from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
+from legolas_metric.losses import FocalLoss, MultiSimilarityLoss, SupConLoss, TripletLoss
+from legolas_metric.losses.head import HeadLoss
 from legolas_metric.miners.schedule import MiningSchedule
-from legolas_metric.miners.triplets import FullHardMiner, HardMiner, RandomMiner, SemiHardMiner
+from legolas_metric.miners.triplets import (
+    DistanceWeightedMiner,
+    EasyPositiveMiner,
+    FullHardMiner,
+    HardMiner,
+    RandomMiner,
+    SemiHardMiner,
+)
 from legolas_metric.relations import LabelRelation
 from legolas_metric.runs.run_settings import MARGINS, RunSettings
 
-ENCODERS = {1: "mlp", 2: "resnet1d", 3: "conv4"}  # by the number of axes of one input
+Shape = tuple[int, ...]
+ENCODERS: Mapping[int, tuple[str, ...]] = {1: ("mlp",), 2: ("resnet1d", "bilstm", "transformer"), 3: ("conv4",)}
+"""By the number of axes of one input; the first is that of "auto"."""
+_HEADS = 4
 
 
-def build_encoder(settings: RunSettings, input_shape: tuple[int, ...]) -> nn.Sequential:
+class AlongTime(nn.Module):
+    """A sequence encoder, of [b, t, c], as one of signals [b, c, t]."""
+
+    def __init__(self, net: BiLSTM | SequenceTransformer) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, signals: Tensor) -> Tensor:
+        """Embed a batch."""
+        return self.net(signals.transpose(1, 2))
+
+    def attention(self, signals: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """How much each step counts, of a BiLSTM."""
+        assert isinstance(self.net, BiLSTM)
+        return self.net.attention(signals.transpose(1, 2), lengths)
+
+
+def build_encoder(settings: RunSettings, input_shape: Shape) -> nn.Sequential:
     """The untrained encoder that settings and the shape of an input ask for, its input normalisation first.
 
     Raises:
-        ValueError: an encoder of other inputs.
+        ValueError: an encoder of other inputs, or a width that it can't have.
     """
-    axes = len(input_shape)
-    name = ENCODERS.get(axes) if settings.encoder == "auto" else settings.encoder
-    if name is None or ENCODERS.get(axes) != name:
+    fitting = ENCODERS.get(len(input_shape), ())
+    name = settings.encoder if settings.encoder != "auto" else next(iter(fitting), None)
+    if name not in fitting:
         raise ValueError(
-            f"encoder={settings.encoder!r} does not take inputs of shape {input_shape}: conv4 takes [c, h, w], "
-            "resnet1d [c, t], mlp [d]"
+            f"encoder={settings.encoder!r} does not take inputs of shape {input_shape}: conv4 takes [c, h, w]; "
+            "resnet1d, bilstm and transformer [c, t]; mlp [d]"
         )
-    channels, width = input_shape[0], settings.width
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        if name == "conv4":
-            if min(input_shape[1:]) < 16:
-                raise ValueError(f"encoder='conv4' halves an image four times, got {input_shape}: at least 16 x 16")
-            net: nn.Module = Conv4(in_channels=channels, width=width)
-        elif name == "resnet1d":
-            net = ResNet1D(in_channels=channels, widths=(width // 2 or 1, width, 2 * width))
-        else:
-            net = nn.Sequential(nn.Linear(channels, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
-    return nn.Sequential(InputNormalisation(channels), net)
+        net = _NETS[name](settings.width, input_shape)
+    return nn.Sequential(InputNormalisation(input_shape[0]), net)
 
 
-def build_loss(settings: RunSettings) -> nn.Module:
-    """The loss."""
-    if settings.loss == "supcon":
-        return SupConLoss(temperature=0.1 if settings.temperature is None else settings.temperature)
-    if settings.loss == "triplet":
-        return TripletLoss(margin=_margin(settings, "triplet"))
-    return MultiSimilarityLoss()
+def _conv4(width: int, shape: Shape) -> nn.Module:
+    if min(shape[1:]) < 16:
+        raise ValueError(f"encoder='conv4' halves an image four times, got {shape}: at least 16 x 16")
+    return Conv4(in_channels=shape[0], width=width)
+
+
+def _transformer(width: int, shape: Shape) -> nn.Module:
+    if width % _HEADS:
+        raise ValueError(f"width must be a multiple of {_HEADS} for encoder='transformer', got {width}")
+    return AlongTime(SequenceTransformer(shape[0], dim=width, heads=_HEADS))
+
+
+_NETS: Mapping[str, Callable[[int, Shape], nn.Module]] = {
+    "conv4": _conv4,
+    "resnet1d": lambda width, shape: ResNet1D(in_channels=shape[0], widths=(width // 2 or 1, width, 2 * width)),
+    "bilstm": lambda width, shape: AlongTime(BiLSTM(shape[0], hidden=width)),
+    "transformer": _transformer,
+    "mlp": lambda width, shape: nn.Sequential(nn.Linear(shape[0], 2 * width), nn.ReLU(), nn.Linear(2 * width, width)),
+}
+
+
+def build_loss(settings: RunSettings, dim: int, classes: ArrayLike) -> nn.Module:
+    """The loss of embeddings of `dim` dimensions, and of labels among `classes`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        match settings.loss:
+            case "supcon":
+                return SupConLoss(temperature=0.1 if settings.temperature is None else settings.temperature)
+            case "triplet":
+                return TripletLoss(margin=_margin(settings, "triplet"))
+            case "multi-similarity":
+                return MultiSimilarityLoss()
+            case "cross-entropy":
+                return HeadLoss(dim, classes)
+            case "focal":
+                return HeadLoss(dim, classes, loss=FocalLoss())
 
 
 def build_schedule(settings: RunSettings, *, crossing: bool) -> MiningSchedule | None:
@@ -59,18 +110,18 @@ def build_schedule(settings: RunSettings, *, crossing: bool) -> MiningSchedule |
     relation = LabelRelation(positive_group="other") if crossing else LabelRelation()
     common: dict[str, Any] = {"relation": relation, "seed": settings.seed}
     semi_hard = SemiHardMiner(margin=_margin(settings, "semi-hard"), **common)
-    miners = {
+    stages = {
         "random": RandomMiner(**common),
         "semi-hard": semi_hard,
         "hard": HardMiner(**common),
         "full-hard": FullHardMiner(**common),
     }
+    others = {"easy-positive": EasyPositiveMiner(**common), "distance-weighted": DistanceWeightedMiner(**common)}
     if settings.mining == "none":
         return None
     if settings.mining == "schedule":
-        stages = [(round(settings.epochs * share / 4), miner) for share, miner in enumerate(miners.values())]
-        return MiningSchedule(stages)
-    return MiningSchedule([(0, miners[settings.mining])])
+        return MiningSchedule([(round(settings.epochs * n / 4), miner) for n, miner in enumerate(stages.values())])
+    return MiningSchedule([(0, (stages | others)[settings.mining])])
 
 
 def build_protocols(settings: RunSettings) -> list[RetrievalProtocol]:

@@ -10,17 +10,22 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from legolas_metric.checks import check_choice, check_number, check_whole
+from legolas_metric.datasets.ecg import Peaks
 from legolas_metric.files import write_text
 
 Layout = Literal["auto", "omniglot", "ecg-id", "folder", "market1501", "msmt17", "arrays"]
-EncoderName = Literal["auto", "conv4", "resnet1d", "mlp"]
-LossName = Literal["supcon", "multi-similarity", "triplet"]
-Mining = Literal["none", "random", "semi-hard", "hard", "full-hard", "schedule"]
+EncoderName = Literal["auto", "conv4", "resnet1d", "bilstm", "transformer", "mlp"]
+LossName = Literal["supcon", "multi-similarity", "triplet", "cross-entropy", "focal"]
+Mining = Literal["none", "random", "semi-hard", "hard", "full-hard", "easy-positive", "distance-weighted", "schedule"]
+Augment = Literal["none", "all", "rare"]
 ProtocolName = Literal["leave-one-out", "cross-session", "cross-day", "re-identification"]
 LoggerName = Literal["tensorboard", "mlflow"]
 EnsembleHow = Literal["mean", "concat", "score"]
 
 MARGINS = {"triplet": 0.2, "semi-hard": 0.2, "schedule": 0.2}
+OF_LOGITS = ("cross-entropy", "focal")  # losses of a head on the encoder, which see labels and no triplets
+FREE = frozenset({"threads", "num_workers", "progress", "loggers", "ensemble", "query", "gallery"})
+"""Keys that change nothing of what is trained: a run goes on with others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +35,25 @@ class RunSettings:
     Attributes:
         data: "omniglot" (bundled), a folder of pictures, an ECG-ID file, or an `.npz` of arrays.
         layout: what `data` is; "auto" looks.
+        query, gallery: folders of the official test split, pictures of persons, which `train` then ranks too;
+            Market-1501's own folder as `data` has them by itself.
+        r_peaks: of ECG-ID, "given" by the annotations or "found" by wfdb's detector.
         group: the attribute that must differ between a query and its answer (default: the data's first, such as
             "recording" or "camera"); a file of arrays has those that it holds.
         split_by: the attribute by which `train` splits (default: the class; Omniglot's alphabets).
         max_classes: keep the first so many classes only; None for all.
         image_size: height and width that pictures are scaled to (default: by layout).
         channels: 1 or 3, of pictures (default: 3).
-        encoder: "conv4" for images, "resnet1d" for signals, "mlp" for vectors; "auto" goes by the input's shape.
-        width: of the encoder: channels of Conv4, hidden units and output of the MLP, first channels of ResNet1D.
-        loss: "supcon", "multi-similarity" or "triplet".
+        encoder: "conv4" for images; "resnet1d", "bilstm" (with attention pooling) or "transformer" for signals; "mlp"
+            for vectors; "auto" goes by the input's shape.
+        width: of the encoder: channels of Conv4 and of ResNet1D's second block, hidden units of the BiLSTM's one
+            direction, of the transformer (a multiple of 4), and output of the MLP.
+        loss: "supcon", "multi-similarity" or "triplet"; "cross-entropy" or "focal" of a linear head on the encoder,
+            one class for each of the training part's, in batches as the data are.
         temperature: of supcon (default 0.1).
         margin: of the triplet loss and of semi-hard mining, in distance (default 0.2).
         mining: "none" for random batches of P classes, one global miner, or "schedule" from random to full-hard.
+        augment: training inputs: "all" alike, "rare" with more for rare classes; images and signals.
         epochs, batch_size, k: k examples of a class in random batches.
         steps_per_epoch: default ceil(n / batch_size).
         lr, weight_decay: of AdamW on one cycle.
@@ -72,6 +84,9 @@ class RunSettings:
 
     data: str = "omniglot"
     layout: Layout = "auto"
+    query: str | None = None
+    gallery: str | None = None
+    r_peaks: Peaks = "given"
     group: str | None = None
     split_by: str | None = None
     max_classes: int | None = None
@@ -83,6 +98,7 @@ class RunSettings:
     temperature: float | int | None = None
     margin: float | int | None = None
     mining: Mining = "schedule"
+    augment: Augment = "none"
     epochs: int = 8
     batch_size: int = 128
     k: int = 4
@@ -149,6 +165,11 @@ class RunSettings:
             raise ValueError(f"loggers names one twice: {list(self.loggers)}")
         if self.data == "omniglot" and self.layout not in ("auto", "omniglot"):
             raise ValueError(f"layout={self.layout!r} contradicts data='omniglot', which is bundled: name a path")
+        if (self.query is None) != (self.gallery is None):
+            missing = "query" if self.query is None else "gallery"
+            raise ValueError(f"{missing} is missing: the official split needs both query and gallery")
+        if self.loss in OF_LOGITS and self.mining != "none":
+            raise ValueError(f"mining={self.mining!r} contradicts loss={self.loss!r}, which sees no triplets: 'none'")
         if self.mining == "schedule" and self.epochs < 4:
             raise ValueError(f"mining='schedule' has four stages, got epochs={self.epochs}: at least 4, or one miner")
 
@@ -213,8 +234,7 @@ class RunSettings:
 
     def differences(self, other: "RunSettings") -> dict[str, tuple[Any, Any]]:
         """Keys in which two settings differ, those that change no result left out."""
-        free = {"threads", "num_workers", "progress", "loggers", "ensemble"}
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name not in free}
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name not in FREE}
         return {name: (one, two) for name, (one, two) in pairs.items() if one != two}
 
 

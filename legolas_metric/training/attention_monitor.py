@@ -1,6 +1,7 @@
 """Does the attention of a sequence encoder attend to anything?"""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -21,7 +22,7 @@ class AttentionMonitor(L.Callback):
     Args:
         sequences: [b, t, c], some of the validation set.
         lengths: [b].
-        encoder: name of the module's attribute that holds the encoder.
+        encoder: of the module: the attribute's name, or a function of the module.
 
     Raises:
         TypeError: at the first epoch, an encoder that doesn't tell its attention.
@@ -34,7 +35,11 @@ class AttentionMonitor(L.Callback):
     """
 
     def __init__(
-        self, sequences: Float[Tensor, "b t c"], lengths: Int64[Tensor, " b"] | None = None, *, encoder: str = "encoder"
+        self,
+        sequences: Float[Tensor, "b t c"],
+        lengths: Int64[Tensor, " b"] | None = None,
+        *,
+        encoder: str | Callable[[Any], Any] = "encoder",
     ) -> None:
         super().__init__()
         self.sequences, self.lengths, self.encoder = sequences, lengths, encoder
@@ -42,9 +47,11 @@ class AttentionMonitor(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the epoch."""
-        encoder: Any = getattr(pl_module, self.encoder, None)
+        told = self.encoder
+        encoder: Any = getattr(pl_module, told, None) if isinstance(told, str) else told(pl_module)
         if not hasattr(encoder, "attention"):
-            raise TypeError(f"{self.encoder} tells no attention: it needs attention(sequences, lengths) -> [b, t]")
+            name = told if isinstance(told, str) else type(encoder).__name__
+            raise TypeError(f"{name} tells no attention: it needs attention(sequences, lengths) -> [b, t]")
         was = encoder.training
         encoder.eval()
         with torch.no_grad():

@@ -134,13 +134,16 @@ class EncoderEnsemble(nn.Module):
         *,
         groups: ArrayLike | None = None,
         protocol: RetrievalProtocol = RetrievalProtocol(),  # noqa: B008  (frozen)
+        baseline: ArrayLike | RankingReport | None = None,
         batch_size: int = 512,
     ) -> EnsembleRanking:
         """Rank a data set by all members together and by each alone; arguments as `evaluate_ranking`."""
         parts = self._parts(dataset, batch_size)
-        reports = [evaluate_ranking(part, labels, groups=groups, protocol=protocol) for part in parts]
-        whole = evaluate_ranking(self._combined(parts), labels, groups=groups, protocol=protocol)
-        return EnsembleRanking(ensemble=whole, members=tuple(reports))
+        *members, whole = (
+            evaluate_ranking(rows, labels, groups=groups, protocol=protocol, baseline=baseline)
+            for rows in (*parts, self._combined(parts))
+        )
+        return EnsembleRanking(ensemble=whole, members=tuple(members))
 
     def _parts(self, dataset: Dataset | ArrayLike, batch_size: int) -> list[Float[Tensor, "n _"]]:
         n = len(Inputs(dataset))
