@@ -117,7 +117,7 @@ def test_a_run_is_written_and_resumed_with_its_beginning(finished, data):  # noq
     assert settings["GlobalMining"]["batch_size"] == 12
     assert settings["Trainer"]["max_epochs"] == 4
     assert settings["MetricLearner"]["lr"] == 0.05
-    assert set(history.starts[0]["digest"]) == {"data", "weights"}
+    assert set(history.starts[0]["digest"]) == {"data", "inputs", "weights"}
     assert list(history.epochs) == [0, 1, 2, 3, 4]
     ranks = {record.epoch: record.ranking.rank[1] for record in watch.history}
     assert list(ranks) == [0, 2, 4]

@@ -7,14 +7,17 @@ import sys
 import time
 from pathlib import Path
 
+import lightning as L
 import process_runs
 import pytest
 import torch
 import torch.multiprocessing as mp
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from process_runs import EPOCHS, JOINT, SETTINGS, STEPS, run_plain, under_lightning
 
 from legolas_metric.distributed import World
 from legolas_metric.training import RunHistory
+from legolas_metric.training.module_encoder import world_of
 
 
 def free_port() -> int:
@@ -107,11 +110,38 @@ def test_under_lightning_spawned(tmp_path, lightning_alone):
     assert history.ended["why"] == "finished"
 
 
+def test_under_lightning_at_four_processes(tmp_path, lightning_alone):
+    under_lightning(tmp_path, 4, "ddp_spawn")
+    check_lightning(lightning_runs(tmp_path, 4), lightning_alone)
+
+
+def test_under_lightning_a_run_goes_on_within_an_epoch(tmp_path, lightning_alone):
+    first, again = tmp_path / "first", tmp_path / "again"
+    first.mkdir()
+    again.mkdir()
+    under_lightning(first, 2, "ddp_spawn")
+    under_lightning(again, 2, "ddp_spawn", resume=first / "stopped.ckpt")
+    runs = lightning_runs(again)
+    for run, before in zip(runs, lightning_runs(first)):
+        for key in ("losses", "ids"):
+            assert len(run["seen"][key]) == STEPS * EPOCHS - process_runs.STOP
+            run["seen"][key] = before["seen"][key][: process_runs.STOP] + run["seen"][key]
+    check_equal_to_one(runs, lightning_alone)
+
+
+def test_a_strategy_that_divides_the_weights_is_refused():
+    for strategy in (FSDPStrategy(), ModelParallelStrategy()):
+        trainer = type("OfTwo", (L.Trainer,), {"__init__": lambda _: None, "world_size": 2, "strategy": strategy})()
+        with pytest.raises(ValueError, match=rf"whole encoder, which {type(strategy).__name__} .*strategy='ddp'"):
+            world_of(trainer)
+
+
 def torchrun(folder, size, *arguments):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={size}"]
     command += ["--master_port", str(free_port()), process_runs.__file__, str(folder), str(size), *arguments]
     here = str(Path(process_runs.__file__).parents[1])
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}, timeout=300)
+    there = os.environ | {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, text=True, env=there, timeout=300)
 
 
 def test_under_torchrun_with_batch_norm_the_first_round_is_equal(tmp_path):
@@ -147,3 +177,12 @@ def test_a_process_that_is_lost_ends_all_and_is_named(how):
     with pytest.raises(Exception, match=r"process 1 (terminated with exit code 3|has died or did not come)"):
         spawn(process_runs.dying, 2, how)
     assert time.perf_counter() - begun < 150  # of which 8 s are the time-out, and the rest starting on a busy machine
+
+
+def test_under_torchrun_a_process_that_is_lost_ends_all_and_is_named(tmp_path):
+    begun = time.perf_counter()
+    with pytest.raises(subprocess.CalledProcessError) as lost:
+        torchrun(tmp_path, 2, "dies", "batch")
+    assert time.perf_counter() - begun < 150
+    assert "process 1 has died or did not come within the time-out" in lost.value.stderr
+    assert "exitcode  : 3" in lost.value.stderr

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric
 from legolas_metric.datasets.embedding import Collate
-from legolas_metric.datasets.source import Source
+from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
 from legolas_metric.training.batches import Examples, FedBatches, ResumableLoader
 from legolas_metric.training.embedder import Placed
@@ -161,6 +161,11 @@ class GlobalMining(L.Callback):
     def schedule(self) -> MiningSchedule:
         """Which miner is in charge."""
         return self.loop.schedule
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the bank is made of."""
+        return self.loop.embedder.inputs
 
     @property
     def examples(self) -> Examples:

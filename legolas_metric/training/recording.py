@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils._pytree import tree_flatten
 
 from legolas_metric.miners.schedule import StageChange
 from legolas_metric.training.history import RunHistory
+from legolas_metric.training.resume import generator_states, restore_generators
 from legolas_metric.training.rounds import MiningRound
 
 HistoryOption = RunHistory | str | os.PathLike[str] | None | bool
@@ -104,6 +107,7 @@ def record_start(
         settings=settings,
         weights=digest_of(pl_module.state_dict()),
         data=digest_of({str(i): part for i, part in enumerate(_data_of(trainer))}),
+        **_inputs_of(trainer),
     )
     if resumed is not None:
         history.event(epoch=resumed[0], step=resumed[1], what="resume", why="from a checkpoint")
@@ -187,3 +191,23 @@ def _data_of(trainer: L.Trainer) -> list[torch.Tensor]:
         labels = getattr(recorder, "labels", None)
         found += [labels] if isinstance(labels, torch.Tensor) else []
     return found
+
+
+def _inputs_of(trainer: L.Trainer) -> dict[str, str]:
+    """By name, the digest of some inputs of the recorders' data sets, if they read the same twice."""
+    found = [inputs for recorder in recorders(trainer) if (inputs := getattr(recorder, "inputs", None)) is not None]
+    before = generator_states()
+    reads = [[_digest_of_inputs(inputs) for inputs in found] for _ in range(2)]
+    restore_generators(before)
+    return {"inputs": hashlib.sha256("".join(reads[0]).encode()).hexdigest()[:16]} if reads[0] == reads[1] else {}
+
+
+def _digest_of_inputs(inputs: Any) -> str:
+    """Of their number and of 32 of them, evenly spread: that many can be read wherever they come from."""
+    total = hashlib.sha256(str(len(inputs)).encode())
+    for row in torch.linspace(0, len(inputs) - 1, min(32, len(inputs))).long().tolist():
+        for part in tree_flatten(inputs[row])[0]:
+            if isinstance(part, np.ndarray):
+                part = torch.from_numpy(part)
+            total.update((digest_of({"": part}) if isinstance(part, torch.Tensor) else repr(part)).encode())
+    return total.hexdigest()
