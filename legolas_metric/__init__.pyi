@@ -61,8 +61,6 @@ from .evaluation.operating import Rates as Rates
 from .evaluation.protocol import RetrievalProtocol as RetrievalProtocol
 from .evaluation.ranking import evaluate_ranking as evaluate_ranking
 from .evaluation.ranking_report import RankingReport as RankingReport
-from .evaluation.single_shot import SingleShotReport as SingleShotReport
-from .evaluation.single_shot import evaluate_single_shot as evaluate_single_shot
 from .evaluation.verification import evaluate_verification as evaluate_verification
 from .evaluation.verification_report import VerificationReport as VerificationReport
 from .index.auto import AutoIndex as AutoIndex
