@@ -7,6 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.decisions.template_curve import TemplateCurve, template_curve
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES
@@ -52,7 +53,7 @@ def decision_facts(rows: Rows) -> DecisionFacts:
 
 def _curve(rows: Rows) -> TemplateCurve | None:
     assert rows.labels is not None
-    people, sizes = rows.labels.unique(return_counts=True)
+    people, sizes = class_sizes(rows.labels)
     if not int((sizes > 2).sum()) >= FEW_IDENTITIES or len(people) > _MOST_PEOPLE:
         return None
     able = rows
