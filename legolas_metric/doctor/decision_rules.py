@@ -13,6 +13,7 @@ from legolas_metric.doctor.findings import Finding
 from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.index.exact import ExactIndex
+from legolas_metric.measures import RANK_1
 from legolas_metric.rows import Rows
 
 _SAME = 1 - 5e-7
@@ -91,8 +92,8 @@ def decision_findings(facts: DecisionFacts, verification: VerificationReport) ->
             yield Finding(
                 severity="note",
                 rule="templates",
-                sentence=f"{_ENROLLED} enrolled rows a person, averaged, would raise Rank@1 from {curve.rank1[1]:.3f} "
-                f"to {curve.rank1[_ENROLLED]:.3f}",
+                sentence=f"{_ENROLLED} enrolled rows a person, averaged, would raise {RANK_1} from "
+                f"{curve.rank1[1]:.3f} to {curve.rank1[_ENROLLED]:.3f}",
                 evidence=f"of one probe a person; the gain's 95 % interval is {gain.low:+.3f} to {gain.high:+.3f}",
                 remedy="enrol several recordings: enrol(embeddings, by=labels)",
                 share=gain.value,

@@ -133,8 +133,8 @@ class ByLabel:
             for places in ([part.start for part in parts], [part.stop - 1 for part in parts])
         )
         starts, _ = runs_of(first, self.ref_labels)
-        begin, size = runs_of(last, self.ref_labels)
-        return zip(parts, starts.tolist(), (begin + size).tolist())
+        begin, width = runs_of(last, self.ref_labels)
+        return zip(parts, starts.tolist(), (begin + width).tolist())
 
     def _block(self, rows: slice, band: slice) -> Block:
         positive = self.labels[rows, None] == self.ref_labels[None, band]
