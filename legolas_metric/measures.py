@@ -128,6 +128,12 @@ def measure(name: str) -> Measure:
     return Measure(name, f"{found.title} ({protocol})", found.unit, found.better)
 
 
+# Titles that sentences name.
+RANK_1, MAP_R, AUC, EER, EFFECTIVE_RANK = (
+    measure(name).title for name in ("rank_at_1", "map_at_r", "auc", "eer", "effective_rank")
+)
+
+
 def better_direction(title: str) -> Better | None:
     """The direction of a measure that is better, by its title; None where that depends on what it is compared with.
 

@@ -18,9 +18,21 @@ def count_of(labels: ArrayLike) -> int:
         raise TypeError(f"labels must be a row of labels, one for each example, got {labels!r}") from None
 
 
+def class_sizes(labels: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " c"], Int64[Tensor, " c"]]:
+    """The classes, ascending, and how many rows each has; rows labelled -1 belong to none.
+
+    Example:
+        >>> import torch
+        >>> classes, sizes = class_sizes(torch.tensor([7, 3, 7, -1]))
+        >>> classes.tolist(), sizes.tolist()
+        ([3, 7], [1, 2])
+    """
+    return labels[labels != UNLABELLED].unique(return_counts=True)
+
+
 def largest_class(labels: Int64[Tensor, " n"]) -> int:
     """Rows of the largest class; 0 where no row has a label."""
-    return int(labels[labels != UNLABELLED].unique(return_counts=True)[1].max()) if (labels != UNLABELLED).any() else 0
+    return int(class_sizes(labels)[1].max()) if (labels != UNLABELLED).any() else 0
 
 
 @dataclass(frozen=True, slots=True)

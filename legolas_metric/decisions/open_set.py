@@ -10,6 +10,7 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, check_number, check_whole
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.evaluation.arguments import Asked, as_fars, as_table
 from legolas_metric.evaluation.bootstrap import draws
 from legolas_metric.evaluation.identity_pairs import enough_identities, percentiles
@@ -294,7 +295,7 @@ def repeat_open_set(
     rows, metric = as_table(embeddings, labels, groups=groups, metric=metric)
     assert rows.labels is not None
     own, generator = rows.labels.cpu(), torch.Generator().manual_seed(seed)
-    people, sizes = own[own != UNLABELLED].unique(return_counts=True)
+    people, sizes = class_sizes(own)
     able = people[sizes > each]
     wanted = round(share * len(people))
     if not 1 <= wanted <= len(able) or wanted == len(people):

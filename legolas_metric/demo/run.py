@@ -10,7 +10,7 @@ from rich.console import Console
 from legolas_metric.datasets import Omniglot, split_omniglot
 from legolas_metric.demo.recipe import Comparison, Outcome, compare_on_omniglot
 from legolas_metric.files import write_json
-from legolas_metric.measures import measure
+from legolas_metric.measures import AUC, MAP_R, RANK_1, measure
 from legolas_metric.outputs import check_file, check_writable
 from legolas_metric.report import Card, Gallery, Section, bars, curves, similarity_histogram, spectra, write_page
 from legolas_metric.tables import Better, Table
@@ -195,8 +195,8 @@ def _verdict(result: Comparison) -> str:
     gain = 100 * (ours.rank[1] - batch.rank[1])
     how = "beats" if gain > 0 else "does not beat"
     return (
-        f"Global mining {how} batch-only training here: Rank@1 {ours.rank[1]:.3f} against {batch.rank[1]:.3f} "
-        f"({gain:+.1f} points), MAP@R {ours.map_at_r:.3f} against {batch.map_at_r:.3f}; untrained "
+        f"Global mining {how} batch-only training here: {RANK_1} {ours.rank[1]:.3f} against {batch.rank[1]:.3f} "
+        f"({gain:+.1f} points), {MAP_R} {ours.map_at_r:.3f} against {batch.map_at_r:.3f}; untrained "
         f"{result.untrained.ranking.rank[1]:.3f}. It is one seed."
     )
 
@@ -211,11 +211,11 @@ def _race_line(result: Comparison) -> str:
 
 
 _FIGURES = (
-    "Batch-only: PK sampling and the same loss, SupCon. Rank@1: share of the drawings whose nearest neighbour is the "
-    "same character. MAP@R: how well the first R neighbours are ranked, R being the other drawings of the character. "
-    "AUC: how often a random pair of one character lies closer than a random pair of two; it looks good long before "
-    "Rank@1 does.\n\nEffective rank, mean cosine and the top-1 share of the variance tell of collapse: how "
-    "many directions are in use, how alike all drawings look, how much one direction dominates."
+    f"Batch-only: PK sampling and the same loss, SupCon. {RANK_1}: share of the drawings whose nearest neighbour is "
+    f"the same character. {MAP_R}: how well the first R neighbours are ranked, R being the other drawings of the "
+    f"character. {AUC}: how often a random pair of one character lies closer than a random pair of two; it looks good "
+    f"long before {RANK_1} does.\n\nEffective rank, mean cosine and the top-1 share of the variance tell of collapse: "
+    "how many directions are in use, how alike all drawings look, how much one direction dominates."
 )
 _SPECTRUM = (
     "Strength of each direction of the embedding, strongest first. A line that falls off a cliff has collapsed into "
@@ -223,7 +223,7 @@ _SPECTRUM = (
 )
 _HISTOGRAM = (
     "Every pair of drawings of the unseen alphabets, after global mining. The less the two heaps overlap, the better; "
-    "what matters for Rank@1 is the far right end of the negatives."
+    f"what matters for {RANK_1} is the far right end of the negatives."
 )
 _ROUNDS = (
     "Each epoch embeds all training drawings anew and mines them with the stage's strategy. Drift is the mean cosine "

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.measures import AUC, EER, MAP_R, RANK_1
 
 _NORMAL = 1.96  # a normal variable lies within so many deviations for 95 %
 
@@ -102,7 +103,8 @@ def pair_statistics_alone(case: RunCase) -> Iterator[Finding]:
                 marks=(*pairs.mark(), *ranking.mark()),
                 sentence=f"validation improves on pair statistics alone: {name} gets better, {ranking.name} does not",
                 evidence=f"{pairs.told()}; {ranking.told()}",
-                remedy="choose and stop by Rank@1 or MAP@R where you will search; by AUC or EER only where you verify",
+                remedy=f"choose and stop by {RANK_1} or {MAP_R} where you will search; by {AUC} or {EER} only "
+                "where you verify",
                 share=1 - ranking.last,
             )
             return

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.measures import EFFECTIVE_RANK
 
 
 def collapse_over_time(case: RunCase) -> Iterator[Finding]:
@@ -34,9 +35,9 @@ def collapse_over_time(case: RunCase) -> Iterator[Finding]:
         if rank.last < case.limits["rank_halved"] * peak:
             yield Finding(
                 severity="note" if gained else "warning",
-                rule="effective rank halved",
+                rule=f"{EFFECTIVE_RANK} halved",
                 marks=rank.mark(epoch, rank.epochs[-1]),
-                sentence=f"the effective rank fell to {rank.last:.1f} from {peak:.1f} in epoch {epoch:g}"
+                sentence=f"the {EFFECTIVE_RANK} fell to {rank.last:.1f} from {peak:.1f} in epoch {epoch:g}"
                 + (", while the ranking gained" if gained else ""),
                 evidence=rank.told() + beside,
                 remedy="look whether the classes need more directions (C - 1); if the ranking fell too, add a "

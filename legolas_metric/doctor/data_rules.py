@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.measures import RANK_1
 
 
 def one_class_predicted(case: RunCase) -> Iterator[Finding]:
@@ -174,7 +175,7 @@ def solved(case: RunCase) -> Iterator[Finding]:
             severity="warning",
             rule="training classes solved",
             marks=(*seen.mark(), *unseen.mark()),
-            sentence=f"the classes trained on are solved (Rank@1 {seen.last:.2f}), the unseen are not "
+            sentence=f"the classes trained on are solved ({RANK_1} {seen.last:.2f}), the unseen are not "
             f"({unseen.last:.2f})",
             evidence=f"{seen.told()}; {unseen.told()}",
             remedy="more identities, not harder negatives; augmentation, or a smaller model",

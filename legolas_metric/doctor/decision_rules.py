@@ -7,11 +7,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.decisions.template_curve import TemplateCurve, template_curve
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.index.exact import ExactIndex
+from legolas_metric.measures import RANK_1
 from legolas_metric.rows import Rows
 
 _SAME = 1 - 5e-7
@@ -52,7 +54,7 @@ def decision_facts(rows: Rows) -> DecisionFacts:
 
 def _curve(rows: Rows) -> TemplateCurve | None:
     assert rows.labels is not None
-    people, sizes = rows.labels.unique(return_counts=True)
+    people, sizes = class_sizes(rows.labels)
     if not int((sizes > 2).sum()) >= FEW_IDENTITIES or len(people) > _MOST_PEOPLE:
         return None
     able = rows
@@ -90,8 +92,8 @@ def decision_findings(facts: DecisionFacts, verification: VerificationReport) ->
             yield Finding(
                 severity="note",
                 rule="templates",
-                sentence=f"{_ENROLLED} enrolled rows a person, averaged, would raise Rank@1 from {curve.rank1[1]:.3f} "
-                f"to {curve.rank1[_ENROLLED]:.3f}",
+                sentence=f"{_ENROLLED} enrolled rows a person, averaged, would raise {RANK_1} from "
+                f"{curve.rank1[1]:.3f} to {curve.rank1[_ENROLLED]:.3f}",
                 evidence=f"of one probe a person; the gain's 95 % interval is {gain.low:+.3f} to {gain.high:+.3f}",
                 remedy="enrol several recordings: enrol(embeddings, by=labels)",
                 share=gain.value,

@@ -15,7 +15,7 @@ from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification import evaluate_verification
 from legolas_metric.evaluation.verification_report import VerificationReport
-from legolas_metric.measures import measure
+from legolas_metric.measures import EFFECTIVE_RANK, measure
 from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.rows import Rows, as_embeddings, as_labels, as_prepared, fitted_rows
@@ -172,7 +172,7 @@ def _figures(facts: Facts) -> list[str]:
             lines.append(f"{measure(name).title:<15} {after[name]:.3f}{untrained}")
     before = facts.untrained_collapse
     untrained = "" if before is None else f"   untrained {before.effective_rank:.1f}"
-    lines.append(f"{'effective rank':<15} {collapse.effective_rank:.1f} of {collapse.d}{untrained}")
+    lines.append(f"{EFFECTIVE_RANK:<15} {collapse.effective_rank:.1f} of {collapse.d}{untrained}")
     lines.append(f"{'collapse':<15} {collapse.verdict or 'no verdict'}")
     lines.append(f"{'queries':<15} {ranking.queries} ({ranking.protocol.name}), {ranking.unanswerable} unanswerable")
     return lines

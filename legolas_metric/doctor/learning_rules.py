@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from legolas_metric.doctor.findings import Finding, Mark
 from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.measures import AUC, MAP_R, RANK_1
 
 
 def not_finite(case: RunCase) -> Iterator[Finding]:
@@ -142,7 +143,7 @@ def loss_falls_ranking_falls(case: RunCase) -> Iterator[Finding]:
             evidence=f"{loss.told()}; {ranking.told()}, best {top:.4f} in epoch {best:g}"
             + (f": {began}" if best == ranking.epochs[0] else "")
             + ("" if untrained else "; no epoch 0 was logged, so the untrained encoder's figure is not known"),
-            remedy="see what the loss is fed (which negatives, from where), choose and stop by Rank@1 or MAP@R, "
+            remedy=f"see what the loss is fed (which negatives, from where), choose and stop by {RANK_1} or {MAP_R}, "
             "and log the "
             "untrained encoder as epoch 0",
             share=min(-ranking.change, 1.0),
@@ -189,7 +190,7 @@ def pairs_of_the_loss_alone(case: RunCase) -> Iterator[Finding]:
             sentence="intra falls and inter holds on the loss's own pairs only: over the whole set neighbours "
             "get worse",
             evidence="; ".join([intra.told(), inter.told(), *worse]),
-            remedy="measure over all rows (evaluate_ranking: intra, inter, Rank@1), and mine from the whole set",
+            remedy=f"measure over all rows (evaluate_ranking: intra, inter, {RANK_1}), and mine from the whole set",
             share=1.0,
         )
 
@@ -204,19 +205,19 @@ def auc_hides_rank(case: RunCase) -> Iterator[Finding]:
             ""
             if not gallery
             else (
-                f": in a gallery of {gallery:,.0f} that AUC means a mean rank of "
+                f": in a gallery of {gallery:,.0f} that {AUC} means a mean rank of "
                 f"{1 + (1 - auc.last) * (gallery - 1):,.0f}"
             )
         )
         yield Finding(
             severity="fault" if ranking.last < case.limits["poor_rank"] / 5 else "warning",
-            rule="AUC hides Rank@1",
+            rule=f"{AUC} hides {RANK_1}",
             marks=(*auc.mark(), *ranking.mark()),
-            sentence=f"AUC {auc.last:.2f} but Rank@1 {ranking.last:.3f}{mean}",
-            evidence="E[rank] - 1 = (1 - AUC)(gallery - 1)" + ("" if gallery else "; the gallery's size is not told"),
-            remedy="judge and stop by Rank@1 or MAP@R; train on the nearest negatives of the whole set "
-            "(HardMiner with a "
-            "FalseNegativeGuard)",
+            sentence=f"{AUC} {auc.last:.2f} but {RANK_1} {ranking.last:.3f}{mean}",
+            evidence=f"E[rank] - 1 = (1 - {AUC})(gallery - 1)"
+            + ("" if gallery else "; the gallery's size is not told"),
+            remedy=f"judge and stop by {RANK_1} or {MAP_R}; train on the nearest negatives of the whole set "
+            "(HardMiner with a FalseNegativeGuard)",
             share=1 - ranking.last,
         )
 

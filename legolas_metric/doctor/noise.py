@@ -9,8 +9,10 @@ from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
+from legolas_metric.lookup import lookup
 from legolas_metric.names import Names
 from legolas_metric.rows import Rows
 from legolas_metric.tables import Table
@@ -113,8 +115,9 @@ def label_noise(rows: Rows) -> LabelNoise:
     k = min(_NEIGHBOURS, len(rows) - 1)
     found = ExactIndex().fit(rows.embeddings, labels).self_join(k, want="any").ids
     near = labels[found]
-    _, place, size = labels.unique(return_inverse=True, return_counts=True)
-    room = size[place].clamp_max(k)  # of each row: the places that the rows of its label can fill
+    classes, size = class_sizes(labels)
+    own_size = size[lookup(labels, classes)[0]]
+    room = own_size.clamp_max(k)  # of each row: the places that the rows of its label can fill
     number = torch.arange(k, device=labels.device)
     suggested, share = torch.empty_like(labels), torch.empty(len(labels), dtype=torch.float64, device=labels.device)
     for part in chunks(len(labels), rows_for(BLOCK, 4 * k * k)):
@@ -126,7 +129,7 @@ def label_noise(rows: Rows) -> LabelNoise:
         suggested[part], share[part] = near[part].gather(1, most.indices[:, None])[:, 0], most.values
     asked = labels != UNLABELLED
     own = (near == labels[:, None]).sum(1)
-    mates = (size[place] - 1).clamp_max(k)  # a class of three can fill two of the places
+    mates = (own_size - 1).clamp_max(k)  # a class of three can fill two of the places
     suspect = asked & (mates > 0) & (own <= _FEW * mates) & (share >= _MAJORITY) & (suggested != labels)
     listed = suspect.nonzero().flatten()
     listed = listed[(share[listed] - own[listed] / mates[listed]).argsort(descending=True, stable=True)]

@@ -11,6 +11,7 @@ from legolas_metric.doctor.noise import LabelNoise
 from legolas_metric.evaluation.distribution import ClassDistribution
 from legolas_metric.evaluation.ranking_report import WORSE, RankingReport
 from legolas_metric.evaluation.verification_report import VerificationReport
+from legolas_metric.measures import AUC, EER, MAP_R, RANK_1, measure
 from legolas_metric.probes.collapse_report import CLASS, HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
 
 _CONFIDENT_AUC = 0.8
@@ -78,7 +79,7 @@ def _collapse(facts: Facts) -> Iterator[Finding]:
     sentence, evidence, remedy = f"the embeddings show {report.verdict}", "; ".join(report.evidence), report.remedy
     if report.verdict == OVER_CLUSTERED and _ranks(facts):
         severity, sentence = "note", "every class is nearly one point (over-clustered), and the classes rank well"
-        evidence += f"; Rank@1 {facts.ranking.rank[1]:.3f}, MAP@R {facts.ranking.map_at_r:.3f}"
+        evidence += f"; {_ranked(facts)}"
     for cause in (*_group_outweighs_class(facts), *_chance(facts)):
         if report.verdict == CLASS:  # what draws the nearest rows is known better there
             remedy = cause.remedy
@@ -94,11 +95,14 @@ def _narrow_cone(facts: Facts) -> Iterator[Finding]:
         severity="note",
         rule="narrow cone",
         sentence="all rows share a large offset (a narrow cone), and the classes are told apart in spite of it",
-        evidence="; ".join(report.evidence[:2])
-        + f"; Rank@1 {facts.ranking.rank[1]:.3f}, MAP@R {facts.ranking.map_at_r:.3f}",
+        evidence="; ".join(report.evidence[:2]) + f"; {_ranked(facts)}",
         remedy="none is needed to rank; before you compare cosines with a threshold, or search with few bits, subtract "
         "the mean of the rows (of the training rows, for new ones)",
     )
+
+
+def _ranked(facts: Facts) -> str:
+    return f"{RANK_1} {facts.ranking.rank[1]:.3f}, {MAP_R} {facts.ranking.map_at_r:.3f}"
 
 
 def _ranks(facts: Facts) -> bool:
@@ -111,27 +115,27 @@ def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
     if ranking.baseline is None or pairs.baseline is None:
         return
     figures = {
-        "Rank@1": (ranking.rank[1], ranking.baseline.rank[1]),
-        "MAP@R": (ranking.map_at_r, ranking.baseline.map_at_r),
-        "AUC": (pairs.auc, pairs.baseline.auc),
+        RANK_1: (ranking.rank[1], ranking.baseline.rank[1]),
+        MAP_R: (ranking.map_at_r, ranking.baseline.map_at_r),
+        AUC: (pairs.auc, pairs.baseline.auc),
     }
     for far in pairs.tar_at_far:
         if far in pairs.baseline.tar_at_far and far not in pairs.flagged:
-            figures[f"TAR@FAR {far:g}"] = (pairs.tar_at_far[far], pairs.baseline.tar_at_far[far])
+            figures[measure(f"tar_at_far_{far:g}").title] = (pairs.tar_at_far[far], pairs.baseline.tar_at_far[far])
     fell = [name for name, (after, before) in figures.items() if after < before - WORSE]
     falls = [before - after for after, before in figures.values()]
-    figures["EER"] = (pairs.eer, pairs.baseline.eer)
+    figures[EER] = (pairs.eer, pairs.baseline.eer)
     if pairs.eer > pairs.baseline.eer + WORSE:
-        fell.append("EER")
+        fell.append(EER)
         falls.append(pairs.eer - pairs.baseline.eer)
     if not fell:
         return
-    of_ranking = [name for name in fell if name in ("Rank@1", "MAP@R")]
+    of_ranking = [name for name in fell if name in (RANK_1, MAP_R)]
     against = ", ".join(f"{name} {now:.3f} against {then:.3f}" for name, (now, then) in figures.items())
     after, before = figures[fell[0]]
     sentence = f"worse than untrained: {fell[0]} {after:.2f}, untrained {before:.2f}"
-    if not of_ranking and figures["Rank@1"][0] > figures["Rank@1"][1] + WORSE:
-        sentence = f"the ranking gained and the pairs lost by training: {_moved(figures, ['Rank@1', *fell])}"
+    if not of_ranking and figures[RANK_1][0] > figures[RANK_1][1] + WORSE:
+        sentence = f"the ranking gained and the pairs lost by training: {_moved(figures, [RANK_1, *fell])}"
     yield Finding(
         severity="fault" if of_ranking else "warning",
         rule="worse than untrained",
@@ -161,8 +165,8 @@ def _group_outweighs_class(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         severity="fault",
         rule="group outweighs class",
-        sentence=f"the group outweighs the class: Rank@1 is {inside:.2f} within groups, and across them {across:.3f}, "
-        f"{than} a random ranking ({chance:.3f})",
+        sentence=f"the group outweighs the class: {RANK_1} is {inside:.2f} within groups, and across them "
+        f"{across:.3f}, {than} a random ranking ({chance:.3f})",
         evidence=f"{facts.ranking.queries} queries; the rows of another group that lie nearest are drawn by what the "
         "groups differ in (session, camera, recording), and not by class",
         remedy="train with positives from other groups (PKSampler(distinct_groups=True)); normalise the inputs of each "
@@ -178,12 +182,12 @@ def _chance(facts: Facts) -> Iterator[Finding]:
     evidence = f"a random ranking finds its class first for {chance:.3f} of these {facts.ranking.queries} queries"
     # Beyond three standard deviations of as many draws: nearest rows are drawn by something that avoids the class.
     if rank1 < chance - 3 * (chance * (1 - chance) / max(facts.ranking.queries, 1)) ** 0.5:
-        sentence = f"Rank@1 {rank1:.3f} is worse than a random ranking's {chance:.3f}: something else than the class "
+        sentence = f"{RANK_1} {rank1:.3f} is worse than a random ranking's {chance:.3f}: something else than the class "
         sentence += "draws the nearest rows"
         remedy = "look at the worst queries (ranking.worst): what do they share with their nearest rows (session, "
         remedy += "source, length, background)? Pass it as groups"
     else:
-        sentence = f"Rank@1 {rank1:.3f} is hardly better than guessing"
+        sentence = f"{RANK_1} {rank1:.3f} is hardly better than guessing"
         remedy = "check that embeddings and labels belong to the same rows, in the same order, before anything else"
     yield Finding(
         severity="fault", rule="guessing", sentence=sentence, evidence=evidence, remedy=remedy, share=1 - rank1
@@ -219,13 +223,13 @@ def _auc_hides_rank(facts: Facts) -> Iterator[Finding]:
         mean = facts.verification.mean_rank(gallery)
         yield Finding(
             severity="fault" if rank1 < _POOR_RANK / 5 else "warning",
-            rule="AUC hides Rank@1",
-            sentence=f"AUC {auc:.2f} but Rank@1 {rank1:.2f}: in a gallery of {gallery:,} that AUC means a mean rank of "
-            f"{mean:,.0f}",
-            evidence=f"E[rank] - 1 = (1 - AUC)(gallery - 1); measured over {facts.ranking.queries} queries and "
+            rule=f"{AUC} hides {RANK_1}",
+            sentence=f"{AUC} {auc:.2f} but {RANK_1} {rank1:.2f}: in a gallery of {gallery:,} that {AUC} means a mean "
+            f"rank of {mean:,.0f}",
+            evidence=f"E[rank] - 1 = (1 - {AUC})(gallery - 1); measured over {facts.ranking.queries} queries and "
             f"{facts.verification.impostor:,} impostor pairs",
-            remedy="judge and stop by Rank@1 or MAP@R; train on the nearest negatives of the whole set (HardMiner with "
-            "a FalseNegativeGuard)",
+            remedy=f"judge and stop by {RANK_1} or {MAP_R}; train on the nearest negatives of the whole set (HardMiner "
+            "with a FalseNegativeGuard)",
             share=1 - rank1,
         )
 
@@ -237,7 +241,7 @@ def _leak(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         severity="warning",
         rule="groups flatter",
-        sentence=f"Rank@1 falls from {inside:.2f} to {across:.2f} once a query's own group is taken out",
+        sentence=f"{RANK_1} falls from {inside:.2f} to {across:.2f} once a query's own group is taken out",
         evidence="the embeddings tell the session, camera or recording as well as the class",
         remedy="quote the figure across groups; split by group, and train with PKSampler(distinct_groups=True)",
         share=inside - across,
@@ -254,8 +258,8 @@ def _weak(facts: Facts) -> Iterator[Finding]:
             severity="warning",
             rule="weak ranking",
             sentence=f"a weak ranking: {1 - rank1:.0%} of the queries find another class first",
-            evidence=f"Rank@1 {rank1:.2f}, MAP@R {facts.ranking.map_at_r:.3f}, AUC {facts.verification.auc:.2f}"
-            + ("" if before is None else f"; untrained Rank@1 {before.rank[1]:.2f}"),
+            evidence=f"{RANK_1} {rank1:.2f}, {MAP_R} {facts.ranking.map_at_r:.3f}, {AUC} {facts.verification.auc:.2f}"
+            + ("" if before is None else f"; untrained {RANK_1} {before.rank[1]:.2f}"),
             remedy="train it (longer), on classes like these; if that does not help, look at the worst queries: is the "
             "class to be seen in them at all?",
             share=1 - rank1,

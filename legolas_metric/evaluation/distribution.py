@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from legolas_metric.checks import UNLABELLED, ArrayLike, check_whole
+from legolas_metric.checks import ArrayLike, check_whole
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.rows import as_labels
 from legolas_metric.signatures import typed
 
@@ -68,13 +69,13 @@ def class_distribution(labels: ArrayLike, *, num_classes: int | None = None) -> 
     values = as_labels(labels, None)
     if num_classes is not None:
         num_classes = check_whole("num_classes", num_classes, 1)
-    known = values[values != UNLABELLED]
-    if len(known) == 0:
+    counts = class_sizes(values)[1]
+    if len(counts) == 0:
         raise ValueError("no labelled row: every label is -1")
-    if num_classes is not None and int(known.max()) >= num_classes:
-        raise ValueError(f"labels must lie below num_classes={num_classes}, got {int(known.max())}")
-    counts = known.unique(return_counts=True)[1].double()
-    share = counts / counts.sum()
+    if num_classes is not None and int(values.max()) >= num_classes:
+        raise ValueError(f"labels must lie below num_classes={num_classes}, got {int(values.max())}")
+    labelled = int(counts.sum())
+    share = counts.double() / labelled
     found = {
         "classes": len(counts),
         "empty": 0 if num_classes is None else num_classes - len(counts),
@@ -82,11 +83,11 @@ def class_distribution(labels: ArrayLike, *, num_classes: int | None = None) -> 
     }
     imbalance, dominant = float(counts.max() / counts.min()), float(share.max())
     return ClassDistribution(
-        rows=len(known),
-        unlabelled=len(values) - len(known),
+        rows=labelled,
+        unlabelled=len(values) - labelled,
         **found,
         smallest=int(counts.min()),
-        median=float(counts.quantile(0.5)),
+        median=float(counts.double().quantile(0.5)),
         largest=int(counts.max()),
         imbalance=imbalance,
         effective_classes=float(torch.exp(-(share * share.log()).sum())),

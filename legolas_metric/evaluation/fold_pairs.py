@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.datasets.splits import class_disjoint_folds
 from legolas_metric.evaluation.given_scores import verification_from_scores
 from legolas_metric.evaluation.pairs import by_label, genuine_scores, impostor_scores
@@ -71,5 +72,5 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 def has_both_kinds(rows: Rows) -> bool:
     """Whether some pair is genuine, and some an impostor's. Groups are not looked at."""
     assert rows.labels is not None
-    known, sizes = rows.labels[rows.labels != UNLABELLED].unique(return_counts=True)
+    known, sizes = class_sizes(rows.labels)
     return bool((sizes > 1).any()) and (len(known) > 1 or int(sizes.sum()) < len(rows))

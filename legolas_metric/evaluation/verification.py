@@ -5,7 +5,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import UNLABELLED, ArrayLike, Metric
+from legolas_metric.checks import ArrayLike, Metric
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.evaluation import roc
 from legolas_metric.evaluation.arguments import as_fars, as_table, rows_of_baseline
 from legolas_metric.evaluation.identity_pairs import PairsOfRows
@@ -100,7 +101,7 @@ def count_pairs(
 def _tally_genuine(rows: Rows, metric: Metric, edges: Float64[Tensor, " b1"], exact: bool) -> ExactTally | GridTally:
     """A tally that knows the genuine scores."""
     assert rows.labels is not None
-    members = rows.labels[rows.labels != UNLABELLED].unique(return_counts=True)[1]
+    members = class_sizes(rows.labels)[1]
     pairs = len(rows) * (len(rows) - 1) // 2
     if exact and int((members * (members - 1) // 2).sum()) <= _MOST_GENUINE:
         genuine = torch.cat([*genuine_scores(rows, metric)(), edges.new_empty(0)])

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.geometry import chunks, pair_similarity
+from legolas_metric.lookup import lookup
 from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.rows import as_ids
 
@@ -144,8 +146,8 @@ class PmlMiner:
 
 
 def _stats(miner: Any, bank: EmbeddingBank, rows: Tensor, served: Tensor, seconds: float) -> MiningStats:
-    _, inverse, counts = bank.labels.unique(return_inverse=True, return_counts=True)
-    of_class = counts[inverse[rows]]
+    classes, sizes = class_sizes(bank.labels)
+    of_class = sizes[lookup(bank.labels[rows], classes)[0]]
     no_positive, no_negative = int((of_class == 1).sum()), int((of_class == len(bank)).sum())
     left = len(rows) - len(served.unique())
     return MiningStats(

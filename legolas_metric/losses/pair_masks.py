@@ -14,6 +14,7 @@ from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.geometry import chunks
+from legolas_metric.lookup import runs_of
 
 # Up to here the whole matrix is one block, and sorting it by label would cost more than it saves.
 _SORT_ABOVE = 256
@@ -131,9 +132,9 @@ class ByLabel:
             self.labels[torch.tensor(places, device=self.labels.device)]
             for places in ([part.start for part in parts], [part.stop - 1 for part in parts])
         )
-        starts = torch.searchsorted(self.ref_labels, first).tolist()
-        stops = torch.searchsorted(self.ref_labels, last, right=True).tolist()
-        return zip(parts, starts, stops)
+        starts, _ = runs_of(first, self.ref_labels)
+        begin, width = runs_of(last, self.ref_labels)
+        return zip(parts, starts.tolist(), (begin + width).tolist())
 
     def _block(self, rows: slice, band: slice) -> Block:
         positive = self.labels[rows, None] == self.ref_labels[None, band]

@@ -13,6 +13,7 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, check_device, check_dimension
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.geometry import chunks, merge_directions, normalise
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.lookup import lookup
@@ -315,7 +316,7 @@ def _check_groups(rows: Rows, relation: LabelRelation | None, where: str) -> Non
 
 def _refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: Rows, chosen: bool) -> None:
     """Raise where no triplet exists at all; `chosen`: among the candidates that were given."""
-    classes, counts = labels[labels != UNLABELLED].unique(return_counts=True)
+    classes, counts = class_sizes(labels)
     n, labelled = len(labels), int(counts.sum())
     if labelled == 0:
         raise ValueError(f"all {n} rows are unlabelled (-1): miners need labels")

@@ -10,6 +10,7 @@ from torch import Tensor
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.geometry import chunks
+from legolas_metric.lookup import lookup
 
 
 class Moments:
@@ -52,9 +53,8 @@ class Moments:
     def _add(self, rows: Float32[Tensor, "b d"], labels: Int64[Tensor, " b"] | None) -> None:
         slots = None
         if labels is not None:
-            seen, slots = labels.unique(return_inverse=True)
-            self.widen(seen)
-            slots = torch.searchsorted(self.classes, seen)[slots]
+            self.widen(labels)
+            slots = lookup(labels, self.classes)[0]
             self.class_counts += torch.bincount(slots, minlength=len(self.classes))
         step = rows_for(CACHE, 8 * rows.shape[1])
         buffer = self.first.new_empty(min(step, len(rows)), rows.shape[1])
@@ -76,7 +76,7 @@ class Moments:
         union = torch.cat([self.classes, classes.to(self.classes.device)]).unique()
         if len(union) == len(self.classes):
             return
-        place = torch.searchsorted(union, self.classes)
+        place = lookup(self.classes, union)[0]
         counts, sums = self.class_counts, self.class_sums
         self.class_counts = counts.new_zeros(len(union)).index_copy_(0, place, counts)
         self.class_sums = sums.new_zeros(len(union), sums.shape[1]).index_copy_(0, place, sums)
@@ -89,7 +89,7 @@ class Moments:
     def merge(self, other: "Moments") -> None:
         """Take the rows that another table has taken."""
         self.widen(other.classes)
-        place = torch.searchsorted(self.classes, other.classes.to(self.classes.device))
+        place = lookup(other.classes, self.classes)[0]
         self.totals += other.totals.to(self.totals.device)
         self.first += other.first.to(self.first.device)
         self.second += other.second.to(self.second.device)

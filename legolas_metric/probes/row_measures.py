@@ -12,7 +12,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.geometry import chunks, normalise
-from legolas_metric.lookup import turns
+from legolas_metric.lookup import lookup, turns
 from legolas_metric.probes.iid import iid_eigenvalues
 from legolas_metric.probes.moments import Moments
 from legolas_metric.probes.spectrum import effective_rank, eigenvalues, noise_floor
@@ -57,7 +57,7 @@ def row_measures(
     spread = uniformity(unit) if len(unit) > 1 else None
     if labels is None or len(classes) == 0:
         return RowMeasures(uniformity=spread)
-    slots = torch.searchsorted(classes, labels)  # unlabelled rows, -1, fall on the first class; masked where it matters
+    slots = lookup(labels, classes)[0]  # unlabelled rows fall on the first class; masked where it matters
     counts = torch.bincount(slots[labels >= 0], minlength=len(classes))
     several = (labels >= 0) & (counts[slots] > 1)
     told = len(classes) > 1 and bool(several.any())  # one class is always found, and a row alone is its own mean

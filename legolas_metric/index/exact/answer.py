@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED
+from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.index.exact.loops import MINING, plain_seconds
@@ -69,7 +69,7 @@ def _pairs_within(request: Request) -> int:
     labels, own = request.rows.labels, request.own.labels
     assert labels is not None
     assert own is not None
-    classes, counts = labels[labels != UNLABELLED].unique(return_counts=True)
+    classes, counts = class_sizes(labels)
     large, counts = classes[counts > _LARGE_CLASS], counts[counts > _LARGE_CLASS]
     place, found = lookup(own, large)
     return int(counts[place[found]].sum()) if len(large) else 0
@@ -80,7 +80,7 @@ def _positives(request: Request, precision: Precision, workspace_mb: int, shrink
     own, rows = request.own, request.rows
     assert own.labels is not None
     assert rows.labels is not None
-    classes, counts = rows.labels[rows.labels != UNLABELLED].unique(return_counts=True)
+    classes, counts = class_sizes(rows.labels)
     large = classes[counts > _LARGE_CLASS]
     rest = (~torch.isin(own.labels, large)).nonzero().flatten()
     ids, similarities = _empty(request)
