@@ -30,6 +30,7 @@ LAYERS = (
     {"training", "interop"},
     {"doctor", "report"},
     {"demo", "runs"},
+    {"export"},
     {"cli"},
     {"__main__"},
 )

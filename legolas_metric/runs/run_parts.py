@@ -1,10 +1,9 @@
 """The parts that settings choose: encoder, loss, miners, protocols, loggers."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import nn
 
 from legolas_metric.encoders import Conv4, InputNormalisation, ResNet1D
@@ -14,6 +13,9 @@ from legolas_metric.miners.schedule import MiningSchedule
 from legolas_metric.miners.triplets import FullHardMiner, HardMiner, RandomMiner, SemiHardMiner
 from legolas_metric.relations import LabelRelation
 from legolas_metric.runs.run_settings import MARGINS, RunSettings
+
+if TYPE_CHECKING:  # whoever only builds an encoder, such as a service, needs no Lightning
+    from lightning.pytorch.loggers import Logger
 
 ENCODERS = {1: "mlp", 2: "resnet1d", 3: "conv4"}  # by the number of axes of one input
 
@@ -84,12 +86,14 @@ def build_protocols(settings: RunSettings) -> list[RetrievalProtocol]:
     return [presets[name]() for name in settings.protocols]
 
 
-def build_loggers(settings: RunSettings, folder: Path) -> list[Logger]:
+def build_loggers(settings: RunSettings, folder: Path) -> "list[Logger]":
     """Lightning's loggers: CSV always (`csv/version_*`, one for each start), and those that are asked for.
 
     Raises:
         ModuleNotFoundError: one whose package is missing.
     """
+    from lightning.pytorch.loggers import CSVLogger
+
     loggers: list[Logger] = [CSVLogger(folder, name="csv")]
     try:
         for name in settings.loggers:
@@ -101,13 +105,13 @@ def build_loggers(settings: RunSettings, folder: Path) -> list[Logger]:
     return loggers
 
 
-def _tensorboard(folder: Path) -> Logger:
+def _tensorboard(folder: Path) -> "Logger":
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(folder, name="tensorboard", version="")
 
 
-def _mlflow(folder: Path) -> Logger:
+def _mlflow(folder: Path) -> "Logger":
     """A store in the run's folder; a run that is taken up again goes on in MLflow too."""
     from lightning.pytorch.loggers import MLFlowLogger
 
