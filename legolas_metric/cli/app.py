@@ -29,6 +29,7 @@ from legolas_metric.cli.options import (
     Protocol,
     Prototypes,
     Queries,
+    SameSpace,
     Seed,
     ThresholdFar,
     Untrained,
@@ -38,6 +39,7 @@ from legolas_metric.cli.options import (
 from legolas_metric.cli.refusals import run
 from legolas_metric.cli.run_commands import demo, embed, ensemble, kfold, search, train
 from legolas_metric.cli.run_examination import doctor
+from legolas_metric.cli.run_export import export, identify, same_space
 from legolas_metric.cli.run_mining import mine
 
 app = typer.Typer(
@@ -56,7 +58,7 @@ def options(
     """What stands before a command's name."""
 
 
-for command in (demo, train, kfold, embed, ensemble, search, doctor, mine):
+for command in (demo, train, kfold, embed, ensemble, search, doctor, mine, export, identify):
     app.command()(command)
 
 
@@ -214,6 +216,7 @@ def compare(
     queries: Queries = None,
     gallery: Gallery = None,
     over: Over = Drawn.identities,
+    one_space: SameSpace = False,
     encoder: Encoder = None,
     data: Data = None,
     html: Html = None,
@@ -224,7 +227,12 @@ def compare(
 
     Better is said where the 95 % interval of the paired difference, by the bootstrap over classes, leaves out zero.
     That tells chance in the examples, not in the training: for that, train each encoder with several seeds.
+
+    With --same-space A and B are folders of `export` (or files of the same examples by id): do their embeddings lie in
+    one space, so that a gallery of A serves B? The exit status is 1 where they don't.
     """
+    if one_space:
+        raise typer.Exit(same_space(a, b, Form.json if as_json else form))
     from legolas_metric.cli import choices, comparison, inputs, pages
 
     pages.check_page(html, [a, b, labels, queries, gallery, data])

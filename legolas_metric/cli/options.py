@@ -111,6 +111,7 @@ Over = Annotated[
     Drawn,
     typer.Option(help="What intervals draw: classes, or groups, where sessions, speakers or cameras are the question."),
 ]
+SameSpace = Annotated[bool, typer.Option("--same-space", help="Only tell whether A and B share a space.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
 Out = Annotated[
     Path | None,
