@@ -17,7 +17,7 @@ LAYERS = (
     {"checks", "budgets", "lookup", "outputs"},
     {"names", "signatures"},
     {"geometry", "tables", "distributed"},
-    {"measures", "relations", "tabular_files"},
+    {"measures", "relations", "tabular_files", "matched_ids"},
     {"rows", "files"},
     {"triplet_files"},
     {"records"},
