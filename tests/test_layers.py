@@ -17,7 +17,7 @@ LAYERS = (
     {"checks", "budgets", "lookup", "outputs"},
     {"names", "signatures"},
     {"geometry", "tables", "distributed"},
-    {"measures", "relations", "tabular_files"},
+    {"measures", "relations", "tabular_files", "matched_ids"},
     {"rows", "files"},
     {"triplet_files"},
     {"records"},
@@ -30,6 +30,7 @@ LAYERS = (
     {"training", "interop"},
     {"doctor", "report"},
     {"demo", "runs"},
+    {"export"},
     {"cli"},
     {"__main__"},
 )

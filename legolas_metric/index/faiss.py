@@ -23,6 +23,7 @@ from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.faiss_scaling import bound_beyond, fitted_scale, query_scales
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window, recall_of
+from legolas_metric.outputs import whole_file
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
 from legolas_metric.signatures import typed
@@ -269,6 +270,14 @@ class FaissIndex:
         if bounds is not None:  # nothing that was not fetched is inside the window
             done |= (found[:, -1] >= 0) & ((edge > bounds[1]) if farthest else (edge < bounds[0]))
         return ids, values, done
+
+
+def write_flat_index(path: str | os.PathLike[str], rows: Float32[Tensor, "n d"]) -> None:
+    """Write rows as FAISS's own flat index of inner products, number i being row i, whole or not at all."""
+    index: Any = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows.detach().cpu().contiguous().numpy())
+    with whole_file(path) as temporary:
+        _parameters.write_index(index, str(temporary))
 
 
 def _refuse_fork() -> None:

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import Tensor, nn
 
 from legolas_metric.checks import ArrayLike
@@ -24,6 +23,9 @@ from legolas_metric.miners.triplets import (
 )
 from legolas_metric.relations import LabelRelation
 from legolas_metric.runs.run_settings import MARGINS, RunSettings
+
+if TYPE_CHECKING:  # whoever only builds an encoder, such as a service, needs no Lightning
+    from lightning.pytorch.loggers import Logger
 
 Shape = tuple[int, ...]
 ENCODERS: Mapping[int, tuple[str, ...]] = {1: ("mlp",), 2: ("resnet1d", "bilstm", "transformer"), 3: ("conv4",)}
@@ -135,12 +137,14 @@ def build_protocols(settings: RunSettings) -> list[RetrievalProtocol]:
     return [presets[name]() for name in settings.protocols]
 
 
-def build_loggers(settings: RunSettings, folder: Path) -> list[Logger]:
+def build_loggers(settings: RunSettings, folder: Path) -> "list[Logger]":
     """Lightning's loggers: CSV always (`csv/version_*`, one for each start), and those that are asked for.
 
     Raises:
         ModuleNotFoundError: one whose package is missing.
     """
+    from lightning.pytorch.loggers import CSVLogger
+
     loggers: list[Logger] = [CSVLogger(folder, name="csv")]
     try:
         for name in settings.loggers:
@@ -152,13 +156,13 @@ def build_loggers(settings: RunSettings, folder: Path) -> list[Logger]:
     return loggers
 
 
-def _tensorboard(folder: Path) -> Logger:
+def _tensorboard(folder: Path) -> "Logger":
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(folder, name="tensorboard", version="")
 
 
-def _mlflow(folder: Path) -> Logger:
+def _mlflow(folder: Path) -> "Logger":
     """A store in the run's folder; a run that is taken up again goes on in MLflow too."""
     from lightning.pytorch.loggers import MLFlowLogger
 
