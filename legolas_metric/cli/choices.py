@@ -121,6 +121,7 @@ def protocol_of(
         "leave-one-out": RetrievalProtocol.leave_one_out,
         "cross-session": RetrievalProtocol.cross_session,
         "cross-day": RetrievalProtocol.cross_day,
+        "single-gallery-shot": lambda: RetrievalProtocol.single_gallery_shot(seed=seed),
     }
     if name not in presets:
         known = ", ".join((*presets, "re-identification", "fixed"))
