@@ -87,7 +87,8 @@ Protocol = Annotated[
     typer.Option(
         metavar="NAME",
         help="What a query must find, and where: leave-one-out; across groups: re-identification, cross-session or "
-        "cross-day; fixed, with --queries and --gallery; N-way-K-shot episodes, such as 20-way-1-shot.",
+        "cross-day; single-gallery-shot; fixed, with --queries and --gallery; "
+        "N-way-K-shot episodes, such as 20-way-1-shot.",
     ),
 ]
 Queries = Annotated[

@@ -141,8 +141,9 @@ def embed_each(
     owner = module if module is not None else encoder if isinstance(encoder, nn.Module) else None
     where = device if device is not None else _device_of(owner)
     dtype = _dtype_of(owner)
-    hidden = world.rank > 0 or not progress or _screen_is_taken() or not sys.stderr.isatty()
-    bar = tqdm(loader, desc="encode", unit="batch", disable=hidden, leave=False, delay=2)
+    bar = tqdm(
+        loader, desc="encode", unit="batch", disable=world.rank > 0 or not progress or screen_is_taken(), leave=False
+    )
     begin, own = 0, torch.empty(0, 0)
     turns = world.most(len(loader), where)
 
@@ -257,6 +258,6 @@ def _check_rows(rows: Any, size: int) -> None:
         raise ValueError(f"the encoder must map {size} inputs to [{size}, d], got {shape}")
 
 
-def _screen_is_taken() -> bool:
+def screen_is_taken() -> bool:
     """Whether rich has redirected the error stream to its own live display: a second bar in it would call itself."""
     return type(sys.stderr).__module__.split(".")[0] == "rich"
