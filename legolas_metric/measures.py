@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from legolas_metric.tables import Better, Doubtful, Table, Value
+from legolas_metric.tables import Better, Doubtful, Sheet, Table, Value
 
 Figures = Mapping[str, Value]
 
@@ -216,6 +216,13 @@ def side_by_side(columns: Mapping[str, Figures], *, first: str = "measure") -> T
     measures = list(dict.fromkeys(name for figures in columns.values() for name in figures))
     rows = [(name, *(figures.get(name) for figures in columns.values())) for name in measures]
     return Table([first, *columns], rows, formats=dict.fromkeys(columns, FORMAT))
+
+
+def figures_sheet(title: str, this: Figures, baseline: Figures | None) -> Sheet:
+    """A report as it prints: its figures from top to bottom, those of its baseline beside them."""
+    beside = {"this": this} | ({} if baseline is None else {"baseline": baseline})
+    table = side_by_side(beside)
+    return Sheet(title, table.columns, table.text())
 
 
 def one_a_row(rows: Mapping[str, Figures], *, first: str = "file") -> Table:

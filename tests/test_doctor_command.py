@@ -102,6 +102,32 @@ def test_tensorboards_event_files_are_read(tmp_path):
     assert found.curves["train_loss"].values == pytest.approx(LOSSES)
 
 
+@pytest.mark.filterwarnings("ignore")  # of tensorboard's own parts
+def test_scalars_that_tensorboard_keeps_as_tensors_are_read_and_texts_are_not(tmp_path):
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        for epoch, (loss, rank) in enumerate(zip(LOSSES, RANKS), 1):
+            writer.add_scalar("train/loss", loss, epoch, new_style=True)
+            writer.add_scalar("val/Rank@1", rank, epoch)
+            writer.add_text("remark", "a text is a tensor too", epoch)
+    found = examine(tmp_path)
+    assert FALLS in {each.rule for each in found.findings}
+    assert found.curves["train_loss"].values == pytest.approx(LOSSES)
+    assert not [name for name in found.curves if "remark" in name]
+
+
+@pytest.mark.parametrize(("written", "read"), [("40.0", True), ("!!python/object:builtins.dict {}", False)])
+def test_lightnings_hparams_are_settings_and_what_is_no_plain_yaml_is_told(tmp_path, written, read):
+    rows = "".join(f"{n},{loss}\n" for n, loss in enumerate(LOSSES, 1))
+    (tmp_path / "metrics.csv").write_text("epoch,train_loss\n" + rows)
+    (tmp_path / "hparams.yaml").write_text(f"loss: supcon\ntemperature: {written}\n")
+    said = doctor(tmp_path).output
+    assert ("temperature" in {each.rule for each in examine(tmp_path).findings}) == read
+    assert ("hparams.yaml" in said) == (not read)
+
+
 @pytest.mark.filterwarnings("ignore")  # of mlflow's own parts
 def test_an_mlflow_store_is_read_and_a_run_chosen_by_its_name(tmp_path):
     tracking = pytest.importorskip("mlflow.tracking")

@@ -16,6 +16,14 @@ SMALLEST = {
     "ecg_id.py": (["--steps", "4", "--refresh", "1", "--folds", "2"], "ensemble of both, templates | 0."),
     "ecg_other_day.py": (["--steps", "4", "--refresh", "1"], "cross-day, trained: Rank@1 0."),
     "train_with_global_mining.py": (["--epochs", "3", "--steps", "2", "--drawings", "800"], "epoch 3: Rank@1 0."),
+    "drop_into_pml.py": (["--epochs", "1", "--steps", "2", "--drawings", "800"], "'precision_at_1': 0."),
+    "ecg_to_a_threshold.py": (["--steps", "4"], "on others: FAR 0."),
+    "few_shot.py": (["--steps", "2"], "2 steps: 20-way 1-shot within an alphabet 0."),
+    "mine_a_corpus.py": (["--drawings", "600"], "wrote triplets.jsonl: 600 triplets"),
+    "own_lightning_module.py": (["--epochs", "2", "--steps", "2", "--drawings", "800"], "epoch 2: Rank@1 0."),
+    "probe_checkpoints.py": (["--steps", "4", "--every", "2", "--drawings", "600"], "   4  point collapse"),
+    "several_processes.py": (["--epochs", "1", "--steps", "2", "--drawings", "800"], "1 processes: unseen Rank@1 0."),
+    "smallest_loop.py": (["--steps", "4", "--drawings", "800"], "after 4 steps: Rank@1 0."),
     "mine_in_a_plain_loop.py": (["--rounds", "1", "--steps", "2", "--drawings", "800"], "unseen: Rank@1 0."),
 }
 
@@ -27,6 +35,14 @@ def test_example(script, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
+
+
+def test_the_example_of_several_processes_under_torchrun(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(EXAMPLES / "several_processes.py"), *SMALLEST["several_processes.py"][0]]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 0, 2 processes: unseen Rank@1 0." in done.stdout
 
 
 def test_the_guard_saves_a_run_that_collapses_without_it(monkeypatch):
@@ -46,3 +62,21 @@ def test_the_guard_saves_a_run_that_collapses_without_it(monkeypatch):
 
 def test_every_example_is_run():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(SMALLEST)
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    book = nbformat.read(EXAMPLES / "first_look.ipynb", as_version=4)
+    for cell in book.cells:  # the same at a smaller size
+        cell.source = cell.source.replace("arange(2000)", "arange(600)").replace(
+            "steps_per_epoch=25", "steps_per_epoch=2"
+        )
+    nbclient.NotebookClient(book, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    texts = [str(cell.get("outputs")) for cell in book.cells if cell.cell_type == "code"]
+    assert "600" in texts[0]
+    assert "Rank@1" in texts[1]
+    assert "text/html" in texts[1]
+    assert "FullHardMiner found 600 triplets" in texts[4]
+    assert "baseline" in texts[5]

@@ -135,7 +135,25 @@ def _read(file: Path, run: str) -> History:
         if (folder / name).is_file():
             settings |= read_settings(folder / name)
     lines, unread = lines_of(file, run)
+    if (folder / "hparams.yaml").is_file():
+        of_lightning, why = _hparams(folder / "hparams.yaml")
+        settings, unread = {**of_lightning, **settings}, [*unread, *why]
     return _some(replace(_collect(lines, settings), unread=tuple(unread)), str(file))
+
+
+def _hparams(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Settings as Lightning's loggers write them, and why they could not be read."""
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        return {}, [f"{path.name}, which needs PyYAML: pip install 'legolas-metric[tracking]'"]
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError):  # objects of Python are tags that safe_load refuses
+        return {}, [f"{path.name}, which holds more than plain YAML: pass these settings by --settings"]
+    if not isinstance(held, Mapping):
+        return {}, [f"{path.name}, which holds no table of settings"]
+    return read_settings(held), []
 
 
 def _some(found: History, source: str) -> History:

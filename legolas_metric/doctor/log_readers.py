@@ -67,12 +67,17 @@ def _csv_lines(path: Path) -> list[Line]:
 def _tensorboard_lines(path: Path) -> list[Line]:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.util.tensor_util import make_ndarray
     except ModuleNotFoundError:
         raise _absent("tensorboard", f"{path} holds TensorBoard's event files") from None
-    events = EventAccumulator(os.fspath(path), size_guidance={"scalars": 0})
+    events = EventAccumulator(os.fspath(path), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
-    tags = events.Tags()["scalars"]
-    return by_epoch({tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags})
+    held = events.Tags()
+    values = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in held["scalars"]}
+    for tag in held["tensors"]:  # scalars as TensorFlow 2 writes them; the plugin tells them from texts and curves
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
+            values[tag] = [(event.step, make_ndarray(event.tensor_proto).item()) for event in events.Tensors(tag)]
+    return by_epoch(values)
 
 
 def mlflow_lines(store: str, run: str = "") -> list[Line]:

@@ -12,8 +12,10 @@ from legolas_metric.evaluation import ranking_measures as measures
 from legolas_metric.evaluation.bootstrap import Difference, Over, intervals, paired_difference
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.query_measures import QueryMeasures, WrongNeighbours
+from legolas_metric.measures import figures_sheet, ranking_figures
 from legolas_metric.names import Names, name_of
 from legolas_metric.signatures import typed
+from legolas_metric.tables import Sheet, Shown
 
 # A fall from the untrained encoder's figure by no more than this is not worth a word.
 WORSE = 0.01
@@ -38,8 +40,8 @@ class Breakdown:
     map_at_r: Float64[Tensor, " c"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankingReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class RankingReport(Shown):
     """How well each row finds its own class. Shares are means over the answerable queries.
 
     Attributes:
@@ -102,6 +104,11 @@ class RankingReport:
     per_query: QueryMeasures = field(repr=False, compare=False)
     worst: tuple[WrongNeighbours, ...] = field(repr=False, compare=False)
     baseline: "RankingReport | None" = None
+
+    def _sheet(self) -> Sheet:
+        asked = f"{self.queries:,} queries" + (f", {self.unanswerable:,} unanswerable" if self.unanswerable else "")
+        title = f"Ranking, {self.protocol.name}: {asked}, gallery of {self.gallery:,}"
+        return figures_sheet(title, ranking_figures(self), self.baseline and ranking_figures(self.baseline))
 
     def shares(self) -> dict[str, float]:
         """The measures that say how good the ranking is, in [0, 1], by name; larger is better."""

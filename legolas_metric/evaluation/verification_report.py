@@ -16,13 +16,15 @@ from legolas_metric.evaluation.identity_bootstrap import IdentifiedPairs, paired
 from legolas_metric.evaluation.identity_pairs import Pairs, PairsOfRows, PairsOver
 from legolas_metric.evaluation.operating import Cost, OperatingPoints, Rates
 from legolas_metric.evaluation.ranking_report import WORSE
+from legolas_metric.measures import figures_sheet, verification_figures
 from legolas_metric.signatures import typed
+from legolas_metric.tables import Sheet, Shown
 
 _CORNERS = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class VerificationReport:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class VerificationReport(Shown):
     """How well one threshold on the similarity tells genuine pairs (one class) from impostor pairs (two).
 
     Attributes:
@@ -72,6 +74,10 @@ class VerificationReport:
     pairs: Pairs | None = field(repr=False)
     metric: Metric | None = None
     baseline: "VerificationReport | None" = None
+
+    def _sheet(self) -> Sheet:
+        title = f"Verification: {self.genuine:,} genuine pairs, {self.impostor:,} impostors"
+        return figures_sheet(title, verification_figures(self), self.baseline and verification_figures(self.baseline))
 
     def scalars(self) -> dict[str, int | float]:
         """All that are single numbers, by name, for tables and JSON."""
