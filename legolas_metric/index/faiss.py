@@ -144,14 +144,14 @@ class FaissIndex:
         """The k best admissible rows of each query; arguments as `ExactIndex.search`."""
         rows = self._fitted()
         own = query_rows(queries, rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
-        return self._answer(own, k, want, farthest, window)
+        return self.answer(own, k, want, farthest, window)
 
     @typed
     def self_join(
         self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
     ) -> Neighbors:
         """`search` with the fitted rows as queries, in the order of `fit`."""
-        return self._answer(self._fitted(), k, want, farthest, window)
+        return self.answer(self._fitted(), k, want, farthest, window)
 
     @property
     def _name(self) -> str:
@@ -163,7 +163,8 @@ class FaissIndex:
             raise ValueError("this index holds no rows: call fit(embeddings, labels) first")
         return self._rows
 
-    def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+    def answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+        """`search` of queries that are checked and prepared already."""
         rows = self._fitted()
         check_request(own, rows, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)
