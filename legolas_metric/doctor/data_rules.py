@@ -80,12 +80,11 @@ def balanced_twice(case: RunCase) -> Iterator[Finding]:
     seen = case.history.happened("double balancing")  # `ClassifierLearner` saw it at the start
     if len(used) > 1 or seen:
         named = ", ".join(name.replace("_", " ") for name in used)
+        both = f"{len(used)} balancings at once: {named}"
         yield Finding(
             severity="warning",
             rule="balanced twice",
-            sentence=f"{len(used)} balancings at once: {named}"
-            if len(used) > 1
-            else f"balanced twice: {seen[0]['why']}",
+            sentence=both if len(used) > 1 else f"balanced twice: {seen[0]['why']}",
             evidence="each alone makes rare classes count as much as common ones; together rare ones outweigh them",
             remedy="keep one: the sampler, or the weights, or the focal loss",
             share=max(len(used), 2) / 3,
