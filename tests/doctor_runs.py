@@ -1,8 +1,10 @@
 """Train small runs into faults, and sound ones beside them, and keep their histories in tests/histories.
 
 All are trained anew by `python tests/doctor_runs.py`, within a minute or so, but `recipe`: it is the history of
-`legolas-metric train --set epochs=5` on the bundled handwriting, which takes some minutes. Nothing in a history is set by hand: values are
-measured on the encoder that was trained, and settings are those that it was trained with.
+`legolas-metric train --set epochs=5` on the bundled handwriting, which takes some minutes.
+
+Nothing in a history is set by hand: values are measured on the encoder that was trained, and settings are those that
+it was trained with.
 """
 
 import shutil
@@ -22,6 +24,7 @@ from legolas_metric.losses.focal import FocalLoss
 from legolas_metric.training import MiningLoop, RunHistory
 from legolas_metric.training.class_balance import balanced_sampler, balancings, class_weights
 
+Event = tuple[str, str]  # what happened, and why
 HISTORIES = Path(__file__).parent / "histories"
 
 
