@@ -190,11 +190,9 @@ def _settle(head, slots, most, k):
 
 @compiled
 @no_type_check
-def take(anchors, slots, most, anchor, column, score, levels, errors, place, scale):
-    """A score that may matter to an anchor."""
+def take(anchors, slots, most, anchor, column, value, error, levels, errors, place, scale):
+    """A score that may matter to an anchor, by its value and what that errs by; the errors are those of levels."""
     head = shifted(anchors, anchor * ANCHOR)
-    value = score * scale[UNIT]
-    error = errors[place] + scale[RELATIVE] * abs(value)
     error += _ROUNDED * (abs(value) + error) + _LEAST
     high = value + error
     low = value - error

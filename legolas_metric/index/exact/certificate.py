@@ -4,6 +4,7 @@ With x = x' + r (r the residual of rounding) and |.| norms,
 
     |x.y - x'.y'| <= |r_x| (|y'| + |r_y|) + |x'| |r_y|,
 
+plus |t_x| |t_y| where only the heads of the rows are screened (`axes.py`),
 plus the rounding of the product (gamma_e |x'||y'| for e terms in float32, in any order), of its result (half a unit in
 the last place of the table's dtype), of the terms a, of the similarity that decides (which is kept to 33 bits, and to 1
 within 4 eps), what flushed denormals add up to and, where unit rows are screened by <x, y>, what their norms leave
@@ -54,9 +55,12 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
     """
     terms = 0 if rows.left.dtype == torch.int16 else rows.left.shape[1]  # integers are summed without error
     gamma = 1.01 * (terms + 4) * _UNIT
-    norm, residual, term, lost, raw = (
+    norm, residual, term, lost, raw, tail = (
         _block_maxima(values, block)
-        for values in (columns.norm, columns.residual, columns.term, columns.term_residual, columns.raw)
+        for values in (
+            *(columns.norm, columns.residual, columns.term),
+            *(columns.term_residual, columns.raw, columns.tail),
+        )
     )
     distant = frame.by_distance
     tie = _NORMS if frame.metric == "cosine" else _SETTLED
@@ -68,6 +72,7 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
             gamma * rows.term + rows.term_residual + (_SETTLED * rows.norm.square() if distant else 0),
             torch.ones_like(rows.norm),
             torch.zeros_like(rows.norm) if distant else rows.raw,
+            rows.tail,
         ],
         1,
     )
@@ -78,6 +83,7 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
             torch.ones_like(norm),
             gamma * term + lost + _FLUSHED + snapped + (_SETTLED * norm.square() if distant else 0),
             tie * raw,
+            tail,
         ],
         1,
     )
