@@ -4,8 +4,9 @@ With P [d, m] of nearly orthonormal columns, P^T P = 1 + D, a = P^T x and the ta
 
     <x, y> = <a_x, a_y> - a_x^T D a_y + <t_x, t_y>,   |<t_x, t_y>| <= |t_x| |t_y|,   |t|^2 <= |x|^2 - (1 - |D|) |a|^2.
 
-So a head's score is off by the product of two tails, which are measured, and a pair that it cannot rule out is scored
-again by the whole rows, in float32, before it is a candidate (`passes.py`). How many axes pay is read from a sample:
+So with the measured length of its tail as one more column of each row, a head's score is no less than the true one, but
+for rounding. A pair that it cannot rule out is scored again by the whole rows, in float32, before it is a candidate
+(`passes.py`). How many axes pay is read from a sample:
 the true k-th best of some anchors, and how many rows the heads leave open above it.
 
 Letters: n rows, d dimensions, m axes, a anchors, s sampled columns.
@@ -23,14 +24,15 @@ from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.table import Frame, Heads, in_frame
 
 _COUNTS = (16, 32, 48, 64, 96, 128, 192, 256)  # axes
-_FEWEST = 2**35  # pairs times dimensions below which looking for axes takes a good part of what it could save
+_FEWEST = 2**37  # pairs times dimensions below which looking for axes takes a good part of what it could save
 _FLAT = 0.25  # of d: rows that fill so many directions, by the participation ratio, have no heads
 _SKETCHED, _DRAWN = 4096, 512  # rows that the axes are worked out from; that the ratio is
 _UNIT = 2.0**-24  # half a unit in the last place of float32
 # Nanoseconds on one thread: of a pair, of each of its dimensions, in int16; of a pair that is looked at, and of each of
-# its dimensions; of a dimension of a row along an axis.
-_PAIR, _FACTOR, _LOOK, _WHOLE, _TURNED = 0.15, 0.0137, 80.0, 0.2, 0.04
-_GAIN = 1.3  # how much faster a search must be expected to become; other dtypes than int16 are up to so much faster
+# its dimensions; of a dimension of a row, for its tables and first floors, and along each axis.
+_PAIR, _FACTOR, _LOOK, _WHOLE, _ROW, _TURNED = 0.15, 0.0137, 30.0, 0.04, 25.0, 0.04
+_EARLY = 3.0  # times as many looks as the last floors would leave, while floors rise
+_GAIN = 2.0  # how much faster a search must be expected to become: other dtypes are up to so much faster than int16
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def choose_axes(axes: Float32[Tensor, "d m"], sample: Sample, frame: Frame, pair
         slack = tails[0][:, None] * tails[1]
         open_ = sample.allowed & (score + slack >= sample.floor[:, None]) & (score - slack < sample.ceiling[:, None])
         looks = float(open_.float().mean())
-        cost = pairs * (_PAIR + _FACTOR * m + 2 * looks * (_LOOK + _WHOLE * d)) + rows * m * d * _TURNED
+        cost = pairs * (_PAIR + _FACTOR * m + _EARLY * looks * (_LOOK + _WHOLE * d)) + rows * d * (_ROW + m * _TURNED)
         if cost < best:
             best, fewest = cost, m
     if not fewest:

@@ -4,11 +4,13 @@ With x = x' + r (r the residual of rounding) and |.| norms,
 
     |x.y - x'.y'| <= |r_x| (|y'| + |r_y|) + |x'| |r_y|,
 
-plus |t_x| |t_y| where only the heads of the rows are screened (`axes.py`),
 plus the rounding of the product (gamma_e |x'||y'| for e terms in float32, in any order), of its result (half a unit in
 the last place of the table's dtype), of the terms a, of the similarity that decides (which is kept to 33 bits, and to 1
 within 4 eps), what flushed denormals add up to and, where unit rows are screened by <x, y>, what their norms leave
 between that and 1 - |x - y|^2 / 2: they are 1 to 2^-22.
+
+Where only the heads of the rows are screened (`axes.py`), their scores hold |t_x| |t_y|, so that they err by
+no more than that bound where they are too small, and by 2 |t_x| |t_y|, its last part, more where they are too large.
 
 The bound of row i against the columns of block J is bilinear, E_iJ = weights_i . bounds_J, plus `relative` |score|.
 
@@ -72,7 +74,7 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
             gamma * rows.term + rows.term_residual + (_SETTLED * rows.norm.square() if distant else 0),
             torch.ones_like(rows.norm),
             torch.zeros_like(rows.norm) if distant else rows.raw,
-            rows.tail,
+            2 * rows.tail,
         ],
         1,
     )

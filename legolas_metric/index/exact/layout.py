@@ -34,4 +34,4 @@ UNIT, RELATIVE, WINDOWED, SOUGHT = 0, 1, 2, 3
 """What the scores of a tile are: unit and relative error, whether windows bound them, and how many are sought."""
 
 NO_WHOLE = np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty(0), np.empty(0)
-"""The whole rows of both sides, by which heads are scored again, and their errors; none where all of a row is screened."""
+"""The whole rows of both sides, by which heads are scored again, and their errors; or none."""

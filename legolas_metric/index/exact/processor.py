@@ -127,7 +127,7 @@ class _Sweep:
         place = (begin, start, job.n, job.columns.rows)
         shared = (self.anchors, self.slots, place, *rows, *columns, self.scale, self._whole(begin, end, start, stop))
         lanes = _LANES * -(-2 * job.k // _LANES)
-        seeded = first and 2 * lanes <= stop - start
+        seeded = first and job.whole is None and 2 * lanes <= stop - start
         if self.whole:
             sides = (job.anchors.left, job.columns.right, job.anchors.offset, job.columns.offset)
             tables = [side.numpy() for side in sides]

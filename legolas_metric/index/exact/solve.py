@@ -28,6 +28,7 @@ from legolas_metric.index.exact.axes import (
 from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.job import Job, Screened, Whole
 from legolas_metric.index.exact.processor import sweep, tile_size
+from legolas_metric.index.exact.seeds import seeded_floors
 from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.interface import Want
@@ -194,10 +195,13 @@ def _screen_heads(problem: Problem, frame: Frame, axes: Axes, shrink: float) -> 
         return None
     tables = [make_table(side, frame, torch.int16, head) for side, head in zip(sides, heads)]
     wholes = [make_table(side, frame, torch.float32) for side in sides]
-    del heads
     tile = tile_size(len(problem.rows), axes.directions.shape[1] * torch.int16.itemsize)
     whole = Whole(wholes[0], wholes[-1], certify(wholes[0], wholes[-1], frame, tile, shrink))
-    return _swept(problem, frame, tables[0], tables[-1], tile, None, shrink, whole)
+    floor = None
+    if problem.symmetric:
+        ceiling = ceiling_of(problem.bounds, frame)
+        floor = seeded_floors(heads[0].part, whole, problem.low, problem.high, ceiling, problem.k)
+    return _swept(problem, frame, tables[0], tables[-1], tile, floor, shrink, whole)
 
 
 def _screen(

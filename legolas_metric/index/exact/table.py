@@ -98,7 +98,7 @@ class Table:
         term: |a|.
         term_residual: |a| less what its pieces hold.
         raw: |x| scale, before centring.
-        tail: at least |t|, of rows of which only the heads are here; else 0.
+        tail: at least |t|, of rows of which only the heads are here: their last column; else 0.
         unit: of a score: 1, but 1 / steps^2 in int16.
     """
 
@@ -146,7 +146,8 @@ def with_steps(frame: Frame, tables: list[Float32[Tensor, "_ d"]], heads: Sequen
 
     Where the heads of the rows are screened in their place, those are the factors.
     """
-    factor, term = max((float(side.part.abs().max()) for side in heads), default=0.0), 0.0
+    factors = [float(values.abs().max()) for side in heads for values in (side.part, side.tail * (1 + 2.0**-12))]
+    factor, term = max(factors, default=0.0), 0.0
     for rows in tables:
         for part in chunks(len(rows), _chunk(rows)):
             wide, terms = in_frame(rows[part], frame)
@@ -164,7 +165,8 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, h
     unit = 1 / frame.steps**2 if whole else 1.0
     pieces = 0 if whole or not frame.additive else _PIECES if dtype == torch.bfloat16 else 1
     padded = -(-n // _PADDED_TO) * _PADDED_TO
-    left = torch.zeros(padded, d + (d % 2 if whole else 2 * pieces), dtype=dtype, device=rows.device)
+    e = d + (heads is not None)
+    left = torch.zeros(padded, e + (e % 2 if whole else 2 * pieces), dtype=dtype, device=rows.device)
     right = torch.zeros_like(left) if pieces or frame.sign < 0 else left
     offset = torch.zeros(padded if whole else 0, dtype=torch.int32, device=rows.device)
     measured = torch.zeros(6, padded, dtype=torch.float32, device=rows.device)
@@ -187,6 +189,10 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, h
             right[part, :d] = left[part, :d]
             right[part, d:] = torch.cat([columns, torch.ones_like(columns)], 1) if pieces else 0
             left[part] *= frame.sign
+        if heads is not None:
+            tails = (heads.tail[part] * frame.steps).ceil_()
+            left[part, d] = right[part, d] = tails.to(dtype)
+            measured[5, part] = tails * (1 + 2.0**-20) / frame.steps
         if dtype != torch.float32:
             measured[1, part] = torch.linalg.vector_norm(wide - rounded, dim=1)
         measured[2, part] = term.abs()
@@ -194,7 +200,6 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, h
         measured[4, part] = measured[0, part] if frame.centre is None else _norm(exact * frame.scale)
     if heads is not None:
         measured[1, :n] += heads.lost
-        measured[5, :n] = heads.tail
     norm, residual, term, lost, raw, tail = measured
     slack = 2.0**-23 * (rows.shape[1] + 4)  # of these norms, in float32
     residual = residual * (1 + slack) + (2.0**-22 * norm if frame.additive else 0)
