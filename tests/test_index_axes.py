@@ -36,7 +36,7 @@ def _forced(monkeypatch):
     monkeypatch.setattr(axes, "_FEWEST", 0)
     monkeypatch.setattr(axes, "_FLAT", math.inf)
     monkeypatch.setattr(axes, "_GAIN", 1e-9)
-    monkeypatch.setattr(routing, "_LARGE_CLASS", 100)
+    monkeypatch.setattr(routing, "_LARGE_CLASS", 50)
 
 
 def rows_of(spectrum: str) -> torch.Tensor:
