@@ -65,7 +65,7 @@ class Batches:
     def _look(self, number: int, steps: int) -> Iterator[list[int]]:
         labels, recipe, seed = self.arena.labels, self.recipe, self.trial.seed
         rows = torch.arange(len(labels))
-        if recipe.rotations:
+        if recipe.rotations and not recipe.hard_rows:
             rows = rows[rows % ROTATED_SHARE == number % ROTATED_SHARE]
         bank = EmbeddingBank(
             self.embed(rows),

@@ -46,6 +46,7 @@ def _of(base: Recipe, name: str, **changes: Any) -> Recipe:
 
 VARIANTS = (
     _of(NEAR, "near, hard drawings + SupCon", hard_rows=True),
+    _of(NEAR, "near, hard drawings, rotations + SupCon", hard_rows=True, rotations=True, looks=2),
     _of(NEAR, "near, averaged weights + SupCon", ema=True),
     _of(PK, "PK, averaged weights + SupCon", ema=True),
     _of(NEAR, "near by confusions + SupCon", feed="confused"),

@@ -1,18 +1,22 @@
 """The parts that settings choose: encoder, loss, miners, protocols, loggers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from lightning.pytorch.loggers import CSVLogger, Logger
-from torch import nn
+from torch import Tensor, nn
 
 from legolas_metric.encoders import Conv4, InputNormalisation, ResNet1D
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
 from legolas_metric.miners.schedule import MiningSchedule
 from legolas_metric.miners.triplets import FullHardMiner, HardMiner, RandomMiner, SemiHardMiner
+from legolas_metric.recipes import Recipe, choose, named
 from legolas_metric.relations import LabelRelation
+from legolas_metric.runs.run_log import log
 from legolas_metric.runs.run_settings import MARGINS, RunSettings
 
 ENCODERS = {1: "mlp", 2: "resnet1d", 3: "conv4"}  # by the number of axes of one input
@@ -45,8 +49,26 @@ def build_encoder(settings: RunSettings, input_shape: tuple[int, ...]) -> nn.Seq
     return nn.Sequential(InputNormalisation(channels), net)
 
 
+def build_recipe(
+    settings: RunSettings, labels: Int64[Tensor, " n"], groups: Int64[Tensor, " n"] | None, *, crossing: bool
+) -> Recipe | None:
+    """The recipe that settings name, or that the training set asks for; None where they set its parts themselves.
+
+    Args:
+        crossing: positives must be of another group.
+    """
+    if settings.recipe is None:
+        return None
+    if settings.recipe == "auto":
+        recipe = choose(labels, groups=groups if crossing else None, batch_size=settings.batch_size, k=settings.k)
+        log.info("Recipe %s: %s.", recipe.name, recipe.why)
+    else:
+        recipe = named(settings.recipe)
+    return replace(recipe, k=settings.k, distinct_groups=crossing)
+
+
 def build_loss(settings: RunSettings) -> nn.Module:
-    """The loss."""
+    """The loss of settings without a recipe."""
     if settings.loss == "supcon":
         return SupConLoss(temperature=0.1 if settings.temperature is None else settings.temperature)
     if settings.loss == "triplet":

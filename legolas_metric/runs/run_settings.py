@@ -16,6 +16,7 @@ Layout = Literal["auto", "omniglot", "ecg-id", "folder", "market1501", "msmt17",
 EncoderName = Literal["auto", "conv4", "resnet1d", "mlp"]
 LossName = Literal["supcon", "multi-similarity", "triplet"]
 Mining = Literal["none", "random", "semi-hard", "hard", "full-hard", "schedule"]
+RecipeName = Literal["auto", "near", "mined", "pk-supcon", "pk-batch-hard", "pk-multi-similarity"]
 ProtocolName = Literal["leave-one-out", "cross-session", "cross-day", "re-identification"]
 LoggerName = Literal["tensorboard", "mlflow"]
 EnsembleHow = Literal["mean", "concat", "score"]
@@ -38,6 +39,8 @@ class RunSettings:
         channels: 1 or 3, of pictures (default: 3).
         encoder: "conv4" for images, "resnet1d" for signals, "mlp" for vectors; "auto" goes by the input's shape.
         width: of the encoder: channels of Conv4, hidden units and output of the MLP, first channels of ResNet1D.
+        recipe: batches, mining and loss together: a recipe's name (docs/recipes.md), or "auto", which the data choose;
+            in place of `mining`, `loss`, `temperature` and `margin` (default: those).
         loss: "supcon", "multi-similarity" or "triplet".
         temperature: of supcon (default 0.1).
         margin: of the triplet loss and of semi-hard mining, in distance (default 0.2).
@@ -79,6 +82,7 @@ class RunSettings:
     channels: int | None = None
     encoder: EncoderName = "auto"
     width: int = 64
+    recipe: RecipeName | None = None
     loss: LossName = "supcon"
     temperature: float | int | None = None
     margin: float | int | None = None
@@ -149,7 +153,16 @@ class RunSettings:
             raise ValueError(f"loggers names one twice: {list(self.loggers)}")
         if self.data == "omniglot" and self.layout not in ("auto", "omniglot"):
             raise ValueError(f"layout={self.layout!r} contradicts data='omniglot', which is bundled: name a path")
-        if self.mining == "schedule" and self.epochs < 4:
+        if self.recipe is not None:
+            set_by_it = {
+                f.name: f.default for f in fields(self) if f.name in ("loss", "temperature", "margin", "mining")
+            }
+            for name, default in set_by_it.items():
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"recipe={self.recipe!r} sets {name} itself, got {getattr(self, name)!r}: leave {name} out"
+                    )
+        if self.recipe is None and self.mining == "schedule" and self.epochs < 4:
             raise ValueError(f"mining='schedule' has four stages, got epochs={self.epochs}: at least 4, or one miner")
 
     @classmethod
