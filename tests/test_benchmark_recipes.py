@@ -1,9 +1,9 @@
-"""The benchmark of recipes: equal terms for all, nothing run twice, and a table that adds up."""
+"""The arena of recipes: equal terms for all, nothing run twice, a selection that is fair, tables that add up."""
 
 import json
+from collections import Counter
 from dataclasses import replace
-from functools import partial
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call of")
 
 
 @pytest.fixture(autouse=True)
@@ -22,143 +23,235 @@ def _importable(monkeypatch):
 
 
 @pytest.fixture
-def vectors(tmp_path) -> Path:
-    """A file as CLINC's: 12 classes of 10 rows, one zero row, two rows of no class."""
+def data(tmp_path) -> Path:
+    """A folder with a file as CLINC's: ten domains of 15 intents, six rows each, and a row of no intent."""
     rng = np.random.default_rng(0)
-    y = np.arange(12).repeat(10)
-    x = rng.normal(size=(12, 8))[y] + rng.normal(size=(120, 8))
-    x[3] = 0
-    path = tmp_path / "vectors.npz"
-    np.savez(path, x=np.concatenate([x, x[:2]]).astype(np.float16), y=np.concatenate([y, [-1, -1]]).astype(np.int16))
-    return path
+    y = np.arange(150).repeat(6)
+    x = rng.normal(size=(150, 8))[y] + rng.normal(size=(900, 8))
+    columns = {"x": np.concatenate([x, x[:1]]).astype(np.float16), "y": np.append(y, -1), "domain": np.append(y, -1)}
+    np.savez(tmp_path / "clinc150.npz", **(columns | {"domain": np.append(y // 15, -1)}))
+    return tmp_path
 
 
-def call(*arguments: object) -> None:
-    from benchmarks.recipes.__main__ import main
+def trial(recipe: str, **changes):
+    from benchmarks.recipes.trial import Trial
 
-    main([str(argument) for argument in arguments])
-
-
-def test_every_recipe_of_a_task_runs_on_equal_terms(vectors, tmp_path, capsys):
-    from benchmarks.recipes.catalogue import RECIPES
-    from benchmarks.recipes.table import read
-
-    out = tmp_path / "out.jsonl"
-    call("--task", "clinc", "--data", vectors, "--steps", 6, "--seeds", 0, 1, "--out", out)
-    lines = read(out)
-    assert [(line["seed"], line["recipe"]) for line in lines] == [
-        (seed, recipe.name) for seed in (0, 1) for recipe in RECIPES["clinc"]
-    ]
-    trained = [line for line in lines if line["settings"]["loss"]]
-    assert len(trained) == len(lines) - 2 * sum(recipe.loss is None for recipe in RECIPES["clinc"])
-    assert {(fold["steps"], line["batch_size"]) for line in trained for fold in line["folds"]} == {(6, 128)}
-    starts = [{line["folds"][0]["initial_weights"] for line in trained if line["seed"] == seed} for seed in (0, 1)]
-    assert [len(start) for start in starts] == [1, 1]
-    assert starts[0] != starts[1]
-    assert all(0 <= fold["mining_cpu_s"] <= fold["cpu_s"] for line in trained for fold in line["folds"])
-    looks = {line["recipe"] for line in trained if line["folds"][0]["mining_cpu_s"] > 0}
-    assert looks == {recipe.name for recipe in RECIPES["clinc"] if recipe.loss and recipe.looks}
-    assert len(capsys.readouterr().out.splitlines()) == len(lines)
+    settings = {"head": True, "rate": 2e-3, "value": 0.05, "steps": 10, "seed": 0, "p": 8}
+    return Trial(task="clinc", recipe=recipe, **(settings | changes))
 
 
-def test_what_was_run_is_not_run_again(vectors, tmp_path, capsys):
-    out = tmp_path / "out.jsonl"
-    command = ("--task", "clinc", "--data", vectors, "--steps", 3, "--out", out)
-    command = (*command, "--recipes", "untrained", "PK + SupCon T=0.1", "--seeds")
-    call(*command, 0)
-    first = out.read_text(encoding="utf-8")
-    out.write_text(first.splitlines(keepends=True)[0], encoding="utf-8")  # broken off after the first run
-    capsys.readouterr()
-    call(*command, 0, 1)
-    shown = [line.split(" |")[0] for line in capsys.readouterr().out.splitlines()]
-    assert shown == ["PK + SupCon T=0.1", "untrained", "PK + SupCon T=0.1"]
-    again = json.loads(out.read_text(encoding="utf-8").splitlines()[1])
-    assert again["rank1"] == json.loads(first.splitlines()[1])["rank1"]
+def test_every_recipe_trains_on_equal_terms(data):
+    from benchmarks.recipes.arenas import arena
+    from benchmarks.recipes.fitting import fit
+    from benchmarks.recipes.plan import RECIPES
+
+    firsts = set()
+    for name, recipe in RECIPES.items():
+        asked, recipe = trial(name, value=recipe.values[0]), replace(recipe, pool=None)
+        stage = arena(asked, recipe, data)
+        assert len(stage.labels.unique()) == int(stage.labels.max()) + 1 == 100
+        assert not set(map(tuple, stage.inputs.tolist())) & set(map(tuple, stage.unseen_inputs.tolist()))
+        encoder, took = fit(asked, recipe, stage)
+        assert np.isfinite(took["last_loss"])
+        assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
+        assert (took["mining_cpu_s"] > 0) == (recipe.feed != "random")
+        firsts.add(tuple(stage.inputs[0].tolist()))
+    assert len(firsts) == 1
 
 
-def test_a_run_depends_on_its_seed_alone(vectors):
-    from benchmarks.recipes.catalogue import near
-    from benchmarks.recipes.tasks import clinc
-    from benchmarks.recipes.training import run
+def test_a_trial_depends_on_its_seed_alone(data):
+    from benchmarks.recipes.fitting import run
+    from benchmarks.recipes.plan import RECIPES
 
-    task, recipe = replace(clinc(vectors), steps=5), near(0.1, warm_up=0.2, refresh=2)
-    one, other = run(recipe, task, 0), run(recipe, task, 1)
+    name = "near, hard drawings + SupCon"
+    one = run(trial(name), RECIPES[name], data)
     torch.manual_seed(99)
-    again = run(recipe, task, 0)
-    assert again["folds"][0]["last_loss"] == one["folds"][0]["last_loss"] != other["folds"][0]["last_loss"]
+    again, other = run(trial(name), RECIPES[name], data), run(trial(name, seed=1), RECIPES[name], data)
+    assert again["last_loss"] == one["last_loss"] != other["last_loss"]
+    assert {"rank1", "map_at_r", "train_rank1", "cpu_s", "threads", "versions", "settings"} <= one.keys()
+    assert json.loads(json.dumps(one))["settings"]["values"] == [0.02, 0.05, 0.1]
 
 
-def test_the_feed_warms_up_takes_turns_and_looks_again(vectors):
-    from benchmarks.recipes.recipe import Recipe
-    from benchmarks.recipes.tasks import clinc
-    from benchmarks.recipes.training import Feed
-    from legolas_metric import HardMiner, SemiHardMiner, SupConLoss
+def test_domains_are_found_by_other_intents(data):
+    from benchmarks.recipes.arenas import arena
+    from benchmarks.recipes.plan import RECIPES
 
-    task = replace(clinc(vectors), steps=10, batch_size=16)
-    (fold,) = task.folds(0)
-    recipe = Recipe(
-        name="both",
-        loss=partial(SupConLoss),
-        turns=("neighbors", "mined"),
-        stages=((0.4, partial(SemiHardMiner, margin=9.0)), (0.8, partial(HardMiner))),
-        warm_up=0.4,
-        refresh=2,
+    stage = arena(trial("PK + SupCon", seed=2), RECIPES["PK + SupCon"], data)
+    domains = arena(replace(trial("PK + SupCon", seed=2), task="clinc domains"), RECIPES["PK + SupCon"], data)
+    assert stage.groups is not None
+    assert domains.groups is not None
+    assert domains.unseen_groups is not None
+    assert set(domains.labels.tolist()) == set(domains.unseen_labels.tolist()) == set(range(10))
+    assert not set(domains.groups.tolist()) & set(domains.unseen_groups.tolist())
+    assert len(domains.groups.unique()) == 80
+    assert domains.questions[""].exclude == "same_group"
+
+
+def test_the_queue_goes_on_where_it_was_broken_off(data, tmp_path, monkeypatch, capsys):
+    from benchmarks.recipes import queue
+
+    wanted = [trial("PK + SupCon", seed=seed) for seed in (0, 1)]
+    monkeypatch.setattr(
+        queue,
+        "remaining",
+        lambda lines, *limits: (t for t in wanted if t.seed not in {line["seed"] for line in lines}),
     )
-    feed = Feed(recipe, task, fold, task.encoder(), seed=0)
-    seen, triplets = [], []
-    for rows in feed:
-        seen.append(rows)
-        triplets.append(feed.triplets)
-    assert len(seen) == 10
-    plain = list(Feed(replace(recipe, turns=("random",), stages=()), task, fold, task.encoder(), seed=0))
-    assert all(torch.equal(a, b) for a, b in zip(seen[:4], plain[:4]))  # the same warm-up for all
-    assert triplets[3] is None
-    changes = [later is not earlier for earlier, later in pairwise(triplets[4:])]
-    assert changes == [False, True, False, True, False]
-    for step in (4, 6, 8):  # "neighbors": four of the eight classes, four rows each
-        assert sorted(fold.labels[seen[step]].unique(return_counts=True)[1].tolist()) == [4, 4, 4, 4]
-    for step in (5, 7, 9):  # "mined": whole triplets
-        assert len(triplets[step].locate(seen[step])[0]) >= 16 // 3
-    hard = HardMiner(seed=0).mine(task.embed(feed.encoder, fold.inputs, fold.labels, None))
-    assert torch.equal(triplets[9].s_an.sort().values, hard.s_an.sort().values)
+    out = tmp_path / "results" / "out.jsonl"
+    command = ["--data", str(data), "--out", str(out)]
+    queue.main(command)
+    whole = out.read_text().splitlines()
+    assert len(whole) == 2
+    out.write_text(whole[0] + "\n")
+    queue.main(command)
+    again = out.read_text().splitlines()
+    assert again[0] == whole[0]
+    assert json.loads(again[1])["last_loss"] == json.loads(whole[1])["last_loss"]
+    capsys.readouterr()
+    queue.main(command)
+    assert capsys.readouterr().out == "nothing is left\n"
+    queue.main([*command, "--until", "00:00"])  # no trial begins after it
+    assert len(out.read_text().splitlines()) == 2
 
 
-def test_the_table_adds_up():
-    from benchmarks.recipes.table import gains, mean_and_spread, table
+def played(worth, most: int = 6) -> list[dict]:
+    """The whole plan, with made-up results."""
+    from benchmarks.recipes.plan import RECIPES, remaining
+
+    lines: list[dict] = []
+    while (following := next(remaining(lines, most, most), None)) is not None:
+        rank1 = worth(following)
+        found = {"rank1": rank1, "map_at_r": rank1 / 2, "side": RECIPES[following.recipe].side}
+        lines.append(following.plain() | found)
+    return lines
+
+
+def test_the_plan_is_fair_and_ends():
+    from benchmarks.recipes.plan import FIRST, LONG, SHORT, VARIANTS
+
+    liked = {recipe.name: 0.5 + 0.01 * number for number, recipe in enumerate((*FIRST, *VARIANTS))}
+
+    def worth(asked) -> float:
+        return liked.get(asked.recipe, 0.1) + 0.05 * asked.head + 0.02 * (asked.rate == 4e-3)
+
+    lines = played(worth)
+    keys = [tuple(line[name] for name in trial("x").plain()) for line in lines]
+    assert len(set(keys)) == len(keys)
+    chosen = [x for x in lines if (x["task"], x["steps"], x["seed"]) == ("omniglot", SHORT, 3)]
+    assert set(Counter(x["recipe"] for x in chosen).values()) <= {5, 6}
+    assert {x["recipe"] for x in chosen} == set(liked)
+    for recipe in liked:  # the head and the higher rate were found in each
+        own = [x for x in chosen if x["recipe"] == recipe]
+        assert any(x["head"] and x["rate"] == 4e-3 for x in own)
+    starts = [x["recipe"] for x in chosen[: len(FIRST)]]
+    assert starts == [recipe.name for recipe in FIRST]
+    finals = [x for x in lines if x["steps"] == LONG]
+    assert Counter(x["seed"] for x in finals) == {0: 6, 1: 6, 2: 6}
+    assert all(x["head"] and x["rate"] == 4e-3 for x in finals)
+    assert [x["side"] for x in finals[:6]] == ["batch", "global"] * 3
+    best = sorted(liked, key=lambda name: -liked[name])
+    sides = {x["recipe"]: x["side"] for x in chosen}
+    for side in ("batch", "global"):
+        assert {x["recipe"] for x in finals if x["side"] == side} == set(
+            [name for name in best if sides[name] == side][:3]
+        )
+
+
+def test_losers_wait():
+    from benchmarks.recipes.plan import FIRST, remaining
+
+    lines: list[dict] = []
+    for _ in range(3 * len(FIRST)):
+        following = next(remaining(lines))
+        rank1 = 0.1 if following.recipe == "PK + ArcFace" else 0.8
+        lines.append(following.plain() | {"rank1": rank1, "map_at_r": rank1 / 2})
+    counts = Counter(line["recipe"] for line in lines)
+    assert counts["PK + ArcFace"] == 1
+    assert counts["PK + SupCon"] >= 2
+
+
+def test_communities_show_each_class_once_a_round_and_near_ones_together():
+    from benchmarks.recipes.feeds import around, communities
+
+    place = torch.arange(12.0)
+    score = -(place[:, None] - place[None]).abs()
+    score.fill_diagonal_(-torch.inf)
+    generator = torch.Generator().manual_seed(0)
+    batches = list(islice(communities(score, 4, generator), 6))
+    for start in (0, 3):
+        assert sorted(torch.cat(batches[start : start + 3]).tolist()) == list(range(12))
+    uneven = list(islice(communities(score[:10, :10], 4, generator), 4))
+    left = set(range(10)) - set(torch.cat(uneven[:2]).tolist())
+    assert len(left) == 2
+    assert left <= set(torch.cat(uneven[2:]).tolist())  # what one round leaves, the next begins with
+    for batch in islice(around(score, 3, generator), 12):
+        assert len(batch.unique()) == 3
+        assert (batch[1:] - batch[0]).abs().max() <= 4
+
+
+def test_confusions_count_rows_of_each_other_both_ways():
+    from benchmarks.recipes.feeds import CONFUSIONS, class_means, confusions, nearest_is_own
+    from legolas_metric import EmbeddingBank
+
+    generator = torch.Generator().manual_seed(0)
+    bank = EmbeddingBank(torch.randn(60, 3, generator=generator), torch.arange(60) % 4)
+    rows, labels = bank.embeddings, bank.labels
+    expected = torch.zeros(4, 4)
+    for i in range(60):
+        others = [(float(rows[i] @ rows[j]), int(labels[j])) for j in range(60) if labels[j] != labels[i]]
+        for _, label in sorted(others, reverse=True)[:CONFUSIONS]:
+            expected[labels[i], label] += 1
+    assert torch.equal(confusions(bank, 4), expected + expected.T)
+    hits = sum(
+        int(labels[max((j for j in range(60) if j != i), key=lambda j: float(rows[i] @ rows[j]))] == labels[i])
+        for i in range(60)
+    )
+    assert nearest_is_own(bank) == hits / 60
+    assert torch.allclose(class_means(bank)[2], torch.nn.functional.normalize(rows[labels == 2].sum(0), dim=0))
+
+
+def test_augmentations_are_mild_and_repeat_with_their_seed():
+    from benchmarks.recipes.arenas import jitter_beats, jitter_drawings
+
+    image = torch.zeros(64, 28, 28, dtype=torch.uint8)
+    image[:, 12:16, 12:16] = 255
+    for jitter, given in ((jitter_drawings, image), (jitter_beats, torch.randn(64, 1, 200))):
+        one, again = (jitter(given, torch.Generator().manual_seed(1)) for _ in range(2))
+        assert torch.equal(one, again)
+        assert not torch.allclose(one[0], one[1])
+    drawn = jitter_drawings(image, torch.Generator().manual_seed(1))[:, 0]
+    centre = (drawn.sum(1) * torch.arange(28)).sum(1) / drawn.sum((1, 2))
+    assert ((centre - 13.5).abs() < 2.6).all()
+    assert (drawn.sum((1, 2)) - 16).abs().max() < 6  # both scales within a tenth, and the shear
+
+
+def test_the_tables_add_up():
+    from benchmarks.recipes.table import curve_table, gains, mean_and_spread, means_table, selection_table
 
     assert mean_and_spread([0.1, 0.2, 0.6]) == pytest.approx((0.3, (0.04 + 0.01 + 0.09) ** 0.5 / 2**0.5))
 
-    def line(recipe: str, seed: int, rank1: float, cpu: float, mining: float) -> dict:
-        folds = [{"cpu_s": cpu, "mining_cpu_s": mining}] if cpu else []
-        scores = {"rank1": rank1, "map_at_r": rank1 / 2, "other_rank1": 0.9, "effective_rank": 10.0 * (seed + 1)}
-        return {"recipe": recipe, "seed": seed, "folds": folds, **scores}
+    def line(recipe: str, seed: int, rank1: float, **more) -> dict:
+        side = "batch" if recipe.startswith("PK") else "global"
+        shown = {
+            "few": 0.9,
+            "few_within": 0.8,
+            "train_rank1": 0.95,
+            "cpu_s": 40.0,
+            "mining_cpu_s": 4.0 * (side != "batch"),
+        }
+        given = trial(recipe, seed=seed, head=False, value=0.02, steps=800).plain() | {"task": "omniglot"}
+        return given | {"rank1": rank1, "map_at_r": rank1 / 2, "side": side, "train_classes": 100} | shown | more
 
-    lines = [
-        line("none", 0, 0.2, 0, 0),
-        line("plain", 0, 0.5, 10, 0),
-        line("plain", 1, 0.7, 20, 0),
-        line("global", 0, 0.6, 30, 3),
-        line("global", 1, 0.9, 30, 9),
-    ]
-    by_name = {name: [entry for entry in lines if entry["recipe"] == name] for name in ("none", "plain", "global")}
-    assert gains(by_name["global"], by_name["plain"], "rank1") == pytest.approx([0.1, 0.2])
-    assert gains(by_name["none"], by_name["plain"], "rank1") == pytest.approx([-0.3])
-    assert table(lines, against="plain").splitlines() == [
-        "| recipe | Rank@1 | MAP@R | other, Rank@1 | less plain | effective rank | CPU s | mining | seeds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| none | 0.200 | 0.100 | 0.900 | -0.300 | 10.0 | – | – | 1 |",
-        "| plain | 0.600 ± 0.141 | 0.300 ± 0.071 | 0.900 ± 0.000 | +0.000 ± 0.000 | 15.0 | 15 | – | 2 |",
-        "| global | 0.750 ± 0.212 | 0.375 ± 0.106 | 0.900 ± 0.000 | +0.150 ± 0.071 | 15.0 | 30 | 20% | 2 |",
-    ]
-
-
-def test_what_is_missing_is_said(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        call("--task", "clinc", "--out", tmp_path / "out.jsonl")
-    assert "--task clinc reads a file: give --data" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        call("--task", "omniglot", "--steps", 2, "--out", tmp_path / "out.jsonl")
-    assert "--steps must be at least 3: the rate rises, and falls" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        call("--task", "omniglot", "--out", tmp_path / "out.jsonl", "--recipes", "magic")
-    assert "no recipe magic; there are: untrained" in capsys.readouterr().err
+    lines = [line("PK + SupCon", 0, 0.5), line("PK + SupCon", 1, 0.7), line("near + SupCon", 0, 0.6)]
+    lines += [line("near + SupCon", 1, 0.9)]
+    assert gains(lines[2:], lines[:2], "rank1") == pytest.approx([0.1, 0.2])
+    shown = means_table(lines).splitlines()
+    assert shown[2] == (
+        "| near + SupCon | none | 0.002 | 0.02 | 0.750 ± 0.212 | 0.375 ± 0.106 | +0.150 ± 0.071 | 0.900 ± 0.000 "
+        "| 0.800 ± 0.000 | 40 | 2 |"
+    )
+    assert "| +0.000 ± 0.000 |" in shown[3]
+    chosen = selection_table([line("near + SupCon", 3, 0.6), line("near + SupCon", 3, 0.8, head=True)], 3).splitlines()
+    assert chosen[2].startswith("| global | near + SupCon | linear | 0.002 | 0.02 | 0.800 | 0.400 ")
+    assert chosen[2].endswith("| 0.950 | 40 (10%) | 2 |")
+    drawn = curve_table(lines, ("PK + SupCon", "near + SupCon")).splitlines()
+    assert drawn[2] == "| 100 | 0.07 | +0.150 ± 0.071 | +0.075 ± 0.035 | 2 |"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.recipes.trial import Recipe, Trial
-from legolas_metric import RetrievalProtocol, class_disjoint_split
-from legolas_metric.datasets import split_omniglot
-from legolas_metric.encoders import Conv4
+from legolas_metric import RetrievalProtocol, class_disjoint_folds, class_disjoint_split
+from legolas_metric.datasets import load_ecg_id, split_omniglot
+from legolas_metric.encoders import Conv4, ResNet1D
 
 HEAD = 128
 EPISODES = 1000
@@ -54,10 +54,12 @@ def arena(trial: Trial, recipe: Recipe, data: Path) -> Arena:
     """The arena of a trial.
 
     Args:
-        data: folder of `clinc150.npz`; Omniglot is bundled.
+        data: folder of `clinc150.npz` and `ecgid_dev.npz`; Omniglot is bundled.
     """
     if trial.task == "omniglot":
         return _omniglot(trial, recipe.rotations)
+    if trial.task == "ecg":
+        return _ecg(data / "ecgid_dev.npz", trial.seed, recipe.augmented)
     path = data / "clinc150.npz"
     return _clinc(path, trial.seed) if trial.task == "clinc" else _clinc_domains(path, trial.seed)
 
@@ -114,6 +116,29 @@ def _clinc_domains(path: Path, seed: int) -> Arena:
     return _vectors(vectors, domains, intents, *parts, {"": RetrievalProtocol.cross_session()})
 
 
+def _ecg(path: Path, seed: int, augmented: bool) -> Arena:
+    """Heartbeats: 30 persons to train on, 15 unseen; three seeds in a row are the folds of one partition.
+
+    The group is the recording: a query must find its person in another one. Every row counts alike.
+    """
+    beats = load_ecg_id(path)
+    train, unseen = list(class_disjoint_folds(beats.labels, 3, seed=seed // 3))[seed % 3]
+    return Arena(
+        inputs=beats.signals[train],
+        labels=_compact(beats.labels[train]),
+        groups=beats.recordings[train],
+        unseen_inputs=beats.signals[unseen],
+        unseen_labels=beats.labels[unseen],
+        unseen_groups=beats.recordings[unseen],
+        questions={"": RetrievalProtocol.cross_session()},
+        grouped=frozenset({""}),
+        encoder=_resnet,
+        augment=jitter_beats if augmented else lambda rows, generator: rows,
+        plain=lambda rows: rows,
+        bfloat16=False,
+    )
+
+
 def _vectors(
     vectors: Tensor,
     labels: Tensor,
@@ -160,6 +185,11 @@ def _mlp(width: int, head: bool) -> tuple[nn.Module, int]:
     return (nn.Sequential(*layers, nn.Linear(512, HEAD)), HEAD) if head else (nn.Sequential(*layers), 512)
 
 
+def _resnet(head: bool) -> tuple[nn.Module, int]:
+    trunk = ResNet1D()
+    return (nn.Sequential(trunk, nn.Linear(128, HEAD)), HEAD) if head else (trunk, 128)
+
+
 def _scaled(images: Tensor) -> Tensor:
     return images[:, None].float() / 255
 
@@ -179,3 +209,20 @@ def jitter_drawings(images: Tensor, generator: torch.Generator) -> Tensor:
     rows = torch.stack([cos * wide, (shear - sin) * high, right * shift, sin * wide, cos * high, down * shift], 1)
     grid = nn.functional.affine_grid(rows.view(b, 2, 3), [b, 1, 28, 28], align_corners=False)
     return nn.functional.grid_sample(_scaled(images), grid, align_corners=False)
+
+
+def jitter_beats(signals: Tensor, generator: torch.Generator) -> Tensor:
+    """Warp time by up to 5 %, move the R peak by up to 4 % of the beat, and let the baseline wander.
+
+    Args:
+        signals: [b, c, t].
+        generator: of the draws.
+    """
+    b, _, t = signals.shape
+    stretch, shift, height, phase = (2 * torch.rand(4, b, 1, generator=generator) - 1).unbind()
+    time = torch.linspace(-1, 1, t)
+    x = time * (1 + 0.05 * stretch) + 0.08 * shift
+    grid = torch.stack([x, torch.zeros_like(x)], 2)[:, None]
+    warped = nn.functional.grid_sample(signals[:, :, None], grid, padding_mode="border", align_corners=True)[:, :, 0]
+    wander = 0.2 * height * torch.sin(math.pi * (time + phase)) * signals.flatten(1).std(1, keepdim=True)
+    return warped + wander[:, None]

@@ -72,7 +72,7 @@ def fit(trial: Trial, recipe: Recipe, stage: Arena) -> tuple[nn.Module, dict[str
         values.append(value.item())
     took = {
         "cpu_s": round(time.process_time() - began, 2),
-        "mining_cpu_s": round(batches.mining_s, 2),
+        "mining_cpu_s": round(batches.mining_s, 4),
         "wall_s": round(time.time() - wall, 2),
         "last_loss": math.fsum(values[-20:]) / len(values[-20:]),
     }

@@ -63,7 +63,11 @@ ACROSS = (
     replace(PK, name="PK across groups + SupCon", across=True),
     replace(NEAR, name="near across groups + SupCon", across=True),
 )
-RECIPES = {recipe.name: recipe for recipe in (*FIRST, *VARIANTS, *ACROSS)}
+BEATS = (
+    replace(PK, name="PK, augmented + SupCon", augmented=True),
+    replace(PK, name="PK across groups, augmented + SupCon", augmented=True, across=True),
+)
+RECIPES = {recipe.name: recipe for recipe in (*FIRST, *VARIANTS, *ACROSS, *BEATS)}
 
 CURVE_CLASSES = (40, 80, 160, 320, None)
 
@@ -181,6 +185,13 @@ def sentences() -> Iterator[Trial]:
                     )
 
 
+def heartbeats() -> Iterator[Trial]:
+    """ECG-ID: three partitions of three folds, 200 steps of 64 beats."""
+    for seed in range(9):
+        for recipe in (PK, BEATS[0], ACROSS[0], BEATS[1], NEAR):
+            yield Trial(task="ecg", recipe=recipe.name, head=False, rate=RATE, value=0.05, steps=200, seed=seed, p=16)
+
+
 def curve(lines: Sequence[Line]) -> Iterator[Trial]:
     """PK and near classes on fewer and fewer training classes, at the settings chosen for each."""
     for seed in FINAL_SEEDS:
@@ -200,6 +211,6 @@ def remaining(lines: Sequence[Line], most: int = MOST_TRIALS, of_variants: int =
         return
     finals, vectors = list(final(lines)), list(sentences())
     first, half = len(FINAL_SEEDS) * 2, len(vectors) // 2
-    for trial in (*finals[:first], *vectors[:half], *finals[first:], *vectors[half:], *curve(lines)):
+    for trial in (*finals[:first], *vectors[:half], *finals[first:], *heartbeats(), *vectors[half:], *curve(lines)):
         if trial.key() not in done:
             yield trial

@@ -27,6 +27,7 @@ class Recipe:
         rotations: drawings turned by 90, 180 and 270 degrees are further classes.
         ema: average the weights over the last tenth of the steps so far, and judge (and look with) the average.
         cooled: the temperature falls from 0.1 to `value` in the first third.
+        augmented: heartbeats are augmented, as drawings always are.
         across: a class's examples in a batch come from different groups.
         warm_up: share of the steps before the first look; for the triplet loss on random batches, before batch-hard.
         looks: how often the whole set is embedded, at equal distances.
@@ -43,6 +44,7 @@ class Recipe:
     rotations: bool = False
     ema: bool = False
     cooled: bool = False
+    augmented: bool = False
     across: bool = False
     warm_up: float = 0.2
     looks: int = 4
