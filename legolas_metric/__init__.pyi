@@ -2,6 +2,7 @@
 
 from . import datasets as datasets
 from . import encoders as encoders
+from . import recipes as recipes
 from .bank import EmbeddingBank as EmbeddingBank
 from .datasets.folds import KFold as KFold
 from .datasets.leakage import Leakage as Leakage

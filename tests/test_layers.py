@@ -27,6 +27,7 @@ LAYERS = (
     {"miners", "losses"},
     {"probes", "evaluation"},
     {"decisions"},
+    {"recipes"},
     {"training", "interop"},
     {"doctor", "report"},
     {"demo", "runs"},

@@ -1,10 +1,12 @@
 """The parts that settings choose: encoder, loss, miners, protocols, loggers."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from legolas_metric.checks import ArrayLike
@@ -21,7 +23,9 @@ from legolas_metric.miners.triplets import (
     RandomMiner,
     SemiHardMiner,
 )
+from legolas_metric.recipes import Recipe, choose, named
 from legolas_metric.relations import LabelRelation
+from legolas_metric.runs.run_log import log
 from legolas_metric.runs.run_settings import MARGINS, RunSettings
 
 if TYPE_CHECKING:  # whoever only builds an encoder, such as a service, needs no Lightning
@@ -67,6 +71,24 @@ def build_encoder(settings: RunSettings, input_shape: Shape) -> nn.Sequential:
         torch.manual_seed(settings.seed)
         net = _NETS[name](settings.width, input_shape)
     return nn.Sequential(InputNormalisation(input_shape[0]), net)
+
+
+def build_recipe(
+    settings: RunSettings, labels: Int64[Tensor, " n"], groups: Int64[Tensor, " n"] | None, *, crossing: bool
+) -> Recipe | None:
+    """The recipe that settings name, or that the training set asks for; None where they set its parts themselves.
+
+    Args:
+        crossing: positives must be of another group.
+    """
+    if settings.recipe is None:
+        return None
+    if settings.recipe == "auto":
+        recipe = choose(labels, groups=groups if crossing else None, batch_size=settings.batch_size, k=settings.k)
+        log.info("Recipe %s: %s.", recipe.name, recipe.why)
+    else:
+        recipe = named(settings.recipe)
+    return replace(recipe, k=settings.k, distinct_groups=crossing)
 
 
 def _conv4(width: int, shape: Shape) -> nn.Module:
