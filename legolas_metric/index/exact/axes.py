@@ -24,7 +24,7 @@ from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.table import Frame, Heads, in_frame
 
 _COUNTS = (16, 32, 48, 64, 96, 128, 192, 256)  # axes
-_FEWEST = 2**41  # pairs times dimensions: below, looking for axes and turning the rows costs what the passes save
+_FEWEST = 2**39  # pairs times dimensions: below, looking for axes and turning the rows costs what the passes save
 _FLAT = 0.25  # of d: rows that fill so many directions, by the participation ratio, have no heads
 _SKETCHED, _DRAWN = 4096, 512  # rows that the axes are worked out from; that the ratio is
 _UNIT = 2.0**-24  # half a unit in the last place of float32
