@@ -28,6 +28,7 @@ from legolas_metric.training.recording import (
     log_values,
     record_end,
     record_epoch,
+    record_failure,
     record_start,
     writes,
 )
@@ -161,7 +162,7 @@ class ValidationMonitor(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Record what ended the run."""
-        record_end(self, trainer, f"{type(exception).__name__}: {exception}")
+        record_failure(self, trainer, exception)
 
     def catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Mapping[str, float | int]:
         """Measure the epoch at whose last step a loaded state was saved; the values of the last measure."""
