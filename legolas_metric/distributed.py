@@ -123,6 +123,7 @@ class World:
     def _count(self, what: str, more: int, rank: int | None = None) -> int:
         """Add to what a process counts in the store of the group."""
         group = self.group if self.group is not None else dist.group.WORLD
+        assert group is not None
         return group.get_group_store().add(f"legolas_metric/{what}/{self.rank if rank is None else rank}", more)
 
     def _behind(self, what: str, own: int) -> str:
