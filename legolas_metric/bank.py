@@ -19,7 +19,7 @@ from legolas_metric.checks import (
     check_metric,
     check_whole,
 )
-from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_rows, input_loader
+from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_rows, evened, input_loader
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.geometry import chunks, merge_directions
@@ -155,7 +155,7 @@ class EmbeddingBank:
                 into its own mode afterwards, also after an error.
             dataset: an array, or any object with `len` and `[]`: its items, or the first part of items such as (x, y).
             labels, ids, groups, metric, step: see `EmbeddingBank`.
-            batch_size: examples a forward pass.
+            batch_size: examples a forward pass, at most: workers get equal shares.
             collate_fn: makes a batch of a list of inputs (default: stacks them); labels and ids are not passed to it.
             num_workers, pin_memory: of the `DataLoader`.
             device: where to encode and keep the rows (default: the encoder's own).
@@ -179,7 +179,7 @@ class EmbeddingBank:
         names = as_ids(ids, n, of="the data set")
         as_groups(groups, n, of="the data set")
         where = None if device is None else as_device(device)
-        loader = input_loader(source, settings)
+        loader = input_loader(source, evened(n, settings))
         rows = embed_rows(encoder, loader, names, metric=metric, device=where, progress=progress)
         return cls.of_own(rows, labels, ids=ids, groups=groups, metric=metric, step=step)
 

@@ -4,7 +4,7 @@ Nothing here runs unless a `World` of more than one process is handed to what sh
 must then make the same calls in the same order.
 """
 
-import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_meetings = itertools.count()
+_KEEPER = "process 0 of the run, or the launcher that keeps its store,"
 
 
 class ProcessFailed(RuntimeError):
@@ -93,21 +93,46 @@ class World:
         if self.size == 1:
             yield
             return
-        # Each notes its meetings where the others can still read when it is gone: gloo's own error names no process.
-        store, meeting = dist.distributed_c10d._get_default_store(), next(_meetings)
-        places = [rank if self.group is None else dist.get_global_rank(self.group, rank) for rank in range(self.size)]
-        keys = [f"legolas_metric/{rank}" for rank in places]
-        store.set(keys[self.rank], str(meeting))
+        # Each counts its meetings where the others can still read when it is gone: gloo's own error names no process.
+        own = 0
         try:
+            own = self._count("meetings", 1)
             yield
         except ProcessFailed:
             raise
         except RuntimeError as error:
-            late = [rank for rank, key in enumerate(keys) if not store.check([key]) or int(store.get(key)) < meeting]
+            lost = self._behind("meetings", own) or self.silent()
             raise RuntimeError(
-                f"process {self.rank} of {self.size} waited in vain while {what}: process "
-                f"{', '.join(map(str, late)) or 'unknown'} has died or did not come within the time-out"
+                f"process {self.rank} of {self.size} waited in vain while {what}: "
+                f"{lost or 'process unknown'} has died or did not come within the time-out"
             ) from error
+
+    def silent(self, seconds: float = 3) -> str:
+        """Who doesn't answer, "" for nobody; each process that lives asks it after an error, as of DDP's backward."""
+        if self.size == 1:
+            return ""
+        end = time.monotonic() + seconds
+        try:
+            own = self._count("answers", 1)
+        except RuntimeError:
+            return _KEEPER
+        while (lost := self._behind("answers", own)) and lost != _KEEPER and time.monotonic() < end:
+            time.sleep(0.05)
+        return lost
+
+    def _count(self, what: str, more: int, rank: int | None = None) -> int:
+        """Add to what a process counts in the store of the group."""
+        group = self.group if self.group is not None else dist.group.WORLD
+        assert group is not None
+        return group.get_group_store().add(f"legolas_metric/{what}/{self.rank if rank is None else rank}", more)
+
+    def _behind(self, what: str, own: int) -> str:
+        """The processes that have counted less than this one."""
+        try:
+            lost = [str(rank) for rank in range(self.size) if self._count(what, 0, rank) < own]
+        except RuntimeError:
+            return _KEEPER
+        return f"process {', '.join(lost)}" if lost else ""
 
     @contextmanager
     def together(self, what: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import lightning as L
@@ -157,6 +158,19 @@ def dying(rank: int, size: int, port: int, how: str) -> None:
             SupConLoss(gather=world)(net(inputs), y).backward()
 
 
+def dying_in_backward(rank: int, size: int, port: int, folder: Path) -> None:
+    """One ends while the others wait for its gradient: in DDP's own collective, where the library has no word."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
+    torch.set_num_threads(1)
+    if rank == 1:
+        MetricLearner.on_before_backward = lambda self, loss: os._exit(3)
+    try:
+        under_lightning(folder, size, "ddp")
+    except RuntimeError as error:
+        (folder / "told.txt").write_text("".join(traceback.format_exception(error)))
+
+
 # Under Lightning
 
 
@@ -168,7 +182,7 @@ class Notes(L.Callback):
         self.seen = {"losses": [], "ids": []}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == STOP and not (self.folder / "stopped.ckpt").exists():
+        if trainer.global_step == STOP:  # a resumed run is past it
             trainer.save_checkpoint(self.folder / "stopped.ckpt")  # within an epoch
         self.seen["losses"].append(float(outputs["loss"]))
         self.seen["ids"].append(batch[2])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from legolas_metric import EmbeddingBank
-from legolas_metric.datasets.embedding import evaluating
+from legolas_metric.datasets.embedding import PassSettings, evaluating, evened, input_loader
 
 
 def encoder() -> nn.Module:
@@ -204,3 +204,24 @@ def test_encode_shows_no_second_bar_inside_richs(capsys):
     for _ in progress.track([0], transient=True, console=console):
         EmbeddingBank.encode(torch.sin, torch.ones(4, 2), labels=[0] * 4)
     assert "encode" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 1500, 5000])
+@pytest.mark.parametrize("workers", [1, 2])  # of more PyTorch warns on two cores
+@pytest.mark.parametrize("batch_size", [1, 64, 512])
+def test_workers_have_equal_shares_of_a_pass(n, workers, batch_size):
+    """A loader deals its batches out in turn."""
+    loader = input_loader(
+        TensorDataset(torch.arange(n)), evened(n, PassSettings(batch_size=batch_size, num_workers=workers))
+    )
+    sizes = [len(rows) for rows in loader.batch_sampler]
+    shares = [sum(sizes[worker::workers]) for worker in range(workers)]
+    assert sum(shares) == n
+    assert max(sizes) <= batch_size
+    # n / workers, but for what is left over when n is cut into batches
+    assert max(shares) <= n / workers + len(sizes[::workers])
+
+
+def test_without_workers_batches_are_as_asked_for():
+    settings = PassSettings(batch_size=512)
+    assert evened(1500, settings) is settings

@@ -89,6 +89,46 @@ def test_an_encoder_that_is_not_there_is_told(omniglot, encoder, error, message)
         L.Trainer(max_epochs=1, callbacks=[mining], **QUIET).fit(Own(mining=mining), mining.loader())
 
 
+class Classifies(Own):
+    """Its forward pass gives classes, which is not what is to be ranked."""
+
+    def forward(self, x):
+        return self.parts["backbone"](x)[:, :2]
+
+    def training_step(self, batch, batch_idx):
+        x, y, _ = batch
+        return SupConLoss()(self.parts["backbone"](x), y)
+
+
+def test_a_monitor_ranks_by_the_encoder_that_is_mined_with(omniglot):
+    def before_training(encoder):
+        mining = GlobalMining(
+            omniglot, omniglot.labels, schedule=HardMiner(), encoder="parts.backbone", batch_size=32, progress=False
+        )
+        watch, module = ValidationMonitor(omniglot, omniglot.labels, encoder=encoder), Classifies()
+        L.Trainer(max_epochs=1, limit_train_batches=1, callbacks=[watch, mining], **QUIET).fit(module, mining.loader())
+        return watch.history[0].ranking.map_at_r
+
+    module = Classifies()
+    expected, other = (
+        evaluate_ranking(EmbeddingBank.encode(part, omniglot, labels=omniglot.labels, progress=False)).map_at_r
+        for part in (module.parts["backbone"], module)
+    )
+    assert before_training(None) == expected != other
+    assert before_training(lambda trained: trained) == other
+
+
+class Formless(Own):
+    forward = L.LightningModule.forward
+
+
+def test_a_module_that_cannot_embed_is_told_before_anything_is_mined(omniglot):
+    mining = GlobalMining(omniglot, omniglot.labels, schedule=HardMiner(), progress=False)
+    with pytest.raises(ValueError, match=r"Formless has neither an attribute encoder nor a forward pass .* pass enc"):
+        L.Trainer(max_epochs=1, callbacks=[mining], **QUIET).fit(Formless(mining=mining), mining.loader())
+    assert mining.rounds == []
+
+
 def test_a_module_as_encoder_is_refused_at_once(omniglot):
     with pytest.raises(TypeError, match="encoder is the name of an attribute of the trained module, or a function"):
         ValidationMonitor(omniglot, omniglot.labels, encoder=net())

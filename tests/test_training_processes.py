@@ -179,6 +179,22 @@ def test_a_process_that_is_lost_ends_all_and_is_named(how):
     assert time.perf_counter() - begun < 150  # of which 8 s are the time-out, and the rest starting on a busy machine
 
 
+def test_a_process_that_is_lost_in_the_backward_pass_is_named(tmp_path):
+    """DDP waits there by itself, and its own error names an address at most."""
+    port = free_port()
+    processes = [
+        mp.get_context("spawn").Process(target=process_runs.dying_in_backward, args=(rank, 2, port, tmp_path))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(150)
+    assert [process.exitcode for process in processes] == [0, 3]
+    assert "process 1 has died or does not answer" in (tmp_path / "told.txt").read_text()
+    assert "process 1 has died" in RunHistory(next(tmp_path.rglob("history.jsonl"))).ended["why"]
+
+
 def test_under_torchrun_a_process_that_is_lost_ends_all_and_is_named(tmp_path):
     begun = time.perf_counter()
     with pytest.raises(subprocess.CalledProcessError) as lost:

@@ -28,7 +28,7 @@ class PassSettings:
     """How a data set is read for an embedding pass.
 
     Attributes:
-        batch_size: examples a forward pass.
+        batch_size: examples a forward pass, at most.
         num_workers, pin_memory, persistent_workers: of the `DataLoader`.
         collate_fn: makes a batch of a list of inputs, alone (labels and ids are known); None stacks them.
         progress: show a progress bar, unless another one has the screen.
@@ -100,6 +100,14 @@ def input_loader(inputs: Dataset[Any], settings: PassSettings) -> DataLoader[Any
         # A loader draws a seed even where nothing is random: from its own generator, so that training's stays as it is.
         generator=torch.Generator(),
     )
+
+
+def evened(n: int, settings: PassSettings) -> PassSettings:
+    """The same, in batches of equal size and equally many for each worker: who has a batch more is waited for. Ours."""
+    if settings.num_workers == 0:
+        return settings
+    turns = -(-n // (settings.batch_size * settings.num_workers))
+    return replace(settings, batch_size=-(-n // (turns * settings.num_workers)))
 
 
 def shared_rows(n: int, settings: PassSettings, world: World) -> tuple[Int64[Tensor, " m"], PassSettings]:

@@ -135,6 +135,11 @@ class FedBatches(Sampler[list[int]]):
         return self.steps
 
     def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.joint():
+            yield batch[self.world.part(len(batch))]
+
+    def joint(self) -> Iterator[list[int]]:
+        """The batches of all processes together."""
         if not self._sources:
             raise RuntimeError(
                 "batches were drawn before anything was mined: pass this GlobalMining to the Trainer's callbacks, and "
@@ -153,7 +158,7 @@ class FedBatches(Sampler[list[int]]):
                 batch = next(streams.setdefault(source, _endless(source)))
                 epoch, following = source.position
                 self._drawn.append((source, (epoch, following - 1, source.choice), batch))
-            yield batch[self.world.part(len(batch))]
+            yield batch
 
 
 class ResumableLoader(DataLoader[Any]):

@@ -16,6 +16,7 @@ from legolas_metric.training.recording import (
     log_values,
     record_end,
     record_epoch,
+    record_failure,
     record_start,
     writes,
 )
@@ -128,7 +129,7 @@ class CollapseMonitor(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Record what ended the run."""
-        record_end(self, trainer, f"{type(exception).__name__}: {exception}")
+        record_failure(self, trainer, exception)
 
     def state_dict(self) -> dict[str, Any]:
         """The alarms, and what the bank began with: what resuming needs."""

@@ -21,6 +21,7 @@ from legolas_metric.datasets.embedding import (
     PassSettings,
     embed_each,
     embed_rows,
+    evened,
     input_loader,
     shared_rows,
 )
@@ -187,6 +188,8 @@ class Embedder:
         if world.size > 1:
             part, settings = shared_rows(len(self.inputs) if rows is None else len(rows), settings, world)
             rows = part if rows is None else rows[part]
+        else:
+            settings = evened(len(self.inputs) if rows is None else len(rows), settings)
         return input_loader(self.inputs if rows is None else Subset(self.inputs, rows.tolist()), settings)
 
     def _sharing(self, placed: Placed, n: int) -> World:

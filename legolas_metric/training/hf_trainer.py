@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from legolas_metric.distributed import World
 from legolas_metric.training.embedder import Placed
 from legolas_metric.training.encoder_option import EncoderOption, check_encoder, encoder_of
 from legolas_metric.training.loop import MiningLoop
@@ -17,7 +19,10 @@ _FILE = "mining.pt"
 
 
 class MinedRows(Sampler[int]):
-    """The rows of a loop's batches in a row, for a loader that cuts them into batches of the loop's `batch_size`."""
+    """The rows of a loop's batches in a row, for a loader that cuts them into batches of the loop's `batch_size`.
+
+    Of several processes each cuts the rows of all, and the Trainer deals the batches out in turn: one to each process.
+    """
 
     def __init__(self, loop: MiningLoop) -> None:
         self.loop = loop
@@ -28,17 +33,22 @@ class MinedRows(Sampler[int]):
         """Rows of each of them."""
         return self.loop.feeder.settings.batch_size
 
+    @property
+    def joint(self) -> int:
+        """Rows of a step of all processes."""
+        return self.batch_size * self.loop.world.size
+
     def __len__(self) -> int:
-        return self.loop.steps * self.batch_size
+        return self.loop.steps * self.joint
 
     def __iter__(self) -> Iterator[int]:
         through, self.through = self.through, 0
-        yield from [0] * (through * self.batch_size)
-        for batch in self.loop.feeder.batches:
-            if len(batch) < self.batch_size:
+        yield from [0] * (through * self.joint)
+        for batch in self.loop.feeder.batches.joint():
+            if len(batch) < self.joint:
                 raise ValueError(
-                    f"the mined triplets have {len(batch)} rows altogether, and the loader cuts batches of "
-                    f"{self.batch_size}: set a smaller batch_size"
+                    f"the mined triplets have {len(batch)} rows altogether, and a step takes {self.joint}: set a "
+                    f"smaller batch_size"
                 )
             yield from batch
 
@@ -60,6 +70,9 @@ class MiningCallback(TrainerCallback):
     The model finds the mined triplets of its batch by `loop.indices(ids)`. The Trainer fetches a batch ahead, so that
     the first one after a round within an epoch is of the round before. Rounds are in `loop.rounds`. A checkpoint of
     the Trainer's holds `mining.pt`, with which `train(resume_from_checkpoint=...)` goes on, in mid-epoch too.
+
+    Of several processes (torchrun, accelerate) each embeds its part, all mine the same triplets, and each trains on its
+    part of the joint batches. A loss that is to see a whole joint batch gathers it, as `SupConLoss(gather=world)`.
 
     Args:
         loop: what is mined; its `batch_size` must be `per_device_train_batch_size`.
@@ -89,11 +102,16 @@ class MiningCallback(TrainerCallback):
         self.sampler = MinedRows(loop)
         self._value = None if monitor is None else float("-inf")
 
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Join the Trainer's processes, before it counts the steps of an epoch."""
+        if args.world_size > 1 and self.loop.world.size == 1:
+            self.loop.join(World.current(averages_gradients=True))
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Check that the Trainer trains on what is mined; go on where a checkpoint stood."""
-        _check_trainer(args, kwargs["train_dataloader"], self.sampler)
+        _check_trainer(args, kwargs["train_dataloader"], self.sampler, kwargs["model"])
         if args.disable_tqdm is False:  # one bar a place
             self.loop.embedder.quiet()
         placed = self._placed(args, kwargs["model"])
@@ -141,7 +159,8 @@ class MiningCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the loop's state beside the checkpoint."""
-        torch.save(self.loop.state_dict(), Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _FILE)
+        if state.is_world_process_zero:  # it serves all of them
+            torch.save(self.loop.state_dict(), Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _FILE)
 
     def _placed(self, args: TrainingArguments, model: nn.Module) -> Placed:
         found = encoder_of(model, self.encoder)
@@ -155,13 +174,25 @@ class MiningCallback(TrainerCallback):
         )
 
 
-def _check_trainer(args: TrainingArguments, loader: Any, sampler: MinedRows) -> None:
-    if getattr(getattr(loader, "batch_sampler", None), "sampler", None) is not sampler:
+def _check_trainer(args: TrainingArguments, loader: Any, sampler: MinedRows, model: nn.Module) -> None:
+    dealt = getattr(loader, "batch_sampler", None)  # on several processes around the one that cuts
+    if getattr(getattr(dealt, "batch_sampler", dealt), "sampler", None) is not sampler:
         raise ValueError(
             "the Trainer draws its batches from elsewhere: let its _get_train_sampler return mining.sampler"
         )
-    if args.world_size > 1:
-        raise ValueError(f"this callback serves one process, got {args.world_size}: MiningLoop(world=...) serves more")
+    if args.deepspeed or args.fsdp or any(isinstance(part, DTensor) for part in model.parameters()):
+        raise ValueError(
+            "every process embeds with a whole encoder, which DeepSpeed, FSDP and tensor parallelism do not give it: "
+            "leave them off (torchrun alone), or use one device"
+        )
+    processes = sampler.loop.world.size
+    if args.world_size != processes:
+        raise ValueError(
+            f"the Trainer has {args.world_size} processes, the loop {processes}: pass the callback to the Trainer's "
+            f"callbacks, not to add_callback, so that it joins them before steps are counted"
+        )
+    if processes > 1 and getattr(args.accelerator_config, "split_batches", False):
+        raise ValueError("split_batches would cut the mined batches anew: leave it False in accelerator_config")
     size = args.per_device_train_batch_size * max(args.n_gpu, 1)
     if size != sampler.batch_size:
         raise ValueError(f"the Trainer's batches have {size} rows, the loop's {sampler.batch_size}: make them equal")

@@ -28,6 +28,7 @@ from legolas_metric.training.recording import (
     check_history,
     record_end,
     record_epoch,
+    record_failure,
     record_mining,
     record_start,
 )
@@ -262,8 +263,10 @@ class GlobalMining(L.Callback):
         record_end(self, trainer, "stopped" if trainer.should_stop else "finished")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Record what ended the run."""
-        record_end(self, trainer, f"{type(exception).__name__}: {exception}")
+        """Record what ended the run; where another process has died, the error gets a note that names it."""
+        if isinstance(exception, Exception) and (lost := self.loop.world.silent()):
+            exception.add_note(f"{lost} has died or does not answer")
+        record_failure(self, trainer, exception)
 
     # State
 

@@ -21,13 +21,14 @@ from legolas_metric.rows import as_groups, as_ids, as_labels
 from legolas_metric.training.embedder import Embedder, Placed
 from legolas_metric.training.encoder_option import EncoderOption, check_encoder
 from legolas_metric.training.epoch_record import EpochRecord
-from legolas_metric.training.module_encoder import placed_encoder, world_of
+from legolas_metric.training.module_encoder import placed_encoder, trained_encoder, world_of
 from legolas_metric.training.recording import (
     HistoryOption,
     check_history,
     log_values,
     record_end,
     record_epoch,
+    record_failure,
     record_start,
     writes,
 )
@@ -54,8 +55,8 @@ class ValidationMonitor(L.Callback):
         metric: "cosine", "dot" or "euclidean".
         every: measure every so many epochs; the first measure is always that of epoch 0.
         ids: [n], see `EmbeddingBank`.
-        encoder: of the LightningModule: an attribute's name, or a function of the module (default: `module.encoder`,
-            else the module itself).
+        encoder: of the LightningModule: an attribute's name, or a function of the module (default: the one that a
+            `GlobalMining` of the same Trainer was given, else `module.encoder`, else the module itself).
         embed_batch_size, num_workers, collate_fn, pin_memory, persistent_workers: how the data set is read, see
             `EmbeddingBank.encode`.
         history: a `RunHistory` or its path (default: `history.jsonl` in the folder of the Trainer's logger, or in a
@@ -161,7 +162,7 @@ class ValidationMonitor(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Record what ended the run."""
-        record_end(self, trainer, f"{type(exception).__name__}: {exception}")
+        record_failure(self, trainer, exception)
 
     def catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Mapping[str, float | int]:
         """Measure the epoch at whose last step a loaded state was saved; the values of the last measure."""
@@ -203,7 +204,8 @@ class ValidationMonitor(L.Callback):
         return set(self.history[0].values()) if self.history else set()
 
     def _measure(self, trainer: L.Trainer, pl_module: L.LightningModule, *, epoch: int) -> EpochRecord:
-        bank = self.embedder.embed(placed_encoder(trainer, pl_module, self.encoder), step=trainer.global_step)
+        placed = placed_encoder(trainer, pl_module, trained_encoder(trainer, self.encoder))
+        bank = self.embedder.embed(placed, step=trainer.global_step)
         rankings = {
             protocol.name: evaluate_ranking(
                 bank.embeddings,

@@ -173,6 +173,12 @@ def record_end(callback: Any, trainer: L.Trainer, why: str) -> None:
     history.end(why=why, best_epoch=best, values={} if best is None else history.epochs[best]["values"])
 
 
+def record_failure(callback: Any, trainer: L.Trainer, exception: BaseException) -> None:
+    """Write the line that ends a run by an error, with what callbacks noted on it."""
+    notes = "".join(f" ({note})" for note in getattr(exception, "__notes__", ()))
+    record_end(callback, trainer, f"{type(exception).__name__}: {exception}{notes}")
+
+
 def digest_of(tensors: Mapping[str, Any]) -> str:
     """A number that changes with any bit of the tensors, or their names: the first 16 digits of SHA-256."""
     total = hashlib.sha256()
