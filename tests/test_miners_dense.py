@@ -18,7 +18,14 @@ from legolas_metric import (
     RandomMiner,
     SemiHardMiner,
 )
-from legolas_metric.geometry import exact_similarity, inwards, normalise, prepare, semi_hard_window
+from legolas_metric.geometry import (
+    exact_similarity,
+    inwards,
+    merge_directions,
+    normalise,
+    prepare,
+    semi_hard_window,
+)
 
 MARGIN = 0.4
 GROUPS = LabelRelation(positive_group="other", negative_group="same")
@@ -36,11 +43,18 @@ def a_batch(n, m, d, pool, jitter, classes, scale, seed, shift=0.0):
     return rows(n), None if m is None else rows(m)
 
 
+def directions(rows):
+    """Unit rows, of which those of one direction are equal: see test_geometry_directions.py."""
+    unit = normalise(rows)
+    merge_directions(unit)
+    return unit
+
+
 class Slow:
     """All similarities that decide, and what is a positive and a negative, as whole matrices."""
 
     def __init__(self, own, ref, metric, relation):
-        x, y = (side if metric != "cosine" else normalise(side) for side in (own[0], (ref or own)[0]))
+        x, y = (side if metric != "cosine" else directions(side) for side in (own[0], (ref or own)[0]))
         self.x, self.y = x, y
         self.s = exact_similarity(x[:, None].expand(-1, len(y), -1), y.expand(len(x), -1, -1), metric)
         labels, ref_labels = own[1], (ref or own)[1]

@@ -131,31 +131,8 @@ def decision_findings(facts: DecisionFacts, verification: VerificationReport) ->
             remedy="look at both, and drop one or mend its label; no threshold can tell them apart",
             share=min(1.0, len(facts.twins) / facts.rows),
         )
-    if len(facts.outliers):
-        shown = ", ".join(map(str, facts.outliers[:_SHOWN].tolist()))
-        yield Finding(
-            severity="note",
-            rule="outliers",
-            sentence=f"far from every other row, of their own class too: {len(facts.outliers)} of {facts.rows} rows",
-            evidence=f"the nearest row is farther by {_FAR:g} deviations than the median row's; ids {shown}"
-            + (", ..." if len(facts.outliers) > _SHOWN else ""),
-            remedy="look at them: a bad recording, a crop of nothing, a wrong label; leave them out of templates",
-            share=len(facts.outliers) / facts.rows,
-        )
-    if facts.norm is not None:
-        gain = facts.norm
-        verdict = "gain nothing that is shown" if gain.value <= 0 or not gain.shown else "raise Rank@1"
-        yield Finding(
-            severity="note",
-            rule="score normalisation",
-            sentence=f"AS-norm would {verdict}: {gain.value:+.3f}",
-            evidence=f"half of the people judged with the other half as the cohort, and the other way round; 95 % "
-            f"interval {gain.low:+.3f} to {gain.high:+.3f}",
-            remedy="use ScoreNorm with a cohort of training people"
-            if gain.shown and gain.value > 0
-            else "leave the scores as they are",
-            share=max(0.0, gain.value),
-        )
+    yield from _far_rows(facts)
+    yield from _normalisation(facts)
     if _RATE in verification.threshold_at_far and _RATE not in verification.flagged:
         rates = verification.rates_at(verification.threshold_at_far[_RATE])
         yield Finding(
@@ -177,3 +154,36 @@ def decision_findings(facts: DecisionFacts, verification: VerificationReport) ->
                 remedy="enrol several recordings: enrol(embeddings, by=labels)",
                 share=gain.value,
             )
+
+
+def _far_rows(facts: DecisionFacts) -> Iterator[Finding]:
+    """Rows that lie near no other."""
+    if len(facts.outliers):
+        shown = ", ".join(map(str, facts.outliers[:_SHOWN].tolist()))
+        yield Finding(
+            severity="note",
+            rule="outliers",
+            sentence=f"far from every other row, of their own class too: {len(facts.outliers)} of {facts.rows} rows",
+            evidence=f"the nearest row is farther by {_FAR:g} deviations than the median row's; ids {shown}"
+            + (", ..." if len(facts.outliers) > _SHOWN else ""),
+            remedy="look at them: a bad recording, a crop of nothing, a wrong label; leave them out of templates",
+            share=len(facts.outliers) / facts.rows,
+        )
+
+
+def _normalisation(facts: DecisionFacts) -> Iterator[Finding]:
+    """What AS-norm would gain, also where that is nothing."""
+    if facts.norm is not None:
+        gain = facts.norm
+        verdict = "gain nothing that is shown" if gain.value <= 0 or not gain.shown else "raise Rank@1"
+        yield Finding(
+            severity="note",
+            rule="score normalisation",
+            sentence=f"AS-norm would {verdict}: {gain.value:+.3f}",
+            evidence=f"half of the people judged with the other half as the cohort, and the other way round; 95 % "
+            f"interval {gain.low:+.3f} to {gain.high:+.3f}",
+            remedy="use ScoreNorm with a cohort of training people"
+            if gain.shown and gain.value > 0
+            else "leave the scores as they are",
+            share=max(0.0, gain.value),
+        )

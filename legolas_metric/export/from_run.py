@@ -53,6 +53,12 @@ def export_run(
     Raises:
         FileNotFoundError: no such run, fold or data.
         ValueError: what `export_encoder` refuses.
+
+    Example:
+        >>> from pathlib import Path
+        >>> export_run(Path("runs/none"), Path("deployed"))
+        Traceback (most recent call last):
+        FileNotFoundError: runs/none holds no run: there is no settings.toml
     """
     check_new_folder(folder)
     if back_end is not None:

@@ -62,6 +62,11 @@ def read_gallery(path: str | os.PathLike[str]) -> Gallery:
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file of something else.
+
+    Example:
+        >>> read_gallery("people.npz")
+        Traceback (most recent call last):
+        FileNotFoundError: people.npz: no such file
     """
     check_exists(Path(path))
     try:

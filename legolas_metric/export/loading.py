@@ -55,7 +55,14 @@ class Exported:
         examples: a few inputs, their ids, and the rows that they had when they were exported.
         engine: what computes.
 
-    Example: see `export_encoder`.
+    Example:
+        >>> import torch
+        >>> from legolas_metric import export_encoder, load_export
+        >>> x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+        >>> kept = export_encoder(torch.nn.Linear(3, 2), "kept", inputs=x)
+        >>> again = load_export("kept", encoder=torch.nn.Linear(3, 2))
+        >>> again.space == kept.space, again.input_shape
+        (True, (3,))
 
     Source: ours.
     """
@@ -200,7 +207,14 @@ def load_export(
         FileNotFoundError: no export there, or none of its files.
         ValueError: files that were changed since; an encoder that is needed, or that the weights don't fit.
 
-    Example: see `export_encoder`.
+    Example:
+        >>> import torch
+        >>> from legolas_metric import export_encoder, load_export
+        >>> x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+        >>> kept = export_encoder(torch.nn.Linear(3, 2), "in_use", inputs=x)
+        >>> again = load_export("in_use", encoder=torch.nn.Linear(3, 2))
+        >>> again.space == kept.space, again.input_shape
+        (True, (3,))
     """
     check_choice("engine", engine, ("torch", "onnx"))
     place = Path(folder)

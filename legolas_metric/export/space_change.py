@@ -30,7 +30,7 @@ class SpaceComparison:
     Example:
         >>> import torch
         >>> compare_rows(torch.eye(3), torch.eye(3)[[1, 0, 2]]).sentence
-        'another space: 3 inputs lie up to 1.4 of their length from where they lay'
+        'another space, the same one turned: 3 inputs lie up to 1.4 of their length from where they lay'
     """
 
     same: bool
@@ -55,6 +55,11 @@ def compare_rows(a: Float[Tensor, "m e"], b: Float[Tensor, "m f"], *, tolerance:
     Args:
         a, b: the rows, in the same order.
         tolerance: the largest change that is the arithmetic's.
+
+    Example:
+        >>> import torch
+        >>> compare_rows(torch.eye(3), torch.eye(3)).same
+        True
     """
     if a.shape[1] != b.shape[1]:
         return other_space(f"another space: rows of {b.shape[1]} dimensions, where they had {a.shape[1]}", tolerance)
