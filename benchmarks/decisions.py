@@ -32,7 +32,9 @@ from legolas_metric import (
     evaluate_ranking,
     evaluate_verification,
     expand,
+    identify,
     template_curve,
+    verification_from_scores,
     verify_by,
 )
 from legolas_metric.datasets import load_ecg_id
@@ -217,20 +219,55 @@ def show(task: Task, steps: int) -> None:
 
 
 def show_recordings(task: Task, x: torch.Tensor, fold: torch.Tensor) -> None:
-    """Whole recordings against whole recordings: the mean of the rows of each, on both sides."""
+    """What is averaged, on which side: beats or means of recordings ask; beats, means, or people are asked."""
     assert task.groups is not None
-    hits, equal = [], []
-    for k in range(FOLDS):
-        inside = fold == k
-        means, names = enrol(x[inside], by=task.groups[inside])
+    print("\n| who asks | what is searched, of other recordings | Rank@1 | of | EER |\n| --- | --- | --- | --- | --- |")
+    parts = [(x[fold == k], task.y[fold == k], task.groups[fold == k]) for k in range(FOLDS)]
+    means = [recordings(*part) for part in parts]
+    ways = {
+        ("a beat", "beats"): [rows_against_rows(*part) for part in parts],
+        ("the mean of a recording", "means of recordings"): [rows_against_rows(*part) for part in means],
+        ("a beat", "means of people"): [rows_against_people(part, part) for part in parts],
+        ("the mean of a recording", "means of people"): [
+            rows_against_people(mean, part) for mean, part in zip(means, parts)
+        ],
+    }
+    for (asks, searched), found in ways.items():
+        every, equal = torch.cat([hits for hits, _ in found]), np.mean([eer for _, eer in found])
+        print(f"| {asks} | {searched} | {every.mean():.3f} | {len(every)} | {equal:.3f} |")
+
+
+Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def recordings(x: torch.Tensor, y: torch.Tensor, groups: torch.Tensor) -> Part:
+    """The mean of each recording, whose it is, and which."""
+    means, names = enrol(x, by=groups)
+    assert isinstance(names, torch.Tensor)
+    return means, torch.stack([y[groups == one][0] for one in names]), names
+
+
+def rows_against_rows(x: torch.Tensor, y: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, float]:
+    ranked = evaluate_ranking(x, y, groups=groups, protocol=RetrievalProtocol.cross_session())
+    return ranked.per_query.rank_at(1), evaluate_verification(x, y, groups=groups).eer
+
+
+def rows_against_people(asking: Part, enrolled: Part) -> tuple[torch.Tensor, float]:
+    """Each person is enrolled by the mean of all their rows outside the recording that asks."""
+    (probes, who, where), (x, y, groups) = asking, enrolled
+    hits, scores, same = [], [], []
+    for recording in where.unique():
+        templates, names = enrol(x[groups != recording], by=y[groups != recording])
         assert isinstance(names, torch.Tensor)
-        people = torch.stack([task.y[inside][task.groups[inside] == one][0] for one in names])
-        hits.append(evaluate_ranking(means, people).per_query.rank_at(1))
-        equal.append(evaluate_verification(means, people).eer)
-    every = torch.cat(hits)
-    print(
-        f"\nMeans of whole recordings, both sides: Rank@1 {every.mean():.3f} of {len(every)}, EER {np.mean(equal):.3f}."
-    )
+        mine = where == recording
+        if not (names == who[mine][0]).any():  # their only recording
+            continue
+        found = identify(probes[mine], templates, names, k=len(names))
+        own = torch.tensor(found.names) == who[mine][0]
+        hits.append(own[:, 0].double())
+        scores.append(found.scores.flatten())
+        same.append(own.flatten())
+    return torch.cat(hits), verification_from_scores(torch.cat(scores), torch.cat(same)).eer
 
 
 def main() -> None:

@@ -54,6 +54,14 @@ def bank(kind: str, n: int, d: int) -> torch.Tensor:
     return torch.nn.functional.normalize(rows.double()).float()
 
 
+def falling(n: int, d: int, power: float) -> torch.Tensor:
+    """Unit rows whose singular values fall as j^-power, along axes that are not the coordinates."""
+    generator = torch.Generator().manual_seed(SEED)
+    turn = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
+    rows = torch.randn(n, d, generator=generator) * torch.arange(1, d + 1) ** -power @ turn
+    return torch.nn.functional.normalize(rows)
+
+
 def flat_faiss(rows: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """What one writes today: search for k + the largest class, drop one's own class, keep the first k."""
     largest = int(np.bincount(labels[labels >= 0]).max())
@@ -174,6 +182,10 @@ def banks(table: str) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     elif table == "structured":
         for kind in ("clustered", "collapsed", "duplicates"):
             yield kind, bank(kind, 20_000, 128), torch.arange(20_000) // PER_CLASS
+    elif table == "spectrum":
+        for d in (512, 2048):
+            for power in (0.7, 0.0):
+                yield f"j^-{power}", falling(50_000, d, power), torch.arange(50_000) // PER_CLASS
     elif table == "growth":
         for n in (2_000, 5_000, 10_000, 20_000, 100_000, 200_000):
             yield "plain", bank("plain", n, 128), torch.arange(n) // PER_CLASS
@@ -181,7 +193,7 @@ def banks(table: str) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         yield "plain", bank("plain", 50_000, int(table)), torch.arange(50_000) // PER_CLASS
 
 
-@pytest.mark.parametrize("table", ["64", "128", "512", "structured", "encoder", "clinc", "growth"])
+@pytest.mark.parametrize("table", ["64", "128", "512", "structured", "encoder", "clinc", "spectrum", "growth"])
 def test_tables(table, full, capsys):
     """Every figure of docs/engine.md, each with FAISS in the same run."""
     if not full:
@@ -192,8 +204,8 @@ def test_tables(table, full, capsys):
     cases = [(job, precision) for job in JOBS for precision in precisions]
     rows: list[dict[str, object]] = []
     for data, embeddings, labels in banks(table):
-        repeats = 1 if len(labels) > 50_000 else 5 if table.isdecimal() else 3
-        for row in compare(embeddings, labels, cases[:1] if table == "growth" else cases, repeats):
+        repeats = 1 if len(labels) > 50_000 or table == "spectrum" else 5 if table.isdecimal() else 3
+        for row in compare(embeddings, labels, cases[:1] if table in ("growth", "spectrum") else cases, repeats):
             rows.append({"data": data} | row)
             with capsys.disabled():
                 print(json.dumps(rows[-1]), flush=True)

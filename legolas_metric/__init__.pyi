@@ -2,6 +2,7 @@
 
 from . import datasets as datasets
 from . import encoders as encoders
+from . import recipes as recipes
 from .bank import EmbeddingBank as EmbeddingBank
 from .datasets.folds import KFold as KFold
 from .datasets.leakage import Leakage as Leakage
@@ -63,6 +64,15 @@ from .evaluation.ranking import evaluate_ranking as evaluate_ranking
 from .evaluation.ranking_report import RankingReport as RankingReport
 from .evaluation.verification import evaluate_verification as evaluate_verification
 from .evaluation.verification_report import VerificationReport as VerificationReport
+from .export.from_run import export_run as export_run
+from .export.gallery import Gallery as Gallery
+from .export.gallery import read_gallery as read_gallery
+from .export.loading import Exported as Exported
+from .export.loading import load_export as load_export
+from .export.same_space import compare_spaces as compare_spaces
+from .export.space_change import SpaceComparison as SpaceComparison
+from .export.space_change import compare_rows as compare_rows
+from .export.writing import export_encoder as export_encoder
 from .index.auto import AutoIndex as AutoIndex
 from .index.exact import ExactIndex as ExactIndex
 from .index.faiss import FaissIndex as FaissIndex

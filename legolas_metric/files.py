@@ -20,7 +20,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import UNPACKED
 from legolas_metric.checks import ArrayLike, as_tensor
-from legolas_metric.lookup import lookup
+from legolas_metric.matched_ids import Named, by_id
 from legolas_metric.names import Names, as_named
 from legolas_metric.outputs import check_file, check_writable, followed, is_stream, whole_file
 from legolas_metric.tabular_files import TABULAR, held_input, read_columns
@@ -28,8 +28,6 @@ from legolas_metric.tabular_files import TABULAR, held_input, read_columns
 FIELDS = ("embeddings", "labels", "ids", "groups", "images")
 ARRAYS = (".npz", ".npy", ".safetensors", ".pt")
 SUFFIXES = (*ARRAYS, *TABULAR)
-Named = tuple[Tensor, Names | None]
-"""Numbers, and the names that they stand for, where they came as names."""
 
 _PICKLE, _ZIP = b"\x80", b"PK\x03\x04"  # how such files begin
 _PACKED = 50  # numbers that are embeddings do not shrink to a fiftieth
@@ -101,7 +99,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 class EmbeddingFile:
     """What a file of embeddings held; fields that it lacked are None. Not yet checked against each other.
 
-    `label_names[label]` is what a label stands for, where the file holds names.
+    `label_names[label]` is what a label stands for, where the file holds names; `id_names[id]` likewise.
     """
 
     embeddings: Tensor
@@ -110,12 +108,15 @@ class EmbeddingFile:
     groups: Tensor | None
     images: Tensor | None
     label_names: Names | None = None
+    id_names: Names | None = None
 
 
 def read_embeddings(
     path: str | os.PathLike[str],
     *,
     labels: str | os.PathLike[str] | None = None,
+    groups: str | os.PathLike[str] | None = None,
+    ids: str | os.PathLike[str] | None = None,
     embeddings_key: str = "embeddings",
     labels_key: str = "labels",
 ) -> EmbeddingFile:
@@ -128,8 +129,8 @@ def read_embeddings(
 
     Args:
         path: the file. Named arrays are embeddings, labels, ids, groups, images; only the first is required.
-        labels: a second file of any kind that overrides the labels of the first: by id where both have ids, else by
-            row.
+        labels, groups: files of any kind that override those of the first: by id where both have ids, else by row.
+        ids: likewise, by row. Ids may be names, such as those of pictures, which are numbered.
         embeddings_key, labels_key: how the arrays of embeddings and labels are named, where they have other names; a
             key that is given must be there.
 
@@ -141,16 +142,20 @@ def read_embeddings(
             embeddings inside.
     """
     names = (embeddings_key, labels_key, *FIELDS[2:])
-    arrays = _read(Path(path), names, option="--embeddings-key", named=(labels_key, "groups"))
-    if labels is not None:
-        told = _read(Path(labels), (labels_key, "ids"), option="--labels-key", named=(labels_key,))
-        arrays[labels_key] = _by_id(told, labels_key, arrays.get("ids"), Path(labels))
-    elif labels_key != FIELDS[1] and labels_key not in arrays:
+    arrays = _read(Path(path), names, option="--embeddings-key", named=(labels_key, "groups", "ids"))
+    if ids is not None:
+        arrays["ids"] = _read(Path(ids), ("ids",), named=("ids",))["ids"]
+    for other, key in ((labels, labels_key), (groups, "groups")):
+        if other is not None:
+            option = "--labels-key" if key == labels_key else None
+            told = _read(Path(other), (key, "ids"), option=option, named=(key, "ids"))
+            arrays[key] = by_id(told, key, arrays.get("ids"), Path(other))
+    if labels is None and labels_key != FIELDS[1] and labels_key not in arrays:
         raise ValueError(f"{path} has no array named {labels_key!r}, which labels_key (--labels-key) asks for")
     found = {name: array for name, (array, _) in arrays.items()}
-    own, ids, groups, images = (found.get(name) for name in names[1:])
-    label_names = arrays.get(labels_key, (None, None))[1]
-    return EmbeddingFile(found[embeddings_key], own, ids, groups, images, label_names)
+    own, named, groups_of, images = (found.get(name) for name in names[1:])
+    label_names, id_names = (arrays.get(name, (None, None))[1] for name in (labels_key, "ids"))
+    return EmbeddingFile(found[embeddings_key], own, named, groups_of, images, label_names, id_names)
 
 
 def read_arrays(
@@ -176,7 +181,10 @@ def _read(
     """Arrays, as `read_arrays` has them, each with what its numbers stand for."""
     if str(path) == "-":
         with held_input() as held:
-            return _read(held, wanted, option=option, named=named)
+            try:
+                return _read(held, wanted, option=option, named=named)
+            except (ValueError, TypeError) as error:
+                raise type(error)(str(error).replace(str(held), "standard input")) from error
     check_exists(path)
     if path.suffix == ".safetensors":
         arrays: Mapping[str, ArrayLike] = read_tensors(path)[0]
@@ -186,6 +194,8 @@ def _read(
         arrays = _read_pt(path, wanted[0])
     elif path.suffix in (".npz", ".npy"):
         arrays = _read_numpy(path, wanted)
+    elif path.suffix in (".gz", ".zip", ".bz2", ".xz"):
+        raise ValueError(f"{path} is compressed: unpack it first, or pipe it: `gunzip -c {path.name} | ... -`")
     else:
         raise ValueError(f"{path} has the unknown extension {path.suffix!r}: expected one of {', '.join(SUFFIXES)}")
     if wanted[0] not in arrays:
@@ -193,18 +203,6 @@ def _read(
         key = "" if option is None or not arrays else f": name the one that is meant with {option} NAME"
         raise ValueError(told + key)
     return {name: _as_numbers(arrays[name], f"{path}: {name}", name in named) for name in wanted if name in arrays}
-
-
-def _by_id(told: Mapping[str, Named], key: str, ids: Named | None, path: Path) -> Named:
-    """Labels of a file of their own, in the order of the rows' ids where it has ids too."""
-    labels, names = told[key]
-    if ids is None or "ids" not in told or len(told["ids"][0]) != len(labels):
-        return told[key]
-    place, known = lookup(ids[0].long(), told["ids"][0].long())
-    if not bool(known.all()):
-        missing = ids[0][~known][:5].tolist()
-        raise ValueError(f"{path} has no label for {int((~known).sum())} of {len(ids[0])} ids (first: {missing})")
-    return labels[place], names
 
 
 def _as_numbers(array: ArrayLike, name: str, named: bool) -> Named:

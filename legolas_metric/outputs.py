@@ -56,6 +56,44 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(handle)
 
 
+@contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name when the block ends without an error.
+
+    So a folder is never half written. What a killed writer of the same folder left behind is removed.
+
+    Raises:
+        FileExistsError: there is something already, other than an empty folder.
+        OSError: the folder around it cannot be created or written.
+    """
+    final = Path(path).resolve()
+    check_new_folder(final)
+    check_writable(final.parent)
+    start = f".{final.name[:60]}."
+    _remove_left(final.parent, start)
+    temporary = final.parent / f"{start}{secrets.token_hex(8)}"
+    temporary.mkdir()
+    handle = _lock(os.open(temporary, os.O_RDONLY))
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        temporary.replace(final)  # onto an empty folder too
+        _sync(final.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def check_new_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse a folder that holds something: what is there already is not touched."""
+    place = Path(path)
+    if place.is_dir() and any(place.iterdir()):
+        raise FileExistsError(f"{path} holds something already, which is not touched: name a new folder")
+    if place.exists() and not place.is_dir():
+        raise FileExistsError(f"{path} is a file: name a new folder")
+
+
 def followed(path: str | os.PathLike[str]) -> Path:
     """What a symbolic link leads to, whether it is there or not; any other path as it is."""
     return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
@@ -65,12 +103,17 @@ def _locked(temporary: Path) -> int:
     """A new file, locked for as long as its writer lives. Another writer may take it for left before it is locked."""
     while True:
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks: then nothing is removed there either
-                fcntl.flock(handle, fcntl.LOCK_EX)
+        _lock(handle)
         if temporary.exists():
             return handle
         os.close(handle)
+
+
+def _lock(handle: int) -> int:
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks: then nothing is removed there either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -115,21 +158,28 @@ def is_stream(path: Path) -> bool:
 
 
 def _remove_left(folder: Path, start: str) -> None:
-    """Remove temporary files whose writer is gone: its lock went with it."""
+    """Remove temporary files and folders whose writer is gone: its lock went with it."""
     if fcntl is None:
         return
     for left in folder.glob(f"{glob.escape(start)}*"):
         if not re.fullmatch(r"[0-9a-f]{16}(\..*)?", left.name.removeprefix(start)):
             continue
-        with suppress(OSError), left.open("rb") as held:  # another writer's, or already gone
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+        with suppress(OSError):  # another writer's, or already gone
+            held = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
+            finally:
+                os.close(held)
 
 
-def _sync(folder: Path) -> None:
-    """Make a renaming last through a loss of power, where the system can."""
+def _sync(path: Path) -> None:
+    """Make a file, or a renaming in a folder, last through a loss of power, where the system can."""
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

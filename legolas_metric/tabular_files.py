@@ -13,7 +13,7 @@ import numpy as np
 
 from legolas_metric.checks import ArrayLike
 
-TABULAR = (".csv", ".tsv", ".jsonl", ".parquet")
+TABULAR = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 _STARTS = {b"PK\x03\x04": ".npz", b"\x93NUMPY": ".npy", b"PAR1": ".parquet"}
 
 
@@ -24,7 +24,8 @@ def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, ArrayLike]:
     that have no name of their own; a table without names is all embeddings or, one column wide, all that was wanted.
 
     Args:
-        path: .csv or .tsv, with or without names in the first line; .jsonl, an object a line; .parquet.
+        path: .csv, .tsv or .txt, with or without names in the first line, of commas, tabs or semicolons (then with
+            decimal commas too), .txt also of blanks; .jsonl, an object a line; .parquet.
         wanted: names of columns, the first of which is required.
 
     Raises:
@@ -37,7 +38,7 @@ def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, ArrayLike]:
         elif path.suffix == ".jsonl":
             columns = _json_lines(path)
         else:
-            columns = _delimited(path, "\t" if path.suffix == ".tsv" else ",", wanted)
+            columns = _delimited(path, wanted)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no {path.suffix} file of UTF-8 text: write it again") from error
     plural = {name.removesuffix("s"): name for name in wanted}
@@ -63,7 +64,9 @@ def _numbers(column: Any, where: str) -> np.ndarray:
     try:
         return np.asarray(column, dtype=np.float64).astype(np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} holds what is no number: call it label, id or group, or leave it out") from error
+        row, entry = next(((row, one) for row, one in enumerate(column, 1) if not _is_number(one)), (0, ""))
+        told = f"no number in row {row} ({entry!r})" if row else "what is no number"
+        raise ValueError(f"{where} holds {told}: call it label, id or group, or leave it out") from error
 
 
 def _plain(column: Any) -> ArrayLike:
@@ -76,9 +79,17 @@ def _plain(column: Any) -> ArrayLike:
     return np.array(entries, dtype=object)
 
 
-def _delimited(path: Path, delimiter: str, wanted: Sequence[str]) -> dict[str, list[str]]:
+def _delimited(path: Path, wanted: Sequence[str]) -> dict[str, list[str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = [line for line in csv.reader(file, delimiter=delimiter) if line]
+        first = file.readline()
+        file.seek(0)
+        mark = _mark(path.suffix, first)
+        if mark is None:
+            lines = [line.split() for line in file if line.strip()]
+        else:
+            lines = [line for line in csv.reader(file, delimiter=mark) if line]
+    if mark == ";":  # as spreadsheets write where a comma is the decimal point
+        lines = [[_with_point(entry) for entry in line] for line in lines]
     if not lines:
         raise ValueError(f"{path} is empty")
     width = len(lines[0])
@@ -90,16 +101,37 @@ def _delimited(path: Path, delimiter: str, wanted: Sequence[str]) -> dict[str, l
     if known & set(head) or not all(_is_number(entry) for entry in head):
         if width == 1 and len(wanted) <= 2 and not known & set(head):
             return {wanted[0]: [line[0] for line in lines]}  # a file of names alone
+        twice = sorted({name for name in head if head.count(name) > 1})
+        if twice:
+            raise ValueError(f"{path}: {head.count(twice[0])} columns are called {twice[0]!r}: give each its own name")
+        if len(lines) == 1:
+            raise ValueError(f"{path} has names of columns, and no row below them")
         return {name: [line[place] for line in lines[1:]] for place, name in enumerate(head)}
     if width == 1 and len(wanted) <= 2:
         return {wanted[0]: [line[0] for line in lines]}
     return {f"column {place}": [line[place] for line in lines] for place in range(width)}
 
 
-def _is_number(entry: str) -> bool:
+def _mark(suffix: str, first: str) -> str | None:
+    """What stands between the entries of a file whose first line is given; None for blanks."""
+    if suffix == ".tsv" or "\t" in first:
+        return "\t"
+    if ";" in first and "," not in first.split(";")[0]:
+        return ";"
+    if suffix == ".txt" and "," not in first and all(_is_number(entry) for entry in first.split()):
+        return None
+    return ","
+
+
+def _with_point(entry: str) -> str:
+    pointed = entry.replace(",", ".", 1)
+    return pointed if "," in entry and _is_number(pointed) else entry
+
+
+def _is_number(entry: Any) -> bool:
     try:
-        float(entry)
-    except ValueError:
+        np.asarray(entry, dtype=np.float64)
+    except (TypeError, ValueError):
         return False
     return True
 
@@ -144,6 +176,8 @@ def held_input() -> Iterator[Path]:
         raise ValueError("standard input is empty")
     suffix = next((suffix for start, suffix in _STARTS.items() if held.startswith(start)), None)
     if suffix is None:
+        if held.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+            raise ValueError("standard input is compressed: unpack it first, as `gunzip -c FILE | ... -` does")
         first = held.lstrip().split(b"\n", 1)[0]
         suffix = ".jsonl" if first.startswith(b"{") else ".tsv" if b"\t" in first else ".csv"
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ import typer
 
 COMMANDS = (
     *("demo", "train", "kfold", "embed", "ensemble", "search"),
-    *("probe", "rank", "verify", "compare", "diagnose", "mine", "warm-up"),
+    *("probe", "rank", "verify", "compare", "diagnose", "mine", "export", "identify", "warm-up"),
 )
 
 
@@ -24,7 +24,18 @@ def test_help_is_for_strangers(call):
         assert "Usage: legolas-metric" in out
 
 
-SHARED = {"--labels", "--embeddings-key", "--labels-key", "--encoder", "--data", "--html", "--format", "--json"}
+SHARED = {
+    "--labels",
+    "--groups",
+    "--ids",
+    "--embeddings-key",
+    "--labels-key",
+    "--encoder",
+    "--data",
+    "--html",
+    "--format",
+    "--json",
+}
 PROTOCOL = {"--protocol", "--queries", "--gallery"}
 EPISODES = {"--episodes", "--within-group", "--prototypes", "--seed"}
 OPTIONS = {
@@ -37,11 +48,15 @@ OPTIONS = {
     "probe": SHARED,
     "rank": {"--metric", "--k", "--full", "--untrained", *PROTOCOL, *EPISODES, *SHARED},
     "verify": {"--metric", "--far", "--threshold-far", "--apply", "--grid", "--untrained", *SHARED},
-    "compare": {"--metric", "--over", *PROTOCOL, *SHARED},
+    "compare": {"--metric", "--over", "--same-space", *PROTOCOL, *SHARED},
     "diagnose": {"--untrained", *SHARED},
     "warm-up": {"--json"},
+    "export": {"--out", "--fold", "--back-end", "--threshold-far", "--gallery", "--onnx", "--tolerance"},
+    "identify": {"--gallery", "--k", "--engine", "--format", "--json"},
     "mine": {
         "--labels",
+        "--groups",
+        "--ids",
         "--embeddings-key",
         "--labels-key",
         "--out",

@@ -101,6 +101,8 @@ def test_a_cohort_that_shares_people_with_the_test_set_is_refused_by_id():
         evaluate_ranking(x[16:], labels[16:], scorer=norm)
         with pytest.raises(ValueError, match=f"{told} identities of the test set are in the cohort"):
             evaluate_ranking(x, labels, scorer=norm)
+    with pytest.warns(UserWarning, match="where the sets number other people alike, pass names"):
+        evaluate_ranking(x, y, scorer=PLDA().fit(x[:16], y[:16]))
     plda = PLDA().fit(x[:16], names[:16])
     with pytest.warns(UserWarning, match=r"4 \(p0, p1, p2, p3\) identities are in both sets"):
         evaluate_ranking(x, names, scorer=plda)

@@ -17,6 +17,7 @@ from legolas_metric import (
     read_trials,
     verification_from_scores,
 )
+from legolas_metric.evaluation import verification
 
 
 def trials(seed, genuine=60, impostor=200, gap=1.5):
@@ -144,3 +145,18 @@ def test_lfws_list_brings_its_folds(tmp_path):
         (tmp_path / "pairs.txt").write_text(text)
         with pytest.raises(ValueError, match=match):
             read_trials(tmp_path / "pairs.txt")
+
+
+def test_impostors_that_are_counted_below_their_score_are_told(monkeypatch):
+    y = torch.arange(60) // 3
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(1))[y] + 0.7 * torch.randn(60, 5)
+    exact = Calibration.fit(evaluate_verification(x, y))
+    assert exact.rounded == 0
+    monkeypatch.setattr(verification, "_ALL_KEPT", 0)
+    report = evaluate_verification(x, y)
+    binned = Calibration.fit(report)
+    u = torch.nn.functional.normalize(x.double())
+    scores, levels = u @ u.T, report.operating.levels
+    between = [float((levels - scores[i, j]).abs().min()) > 1e-12 for i in range(60) for j in range(i) if y[i] != y[j]]
+    assert binned.rounded == sum(between) > 1000
+    assert binned.cllr == pytest.approx(exact.cllr, abs=0.01)

@@ -143,6 +143,9 @@ def test_templates_are_means_of_unit_rows():
             rows = [i for i, other in enumerate(by) if other == one]
             mean = sum((1 if weights is None else weights[i]) * x[i] / x[i].norm() for i in rows)
             assert template.tolist() == pytest.approx((mean / mean.norm()).tolist(), abs=1e-6)
+    with pytest.warns(UserWarning, match="1 of 3 templates rest on one row"):
+        enrol(x[:-1], by=by[:-1])
+    enrol(x[:3], by=[1, 2, 3])  # all alike: nothing to say
     kept, names = enrol(x, by=by, how="all")
     assert names.tolist() == [1, 1, 1, 3, 3, 3, 7, 7]
     assert kept[3].tolist() == pytest.approx((x[0] / x[0].norm()).tolist(), abs=1e-6)

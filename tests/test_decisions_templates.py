@@ -5,7 +5,15 @@ import pytest
 import torch
 from test_decisions_backends import people, unit
 
-from legolas_metric import PLDA, diagnose, evaluate_verification, template_curve, verify_by
+from legolas_metric import (
+    PLDA,
+    ScoreNorm,
+    diagnose,
+    evaluate_ranking,
+    evaluate_verification,
+    template_curve,
+    verify_by,
+)
 
 
 def test_the_curve_over_enrolled_recordings_equals_a_plain_loop():
@@ -73,6 +81,34 @@ def test_plda_helps_where_one_person_varies_along_few_directions():
     x, y = people(60, noise=1.5)
     plda = PLDA().fit(x[:120], y[:120])
     assert verify_by(plda, x[120:], y[120:]).eer < evaluate_verification(x[120:], y[120:]).eer
+
+
+def test_diagnose_names_outliers_and_says_what_as_norm_would_gain():
+    x, y = people(60, per_person=6, noise=0.15, d=8)
+    x[17], x[203] = -x[17], torch.tensor([1.0, -1, 1, -1, 1, -1, 1, -1])
+    rules = {one.rule: one for one in diagnose(x, y, ids=torch.arange(len(y)) + 1000).findings}
+    assert rules["outliers"].severity == "note"
+    assert {"1017", "1203"} <= set(rules["outliers"].evidence.split("ids ")[1].split(", "))
+    assert "3 of 360 rows" in rules["outliers"].sentence
+    kept = torch.isin(torch.arange(len(y)), torch.tensor([17, 203]), invert=True)
+    rules = {one.rule: one for one in diagnose(x[kept], y[kept]).findings}
+    assert "1 of 358 rows" in rules["outliers"].sentence  # the farthest of 358 that are normal
+    x, y = people(60, per_person=6, noise=0.7, d=8)
+    found = {one.rule: one for one in diagnose(x, y).findings}["score normalisation"]
+    half = y.unique()[torch.randperm(60, generator=torch.Generator().manual_seed(0))[:30]]
+    inside = torch.isin(y, half)
+    change = sum(
+        float(
+            (
+                evaluate_ranking(x[one], y[one], scorer=ScoreNorm(x[~one])).per_query.rank_at(1)
+                - evaluate_ranking(x[one], y[one]).per_query.rank_at(1)
+            ).sum()
+        )
+        for one in (inside, ~inside)
+    )
+    assert f"{change / len(y):+.3f}" in found.sentence
+    assert "gain nothing that is shown" in found.sentence
+    assert "score normalisation" not in {one.rule for one in diagnose(x[:90], y[:90]).findings}  # 15 people
 
 
 def test_diagnose_names_twins_and_says_what_templates_would_gain():

@@ -67,7 +67,7 @@ def test_labels_come_by_id_where_both_have_ids(tmp_path):
     ("name", "text", "told"),
     [
         ("x.csv", "x0,label\n1,a\n2\n", "row 3: 1 entries, where the first row has 2"),
-        ("x.csv", "x0,city,label\n1,Rome,a\n", "column 'city' holds what is no number"),
+        ("x.csv", "x0,city,label\n1,Rome,a\n", "column 'city' holds no number in row 1"),
         ("x.csv", "", "is empty"),
         ("x.jsonl", '{"embedding": [1]}\n[2]\n', "line 2: expected an object"),
         ("x.jsonl", '{"embedding": [1]}\n{"embe', "line 2 is not JSON"),

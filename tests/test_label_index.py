@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from legolas_metric.datasets.labels import LabelIndex
+from legolas_metric.datasets.labels import LabelIndex, class_sizes, largest_class
 
 
 @settings(deadline=None, max_examples=40)
@@ -14,6 +14,9 @@ def test_rows_by_class(labels):
     expected = {c: [row for row, label in enumerate(labels) if label == c] for c in sorted(set(labels) - {-1})}
     assert index.classes.tolist() == list(expected)
     assert index.counts.tolist() == [len(rows) for rows in expected.values()]
+    classes, sizes = class_sizes(torch.tensor(labels, dtype=torch.int64))
+    assert dict(zip(classes.tolist(), sizes.tolist())) == {c: len(rows) for c, rows in expected.items()}
+    assert largest_class(torch.tensor(labels, dtype=torch.int64)) == max(map(len, expected.values()), default=0)
     assert [index.rows_of(c).tolist() for c in range(len(index))] == list(expected.values())
     assert index.offsets.tolist() == np.cumsum([0, *map(len, expected.values())]).tolist()
 

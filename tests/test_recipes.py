@@ -1,164 +1,202 @@
-"""The benchmark of recipes: equal terms for all, nothing run twice, and a table that adds up."""
+"""Recipes: what each sets, which one the data asks for, and that a loop follows it."""
 
-import json
 from dataclasses import replace
-from functools import partial
-from itertools import pairwise
-from pathlib import Path
+from itertools import islice
 
-import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+from legolas_metric import FalseNegativeGuard, HardMiner, NeighborPKSampler, PKSampler, recipes
+from legolas_metric.training import GlobalMining, MetricLearner, MiningLoop
+from legolas_metric.training.settings import asked
 
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    threads = torch.get_num_threads()
-    monkeypatch.syspath_prepend(ROOT)
-    yield
-    torch.set_num_threads(threads)
+C, N = 12, 6
+LABELS = torch.arange(C).repeat_interleave(N)
+GROUPS = torch.arange(N).repeat(C)
 
 
 @pytest.fixture
-def vectors(tmp_path) -> Path:
-    """A file as CLINC's: 12 classes of 10 rows, one zero row, two rows of no class."""
-    rng = np.random.default_rng(0)
-    y = np.arange(12).repeat(10)
-    x = rng.normal(size=(12, 8))[y] + rng.normal(size=(120, 8))
-    x[3] = 0
-    path = tmp_path / "vectors.npz"
-    np.savez(path, x=np.concatenate([x, x[:2]]).astype(np.float16), y=np.concatenate([y, [-1, -1]]).astype(np.int16))
-    return path
+def rows() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(C, 5, generator=generator)
+    return centres[LABELS] + 0.3 * torch.randn(C * N, 5, generator=generator)
 
 
-def call(*arguments: object) -> None:
-    from benchmarks.recipes.__main__ import main
-
-    main([str(argument) for argument in arguments])
-
-
-def test_every_recipe_of_a_task_runs_on_equal_terms(vectors, tmp_path, capsys):
-    from benchmarks.recipes.catalogue import RECIPES
-    from benchmarks.recipes.table import read
-
-    out = tmp_path / "out.jsonl"
-    call("--task", "clinc", "--data", vectors, "--steps", 6, "--seeds", 0, 1, "--out", out)
-    lines = read(out)
-    assert [(line["seed"], line["recipe"]) for line in lines] == [
-        (seed, recipe.name) for seed in (0, 1) for recipe in RECIPES["clinc"]
-    ]
-    trained = [line for line in lines if line["settings"]["loss"]]
-    assert len(trained) == len(lines) - 2 * sum(recipe.loss is None for recipe in RECIPES["clinc"])
-    assert {(fold["steps"], line["batch_size"]) for line in trained for fold in line["folds"]} == {(6, 128)}
-    starts = [{line["folds"][0]["initial_weights"] for line in trained if line["seed"] == seed} for seed in (0, 1)]
-    assert [len(start) for start in starts] == [1, 1]
-    assert starts[0] != starts[1]
-    assert all(0 <= fold["mining_cpu_s"] <= fold["cpu_s"] for line in trained for fold in line["folds"])
-    looks = {line["recipe"] for line in trained if line["folds"][0]["mining_cpu_s"] > 0}
-    assert looks == {recipe.name for recipe in RECIPES["clinc"] if recipe.loss and recipe.looks}
-    assert len(capsys.readouterr().out.splitlines()) == len(lines)
+def loop_of(rows, recipe, **settings) -> tuple[MiningLoop, torch.nn.Module]:
+    torch.manual_seed(1)
+    settings = {"batch_size": 12, "progress": False, **settings}
+    return MiningLoop(rows, LABELS, recipe=recipe, **settings), torch.nn.Linear(5, 4)
 
 
-def test_what_was_run_is_not_run_again(vectors, tmp_path, capsys):
-    out = tmp_path / "out.jsonl"
-    command = ("--task", "clinc", "--data", vectors, "--steps", 3, "--out", out)
-    command = (*command, "--recipes", "untrained", "PK + SupCon T=0.1", "--seeds")
-    call(*command, 0)
-    first = out.read_text(encoding="utf-8")
-    out.write_text(first.splitlines(keepends=True)[0], encoding="utf-8")  # broken off after the first run
-    capsys.readouterr()
-    call(*command, 0, 1)
-    shown = [line.split(" |")[0] for line in capsys.readouterr().out.splitlines()]
-    assert shown == ["PK + SupCon T=0.1", "untrained", "PK + SupCon T=0.1"]
-    again = json.loads(out.read_text(encoding="utf-8").splitlines()[1])
-    assert again["rank1"] == json.loads(first.splitlines()[1])["rank1"]
+def ids_of(loop, encoder, epochs: int) -> list[list[list[int]]]:
+    return [[ids.tolist() for _, _, ids in loop.epoch(encoder)] for _ in range(epochs)]
 
 
-def test_a_run_depends_on_its_seed_alone(vectors):
-    from benchmarks.recipes.catalogue import near
-    from benchmarks.recipes.tasks import clinc
-    from benchmarks.recipes.training import run
-
-    task, recipe = replace(clinc(vectors), steps=5), near(0.1, warm_up=0.2, refresh=2)
-    one, other = run(recipe, task, 0), run(recipe, task, 1)
-    torch.manual_seed(99)
-    again = run(recipe, task, 0)
-    assert again["folds"][0]["last_loss"] == one["folds"][0]["last_loss"] != other["folds"][0]["last_loss"]
-
-
-def test_the_feed_warms_up_takes_turns_and_looks_again(vectors):
-    from benchmarks.recipes.recipe import Recipe
-    from benchmarks.recipes.tasks import clinc
-    from benchmarks.recipes.training import Feed
-    from legolas_metric import HardMiner, SemiHardMiner, SupConLoss
-
-    task = replace(clinc(vectors), steps=10, batch_size=16)
-    (fold,) = task.folds(0)
-    recipe = Recipe(
-        name="both",
-        loss=partial(SupConLoss),
-        turns=("neighbors", "mined"),
-        stages=((0.4, partial(SemiHardMiner, margin=9.0)), (0.8, partial(HardMiner))),
-        warm_up=0.4,
-        refresh=2,
-    )
-    feed = Feed(recipe, task, fold, task.encoder(), seed=0)
-    seen, triplets = [], []
-    for rows in feed:
-        seen.append(rows)
-        triplets.append(feed.triplets)
-    assert len(seen) == 10
-    plain = list(Feed(replace(recipe, turns=("random",), stages=()), task, fold, task.encoder(), seed=0))
-    assert all(torch.equal(a, b) for a, b in zip(seen[:4], plain[:4]))  # the same warm-up for all
-    assert triplets[3] is None
-    changes = [later is not earlier for earlier, later in pairwise(triplets[4:])]
-    assert changes == [False, True, False, True, False]
-    for step in (4, 6, 8):  # "neighbors": four of the eight classes, four rows each
-        assert sorted(fold.labels[seen[step]].unique(return_counts=True)[1].tolist()) == [4, 4, 4, 4]
-    for step in (5, 7, 9):  # "mined": whole triplets
-        assert len(triplets[step].locate(seen[step])[0]) >= 16 // 3
-    hard = HardMiner(seed=0).mine(task.embed(feed.encoder, fold.inputs, fold.labels, None))
-    assert torch.equal(triplets[9].s_an.sort().values, hard.s_an.sort().values)
+def test_near_warms_up_on_random_classes_and_then_takes_near_ones_without_mining(rows):
+    loop, encoder = loop_of(rows, replace(recipes.near(pool=3), k=3, warm_up=2))
+    seen = ids_of(loop, encoder, 3)
+    random = PKSampler(LABELS, 4, 3, batches_per_epoch=6, seed=0)
+    for epoch in (0, 1):
+        random.set_epoch(epoch)
+        assert seen[epoch] == list(random)
+    near = NeighborPKSampler(loop.bank, 4, 3, pool=3, batches_per_epoch=6, seed=0)
+    near.set_epoch(2)
+    assert seen[2] == list(near)
+    assert [(r.miner, len(r.triplets), r.fed) for r in loop.rounds] == [("NoMiner", 0, 0.0)] * 3
+    assert "triplets" not in loop.last.values()
+    assert loop.last.values()["drift"] == 1.0
+    assert "near classes by a new bank, drift 1.0000" in loop.last.summary()
 
 
-def test_the_table_adds_up():
-    from benchmarks.recipes.table import gains, mean_and_spread, table
-
-    assert mean_and_spread([0.1, 0.2, 0.6]) == pytest.approx((0.3, (0.04 + 0.01 + 0.09) ** 0.5 / 2**0.5))
-
-    def line(recipe: str, seed: int, rank1: float, cpu: float, mining: float) -> dict:
-        folds = [{"cpu_s": cpu, "mining_cpu_s": mining}] if cpu else []
-        scores = {"rank1": rank1, "map_at_r": rank1 / 2, "other_rank1": 0.9, "effective_rank": 10.0 * (seed + 1)}
-        return {"recipe": recipe, "seed": seed, "folds": folds, **scores}
-
-    lines = [
-        line("none", 0, 0.2, 0, 0),
-        line("plain", 0, 0.5, 10, 0),
-        line("plain", 1, 0.7, 20, 0),
-        line("global", 0, 0.6, 30, 3),
-        line("global", 1, 0.9, 30, 9),
-    ]
-    by_name = {name: [entry for entry in lines if entry["recipe"] == name] for name in ("none", "plain", "global")}
-    assert gains(by_name["global"], by_name["plain"], "rank1") == pytest.approx([0.1, 0.2])
-    assert gains(by_name["none"], by_name["plain"], "rank1") == pytest.approx([-0.3])
-    assert table(lines, against="plain").splitlines() == [
-        "| recipe | Rank@1 | MAP@R | other, Rank@1 | less plain | effective rank | CPU s | mining | seeds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| none | 0.200 | 0.100 | 0.900 | -0.300 | 10.0 | – | – | 1 |",
-        "| plain | 0.600 ± 0.141 | 0.300 ± 0.071 | 0.900 ± 0.000 | +0.000 ± 0.000 | 15.0 | 15 | – | 2 |",
-        "| global | 0.750 ± 0.212 | 0.375 ± 0.106 | 0.900 ± 0.000 | +0.150 ± 0.071 | 15.0 | 30 | 20% | 2 |",
-    ]
+def test_mined_feeds_triplets_of_the_ranks_that_it_names(rows):
+    recipe = replace(recipes.mined(), ranks=(2, 3))
+    loop, encoder = loop_of(rows, recipe, seed=3)
+    seen = ids_of(loop, encoder, 2)
+    assert loop.rounds[0].fed == 0.0  # the warm-up
+    assert loop.rounds[1].fed > 0
+    expected = HardMiner(ranks=(2, 3), seed=3)
+    for mined in loop.rounds:
+        found = expected.mine(loop.bank)
+        assert torch.equal(mined.triplets.negative, found.negative)
+    assert all(len(loop.last.triplets.locate(ids)[0]) >= 3 for ids in seen[1])
 
 
-def test_what_is_missing_is_said(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        call("--task", "clinc", "--out", tmp_path / "out.jsonl")
-    assert "--task clinc reads a file: give --data" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        call("--task", "omniglot", "--steps", 2, "--out", tmp_path / "out.jsonl")
-    assert "--steps must be at least 3: the rate rises, and falls" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        call("--task", "omniglot", "--out", tmp_path / "out.jsonl", "--recipes", "magic")
-    assert "no recipe magic; there are: untrained" in capsys.readouterr().err
+def test_positives_of_other_groups_reach_batches_and_miners(rows):
+    few = torch.arange(3).repeat_interleave(2).repeat(C)  # three groups of two rows
+    recipe = replace(recipes.near(distinct_groups=True), k=3, warm_up=1)
+    loop, encoder = loop_of(rows, recipe, groups=few)
+    for epoch in ids_of(loop, encoder, 2):
+        for ids in epoch:
+            for label in LABELS[ids].unique():
+                own = [i for i in ids if LABELS[i] == label]
+                assert len(few[own].unique()) == 3
+    loop, encoder = loop_of(rows, recipes.mined(distinct_groups=True), groups=few)
+    next(iter(loop.epoch(encoder)))
+    triplets = loop.last.triplets
+    assert len(triplets) == C * N
+    assert (few[triplets.anchor] != few[triplets.positive]).all()
+    with pytest.raises(ValueError, match="takes positives from other groups: pass groups"):
+        loop_of(rows, recipe)
+
+
+def test_a_recipe_goes_on_where_it_was_interrupted(rows):
+    recipe = replace(recipes.near(pool=3), k=3, warm_up=1, every=2)
+    whole, encoder = loop_of(rows, recipe)
+    expected = ids_of(whole, encoder, 4)
+    for stop in (1, 2, 3):
+        first, encoder = loop_of(rows, recipe)
+        ids_of(first, encoder, stop)
+        begun = [ids.tolist() for _, _, ids in islice(first.epoch(encoder), 2)]
+        state = first.state_dict()
+        second, encoder = loop_of(rows, recipe)
+        second.load_state_dict(state)
+        assert begun + ids_of(second, encoder, 1)[0] == expected[stop]
+
+
+def test_lightning_takes_a_recipe_without_a_schedule(rows):
+    import lightning as L
+
+    recipe = replace(recipes.near(pool=3), k=3)
+    mining = GlobalMining(rows, LABELS, recipe=recipe, batch_size=12, progress=False, history=False)
+    learner = MetricLearner(torch.nn.Linear(5, 4), recipe.build_loss())
+    L.Trainer(
+        max_epochs=2, callbacks=[mining], logger=False, enable_checkpointing=False, enable_progress_bar=False
+    ).fit(learner, mining.loader())
+    assert [r.miner for r in mining.rounds] == ["NoMiner", "NoMiner"]
+    assert mining.recorded_settings()["warm_up"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"miner": HardMiner()}, "recipe='near' sets miner itself: leave it out"),
+        ({"k": 8}, "recipe='near' sets k itself"),
+        ({"turns": ("mined",)}, "recipe='near' sets turns itself"),
+    ],
+)
+def test_a_recipe_stands_alone(rows, settings, message):
+    with pytest.raises(ValueError, match=message):
+        loop_of(rows, recipes.near(), **settings)
+
+
+def test_what_is_no_recipe_for_a_loop_is_said(rows):
+    with pytest.raises(ValueError, match=r"'pk-batch-hard' never looks at the whole training set: .*recipe.sampler"):
+        loop_of(rows, recipes.pk_batch_hard())
+    with pytest.raises(TypeError, match=r"recipe must be a Recipe such as recipes.near\(\), got 'near'"):
+        asked.__wrapped__("near", schedule=None, miner=None, turns=None, k=None, every=None, seed=0)
+    with pytest.raises(ValueError, match=r"'near' looks at the whole training set: pass it to GlobalMining"):
+        recipes.near().sampler(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"turns": ()}, "turns is empty"),
+        ({"k": 1}, "k must be at least 2, got 1"),
+        ({"every": 0}, "every must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"guard": FalseNegativeGuard()}, "guard belongs to mined triplets"),
+        ({"loss": "magic"}, "loss must be one of"),
+    ],
+)
+def test_a_recipe_checks_itself(settings, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.Recipe(name="mine", **settings)
+
+
+def test_batch_hard_is_semi_hard_while_it_warms_up():
+    recipe = recipes.pk_batch_hard(margin=0.3, warm_up=2)
+    assert [recipe.build_loss(epoch).selection for epoch in (0, 1, 2, None)] == ["semihard", "semihard", "hard", "hard"]
+    assert recipe.build_loss().margin == 0.3
+
+
+def test_the_sampler_of_a_recipe_is_the_one_that_it_describes():
+    recipe = replace(recipes.pk_supcon(distinct_groups=True), k=3)
+    sampler = recipe.sampler(LABELS, batch_size=12, groups=GROUPS, batches_per_epoch=5, seed=2)
+    expected = PKSampler(LABELS, 4, 3, groups=GROUPS, distinct_groups=True, batches_per_epoch=5, seed=2)
+    assert list(sampler) == list(expected)
+
+
+@pytest.mark.parametrize("name", ["near", "mined", "pk-supcon", "pk-batch-hard", "pk-multi-similarity"])
+def test_every_recipe_has_its_name(name):
+    recipe = recipes.named(name)
+    assert recipe.name == name
+    assert recipe.looks == (name in ("near", "mined"))
+    assert torch.isfinite(recipe.build_loss()(torch.randn(8, 3), torch.arange(8) // 2))
+
+
+@pytest.mark.parametrize(
+    ("classes", "groups", "noise", "name", "across", "why"),
+    [
+        (400, False, 0.0, "near", False, "with chance 0.08 only: near classes are looked for"),
+        (400, True, 0.0, "near", True, "near classes are looked for; most classes have several groups"),
+        (400, False, 0.1, "pk-supcon", False, "10% of the labels are wrong"),
+        (90, False, 0.1, "pk-supcon", False, "chance 0.35: it shows what a look would show"),
+        (10, True, 0.0, "pk-supcon", True, "10 of 10 classes holds the nearest class with chance 1.00"),
+    ],
+)
+def test_the_data_choose_a_recipe(classes, groups, noise, name, across, why):
+    labels = torch.arange(classes).repeat_interleave(4)
+    recipe = recipes.choose(labels, groups=torch.arange(4).repeat(classes) if groups else None, noise=noise)
+    assert (recipe.name, recipe.distinct_groups) == (name, across)
+    assert why in recipe.why
+    assert recipe.temperature == (0.1 if "wrong" in why else 0.02)
+
+
+def test_a_choice_is_by_labelled_rows_and_names_will_do():
+    names = [f"person {i // 4}" for i in range(1600)]
+    assert recipes.choose(names, k=8, batch_size=64).k == 8
+    labels = torch.full((100,), -1)
+    with pytest.raises(ValueError, match="at least 2 classes to tell apart, got 0"):
+        recipes.choose(labels)
+    with pytest.raises(ValueError, match=r"noise must lie in \[0, 1\), got 1.5"):
+        recipes.choose(names, noise=1.5)
+
+
+def test_groups_count_where_most_classes_have_several():
+    labels = torch.arange(400).repeat_interleave(4)
+    one = torch.arange(400).repeat_interleave(4)
+    one[: 4 * 150] = torch.arange(4 * 150)  # 150 of 400 classes have several
+    assert not recipes.choose(labels, groups=one).distinct_groups
+    one[: 4 * 250] = torch.arange(4 * 250)
+    assert recipes.choose(labels, groups=one).distinct_groups

@@ -141,6 +141,32 @@ def test_a_run_that_has_ended_trains_no_further(arrays, whole, tmp_path, monkeyp
         train(settings(arrays, width=9), folder)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "rounds", "losses"),
+    [
+        ("auto", 0, ["SupConLoss"] * 2),
+        ("near", 2, ["SupConLoss"] * 2),
+        ("pk-batch-hard", 0, ["semihard", "hard"]),
+    ],
+)
+def test_a_recipe_by_name_feeds_and_loses(recipe, rounds, losses, arrays, tmp_path, monkeypatch):
+    seen = []
+    step = MetricLearner.training_step
+
+    def watched(self, *given):
+        seen.append(getattr(self.loss, "selection", type(self.loss).__name__))
+        return step(self, *given)
+
+    monkeypatch.setattr(MetricLearner, "training_step", watched)
+    found = {name: value for name, value in TINY.items() if name != "mining"}
+    found |= {"recipe": recipe, "epochs": 2, "steps_per_epoch": 1, "batch_size": 20}
+    train(RunSettings.of(found | {"data": str(arrays)}), tmp_path)
+    assert seen == losses
+    assert len(RunHistory(tmp_path).rounds) == rounds
+    told = (tmp_path / "log.txt").read_text()
+    assert ("Recipe pk-supcon: a random batch of 5 of " in told) == (recipe == "auto")
+
+
 def test_patience_ends_a_run(arrays, tmp_path):
     train(settings(arrays, epochs=30, lr=1e-7, patience=2), tmp_path)
     assert max(RunHistory(tmp_path).series("rank_at_1")) < 10

@@ -47,6 +47,10 @@ WRONG = [
     ({"temperature": 0.1, "loss": "triplet"}, "temperature belongs to loss='supcon'"),
     ({"margin": 0.1, "mining": "hard"}, "margin belongs to loss='triplet'"),
     ({"epochs": 3}, "mining='schedule' has four stages, got epochs=3"),
+    ({"recipe": "magic"}, "recipe must be"),
+    ({"recipe": "near", "loss": "triplet"}, "recipe='near' sets loss itself, got 'triplet': leave loss out"),
+    ({"recipe": "near", "mining": "hard"}, "recipe='near' sets mining itself"),
+    ({"recipe": "auto", "temperature": 0.1}, "recipe='auto' sets temperature itself"),
     ({"layout": "folder"}, "layout='folder' contradicts data='omniglot'"),
     ({"data": ""}, "data is empty"),
     ({"query": "q"}, "gallery is missing: the official split needs both"),
@@ -99,3 +103,13 @@ def test_a_space_is_read_and_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=said):
             read_space(path)
+
+
+def test_recipes_of_settings_are_those_that_there_are():
+    from typing import get_args
+
+    from legolas_metric.recipes import Name
+    from legolas_metric.runs.run_settings import RecipeName
+
+    assert set(get_args(RecipeName)) == {"auto", *get_args(Name)}
+    assert RunSettings(recipe="near", epochs=2).recipe == "near"  # four stages are the schedule's

@@ -216,7 +216,7 @@ def test_unfed_batches_say_what_to_do():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"turns": ("random",)}, "must hold 'mined' at least once"),
+        ({"turns": ("random",)}, "must hold 'mined' or 'neighbors'"),
         ({"every": 0}, "every must be at least 1, got 0"),
         ({"every_steps": 0}, "every_steps must be at least 1, got 0"),
         ({"rotate": 1.0}, "rotate must lie between 0 and 1, got 1.0"),

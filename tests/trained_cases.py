@@ -36,9 +36,11 @@ def encoder(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 16))
 
 
-def trained(inputs, fed, measured, *, loss=None, epochs=8, rate=3e-3, steps=6, seed=0, clock=None) -> list[dict]:
+def trained(
+    inputs, fed, measured, *, loss=None, epochs=8, rate=3e-3, steps=6, seed=0, clock=None, network=None
+) -> list[dict]:
     """Lines of a run: `measured(rows of the encoder)` after each epoch, and of the untrained encoder as epoch 0."""
-    network, loss = encoder(seed), loss or SupConLoss(0.1)
+    network, loss = network or encoder(seed), loss or SupConLoss(0.1)
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     lines = []
     for epoch in range(epochs + 1):

@@ -20,7 +20,9 @@ from legolas_metric.cli.options import (
     Format,
     Gallery,
     Grid,
+    Groups,
     Html,
+    Ids,
     Json,
     Labels,
     LabelsKey,
@@ -29,6 +31,7 @@ from legolas_metric.cli.options import (
     Protocol,
     Prototypes,
     Queries,
+    SameSpace,
     Seed,
     ThresholdFar,
     Untrained,
@@ -38,11 +41,12 @@ from legolas_metric.cli.options import (
 from legolas_metric.cli.refusals import run
 from legolas_metric.cli.run_commands import demo, embed, ensemble, kfold, search, train
 from legolas_metric.cli.run_examination import doctor
+from legolas_metric.cli.run_export import export, identify, same_space
 from legolas_metric.cli.run_mining import mine
 
 app = typer.Typer(
     name="legolas-metric",
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help=HELP,
@@ -56,7 +60,7 @@ def options(
     """What stands before a command's name."""
 
 
-for command in (demo, train, kfold, embed, ensemble, search, doctor, mine):
+for command in (demo, train, kfold, embed, ensemble, search, doctor, mine, export, identify):
     app.command()(command)
 
 
@@ -64,6 +68,8 @@ for command in (demo, train, kfold, embed, ensemble, search, doctor, mine):
 def probe(
     files: Files,
     labels: Labels = None,
+    groups: Groups = None,
+    ids: Ids = None,
     embeddings_key: EmbeddingsKey = "embeddings",
     labels_key: LabelsKey = "labels",
     encoder: Encoder = None,
@@ -79,12 +85,18 @@ def probe(
     from legolas_metric.cli import inputs, pages, printing
     from legolas_metric.probes.collapse import probe_embeddings
 
-    pages.check_page(html, [*files, labels, data])
-    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key)
+    pages.check_page(html, [*files, labels, groups, ids, data])
+    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, groups=groups, ids=ids)
     reports, status = inputs.each(files, read, lambda file: probe_embeddings(file.embeddings, file.labels))
     printing.show_probed(reports, Form.json if as_json else form, several=len(files) > 1)
     if html is not None:
-        pages.write_report(html, "Collapse", list(reports), lambda report: report.collapse_sections(reports))
+        pages.write_report(
+            html,
+            Form.json if as_json else form,
+            "Collapse",
+            list(reports),
+            lambda report: report.collapse_sections(reports),
+        )
     raise typer.Exit(status)
 
 
@@ -92,6 +104,8 @@ def probe(
 def rank(
     files: Files,
     labels: Labels = None,
+    groups: Groups = None,
+    ids: Ids = None,
     embeddings_key: EmbeddingsKey = "embeddings",
     labels_key: LabelsKey = "labels",
     metric: AsMetric = MetricName.cosine,
@@ -116,11 +130,13 @@ def rank(
     from legolas_metric.evaluation.ranking import RankingReport, evaluate_ranking
     from legolas_metric.files import EmbeddingFile
 
-    pages.check_page(html, [*files, labels, untrained, queries, gallery, data])
+    pages.check_page(html, [*files, labels, groups, ids, untrained, queries, gallery, data])
     ks = tuple(k or (1, 5, 10))
     asked = choices.protocol_of(protocol, queries, gallery, episodes, within_group, prototypes, seed)
     keys = (embeddings_key, labels_key)
-    read = inputs.reader(encoder, data, labels, *keys, pictures=html is not None, protocol=asked)
+    read = inputs.reader(
+        encoder, data, labels, *keys, groups=groups, ids=ids, pictures=html is not None, protocol=asked
+    )
     held: list[EmbeddingFile] = []
 
     def work(file: EmbeddingFile, baseline: RankingReport | None = None) -> RankingReport:
@@ -143,7 +159,13 @@ def rank(
     printing.show_ranked(reports, before, shown, trends, several=len(files) > 1)
     if html is not None:
         example = pages.examples_of(held[-1])
-        pages.write_report(html, "Ranking", list(reports), lambda report: report.ranking_sections(reports, example))
+        pages.write_report(
+            html,
+            Form.json if as_json else form,
+            "Ranking",
+            list(reports),
+            lambda report: report.ranking_sections(reports, example),
+        )
     raise typer.Exit(status)
 
 
@@ -151,6 +173,8 @@ def rank(
 def verify(
     files: Files,
     labels: Labels = None,
+    groups: Groups = None,
+    ids: Ids = None,
     embeddings_key: EmbeddingsKey = "embeddings",
     labels_key: LabelsKey = "labels",
     metric: AsMetric = MetricName.cosine,
@@ -177,10 +201,10 @@ def verify(
     from legolas_metric.evaluation.verification_report import VerificationReport
     from legolas_metric.files import EmbeddingFile
 
-    pages.check_page(html, [*files, labels, untrained, data, apply])
+    pages.check_page(html, [*files, labels, groups, ids, untrained, data, apply])
     fars = choices.rates_of(far, threshold_far)
     choices.check_applied(files, threshold_far, apply)
-    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key)
+    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, groups=groups, ids=ids)
 
     def work(file: EmbeddingFile, baseline: VerificationReport | None = None) -> VerificationReport:
         return evaluate_verification(
@@ -199,7 +223,13 @@ def verify(
     shown = Form.json if as_json else form
     printing.show_verified(reports, before, shown, several=len(files) > 1, applied=(str(apply), done))
     if html is not None:
-        pages.write_report(html, "Verification", list(reports), lambda report: report.verification_sections(reports))
+        pages.write_report(
+            html,
+            Form.json if as_json else form,
+            "Verification",
+            list(reports),
+            lambda report: report.verification_sections(reports),
+        )
     raise typer.Exit(status)
 
 
@@ -208,6 +238,8 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Embeddings, or a checkpoint.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The same examples by another encoder.")],
     labels: Labels = None,
+    groups: Groups = None,
+    ids: Ids = None,
     embeddings_key: EmbeddingsKey = "embeddings",
     labels_key: LabelsKey = "labels",
     metric: AsMetric = MetricName.cosine,
@@ -215,6 +247,7 @@ def compare(
     queries: Queries = None,
     gallery: Gallery = None,
     over: Over = Drawn.identities,
+    one_space: SameSpace = False,
     encoder: Encoder = None,
     data: Data = None,
     html: Html = None,
@@ -225,24 +258,37 @@ def compare(
 
     Better is said where the 95 % interval of the paired difference, by the bootstrap over classes, leaves out zero.
     That tells chance in the examples, not in the training: for that, train each encoder with several seeds.
+
+    With --same-space A and B are folders of `export` (or files of the same examples by id): do their embeddings lie in
+    one space, so that a gallery of A serves B? The exit status is 1 where they don't.
     """
+    if one_space:
+        raise typer.Exit(same_space(a, b, Form.json if as_json else form))
     from legolas_metric.cli import choices, comparison, inputs, pages
 
-    pages.check_page(html, [a, b, labels, queries, gallery, data])
+    pages.check_page(html, [a, b, labels, groups, ids, queries, gallery, data])
     asked = choices.protocol_of(protocol, queries, gallery)
-    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, protocol=asked)
+    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, groups=groups, ids=ids, protocol=asked)
     first, second = (inputs.about(path, lambda path=path: read(path)) for path in (a, b))
     same = inputs.about(b, lambda: inputs.same_examples(first, second, a))
     found = comparison.compare((a, first.embeddings), (b, same), first, metric.value, asked, over.value)
     comparison.show(found, Form.json if as_json else form)
     if html is not None:
-        pages.write_report(html, "A and B", [f"A: {a}", f"B: {b}"], lambda _: pages.comparison_sections(found.reports))
+        pages.write_report(
+            html,
+            Form.json if as_json else form,
+            "A and B",
+            [f"A: {a}", f"B: {b}"],
+            lambda _: pages.comparison_sections(found.reports),
+        )
 
 
 @app.command()
 def diagnose(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Embeddings, or a checkpoint.")],
     labels: Labels = None,
+    groups: Groups = None,
+    ids: Ids = None,
     embeddings_key: EmbeddingsKey = "embeddings",
     labels_key: LabelsKey = "labels",
     untrained: Untrained = None,
@@ -259,8 +305,10 @@ def diagnose(
     """
     from legolas_metric.cli import diagnosing, inputs, pages
 
-    pages.check_page(html, [file, labels, untrained, data])
-    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, pictures=html is not None)
+    pages.check_page(html, [file, labels, groups, ids, untrained, data])
+    read = inputs.reader(
+        encoder, data, labels, embeddings_key, labels_key, groups=groups, ids=ids, pictures=html is not None
+    )
     held = inputs.about(file, lambda: read(file))
     own = inputs.about(file, lambda: inputs.labels_of(held))
     before = None
@@ -269,7 +317,13 @@ def diagnose(
     found = inputs.about(file, lambda: diagnosing.diagnosed(held, own, before))
     diagnosing.show(str(file), found, Form.json if as_json else form)
     if html is not None:
-        pages.write_report(html, "Diagnosis", [str(file)], lambda _: diagnosing.sections(held, own, found))
+        pages.write_report(
+            html,
+            Form.json if as_json else form,
+            "Diagnosis",
+            [str(file)],
+            lambda _: diagnosing.sections(held, own, found),
+        )
 
 
 @app.command()

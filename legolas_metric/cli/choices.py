@@ -117,13 +117,15 @@ def protocol_of(
         if asked is None or searched is None:
             raise ValueError("--protocol fixed needs both lists: pass --queries FILE and --gallery FILE")
         return RetrievalProtocol.fixed(asked, searched)
+    if name == "single-gallery-shot":
+        return RetrievalProtocol.single_gallery_shot(seed=seed)
     presets = {
         "leave-one-out": RetrievalProtocol.leave_one_out,
         "cross-session": RetrievalProtocol.cross_session,
         "cross-day": RetrievalProtocol.cross_day,
     }
     if name not in presets:
-        known = ", ".join((*presets, "re-identification", "fixed"))
+        known = ", ".join((*presets, "re-identification", "single-gallery-shot", "fixed"))
         raise ValueError(f"--protocol must be one of {known} or N-way-K-shot (20-way-1-shot), got {name!r}")
     return presets[name]()
 

@@ -12,8 +12,10 @@ from legolas_metric.checks import UNLABELLED
 from legolas_metric.cli.encoding import checkpoint_reader
 from legolas_metric.cli.pages import check_pictures
 from legolas_metric.cli.refusals import BAD_INPUT, complain
+from legolas_metric.cli.waiting import waiting
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.files import EmbeddingFile, read_embeddings
+from legolas_metric.matched_ids import renumbered
 from legolas_metric.rows import as_groups, as_ids, as_labels
 
 T = TypeVar("T")
@@ -26,6 +28,8 @@ def reader(
     embeddings_key: str,
     labels_key: str,
     *,
+    groups: Path | None = None,
+    ids: Path | None = None,
     pictures: bool = False,
     protocol: RetrievalProtocol | None = None,
 ) -> Callable[[Path], EmbeddingFile]:
@@ -34,7 +38,7 @@ def reader(
     Args:
         encoder, data: see `checkpoint_reader`.
         labels: a file of labels that overrides the others.
-        embeddings_key, labels_key: see `read_embeddings`.
+        embeddings_key, labels_key, groups, ids: see `read_embeddings`.
         pictures: whether a page will show the file's images, which are then refused before the work.
         protocol: which may need groups, whose lack is then told before the work.
 
@@ -44,12 +48,16 @@ def reader(
     if (encoder is None) != (data is None):
         raise ValueError("--encoder and --data go together: checkpoints need both, embeddings neither")
 
-    def check(groups: Any) -> None:
+    if encoder is not None and (groups is not None or ids is not None):
+        raise ValueError("--groups and --ids go with embeddings: of checkpoints the data hold them")
+
+    def check(held: Any) -> None:
         if protocol is not None:
-            check_groups(groups, protocol)
+            check_groups(held, protocol)
 
     def read(path: Path) -> EmbeddingFile:
-        held = read_embeddings(path, labels=labels, embeddings_key=embeddings_key, labels_key=labels_key)
+        keys = {"embeddings_key": embeddings_key, "labels_key": labels_key}
+        held = read_embeddings(path, labels=labels, groups=groups, ids=ids, **keys)
         if held.embeddings.ndim and len(held.embeddings):  # the measures refuse what isn't a table
             as_ids(held.ids, len(held.embeddings))
             as_groups(held.groups, len(held.embeddings))
@@ -81,7 +89,7 @@ def check_groups(groups: Any, protocol: RetrievalProtocol) -> None:
     if needed and groups is None:
         raise ValueError(
             f"no groups, which the protocol {protocol.name!r} compares: save session, camera or recording beside the "
-            "embeddings as `groups`"
+            "embeddings as `groups`, or pass --groups FILE"
         )
 
 
@@ -105,9 +113,10 @@ def each(
 
 
 def about(path: Path, call: Callable[[], T]) -> T:
-    """The call's result; what it refuses is told with the name of the file."""
+    """The call's result; what it refuses is told with the name of the file, and a wait of seconds with it too."""
     try:
-        return call()
+        with waiting(str(path)):
+            return call()
     except (ValueError, TypeError) as error:
         named = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
         raise (TypeError if isinstance(error, TypeError) else ValueError)(named) from error
@@ -124,7 +133,7 @@ def same_examples(file: EmbeddingFile, other: EmbeddingFile, path: Path) -> Tens
         raise ValueError(f"not the same examples as {path}: {len(other.embeddings)} rows, where that has {rows}")
     place, remedy = torch.arange(rows), "save the same rows in the same order, or `ids` in both files"
     if file.ids is not None and other.ids is not None:
-        own, ids = as_ids(file.ids, rows).sort(), as_ids(other.ids, rows).sort()
+        own, ids = as_ids(file.ids, rows).sort(), as_ids(_ids_of(other, file), rows).sort()
         if not torch.equal(own.values, ids.values):
             missing = rows - int(torch.isin(ids.values, own.values).sum())
             raise ValueError(f"not the same examples as {path}: {missing} of {rows} ids are not in that file")
@@ -140,6 +149,14 @@ def same_examples(file: EmbeddingFile, other: EmbeddingFile, path: Path) -> Tens
         if differ:
             raise ValueError(f"not the same examples as {path}: {differ} of {rows} labels differ; {remedy}")
     return other.embeddings[place]
+
+
+def _ids_of(other: EmbeddingFile, file: EmbeddingFile) -> Tensor:
+    """The ids of `other`; names numbered as those of `file`."""
+    assert other.ids is not None
+    if file.id_names is None or other.id_names is None or file.id_names == other.id_names:
+        return other.ids
+    return renumbered(other.ids.long(), other.id_names, file.id_names)
 
 
 def labels_of(file: EmbeddingFile) -> Tensor:

@@ -9,9 +9,10 @@ import typer
 
 FORMATS = """
 Embeddings are read from .npz or .safetensors files with the arrays `embeddings` [n, d] and `labels` [n] (and, where
-you have them, `ids` and `groups`: session, camera, recording), from tables (.csv, .tsv, .jsonl, .parquet) with columns
-label, id, group and numbers, or from .npy and .pt files that hold the embeddings alone, with --labels FILE, by row, or
-by id where both have ids. Labels and groups may be names; `-` is standard input. Pickled objects are never executed.
+you have them, `ids` and `groups`: session, camera, recording), from tables (.csv, .tsv, .txt, .jsonl, .parquet) with
+columns label, id, group and numbers, or from .npy and .pt files that hold the embeddings alone, with --labels FILE
+(--groups, --ids), by row, or by id where both have ids. Labels, groups and ids may be names; `-` is standard input.
+Pickled objects are never executed.
 Label -1 means unlabelled.
 """
 
@@ -72,6 +73,8 @@ Files = Annotated[
     list[Path], typer.Argument(metavar="FILE...", help="Embeddings, or checkpoints with --encoder and --data.")
 ]
 Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Labels, where FILE holds none (or others).")]
+Groups = Annotated[Path | None, typer.Option(metavar="FILE", help="Groups, likewise: session, camera, recording.")]
+Ids = Annotated[Path | None, typer.Option(metavar="FILE", help="Ids of the rows, where FILE holds none (or others).")]
 EmbeddingsKey = Annotated[
     str, typer.Option(metavar="NAME", help="The array of embeddings, where it has another name than `embeddings`.")
 ]
@@ -84,7 +87,8 @@ Protocol = Annotated[
     typer.Option(
         metavar="NAME",
         help="What a query must find, and where: leave-one-out; across groups: re-identification, cross-session or "
-        "cross-day; fixed, with --queries and --gallery; N-way-K-shot episodes, such as 20-way-1-shot.",
+        "cross-day; single-gallery-shot; fixed, with --queries and --gallery; "
+        "N-way-K-shot episodes, such as 20-way-1-shot.",
     ),
 ]
 Queries = Annotated[
@@ -111,6 +115,7 @@ Over = Annotated[
     Drawn,
     typer.Option(help="What intervals draw: classes, or groups, where sessions, speakers or cameras are the question."),
 ]
+SameSpace = Annotated[bool, typer.Option("--same-space", help="Only tell whether A and B share a space.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
 Out = Annotated[
     Path | None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from legolas_metric.cli.options import Form
+from legolas_metric.cli.printing import say_written
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.files import EmbeddingFile
@@ -45,12 +47,13 @@ def check_pictures(images: Tensor | None, rows: int) -> None:
 
 
 def write_report(
-    html: Path, title: str, files: Sequence[str], sections: "Callable[[ModuleType], Sequence[Section]]"
+    html: Path, form: Form, title: str, files: Sequence[str], sections: "Callable[[ModuleType], Sequence[Section]]"
 ) -> None:
-    """Write the page of a command; `sections` receives the package of reports, which is imported for pages only."""
+    """Write the page of a command, and say so; `sections` receives the package of reports, imported for pages only."""
     from legolas_metric import report
 
     report.write_page(html, title, visible(f"Of {', '.join(files)}."), sections(report))
+    say_written(html, form)
 
 
 def comparison_sections(

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from torch import Tensor
@@ -22,6 +24,7 @@ from legolas_metric.measures import (
     titled,
     verification_figures,
 )
+from legolas_metric.outputs import is_stream
 from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.records import MiningStats, Triplets
 from legolas_metric.tables import Table, Value, visible
@@ -36,6 +39,12 @@ _MINING = (
 def say(text: str) -> None:
     """Print text; what controls a terminal, as a file's name may, is shown as its escape."""
     print(visible(text, keep="\n"))
+
+
+def say_written(path: Path, form: Form) -> None:
+    """Say that a file was written: below a table, or on stderr, where a script reads the figures."""
+    if not is_stream(path):
+        print(visible(f"Wrote {path}."), file=sys.stdout if form is Form.table else sys.stderr)
 
 
 def show(table: Table, form: Form) -> None:

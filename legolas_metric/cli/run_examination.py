@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from legolas_metric.cli.options import AsMetric, Data, Encoder, Html, MetricName
+from legolas_metric.cli.options import AsMetric, Data, Encoder, Form, Html, MetricName
 
 if TYPE_CHECKING:
     from legolas_metric.bank import EmbeddingBank
@@ -58,6 +58,7 @@ def doctor(
         from legolas_metric import report
 
         report.write_page(html, "A run, examined", visible_lines(f"{run}\n\n{found.summary}"), sections_of(found))
+        printing.say_written(html, Form.json if as_json else Form.table)
 
 
 def visible_lines(text: str) -> str:

@@ -10,6 +10,8 @@ from legolas_metric.cli.options import (
     AsMetric,
     EmbeddingsKey,
     Form,
+    Groups,
+    Ids,
     Json,
     Labels,
     LabelsKey,
@@ -21,6 +23,7 @@ from legolas_metric.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from legolas_metric.names import Names
     from legolas_metric.records import Triplets
     from legolas_metric.tables import Table
 
@@ -31,6 +34,8 @@ _LINES = (".jsonl", ".csv", ".parquet")
 def mine(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Embeddings.")],
     labels: Labels = None,
+    groups: Groups = None,
+    ids: Ids = None,
     embeddings_key: EmbeddingsKey = "embeddings",
     labels_key: LabelsKey = "labels",
     out: Out = None,
@@ -69,22 +74,25 @@ def mine(
     """
     from legolas_metric.cli import choices, inputs, printing
 
-    check_out(out, [file, labels, anchors, candidates])
+    check_out(out, [file, labels, groups, ids, anchors, candidates])
     chosen = choices.miner_of(
         miner, choices.index_of(index, metric), margin, per_anchor, seed, ranks=ranks_of(ranks), guard=guard
     )
     asked, answers = (None if path is None else choices.ids_of(path) for path in (anchors, candidates))
-    read = inputs.reader(None, None, labels, embeddings_key, labels_key)
+    read = inputs.reader(None, None, labels, embeddings_key, labels_key, groups=groups, ids=ids)
     held = inputs.about(file, lambda: read(file))
+    if out is not None and held.id_names is not None and out.suffix in _ARRAYS:
+        raise ValueError(
+            f"{file}: its ids are names, which {out.suffix} can't hold: choose --out x.jsonl, .csv or .parquet"
+        )
     bank = inputs.about(file, lambda: choices.bank_of(held, metric))
     triplets = inputs.about(file, lambda: chosen.mine(bank, asked, candidates=answers))
     printing.show_mined(str(file), triplets, Form.json if as_json else Form.table)
     if not as_json:
         printing.show(score_table(triplets), Form.table)
     if out is not None:
-        write(triplets, out, form)
-        if not as_json:
-            printing.say(f"Wrote {out}.")
+        write(triplets, out, form, held.id_names)
+        printing.say_written(out, Form.json if as_json else Form.table)
 
 
 def ranks_of(text: str | None) -> tuple[int, int] | None:
@@ -116,19 +124,19 @@ def check_out(out: Path | None, read: list[Path | None]) -> None:
     check_writable(out.parent)
 
 
-def write(triplets: "Triplets", out: Path, form: TripletForm) -> None:
-    """Write triplets by the extension of the file."""
+def write(triplets: "Triplets", out: Path, form: TripletForm, names: "Names | None" = None) -> None:
+    """Write triplets by the extension of the file, with the names of ids where they have any."""
     from legolas_metric.files import write_named
 
     if out.suffix in _ARRAYS:
         names = ("anchor", "positive", "negative", "s_ap", "s_an")
         write_named(out, {name: getattr(triplets, name) for name in names})
     elif out.suffix == ".jsonl":
-        triplets.to_jsonl(out, form=form.value)
+        triplets.to_jsonl(out, form=form.value, names=names)
     elif out.suffix == ".csv":
-        triplets.to_csv(out, form=form.value)
+        triplets.to_csv(out, form=form.value, names=names)
     else:
-        triplets.to_parquet(out, form=form.value)
+        triplets.to_parquet(out, form=form.value, names=names)
 
 
 def score_table(triplets: "Triplets") -> "Table":

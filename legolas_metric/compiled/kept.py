@@ -15,7 +15,7 @@ from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-_IMPORTED = re.compile(rb"^\s*from (legolas_metric[\w.]*) import (\w+)", re.MULTILINE)
+_IMPORTED = re.compile(rb"^\s*from (legolas_metric[\w.]*) import \(?\s*(\w+)", re.MULTILINE)
 _REMEDY = "each process compiles them anew; name a folder that can be written by NUMBA_CACHE_DIR"
 
 

@@ -143,14 +143,14 @@ def embed_each(
             the encoder, where it is a module).
         device: where to encode (default: the module's own).
         context: entered around each forward pass, such as an autocast.
-        progress: show a bar, unless another one has the screen.
+        progress: show a bar where a terminal waits longer than two seconds, unless another one has the screen.
         world: the processes that share the pass.
     """
     owner = module if module is not None else encoder if isinstance(encoder, nn.Module) else None
     where = device if device is not None else _device_of(owner)
     dtype = _dtype_of(owner)
     bar = tqdm(
-        loader, desc="encode", unit="batch", disable=world.rank > 0 or not progress or _screen_is_taken(), leave=False
+        loader, desc="encode", unit="batch", disable=world.rank > 0 or not progress or screen_is_taken(), leave=False
     )
     begin, own = 0, torch.empty(0, 0)
     turns = world.most(len(loader), where)
@@ -266,6 +266,6 @@ def _check_rows(rows: Any, size: int) -> None:
         raise ValueError(f"the encoder must map {size} inputs to [{size}, d], got {shape}")
 
 
-def _screen_is_taken() -> bool:
+def screen_is_taken() -> bool:
     """Whether rich has redirected the error stream to its own live display: a second bar in it would call itself."""
     return type(sys.stderr).__module__.split(".")[0] == "rich"

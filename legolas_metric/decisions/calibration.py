@@ -34,6 +34,8 @@ class Calibration:
         scale, offset: of "logistic"; NaN otherwise.
         knots, values: of "isotonic": from each knot on, this llr; empty otherwise.
         cllr: of the scores that it was fitted on, calibrated.
+        rounded: impostor pairs that were counted at the next known score below their own, as beyond a million pairs a
+            report keeps the genuine scores only: 0 where the fit is exact.
         identities: whom it was fitted on; empty where unknown.
 
     Example:
@@ -52,6 +54,7 @@ class Calibration:
     knots: Float64[Tensor, " l"] = field(repr=False)
     values: Float64[Tensor, " l"] = field(repr=False)
     cllr: float
+    rounded: int = 0
     identities: Identities = field(default=frozenset(), repr=False)
 
     @classmethod
@@ -60,7 +63,7 @@ class Calibration:
 
         Args:
             report: of other people than those that will be judged. Beyond a million pairs its impostors count at the
-                next genuine score below.
+                next genuine score below: see `rounded`.
             how: "logistic" or "isotonic".
             prior: share of genuine pairs for which "logistic" fits best, in (0, 1).
 
@@ -97,6 +100,7 @@ class Calibration:
             knots=knots,
             values=values,
             cllr=_cllr(llr, genuine, impostor),
+            rounded=_between(report.operating),
             identities=identities_in(report.pairs),
         )
 
@@ -178,6 +182,12 @@ def _weights(points: OperatingPoints) -> tuple[Float64[Tensor, " l"], Float64[Te
     impostor[0] += points.impostor_pairs - float(points.impostor[0])  # below all levels
     used = (genuine + impostor) > 0
     return levels[used], genuine[used], impostor[used]
+
+
+def _between(points: OperatingPoints) -> int:
+    """Impostor pairs whose score is no known level."""
+    ahead = torch.cat([points.impostor, points.impostor.new_zeros(1)])[1:]
+    return points.impostor_pairs - int(points.impostor[0]) + int((points.above - ahead).sum())
 
 
 def _cllr(llr: Float64[Tensor, " l"], genuine: Float64[Tensor, " l"], impostor: Float64[Tensor, " l"]) -> float:

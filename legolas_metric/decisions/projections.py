@@ -59,7 +59,11 @@ class Projection:
             raise ValueError(f"{type(self).__name__} is not fitted yet: call fit(embeddings, labels) first")
         rows = as_prepared(embeddings, "cosine")
         check_dimension(rows, self.map.T, names=("embeddings", "the rows it was fitted on"))
-        return (rows.double() - self.centre) @ self.map
+        return self.mapped(rows.double())
+
+    def mapped(self, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n e"]:
+        """The bare map of unit rows, unchecked: arithmetic that can be exported."""
+        return (rows - self.centre) @ self.map
 
     def check(self, labels: Int64[Tensor, " n"], names: Names | None = None) -> None:
         """Warn, by id, where people of a test set are among those it was fitted on."""
@@ -228,9 +232,13 @@ class PLDA(Projection):
         sum (v+1 ln) terms + sum a (u^2 + w^2) + sum b u w, with b = v / (2 v + 1), a = 1/2 (1/(v+1) - (v+1)/(2 v+1)).
         """
         del ids
-        u, v = self._mapped(embeddings), self.spread
+        return self.terms(self._mapped(embeddings))
+
+    def terms(self, u: Float64[Tensor, "n d"]) -> Float64[Tensor, "n e"]:
+        """What `transform` makes of mapped rows, unchecked: arithmetic that can be exported."""
+        v = self.spread
         b, a = v / (2 * v + 1), (1 / (v + 1) - (v + 1) / (2 * v + 1)) / 2
-        constant = float((torch.log(v + 1) - torch.log(2 * v + 1) / 2).sum())
+        constant = (torch.log(v + 1) - torch.log(2 * v + 1) / 2).sum()
         return torch.cat([u * b.sqrt(), (u.square() @ a + constant / 2)[:, None]], 1)
 
     def compare(self, x: Float64[Tensor, "q e"], y: Float64[Tensor, "g e"]) -> Float64[Tensor, "q g"]:

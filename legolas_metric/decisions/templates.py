@@ -3,6 +3,7 @@
 A name may stand for several templates; then its score is fused from theirs.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -46,11 +47,14 @@ def enrol(
         ValueError: rows that `evaluate_ranking` refuses, weights that are negative, not finite or zero for all rows of
             a person, rows of a person that cancel out.
 
+    Warns:
+        UserWarning: some templates rest on one row, and others on several.
+
     Example:
         >>> import torch
-        >>> templates, names = enrol(torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0]]), by=["bob", "bob", "ann"])
+        >>> templates, names = enrol(torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0]]), by=["bob", "bob", "bob"])
         >>> names, templates.round(decimals=3).tolist()
-        (('ann', 'bob'), [[0.0, 1.0], [0.7070000171661377, 0.7070000171661377]])
+        (('bob',), [[0.44699999690055847, 0.8939999938011169]])
     """
     check_choice("how", how, ("mean", "all"))
     rows = as_prepared(embeddings, "cosine")
@@ -76,7 +80,19 @@ def enrol(
             f"{int(nothing.sum())} templates have no direction (first: {list(called)[:5]}): their "
             "weights are all 0, or their rows cancel out"
         )
+    _tell_single(torch.bincount(place))
     return normalise(total.float()), _called(codes, known.names)
+
+
+def _tell_single(rows: Int64[Tensor, " t"]) -> None:
+    """Say where some templates rest on one row and others on more; where all do, nothing was to be averaged."""
+    single = int((rows == 1).sum())
+    if 0 < single < len(rows):
+        warnings.warn(
+            f"{single} of {len(rows)} templates rest on one row: they are less sure than the others; enrol more of "
+            "these, or judge them apart",
+            stacklevel=3,
+        )
 
 
 def _weights(weights: ArrayLike | None, n: int) -> Float64[Tensor, " n"]:

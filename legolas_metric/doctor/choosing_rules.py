@@ -41,7 +41,7 @@ def stopped_on_another_value(case: RunCase) -> Iterator[Finding]:
     if watched is None or ranking is None or watched.name == ranking.name:
         return
     better = watched.trend() if not name.endswith("loss") else -watched.trend()
-    if better > 0.4 and ranking.trend() < -0.4:
+    if better > case.limits["trend"] and ranking.trend() < -case.limits["trend"]:
         yield Finding(
             severity="warning",
             rule="stopped on another value",

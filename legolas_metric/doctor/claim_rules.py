@@ -94,7 +94,11 @@ def pair_statistics_alone(case: RunCase) -> Iterator[Finding]:
         return
     for name, way in (("auc", 1), ("eer", -1)):
         pairs = case.trained(name)
-        if pairs is None or way * (pairs.last - pairs.first) < case.limits["worse"] or way * pairs.trend() < 0.4:
+        if (
+            pairs is None
+            or way * (pairs.last - pairs.first) < case.limits["worse"]
+            or way * pairs.trend() < case.limits["trend"]
+        ):
             continue
         if ranking.last <= ranking.first and ranking.best(larger=True)[1] <= ranking.first + case.limits["worse"]:
             yield Finding(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from legolas_metric.doctor.findings import Mark
+from legolas_metric.doctor.thresholds import THRESHOLDS
 
-_SPIKE = 5.0
 _VISIBLE = 0.05  # of a value, below which a jump is none that anyone would see
 
 
@@ -105,7 +105,8 @@ class Curve:
         if len(self) < 3:
             return f"{self.name} has {len(self)} values"
         trend, start = self.trend(), self.level_from()
-        way = "rises" if trend > 0.4 else "falls" if trend < -0.4 else "neither rises nor falls"
+        least = THRESHOLDS["trend"].value
+        way = "rises" if trend > least else "falls" if trend < -least else "neither rises nor falls"
         rest = f", and levels off from epoch {start:g}" if start is not None and start > self.epochs[0] else ""
         return f"{self.told()}: {way}{rest}{self._jumps()}"
 
@@ -114,7 +115,7 @@ class Curve:
         jumps = [
             epoch
             for up in (True, False)
-            for epoch in self.spikes(_SPIKE, up=up)
+            for epoch in self.spikes(THRESHOLDS["spike"].value, up=up)
             if (following := next((v for e, v in zip(self.epochs, self.values) if e > epoch), None)) is not None
             and ((self.at(epoch) or 0) > following) == up
         ]

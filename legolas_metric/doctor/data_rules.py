@@ -78,14 +78,17 @@ def balanced_twice(case: RunCase) -> Iterator[Finding]:
     """Several cures for imbalance at once push the other way."""
     used = [name for name in ("weighted_sampler", "class_weights") if case.settings.get(name) is True]
     used += ["focal loss"] if "focal" in case.text("loss") else []
-    if len(used) > 1:
+    seen = case.history.happened("double balancing")  # `ClassifierLearner` saw it at the start
+    if len(used) > 1 or seen:
+        named = ", ".join(name.replace("_", " ") for name in used)
+        both = f"{len(used)} balancings at once: {named}"
         yield Finding(
             severity="warning",
             rule="balanced twice",
-            sentence=f"{len(used)} balancings at once: {', '.join(name.replace('_', ' ') for name in used)}",
+            sentence=both if len(used) > 1 else f"balanced twice: {seen[0]['why']}",
             evidence="each alone makes rare classes count as much as common ones; together rare ones outweigh them",
             remedy="keep one: the sampler, or the weights, or the focal loss",
-            share=len(used) / 3,
+            share=max(len(used), 2) / 3,
         )
 
 
@@ -152,7 +155,7 @@ def training_at_chance(case: RunCase) -> Iterator[Finding]:
     accuracy, classes = case.trained("train_accuracy", "train_rank_at_1"), case.number("num_classes")
     if accuracy is None or not classes or classes < 2:
         return
-    if max(accuracy.values) < 1.2 / classes:
+    if max(accuracy.values) < 1 / classes + case.limits["above_chance"] * (1 - 1 / classes):
         yield Finding(
             severity="fault",
             rule="training at chance",

@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.datasets.labels import class_sizes
+from legolas_metric.decisions.score_norm import ScoreNorm
 from legolas_metric.decisions.template_curve import TemplateCurve, template_curve
 from legolas_metric.doctor.findings import Finding
-from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES
+from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES, Difference, paired_difference
+from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.measures import RANK_1
@@ -22,6 +25,8 @@ _MOST_PEOPLE = 2000
 _ENROLLED = 4
 _RATE = 0.01
 _SHOWN = 5
+_FAR = 6.0
+_MOST_NORMED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,11 +36,16 @@ class DecisionFacts:
     Attributes:
         twins: [t, 2] ids of rows of two labels that are nearly the same, each pair once.
         rows: that were looked at.
+        outliers: ids of rows that lie far from every other row, though their class has others; the farthest first.
         templates: one enrolled row against four; None where too few or too many people are there.
+        norm: Rank@1 by AS-norm less the plain one, half of the people judged with the other half as the cohort, and
+            the other way round; None where too few people or too many rows are there.
     """
 
     twins: Int64[Tensor, "t 2"]
     rows: int
+    outliers: Int64[Tensor, " o"]
+    norm: Difference | None
     templates: TemplateCurve | None
 
 
@@ -49,7 +59,51 @@ def decision_facts(rows: Rows) -> DecisionFacts:
     close = near.similarities[:, 0] >= _SAME
     pairs = near.ids[close, 0].new_empty(int(close.sum()), 2)
     pairs[:, 0], pairs[:, 1] = labelled.ids[close], near.ids[close, 0]
-    return DecisionFacts(twins=pairs.sort(dim=1).values.unique(dim=0), rows=len(labelled), templates=_curve(labelled))
+    return DecisionFacts(
+        twins=pairs.sort(dim=1).values.unique(dim=0),
+        rows=len(labelled),
+        outliers=_outliers(labelled, index),
+        templates=_curve(labelled),
+        norm=_norm(labelled),
+    )
+
+
+def _outliers(rows: Rows, index: ExactIndex) -> Int64[Tensor, " o"]:
+    """Rows whose nearest row lies farther than the median row's by six deviations, told by the median deviation."""
+    assert rows.labels is not None
+    _, place, sizes = rows.labels.unique(return_inverse=True, return_counts=True)
+    far = (2 - 2 * index.self_join(1, want="any").similarities[:, 0].double()).clamp_min(0).sqrt()
+    spread = 1.4826 * (far - far.median()).abs().median()  # of a normal variable: its standard deviation
+    order = far.argsort(descending=True)
+    return rows.ids[order[((far > far.median() + _FAR * spread) & (sizes[place] > 1))[order]]]
+
+
+def _norm(rows: Rows) -> Difference | None:
+    assert rows.labels is not None
+    people = rows.labels.unique()
+    if len(people) < 2 * FEW_IDENTITIES or len(rows) > _MOST_NORMED:
+        return None
+    half = people[torch.randperm(len(people), generator=torch.Generator().manual_seed(0))[: len(people) // 2]]
+    inside = torch.isin(rows.labels, half)
+    changes, who = [], []
+    for side in (inside, ~inside):
+        judged, cohort = rows[side.nonzero().flatten()], rows[(~side).nonzero().flatten()]
+        protocol = "leave-one-out" if rows.groups is None else "cross-session"
+        try:
+            plain, normed = (
+                evaluate_ranking(
+                    judged.embeddings, judged.labels, groups=judged.groups, protocol=protocol, ks=1, scorer=scorer
+                ).per_query
+                for scorer in (None, ScoreNorm(cohort.embeddings, labels=cohort.labels))
+            )
+        except ValueError:  # nobody in this half has a second row (of another group)
+            return None
+        changes.append(normed.rank_at(1) - plain.rank_at(1))
+        who.append(plain.labels)
+    labels = torch.cat(who)
+    if len(labels.unique()) < FEW_IDENTITIES:
+        return None
+    return paired_difference(torch.cat(changes), (labels, None), over="identities", level=0.95, resamples=1000, seed=0)
 
 
 def _curve(rows: Rows) -> TemplateCurve | None:
@@ -76,6 +130,31 @@ def decision_findings(facts: DecisionFacts, verification: VerificationReport) ->
             evidence=f"they lie within a distance of 1e-3; ids {shown}{', ...' if len(facts.twins) > _SHOWN else ''}",
             remedy="look at both, and drop one or mend its label; no threshold can tell them apart",
             share=min(1.0, len(facts.twins) / facts.rows),
+        )
+    if len(facts.outliers):
+        shown = ", ".join(map(str, facts.outliers[:_SHOWN].tolist()))
+        yield Finding(
+            severity="note",
+            rule="outliers",
+            sentence=f"far from every other row, of their own class too: {len(facts.outliers)} of {facts.rows} rows",
+            evidence=f"the nearest row is farther by {_FAR:g} deviations than the median row's; ids {shown}"
+            + (", ..." if len(facts.outliers) > _SHOWN else ""),
+            remedy="look at them: a bad recording, a crop of nothing, a wrong label; leave them out of templates",
+            share=len(facts.outliers) / facts.rows,
+        )
+    if facts.norm is not None:
+        gain = facts.norm
+        verdict = "gain nothing that is shown" if gain.value <= 0 or not gain.shown else "raise Rank@1"
+        yield Finding(
+            severity="note",
+            rule="score normalisation",
+            sentence=f"AS-norm would {verdict}: {gain.value:+.3f}",
+            evidence=f"half of the people judged with the other half as the cohort, and the other way round; 95 % "
+            f"interval {gain.low:+.3f} to {gain.high:+.3f}",
+            remedy="use ScoreNorm with a cohort of training people"
+            if gain.shown and gain.value > 0
+            else "leave the scores as they are",
+            share=max(0.0, gain.value),
         )
     if _RATE in verification.threshold_at_far and _RATE not in verification.flagged:
         rates = verification.rates_at(verification.threshold_at_far[_RATE])

@@ -131,7 +131,7 @@ def loss_falls_ranking_falls(case: RunCase) -> Iterator[Finding]:
     loss, ranking = case.trained("train_loss"), case.ranking()
     if loss is None or ranking is None or not case.falls(loss):
         return
-    if ranking.change <= -case.limits["ranking_fell"] and ranking.trend() < -0.4:
+    if ranking.change <= -case.limits["ranking_fell"] and ranking.trend() < -case.limits["trend"]:
         untrained = ranking.epochs[0] == 0
         began = "the untrained encoder ranked best" if untrained else "it falls from the first epoch on"
         best, top = ranking.best(larger=True)
@@ -228,10 +228,14 @@ def overfitting(case: RunCase) -> Iterator[Finding]:
     if train is None or validation is None or not case.falls(train):
         return
     epoch, least = validation.best(larger=False)
-    if least > 0 and validation.last > (1 + case.limits["overfit"]) * least and validation.trend() > -0.4:
+    if (
+        least > 0
+        and validation.last > (1 + case.limits["overfit"]) * least
+        and validation.trend() > -case.limits["trend"]
+    ):
         start = epoch == validation.epochs[0]
         measure = case.trained("rank_at_1", "map_at_r", "val_accuracy", "val_f1_macro", "val_f1")
-        gains = measure is not None and measure.best(larger=True)[0] > epoch and measure.trend() > 0.4
+        gains = measure is not None and measure.best(larger=True)[0] > epoch and measure.trend() > case.limits["trend"]
         yield Finding(
             severity="note" if gains else "fault" if start else "warning",
             rule="overfitting",
@@ -251,20 +255,25 @@ def overfitting(case: RunCase) -> Iterator[Finding]:
 
 
 def uniform_attention(case: RunCase) -> Iterator[Finding]:
-    """Attention that has not left the uniform."""
+    """Attention that has not left the uniform: by its entropy, in nats, or as a share of ln L, as we log it."""
     entropy, length = case.curve("attention_entropy"), case.number("sequence_length")
-    if entropy is None or not length or length < 2:
+    if entropy is None:
         return
-    uniform = math.log(length)
+    of_one = max(entropy.values) <= 1 + case.limits["uniform_attention"]  # none of three steps or more has so few nats
+    if not of_one and (not length or length < 2):
+        return
+    uniform = 1.0 if of_one or not length else math.log(length)
     if entropy.last > (1 - case.limits["uniform_attention"]) * uniform:
+        over = f" over the {length:g} steps" if length else ""
         planned = case.number("epochs")
         stopped = f" when the run ended in epoch {entropy.epochs[-1]:g}" + (f" of {planned:g}" if planned else "")
         yield Finding(
             severity="fault",
             rule="uniform attention",
             marks=entropy.mark(),
-            sentence=f"attention is still uniform over the {length:g} steps{stopped}",
-            evidence=f"{entropy.told()}; uniform is ln {length:g} = {uniform:.3f}",
+            sentence=f"attention is still uniform{over}{stopped}",
+            evidence=f"{entropy.told()}; uniform is "
+            + ("1, as a share of ln L" if of_one else f"ln {length:g} = {uniform:.3f}"),
             remedy="train on: wait for the entropy to fall before stopping early; raise the rate of the "
             "attention, or start "
             "from mean pooling, which is what uniform attention is",

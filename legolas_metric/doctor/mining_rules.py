@@ -81,8 +81,10 @@ def stale(case: RunCase) -> Iterator[Finding]:
 
 
 def margin_inactive(case: RunCase) -> Iterator[Finding]:
-    """Triplets that are all beyond the margin already."""
-    active = case.trained("active")
+    """Triplets that are all beyond the margin already, though the ranking has room left: a solved run has no need."""
+    active, ranking = case.trained("active"), case.ranking()
+    if ranking is not None and ranking.last >= case.limits["saturated"]:
+        return
     if active is not None and active.last < case.limits["active"]:
         yield Finding(
             severity="warning",

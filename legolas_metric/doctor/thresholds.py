@@ -33,6 +33,10 @@ THRESHOLDS: dict[str, Threshold] = {
     "uniform_attention": Threshold(0.02, "entropy so near ln L is uniform attention", _STORIES),
     "f1_gap": Threshold(0.3, "F1 of two classes that lie so far apart", _STORIES),
     "one_class": Threshold(0.002, "how closely accuracy and F1 fit those of one predicted class", "rounding of logs"),
+    "trend": Threshold(0.4, "Kendall's tau with time from which a value rises or falls", "ours"),
+    "above_chance": Threshold(
+        0.05, "share of the way from chance to 1, below which a model guesses", "measured: shuffled labels, 4000 rows"
+    ),
     "few_epochs": Threshold(5.0, "epochs below which no trend is read", "ours"),
     "fallback": Threshold(0.1, "share of the anchors served by another rule than asked", "ours"),
     "starved": Threshold(

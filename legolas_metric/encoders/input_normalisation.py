@@ -84,7 +84,8 @@ class InputNormalisation(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "b *s"]) -> Float[Tensor, "b *s"]:
         """Normalise a batch."""
-        if not self.fitted:
+        # An export can't look into a tensor; who exports has called it before.
+        if not torch.compiler.is_compiling() and not self.fitted:
             raise RuntimeError("the normalisation is not fitted: call fit(training inputs), or load a model's weights")
         shape = [1] * inputs.ndim
         shape[self.axis] = len(self.mean)

@@ -10,6 +10,7 @@ Identities = frozenset[int | str]
 """Labels, or their names where labels came as names."""
 
 _SHOWN = 5
+_NUMBERED = " (where the sets number other people alike, pass names, or numbers that differ)"
 
 
 def identities(labels: ArrayLike, *, name: str = "labels", names: Names | None = None) -> Identities:
@@ -47,4 +48,5 @@ def warn_of_shared(one: Identities, other: Identities, what: str) -> None:
     """Warn, by id, where two sets share identities; `what` says what that does."""
     both = shared(one, other)
     if both:
-        warnings.warn(f"{both} identities are in both sets: {what}", stacklevel=3)
+        hint = "" if any(isinstance(name, str) for name in one & other) else _NUMBERED
+        warnings.warn(f"{both} identities are in both sets: {what}{hint}", stacklevel=3)

@@ -16,6 +16,7 @@ from torch import Tensor
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, Metric, check_whole
 from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES, check_level, draws
+from legolas_metric.evaluation.progress import bar
 from legolas_metric.evaluation.scores import score_block, turned, widened
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
@@ -59,21 +60,24 @@ class PairsOfRows:
         size = (self.identities, len(borders) + 1)
         impostor, genuine = (torch.zeros(size, dtype=torch.int64, device=labels.device) for _ in range(2))
         wide = widened(self.rows.embeddings, self.metric)
-        for part in chunks(known, min(256, rows_for(BLOCK, 64 * len(labels)))):
-            scores = score_block(turned(wide[part], self.metric), wide[part.start :], self.metric)
-            cell = torch.bucketize(scores, borders, right=True)
-            same = labels[part, None] == labels[None, part.start :]
-            later = torch.ones_like(same).triu_(1)
-            honest = same & later
-            if groups is not None:
-                honest &= groups[part, None] != groups[None, part.start :]
-            first, second = (~same & later).nonzero().unbind(1)
-            _count(impostor, identity[part][first], cell[first, second])
-            labelled = second < known - part.start  # an unlabelled row has no identity
-            _count_others(impostor, identity[part.start :], first[labelled], second[labelled], cell)
-            first, second = honest.nonzero().unbind(1)
-            _count(genuine, identity[part][first], cell[first, second])
-            _count_others(genuine, identity[part.start :], first, second, cell)
+        blocks = chunks(known, min(256, rows_for(BLOCK, 64 * len(labels))))
+        with bar(known, "pairs by identity", "rows") as told:
+            for part in blocks:
+                scores = score_block(turned(wide[part], self.metric), wide[part.start :], self.metric)
+                cell = torch.bucketize(scores, borders, right=True)
+                same = labels[part, None] == labels[None, part.start :]
+                later = torch.ones_like(same).triu_(1)
+                honest = same & later
+                if groups is not None:
+                    honest &= groups[part, None] != groups[None, part.start :]
+                first, second = (~same & later).nonzero().unbind(1)
+                _count(impostor, identity[part][first], cell[first, second])
+                labelled = second < known - part.start  # an unlabelled row has no identity
+                _count_others(impostor, identity[part.start :], first[labelled], second[labelled], cell)
+                first, second = honest.nonzero().unbind(1)
+                _count(genuine, identity[part][first], cell[first, second])
+                _count_others(genuine, identity[part.start :], first, second, cell)
+                told.update(part.stop - part.start)
         return impostor, genuine
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric
+from legolas_metric.evaluation.progress import bar
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking_measures import Places
 from legolas_metric.evaluation.scores import (
@@ -96,10 +97,12 @@ def place_all(
     if len(undecided) == 0:
         return
     wide = widened(trial.gallery.embeddings, metric) if scorer is None else trial.gallery.embeddings.double()
-    for part in row_blocks(len(undecided), len(wide)):
-        among_all = _place_among_all(trial, undecided[part], wide, protocol, metric, ties, scorer)
-        if among_all is not None:
-            yield among_all
+    with bar(len(undecided), "rank", "queries") as told:
+        for part in row_blocks(len(undecided), len(wide)):
+            among_all = _place_among_all(trial, undecided[part], wide, protocol, metric, ties, scorer)
+            told.update(part.stop - part.start)
+            if among_all is not None:
+                yield among_all
 
 
 def own_class(trial: Trial, query: Int64[Tensor, " q"], protocol: RetrievalProtocol) -> OwnClass:

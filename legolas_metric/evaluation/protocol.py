@@ -58,7 +58,9 @@ class RetrievalProtocol:
             found nor missed; a distractor is then a row of a label that no query has.
         min_positives: queries with fewer positives count as unanswerable.
         episodes: few-shot episodes instead of one gallery.
-        seed: of the episodes.
+        repeats: of single-gallery-shot, where each query finds one row of each class, drawn anew so many times; a row
+            labelled -1 is a class of its own. None: all rows are searched.
+        seed: of the episodes, and of the draws.
 
     Raises:
         TypeError: lists that hold no ids, `distractors` that is neither True nor False, no `Episodes`.
@@ -80,6 +82,7 @@ class RetrievalProtocol:
     distractors: bool = True
     min_positives: int = 1
     episodes: Episodes | None = None
+    repeats: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,6 +93,7 @@ class RetrievalProtocol:
         object.__setattr__(self, "min_positives", check_whole("min_positives", self.min_positives, 1))
         object.__setattr__(self, "seed", check_whole("seed", self.seed, -(2**63)))
         self._check_episodes()
+        self._check_repeats()
         for side in ("queries", "gallery"):
             ids = getattr(self, side)
             if ids is None:
@@ -117,10 +121,23 @@ class RetrievalProtocol:
                 f"min_positives={self.min_positives} can't be met: each query has {positives} in its episode's gallery"
             )
 
+    def _check_repeats(self) -> None:
+        if self.repeats is None:
+            return
+        object.__setattr__(self, "repeats", check_whole("repeats", self.repeats, 1))
+        if self.episodes is not None:
+            raise ValueError(
+                "repeats belong to single-gallery-shot, episodes draw a gallery of their own: leave out one"
+            )
+        if callable(self.exclude):
+            raise ValueError("single-gallery-shot draws by label and group: leave out the rule of your own")
+        if self.min_positives > 1:
+            raise ValueError(f"min_positives={self.min_positives} can't be met: single-gallery-shot has one positive")
+
     @classmethod
     def named(cls, protocol: object) -> "RetrievalProtocol":
         """A protocol, or one of those that need no further word: "leave-one-out", "re-identification",
-        "cross-session", "cross-day".
+        "cross-session", "cross-day", "single-gallery-shot".
 
         Raises:
             TypeError, ValueError: neither.
@@ -132,6 +149,7 @@ class RetrievalProtocol:
             "re-identification": cls.re_identification,
             "cross-session": cls.cross_session,
             "cross-day": cls.cross_day,
+            "single-gallery-shot": cls.single_gallery_shot,
         }
         known = ", ".join(map(repr, words))
         if not isinstance(protocol, str):
@@ -203,6 +221,37 @@ class RetrievalProtocol:
     def cross_day(cls) -> "RetrievalProtocol":
         """Groups are days: a person must be found again on another day."""
         return cls(name="cross-day", exclude="same_group")
+
+    @classmethod
+    @typed
+    def single_gallery_shot(
+        cls,
+        *,
+        repeats: int = 10,
+        queries: ArrayLike | None = None,
+        gallery: ArrayLike | None = None,
+        seed: int = 0,
+    ) -> "RetrievalProtocol":
+        """One gallery row of each person, drawn anew in each repeat: CUHK03's first protocol (Li et al. 2014).
+
+        Groups are cameras: the query's person is drawn from other cameras than the query's, all others from any, as
+        torchreid's `eval_cuhk03` draws them. Rank@k is its CMC; its mAP is of the whole gallery: take that of
+        `re_identification()`. Each query counts once a repeat. Rows labelled -1 are junk.
+
+        Args:
+            repeats: draws of the gallery (torchreid: 10; the paper: 100).
+            queries, gallery: ids (default: all rows, each of which asks).
+            seed: of the draws.
+        """
+        return cls(
+            name="single-gallery-shot",
+            exclude="same_group",
+            queries=queries,
+            gallery=gallery,
+            distractors=False,
+            repeats=repeats,
+            seed=seed,
+        )
 
     @classmethod
     @typed

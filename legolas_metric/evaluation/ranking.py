@@ -54,7 +54,7 @@ def evaluate_ranking(
         groups: [n] session, camera or recording, for protocols that compare it, and for `by_group`.
         metric: "cosine", "dot" or "euclidean".
         protocol: what is asked and what must not be found; or "leave-one-out", "re-identification", "cross-session",
-            "cross-day".
+            "cross-day", "single-gallery-shot".
         ks: depths of Rank@k and of the other measures at k, or one of them; beyond the gallery's size every answerable
             query is answered.
         full: work out the whole rankings: mAP, MRR, mINP, nDCG, CMC to any k, Rank@1 against gallery size.
@@ -102,7 +102,7 @@ def evaluate_ranking(
             _measure(trial, placed, depths, full) for placed in place_all(trial, asked_for, metric, depth, scorer)
         ]
         found += measured
-        if asked_for.episodes is None and measured and scorer is None:
+        if asked_for.episodes is asked_for.repeats is None and measured and scorer is None:
             worst = worst_queries(trial, _joined(measured), asked_for, metric)
     per_query = _answered(found, asked, asked_for)
     return RankingReport(

@@ -30,7 +30,7 @@ Counts = tuple[Int64[Tensor, "q w"], Int64[Tensor, "q w"]]
 class Scorer(Protocol):
     """What scores pairs of rows in the place of a metric; larger is likelier of one class."""
 
-    def transform(self, rows: Tensor, ids: Tensor | None = None) -> Tensor:
+    def transform(self, rows: Tensor, /, ids: Tensor | None = None) -> Tensor:
         """What it compares, of prepared rows [n, d] with their ids [n]: float64 [n, e]."""
         ...
 

@@ -14,6 +14,7 @@ from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.compiled.jit import runs_compiled
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.evaluation.pairs import Scores
+from legolas_metric.evaluation.progress import bar
 from legolas_metric.evaluation.roc import RocCounts
 from legolas_metric.evaluation.scores import Ties
 
@@ -52,18 +53,20 @@ class Counters:
         threads = min(torch.get_num_threads(), rows_for(WORKSPACE, 8 * size)) if device.type == "cpu" else 1
         self._counts = torch.zeros(threads, size, dtype=torch.int64, device=device)
 
-    def add(self, scores: Scores, count: Count) -> None:
-        """Take all blocks: `count(block, counts)`."""
+    def add(self, scores: Scores, count: Count, *, pairs: int = 0) -> None:
+        """Take all blocks: `count(block, counts)`; of so many pairs a bar is shown where they take long."""
+        with bar(pairs, "verify", "pairs") as told:
 
-        def work(counts: Int64[Tensor, " s"]) -> None:
-            for block in scores():
-                count(block, counts)
+            def work(counts: Int64[Tensor, " s"]) -> None:
+                for block in scores():
+                    count(block, counts)
+                    told.update(len(block))
 
-        if len(self._counts) == 1:
-            work(self._counts[0])
-            return
-        # Threads of torch's own would wait for one another at each block, and spin while the others count.
-        in_threads(work, self._counts)
+            if len(self._counts) == 1:
+                work(self._counts[0])
+            else:
+                # Threads of torch's own would wait for one another at each block, and spin while the others count.
+                in_threads(work, self._counts)
 
     def total(self) -> Int64[Tensor, " s"]:
         """What all threads have counted."""
@@ -91,13 +94,14 @@ class ExactTally:
         self._low: Float64[Tensor, " m"] = low[begins]
         self._high: Float64[Tensor, " m"] = high[ends]
         self.genuine: Int64[Tensor, " m"] = torch.bincount(place[order < len(genuine)], minlength=len(self._levels))
+        self._pairs = pairs
         self._counters = Counters(2 * len(self._levels) + 1, genuine.device)
         worth = pairs >= _WORTH_COMPILING and runs_compiled(genuine.device)
         self._count = _compiled_count(self._low, self._high) if worth else self._searched
 
     def add(self, scores: Scores) -> None:
         """Count impostor scores."""
-        self._counters.add(scores, self._count)
+        self._counters.add(scores, self._count, pairs=self._pairs)
 
     def _searched(self, scores: Float64[Tensor, " t"], counts: Int64[Tensor, " s"]) -> None:
         """Count scores by the number of levels that begin at them or below, and those that a level holds there too."""
@@ -122,9 +126,11 @@ class GridTally:
     Args:
         low, high: where all scores lie.
         device: of the scores.
+        pairs: how many scores are to be counted.
     """
 
-    def __init__(self, low: float, high: float, device: torch.device) -> None:
+    def __init__(self, low: float, high: float, device: torch.device, pairs: int) -> None:
+        self._pairs = pairs
         self._cells = Cells(low, high, _GRID)
         self._genuine, self._impostor = Counters(_GRID, device), Counters(_GRID, device)
 
@@ -134,7 +140,7 @@ class GridTally:
 
     def add(self, scores: Scores) -> None:
         """Count impostor scores."""
-        self._impostor.add(scores, self._count)
+        self._impostor.add(scores, self._count, pairs=self._pairs)
 
     def _count(self, scores: Float64[Tensor, " t"], counts: Int64[Tensor, " c"]) -> None:
         counts += torch.bincount(self._cells.of(scores), minlength=_GRID)

@@ -10,6 +10,7 @@ from torch import Tensor
 from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.datasets.labels import LabelIndex
 from legolas_metric.evaluation.protocol import Episodes, RetrievalProtocol
+from legolas_metric.evaluation.single_shot import single_shots
 from legolas_metric.geometry import prepare
 from legolas_metric.lookup import lookup
 from legolas_metric.rows import Rows
@@ -39,7 +40,8 @@ class Trial:
 
 
 def trials(rows: Rows, protocol: RetrievalProtocol, metric: Metric) -> Iterator[Trial]:
-    """One trial, which does not hold on to the table, or one for each few-shot episode."""
+    """One trial, which does not hold on to the table; or one for each few-shot episode, or several for each repeat of
+    single-gallery-shot."""
     assert rows.labels is not None
     if protocol.episodes is not None:
         return _episode_trials(rows, protocol.episodes, protocol.seed, metric)
@@ -47,6 +49,9 @@ def trials(rows: Rows, protocol: RetrievalProtocol, metric: Metric) -> Iterator[
     asker = asker[rows.labels[asker] != UNLABELLED]
     if not protocol.distractors:
         found = found[rows.labels[found] != UNLABELLED]
+    if protocol.repeats is not None:
+        drawn = single_shots(rows, asker, found, protocol)
+        return (_trial(rows, rows[gallery], some, gallery) for some, gallery in drawn)
     return iter([_trial(rows, rows[found], asker, found)])
 
 

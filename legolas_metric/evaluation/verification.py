@@ -108,7 +108,7 @@ def _tally_genuine(rows: Rows, metric: Metric, edges: Float64[Tensor, " b1"], ex
         few = impostor_scores(rows, metric)() if pairs <= _ALL_KEPT else ()
         cuts = torch.cat([edges, *(scores.clone() for scores in few)])
         return ExactTally(genuine, cuts, Ties.of(rows.embeddings, metric), pairs)
-    tally = GridTally(*score_range(rows, metric), rows.embeddings.device)
+    tally = GridTally(*score_range(rows, metric), rows.embeddings.device, pairs)
     tally.add_genuine(genuine_scores(rows, metric))
     return tally
 

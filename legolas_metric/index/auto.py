@@ -14,6 +14,7 @@ from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.interface import Want, Window
 from legolas_metric.index.top_k import recall_of
 from legolas_metric.records import Neighbors
+from legolas_metric.rows import Rows
 from legolas_metric.signatures import typed
 
 _AUDITED = 256  # queries; a recall of 0.9 is then known to about 0.02
@@ -95,44 +96,23 @@ class AutoIndex:
     ) -> Neighbors:
         """The k best admissible rows of each query; arguments as `ExactIndex.search`."""
         own = self._exact.queries(queries, labels=labels, ids=ids, groups=groups)
-
-        def ask(part: Int64[Tensor, " s"] | None, index: ExactIndex | FaissIndex) -> Neighbors:
-            some = own if part is None else own[part]
-            return index.search(
-                some.embeddings,
-                k,
-                labels=some.labels,
-                ids=some.ids,
-                groups=some.groups,
-                want=want,
-                farthest=farthest,
-                window=_part_of(window, part),
-            )
-
-        return self._within_budget(ask, len(own), plain=self._is_plain(want, farthest), joined=False)
+        return self._answer(own, k, want, farthest, window, joined=False)
 
     def self_join(
         self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
     ) -> Neighbors:
         """`search` with the fitted rows as queries, in the order of `fit`."""
-        own = self._exact.rows
+        return self._answer(self._exact.rows, k, want, farthest, window, joined=True)
 
+    def _answer(
+        self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None, *, joined: bool
+    ) -> Neighbors:
         def ask(part: Int64[Tensor, " s"] | None, index: ExactIndex | FaissIndex) -> Neighbors:
             if part is None:
-                return index.self_join(k, want=want, farthest=farthest, window=window)
-            some = own[part]
-            return index.search(
-                some.embeddings,
-                k,
-                labels=some.labels,
-                ids=some.ids,
-                groups=some.groups,
-                want=want,
-                farthest=farthest,
-                window=_part_of(window, part),
-            )
+                return index.answer(own, k, want, farthest, window)
+            return index.answer(own[part], k, want, farthest, _part_of(window, part))
 
-        return self._within_budget(ask, len(own), plain=self._is_plain(want, farthest), joined=True)
+        return self._within_budget(ask, len(own), plain=self._is_plain(want, farthest), joined=joined)
 
     def _is_plain(self, want: Want, farthest: bool) -> bool:
         """Whether FAISS has no answer, or the same as the exact index."""
@@ -199,8 +179,8 @@ def _timed(search: Callable[[], Neighbors]) -> tuple[Neighbors, float]:
     return found, time.perf_counter() - start
 
 
-def _part_of(window: Window | None, part: Int64[Tensor, " s"] | None) -> Window | None:
-    if window is None or part is None:
-        return window
+def _part_of(window: Window | None, part: Int64[Tensor, " s"]) -> Window | None:
+    if window is None:
+        return None
     low, high = (as_tensor(bound, name="window")[part.cpu()] for bound in window)
     return low, high

@@ -23,6 +23,7 @@ from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.faiss_scaling import bound_beyond, fitted_scale, query_scales
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window, recall_of
+from legolas_metric.outputs import whole_file
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
 from legolas_metric.signatures import typed
@@ -143,14 +144,14 @@ class FaissIndex:
         """The k best admissible rows of each query; arguments as `ExactIndex.search`."""
         rows = self._fitted()
         own = query_rows(queries, rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
-        return self._answer(own, k, want, farthest, window)
+        return self.answer(own, k, want, farthest, window)
 
     @typed
     def self_join(
         self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
     ) -> Neighbors:
         """`search` with the fitted rows as queries, in the order of `fit`."""
-        return self._answer(self._fitted(), k, want, farthest, window)
+        return self.answer(self._fitted(), k, want, farthest, window)
 
     @property
     def _name(self) -> str:
@@ -162,7 +163,8 @@ class FaissIndex:
             raise ValueError("this index holds no rows: call fit(embeddings, labels) first")
         return self._rows
 
-    def _answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+    def answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+        """`search` of queries that are checked and prepared already."""
         rows = self._fitted()
         check_request(own, rows, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)
@@ -269,6 +271,14 @@ class FaissIndex:
         if bounds is not None:  # nothing that was not fetched is inside the window
             done |= (found[:, -1] >= 0) & ((edge > bounds[1]) if farthest else (edge < bounds[0]))
         return ids, values, done
+
+
+def write_flat_index(path: str | os.PathLike[str], rows: Float32[Tensor, "n d"]) -> None:
+    """Write rows as FAISS's own flat index of inner products, number i being row i, whole or not at all."""
+    index: Any = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows.detach().cpu().contiguous().numpy())
+    with whole_file(path) as temporary:
+        _parameters.write_index(index, str(temporary))
 
 
 def _refuse_fork() -> None:

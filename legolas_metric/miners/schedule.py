@@ -8,13 +8,14 @@ from itertools import pairwise
 from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_number, check_whole
 from legolas_metric.miners.informative_pairs import MultiSimilarityMiner
-from legolas_metric.records import Triplets
+from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.tables import Sheet, Shown
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,37 @@ class TripletMiner(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a saved state."""
         ...
+
+
+class NoMiner:
+    """A stage that mines nothing: for a loop whose batches come from random or near classes alone."""
+
+    def __repr__(self) -> str:
+        return "NoMiner()"
+
+    def mine(self, bank: EmbeddingBank, anchors: ArrayLike | None = None) -> Triplets:
+        """No triplet, of no anchor."""
+        none, nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+        stats = MiningStats(anchors=0, search=SearchStats(engine="none"), seconds=0.0, drift=bank.drift)
+        return Triplets(none, none, none, nothing, nothing, stats)
+
+    def __call__(
+        self,
+        embeddings: ArrayLike,
+        labels: ArrayLike,
+        ref_emb: ArrayLike | None = None,
+        ref_labels: ArrayLike | None = None,
+    ) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"], Int64[Tensor, " t"]]:
+        """No triplet."""
+        none = torch.zeros(0, dtype=torch.int64)
+        return none, none, none
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take up."""
 
 
 @dataclass(frozen=True, slots=True)

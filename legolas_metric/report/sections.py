@@ -185,6 +185,8 @@ def _asked(protocol: RetrievalProtocol) -> str:
     """What the queries were, and where they had to find their class."""
     if protocol.episodes is not None:
         return f"Asked in {protocol.episodes.count:,} episodes ({protocol.name})."
+    if protocol.repeats is not None:
+        return f"Asked {protocol.repeats} times, of one row of each class, drawn anew ({protocol.name})."
     who = "Every labelled row asks" if protocol.queries is None else "Given queries ask"
     whom = "all the others" if protocol.gallery is None else "a given gallery"
     except_for = "" if protocol.exclude == "self" else ", less what the protocol takes out"

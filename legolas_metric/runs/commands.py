@@ -40,7 +40,7 @@ def train(settings: RunSettings, folder: Path) -> Judged:
     data, settings = _begin(settings, folder, "train")
     with run_log(folder):
         tell(settings, folder)
-        rows, validation = _split(data, settings)
+        rows, validation = split_rows(data, settings)
         for said in find_leakage({"train": rows, "validation": validation}, labels=data.labels).sentences():
             log.warning("Leakage: %s.", said)
         log.info(
@@ -71,7 +71,7 @@ def kfold(settings: RunSettings, folder: Path) -> FoldsResult:
     Args, Raises: as `train`.
     """
     data, settings = _begin(settings, folder, "kfold")
-    folds = _folds(data, settings)
+    folds = folds_of(data, settings)
     with run_log(folder):
         tell(settings, folder)
         for said in folds.leakage().sentences():
@@ -187,20 +187,22 @@ def _begin(settings: RunSettings, folder: Path, command: str) -> tuple[RunData, 
     return data, filled
 
 
-def _split(data: RunData, settings: RunSettings) -> tuple[Int64[Tensor, " a"], Int64[Tensor, " b"]]:
+def split_rows(data: RunData, settings: RunSettings) -> tuple[Int64[Tensor, " a"], Int64[Tensor, " b"]]:
+    """Rows that `train` trains on, and those of others that it judges on."""
     share, seed = settings.validation_share, settings.seed
     if settings.split_by is None:
         return class_disjoint_split(data.labels, test_size=share, seed=seed)
     return group_disjoint_split(data.attributes[settings.split_by], test_size=share, seed=seed)
 
 
-def _folds(data: RunData, settings: RunSettings) -> KFold:
+def folds_of(data: RunData, settings: RunSettings) -> KFold:
+    """The parts of `kfold`."""
     return KFold(data.labels, settings.folds, groups=data.groups, test_share=settings.test_share, seed=settings.seed)
 
 
 def _test_rows(settings: RunSettings) -> RunData:
     data, settings = load_data(settings)
-    folds = _folds(data, settings)
+    folds = folds_of(data, settings)
     if not len(folds.test):
         raise ValueError("test_share=0 holds no test set out: name other data with --data")
     return data.take(folds.test)

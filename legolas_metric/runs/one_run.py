@@ -20,12 +20,19 @@ from legolas_metric.encoders import InputNormalisation
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
 from legolas_metric.evaluation.ranking_report import RankingReport
+from legolas_metric.recipes import Recipe
 from legolas_metric.runs.run_data import RunData
 from legolas_metric.runs.run_log import log
-from legolas_metric.runs.run_parts import build_encoder, build_loggers, build_loss, build_protocols, build_schedule
+from legolas_metric.runs.run_parts import (
+    build_encoder,
+    build_loggers,
+    build_loss,
+    build_protocols,
+    build_recipe,
+    build_schedule,
+)
 from legolas_metric.runs.run_settings import OF_LOGITS, RunSettings
 from legolas_metric.runs.steps import PrepareSteps
-from legolas_metric.samplers.pk import PKSampler
 from legolas_metric.training.attention_monitor import AttentionMonitor
 from legolas_metric.training.batches import CollateExamples, Examples
 from legolas_metric.training.best_checkpoint import BestCheckpoint
@@ -85,9 +92,10 @@ def train_one(
     norm = encoder[0]
     assert isinstance(norm, InputNormalisation)
     norm.fit(Inputs(parts[0].dataset))
-    loss = build_loss(settings, _width(encoder, parts[0]), parts[0].labels)
+    recipe = build_recipe(settings, parts[0].labels, parts[0].groups, crossing=crossing)
+    loss = build_loss(settings, _width(encoder, parts[0]), parts[0].labels) if recipe is None else recipe.build_loss()
     learner = MetricLearner(encoder, loss, lr=settings.lr, weight_decay=settings.weight_decay)
-    callbacks, loader = _feeding(parts[0], settings, crossing)
+    callbacks, loader = _feeding(parts[0], settings, recipe, crossing)
     callbacks.append(PrepareSteps(settings, parts[0].labels, len(data.input_shape)))
     if settings.encoder == "bilstm":
         callbacks.append(_attention(encoder, parts[1]))
@@ -166,27 +174,39 @@ def _rankings(
     }
 
 
-def _feeding(part: RunData, settings: RunSettings, crossing: bool) -> tuple[list[L.Callback], DataLoader[Any]]:
-    """The loader of training batches, and the callback that mines them, where one does."""
+class LossByEpoch(L.Callback):
+    """Gives a `MetricLearner` the loss that its recipe has in each epoch: warm-ups end."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Change the loss."""
+        pl_module.loss = self.recipe.build_loss(trainer.current_epoch)
+
+
+def _feeding(
+    part: RunData, settings: RunSettings, recipe: Recipe | None, crossing: bool
+) -> tuple[list[L.Callback], DataLoader[Any]]:
+    """The loader of training batches, and the callbacks that mine them and change the loss, where any do."""
     inputs, steps = Inputs(part.dataset), settings.steps_per_epoch or -(-len(part.labels) // settings.batch_size)
-    schedule = build_schedule(settings, crossing=crossing)
+    schedule = None if recipe is not None else build_schedule(settings, crossing=crossing)
     if settings.loss in OF_LOGITS:
         return [], _as_they_are(Examples(inputs, part.labels), settings)
-    if schedule is None:
+    if schedule is None and (recipe is None or not recipe.looks):
         p, classes = settings.batch_size // settings.k, len(part.labels[part.labels != UNLABELLED].unique())
         if p > classes:
             raise ValueError(
                 f"batch_size={settings.batch_size} and k={settings.k} ask for {p} classes a batch, and there are "
                 f"{classes} to train on: lower batch_size to {classes * settings.k}"
             )
-        sampler = PKSampler(
+        plain = recipe or Recipe(name="random batches", k=settings.k, distinct_groups=crossing)
+        sampler = plain.sampler(
             part.labels,
-            p,
-            settings.k,
+            batch_size=settings.batch_size,
             groups=part.groups,
-            distinct_groups=crossing,
             batches_per_epoch=steps,
-            short="repeat",
             seed=settings.seed,
         )
         loader = DataLoader(
@@ -196,12 +216,13 @@ def _feeding(part: RunData, settings: RunSettings, crossing: bool) -> tuple[list
             collate_fn=CollateExamples(None),
             generator=torch.Generator().manual_seed(settings.seed),
         )
-        return [], loader
+        return [LossByEpoch(plain)] if plain.warm_up else [], loader
     mining = GlobalMining(
         inputs,
         part.labels,
         groups=part.groups,
         schedule=schedule,
+        recipe=recipe,
         batch_size=settings.batch_size,
         steps_per_epoch=steps,
         num_workers=settings.num_workers,

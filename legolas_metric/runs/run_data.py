@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
@@ -198,14 +198,42 @@ def _arrays(settings: RunSettings) -> RunData:
         if array.dtype.kind in "iuUSM"
     }
     group = "groups" if "groups" in attributes else next(iter(attributes), None)
+    x = as_inputs(inputs, settings.data)
+    return RunData(dataset=x, labels=named.codes, label_names=named.names, attributes=attributes, group=group)
+
+
+def as_inputs(inputs: np.ndarray, where: str) -> Float32[Tensor, "n *s"]:
+    """An array of a file as encoders take it: float32, pixels in [0, 1], grey pictures with their channel.
+
+    Raises:
+        ValueError: an array of another number of axes.
+    """
     x = torch.from_numpy(inputs)
     if not x.is_floating_point():
         x = x.float() / (255 if inputs.dtype == np.uint8 else 1)
     if x.ndim == 3 and inputs.dtype == np.uint8:  # grey pictures [n, h, w]
         x = x[:, None]
     if x.ndim not in (2, 3, 4):
-        raise ValueError(f"{settings.data}: inputs must be [n, d], [n, c, t] or [n, c, h, w], got {tuple(x.shape)}")
-    return RunData(dataset=x.float(), labels=named.codes, label_names=named.names, attributes=attributes, group=group)
+        raise ValueError(f"{where}: inputs must be [n, d], [n, c, t] or [n, c, h, w], got {tuple(x.shape)}")
+    return x.float()
+
+
+def read_inputs(data: str, settings: RunSettings) -> Float32[Tensor, "n *s"]:
+    """Inputs without labels, as a run of these settings takes them: an `.npz` of arrays, or what `load_data` reads.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_data`.
+    """
+    if Path(data).suffix == ".npz" and Path(data).is_file() and settings.layout in ("arrays", "omniglot"):
+        with np.load(data, allow_pickle=False) as file:
+            name = next((name for name in INPUTS if name in file.files), None)
+            if name is None:
+                raise ValueError(f"{data} holds no inputs ({', '.join(INPUTS)}); it has {', '.join(file.files)}")
+            return as_inputs(file[name], data)
+    free = {"group": None, "split_by": None, "max_classes": None, "protocols": ("leave-one-out",)}
+    other = replace(settings, data=data, layout="auto", **free)
+    inputs = Inputs(load_data(other)[0].dataset)
+    return torch.stack([torch.as_tensor(inputs[row]) for row in range(len(inputs))])
 
 
 _READERS: Mapping[str, Callable[[RunSettings], RunData]] = {

@@ -70,7 +70,8 @@ def write_run_page(
     sections += report.ranking_sections({"trained": found.first})
     sections += report.collapse_sections({"trained": probe_embeddings(found.embeddings, labels)})
     sections.append(report.Section("Settings", "As resolved.", _settings_table(settings)))
-    lead = f"{settings.data}, {settings.loss}, mining {settings.mining}; kept is epoch {found.kept.epoch + 1}."
+    how = f"{settings.loss}, mining {settings.mining}" if settings.recipe is None else f"recipe {settings.recipe}"
+    lead = f"{settings.data}, {how}; kept is epoch {found.kept.epoch + 1}."
     report.write_page(folder / "report.html", "A training run", lead, sections)
 
 

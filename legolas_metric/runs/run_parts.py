@@ -1,11 +1,12 @@
 """The parts that settings choose: encoder, loss, miners, protocols, loggers."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from legolas_metric.checks import ArrayLike
@@ -22,8 +23,13 @@ from legolas_metric.miners.triplets import (
     RandomMiner,
     SemiHardMiner,
 )
+from legolas_metric.recipes import Recipe, choose, named
 from legolas_metric.relations import LabelRelation
+from legolas_metric.runs.run_log import log
 from legolas_metric.runs.run_settings import MARGINS, RunSettings
+
+if TYPE_CHECKING:  # whoever only builds an encoder, such as a service, needs no Lightning
+    from lightning.pytorch.loggers import Logger
 
 Shape = tuple[int, ...]
 ENCODERS: Mapping[int, tuple[str, ...]] = {1: ("mlp",), 2: ("resnet1d", "bilstm", "transformer"), 3: ("conv4",)}
@@ -65,6 +71,24 @@ def build_encoder(settings: RunSettings, input_shape: Shape) -> nn.Sequential:
         torch.manual_seed(settings.seed)
         net = _NETS[name](settings.width, input_shape)
     return nn.Sequential(InputNormalisation(input_shape[0]), net)
+
+
+def build_recipe(
+    settings: RunSettings, labels: Int64[Tensor, " n"], groups: Int64[Tensor, " n"] | None, *, crossing: bool
+) -> Recipe | None:
+    """The recipe that settings name, or that the training set asks for; None where they set its parts themselves.
+
+    Args:
+        crossing: positives must be of another group.
+    """
+    if settings.recipe is None:
+        return None
+    if settings.recipe == "auto":
+        recipe = choose(labels, groups=groups if crossing else None, batch_size=settings.batch_size, k=settings.k)
+        log.info("Recipe %s: %s.", recipe.name, recipe.why)
+    else:
+        recipe = named(settings.recipe)
+    return replace(recipe, k=settings.k, distinct_groups=crossing)
 
 
 def _conv4(width: int, shape: Shape) -> nn.Module:
@@ -135,12 +159,14 @@ def build_protocols(settings: RunSettings) -> list[RetrievalProtocol]:
     return [presets[name]() for name in settings.protocols]
 
 
-def build_loggers(settings: RunSettings, folder: Path) -> list[Logger]:
+def build_loggers(settings: RunSettings, folder: Path) -> "list[Logger]":
     """Lightning's loggers: CSV always (`csv/version_*`, one for each start), and those that are asked for.
 
     Raises:
         ModuleNotFoundError: one whose package is missing.
     """
+    from lightning.pytorch.loggers import CSVLogger
+
     loggers: list[Logger] = [CSVLogger(folder, name="csv")]
     try:
         for name in settings.loggers:
@@ -152,13 +178,13 @@ def build_loggers(settings: RunSettings, folder: Path) -> list[Logger]:
     return loggers
 
 
-def _tensorboard(folder: Path) -> Logger:
+def _tensorboard(folder: Path) -> "Logger":
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(folder, name="tensorboard", version="")
 
 
-def _mlflow(folder: Path) -> Logger:
+def _mlflow(folder: Path) -> "Logger":
     """A store in the run's folder; a run that is taken up again goes on in MLflow too."""
     from lightning.pytorch.loggers import MLFlowLogger
 

@@ -18,6 +18,7 @@ EncoderName = Literal["auto", "conv4", "resnet1d", "bilstm", "transformer", "mlp
 LossName = Literal["supcon", "multi-similarity", "triplet", "cross-entropy", "focal"]
 Mining = Literal["none", "random", "semi-hard", "hard", "full-hard", "easy-positive", "distance-weighted", "schedule"]
 Augment = Literal["none", "all", "rare"]
+RecipeName = Literal["auto", "near", "mined", "pk-supcon", "pk-batch-hard", "pk-multi-similarity"]
 ProtocolName = Literal["leave-one-out", "cross-session", "cross-day", "re-identification"]
 LoggerName = Literal["tensorboard", "mlflow"]
 EnsembleHow = Literal["mean", "concat", "score"]
@@ -48,6 +49,8 @@ class RunSettings:
             for vectors; "auto" goes by the input's shape.
         width: of the encoder: channels of Conv4 and of ResNet1D's second block, hidden units of the BiLSTM's one
             direction, of the transformer (a multiple of 4), and output of the MLP.
+        recipe: batches, mining and loss together: a recipe's name (docs/recipes.md), or "auto", which the data choose;
+            in place of `mining`, `loss`, `temperature` and `margin` (default: those).
         loss: "supcon", "multi-similarity" or "triplet"; "cross-entropy" or "focal" of a linear head on the encoder,
             one class for each of the training part's, in batches as the data are.
         temperature: of supcon (default 0.1).
@@ -94,6 +97,7 @@ class RunSettings:
     channels: int | None = None
     encoder: EncoderName = "auto"
     width: int = 64
+    recipe: RecipeName | None = None
     loss: LossName = "supcon"
     temperature: float | int | None = None
     margin: float | int | None = None
@@ -170,7 +174,16 @@ class RunSettings:
             raise ValueError(f"{missing} is missing: the official split needs both query and gallery")
         if self.loss in OF_LOGITS and self.mining != "none":
             raise ValueError(f"mining={self.mining!r} contradicts loss={self.loss!r}, which sees no triplets: 'none'")
-        if self.mining == "schedule" and self.epochs < 4:
+        if self.recipe is not None:
+            set_by_it = {
+                f.name: f.default for f in fields(self) if f.name in ("loss", "temperature", "margin", "mining")
+            }
+            for name, default in set_by_it.items():
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"recipe={self.recipe!r} sets {name} itself, got {getattr(self, name)!r}: leave {name} out"
+                    )
+        if self.recipe is None and self.mining == "schedule" and self.epochs < 4:
             raise ValueError(f"mining='schedule' has four stages, got epochs={self.epochs}: at least 4, or one miner")
 
     @classmethod

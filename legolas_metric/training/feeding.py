@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtyping import Int64
+from torch import Tensor
+
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.records import Triplets
@@ -19,10 +22,13 @@ class Feeder:
     Args:
         examples: what the batches are made of.
         settings: what they hold.
+        groups: of the examples, for `distinct_groups`.
     """
 
-    def __init__(self, examples: Examples, settings: Feeding) -> None:
-        self.examples, self.settings = examples, settings
+    def __init__(self, examples: Examples, settings: Feeding, groups: Int64[Tensor, " n"] | None = None) -> None:
+        self.examples, self.settings, self.groups = examples, settings, groups
+        if settings.distinct_groups and groups is None:
+            raise ValueError("a recipe with distinct_groups takes positives from other groups: pass groups")
         self.batches = FedBatches(0)
         self._pk: dict[Kind, PKSampler | NeighborPKSampler] = {}
         self.join(ALONE)
@@ -37,17 +43,25 @@ class Feeder:
         self.batches.join(world, settings.steps_per_epoch or -(-len(examples) // self._joint))
         self._p = world.size * (settings.batch_size // settings.k)  # whole classes in each part
         self._pk.clear()
-        if "random" in settings.turns:
-            steps = self._share("random")
+        if settings.ever("random"):
             self._pk["random"] = PKSampler(
-                examples.labels, self._p, settings.k, batches_per_epoch=steps, seed=settings.seed
+                examples.labels,
+                self._p,
+                settings.k,
+                groups=self.groups,
+                distinct_groups=settings.distinct_groups,
+                batches_per_epoch=self._share("random"),
+                seed=settings.seed,
             )
 
     def feed(self, triplets: Triplets, bank: EmbeddingBank, *, epoch: int, done: int) -> float:
         """Make batches for the steps that are left of an epoch; the share of those of triplets that it takes."""
-        turns, batches = self.settings.turns, self.batches
+        turns, batches = self.settings.at(epoch), self.batches
         if "neighbors" in turns and ("neighbors" not in self._pk or done):
             self._pk["neighbors"] = self._neighbors(bank)
+        if "mined" not in turns:
+            batches.feed([self._pk[kind] for kind in turns], epoch)
+            return 0.0
         seed, ids = self.settings.seed, self.examples.ids
         mined = TripletSampler(triplets, self._joint, ids=ids, seed=seed, fill=True)
         batches.feed([mined if kind == "mined" else self._pk[kind] for kind in turns], epoch)
@@ -67,13 +81,23 @@ class Feeder:
     def _share(self, kind: Kind) -> int:
         """Steps of an epoch that a kind of batch serves."""
         turns = self.settings.turns
+        if kind not in turns:  # of the warm-up alone
+            return len(self.batches)
         return max(1, sum(turns[step % len(turns)] == kind for step in range(len(self.batches))))
 
     def _neighbors(self, bank: EmbeddingBank) -> NeighborPKSampler:
         """Batches of near classes by the bank as it is, from the seed on that comes next."""
         settings, before = self.settings, self._pk.get("neighbors")
         steps = self._share("neighbors")
-        sampler = NeighborPKSampler(bank, self._p, settings.k, batches_per_epoch=steps, seed=settings.seed)
+        sampler = NeighborPKSampler(
+            bank,
+            self._p,
+            settings.k,
+            pool=settings.pool,
+            distinct_groups=settings.distinct_groups,
+            batches_per_epoch=steps,
+            seed=settings.seed,
+        )
         if before is not None:
             sampler.load_state_dict(before.state_at(*before.position, None))
         return sampler

@@ -20,6 +20,7 @@ from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
+from legolas_metric.recipes import Recipe
 from legolas_metric.rows import as_groups
 from legolas_metric.signatures import typed
 from legolas_metric.training.batches import CollateExamples, Examples, ResumableLoader
@@ -28,7 +29,7 @@ from legolas_metric.training.feeding import Feeder
 from legolas_metric.training.history import RunHistory
 from legolas_metric.training.loop_state import check_agreement, check_state, saved_state, take_up
 from legolas_metric.training.rounds import MiningRound, check_found
-from legolas_metric.training.settings import Feeding, Kind, Pairs, Rhythm, as_schedule
+from legolas_metric.training.settings import Kind, Pairs, Rhythm, asked
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +63,15 @@ class MiningLoop:
         dataset: an array, or any object with `len` and `[]`: items x or (x, ...); ((a, b), y) has two inputs.
         labels: [n] integers.
         miner, schedule: one miner, or which is in charge from which epoch.
+        recipe: in place of these, and of turns, k and every: `recipes.near()`.
         embed_dataset: the same examples as plain views, from which the bank is made (default: `dataset`; where its
             reads of one example differ, a warning tells by how much).
         batch_size: rows of a batch.
-        turns: where the batches come from, in turn: "mined" (triplets that were mined), "neighbors" (P classes that lie
-            near each other in the bank, by `NeighborPKSampler`), "random" (any P classes, by `PKSampler`).
-        k: examples of a class in the latter two; P is batch_size // k.
+        turns: where batches come from, in turn: "mined" triplets (the default), "neighbors" (P near classes), "random".
+        k: examples of a class in the latter two (default: 4); P is batch_size // k.
         pairs: "batch": `indices` is for whoever wants it; "mined": the loss is to see only the mined triplets.
         steps_per_epoch: default ceil(n / batch_size).
-        every: mine every so many epochs.
-        every_steps: mine also every so many steps within an epoch.
+        every, every_steps: mine every so many epochs (default: 1), and every so many steps within an epoch.
         rotate: rewrite this share of the bank after each step, in turn, in place of embedding the whole set for each
             round. Its rows are then up to 1 / rotate steps old: `triplets.stats` tells age and drift, and a miner's
             `max_staleness` refuses an older bank.
@@ -111,13 +111,14 @@ class MiningLoop:
         *,
         miner: TripletMiner | None = None,
         schedule: MiningSchedule | TripletMiner | None = None,
+        recipe: Recipe | None = None,
         embed_dataset: Source | None = None,
         batch_size: int = 128,
-        turns: Sequence[Kind] = ("mined",),
-        k: int = 4,
+        turns: Sequence[Kind] | None = None,
+        k: int | None = None,
         pairs: Pairs = "batch",
         steps_per_epoch: int | None = None,
-        every: int = 1,
+        every: int | None = None,
         every_steps: int | None = None,
         rotate: float | int | None = None,
         ema: float | int | None = None,
@@ -135,11 +136,10 @@ class MiningLoop:
         world: World = ALONE,
     ) -> None:
         check_metric(metric)
-        self.schedule = as_schedule(schedule, miner)
-        self.rhythm = Rhythm(every=every, every_steps=every_steps, rotate=rotate, ema=ema)
-        feeding = Feeding(
-            batch_size=batch_size, turns=turns, k=k, pairs=pairs, steps_per_epoch=steps_per_epoch, seed=seed
-        )
+        plan = asked(recipe, schedule=schedule, miner=miner, turns=turns, k=k, every=every, seed=seed)
+        self.schedule = plan.schedule
+        self.rhythm = Rhythm(every=plan.every, every_steps=every_steps, rotate=rotate, ema=ema)
+        feeding = plan.feeding(batch_size=batch_size, pairs=pairs, steps_per_epoch=steps_per_epoch, seed=seed)
         self.passes = PassSettings(
             batch_size=embed_batch_size,
             num_workers=num_workers,
@@ -162,7 +162,7 @@ class MiningLoop:
             metric=metric,
             settings=self.passes,
         )
-        self.feeder = Feeder(self.examples, feeding)
+        self.feeder = Feeder(self.examples, feeding, self.embedder.groups)
         self.history = history if history is None or isinstance(history, RunHistory) else RunHistory(history)
         self.rounds: list[MiningRound] = []
         self.bank: EmbeddingBank | None = None
@@ -275,7 +275,7 @@ class MiningLoop:
         """Begin an epoch: mine, if that is due (or asked for), and plan its batches."""
         self.current, self.done, self.step, self.value = epoch, 0, step, value
         self.complete = False
-        if due or self.bank is None or epoch % self.rhythm.every == 0:
+        if due or self.bank is None or epoch % self.rhythm.every == 0 or epoch == self.feeder.settings.warm_up:
             self.mine(placed)
         self.feeder.batches.set_epoch(epoch)
 

@@ -15,6 +15,7 @@ from legolas_metric.checks import ArrayLike, Metric
 from legolas_metric.datasets.embedding import Collate
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
+from legolas_metric.recipes import Recipe
 from legolas_metric.training.batches import Examples, FedBatches, ResumableLoader
 from legolas_metric.training.embedder import Placed
 from legolas_metric.training.encoder_option import EncoderOption, check_encoder, encoder_of
@@ -47,6 +48,7 @@ class GlobalMining(L.Callback):
         dataset: an array, or any object with `len` and `[]`: items x or (x, ...); ((a, b), y) has two inputs.
         labels: [n] integers.
         schedule: which miner is in charge from which epoch, or one miner.
+        recipe: in its place, and of turns, k and every: `recipes.near()`; see `MiningLoop`.
         encoder: of the LightningModule: an attribute's name, or a function of the module (default: `module.encoder`,
             else the module itself).
         embed_dataset: the same examples as plain views, from which the bank is made; see `MiningLoop`.
@@ -83,15 +85,16 @@ class GlobalMining(L.Callback):
         dataset: Source,
         labels: ArrayLike,
         *,
-        schedule: MiningSchedule | TripletMiner,
+        schedule: MiningSchedule | TripletMiner | None = None,
+        recipe: Recipe | None = None,
         encoder: EncoderOption = None,
         embed_dataset: Source | None = None,
         batch_size: int = 128,
-        turns: Sequence[Kind] = ("mined",),
-        k: int = 4,
+        turns: Sequence[Kind] | None = None,
+        k: int | None = None,
         pairs: Pairs = "batch",
         steps_per_epoch: int | None = None,
-        every: int = 1,
+        every: int | None = None,
         every_steps: int | None = None,
         rotate: float | int | None = None,
         ema: float | int | None = None,
@@ -117,6 +120,7 @@ class GlobalMining(L.Callback):
             dataset,
             labels,
             schedule=schedule,
+            recipe=recipe,
             embed_dataset=embed_dataset,
             batch_size=batch_size,
             turns=turns,

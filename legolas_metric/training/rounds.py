@@ -15,8 +15,8 @@ class MiningRound:
         epoch, step: when.
         miner: name of the strategy in charge.
         triplets: what it found, with its `MiningStats`.
-        fed: share of the batches made of them for which the epoch had steps left. A later round of that epoch may take
-            over before they are through; without one, further epochs go on with them.
+        fed: share of the batches made of them for which the epoch had steps left (0 where no batch holds any). A later
+            round of that epoch may take over before they are through; without one, further epochs go on with them.
         encode_seconds, mine_seconds, plan_seconds: wall time of embedding (0 where the bank is rewritten in turn), of
             mining, and of planning the batches.
         drift: mean cosine between the rows that were last written and what they were before; None the first time.
@@ -43,6 +43,11 @@ class MiningRound:
     plan_seconds: float = 0.0
     margin: float | int | None = None
 
+    @property
+    def mines(self) -> bool:
+        """Whether anything was asked of a miner; else the bank was embedded for the sake of near classes."""
+        return self.triplets.stats.engine != "none"
+
     def values(self) -> dict[str, float | int]:
         """The figures of the round by name, as loggers and `history.jsonl` have them."""
         stats = self.triplets.stats
@@ -57,10 +62,12 @@ class MiningRound:
             "contested",
             "max_age",
         )
-        values: dict[str, float | int] = {"triplets": len(self.triplets), "fed": self.fed}
-        values |= {"distinct_negatives": len(self.triplets.negative.unique())}
-        values |= {name: getattr(stats, name) for name in counts}
-        values |= {f"filtered/{reason}": count for reason, count in stats.filtered.items()}
+        values: dict[str, float | int] = {}
+        if self.mines:
+            values |= {"triplets": len(self.triplets), "fed": self.fed}
+            values |= {"distinct_negatives": len(self.triplets.negative.unique())}
+            values |= {name: getattr(stats, name) for name in counts}
+            values |= {f"filtered/{reason}": count for reason, count in stats.filtered.items()}
         values |= {name: getattr(self, name) for name in ("encode_seconds", "mine_seconds", "plan_seconds")}
         optional = {"drift": self.drift, "margin": self.margin, "recall": _number(stats.recall)}
         return values | {name: value for name, value in optional.items() if value is not None}
@@ -74,6 +81,11 @@ class MiningRound:
         """The round in two lines: what was found and fed, and what fell short."""
         stats = self.triplets.stats
         drift = "" if self.drift is None else f", drift {self.drift:.4f}, oldest row {stats.max_age} steps"
+        if not self.mines:
+            return (
+                f"epoch {self.epoch}, step {self.step}: near classes by a new bank{drift}; "
+                f"embedding {self.encode_seconds:.2f} s, planning {self.plan_seconds:.2f} s"
+            )
         return (
             f"epoch {self.epoch}, step {self.step}: {self.miner} found {len(self.triplets)} triplets of "
             f"{stats.anchors} anchors by {stats.engine}, fed {self.fed:.0%}{drift}\n"
@@ -84,7 +96,7 @@ class MiningRound:
 
 def check_found(name: str, epoch: int, triplets: Triplets) -> None:
     """Raise where a miner found nothing at all, with the counts that say why."""
-    if len(triplets) == 0:
+    if len(triplets) == 0 and triplets.stats.engine != "none":
         asked, why = triplets.stats.anchors, shortfalls(triplets.stats)
         raise ValueError(
             f"{name} found no triplet in epoch {epoch}, of {asked} anchors {why}: ease its window or guard"

@@ -16,14 +16,14 @@ from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.index.exact.loops import MINING, plain_seconds
-from legolas_metric.index.exact.precision import Precision, require_int16, screening_dtype
+from legolas_metric.index.exact.precision import Precision, has_int16, require_int16, screening_dtype
 from legolas_metric.index.exact.requests import Request, arrange
-from legolas_metric.index.exact.solve import Solution, solve
+from legolas_metric.index.exact.solve import Problem, Solution, solve
 from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID
 
-_SMALL = 512 * 512  # pairs; below, the plain scan is faster than setting the engine up
+_SMALL = 512**2  # pairs; below, the plain scan is faster than setting the engine up
 _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class
 
 
@@ -41,14 +41,15 @@ def answer(request: Request, precision: Precision, workspace_mb: int, shrink: fl
     ids, similarities = _empty(request)
     if len(query) == 0:
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
-    solution = solve(problem, _dtype(request, precision), workspace_mb, shrink)
+    solution = _solved(problem, request, precision, workspace_mb, shrink)
     ids[query], similarities[query] = solution.ids, solution.similarities
     return Neighbors(ids, similarities, _stats(solution, len(query)))
 
 
-def _dtype(request: Request, precision: Precision) -> torch.dtype:
+def _solved(problem: Problem, request: Request, precision: Precision, workspace_mb: int, shrink: float) -> Solution:
     rows = request.rows.embeddings
-    return screening_dtype(precision, rows.shape[1], rows.device)
+    heads = precision in ("auto", "int16") and has_int16(rows.device)
+    return solve(problem, screening_dtype(precision, rows.shape[1], rows.device), workspace_mb, shrink, heads=heads)
 
 
 def _pays(request: Request, precision: Precision) -> bool:
@@ -102,7 +103,7 @@ def _positives(request: Request, precision: Precision, workspace_mb: int, shrink
             bounds=part_of(request.bounds, query),
         )
         problem, place = arrange(part)
-        solution = solve(problem, _dtype(request, precision), workspace_mb, shrink)
+        solution = _solved(problem, part, precision, workspace_mb, shrink)
         ids[query[place]], similarities[query[place]] = solution.ids, solution.similarities
         solutions.append(solution)
     if not solutions:

@@ -79,7 +79,8 @@ def open_side(anchors, slots, first, n, bounds, block, levels, errors, scale):
         anchors, slots: the tables of `layout`.
         first: the anchor of the first place.
         n: anchors.
-        bounds, block: [n, w] and [w], whose product is the error of each anchor's scores.
+        bounds, block: [n, w] and [w], whose product is the error of each anchor's scores; its last part only of scores
+            that are too large.
         levels, errors: [2, t] and [t], written.
         scale: of the scores.
     """
@@ -90,11 +91,13 @@ def open_side(anchors, slots, first, n, bounds, block, levels, errors, scale):
             levels[0, place] = _bounded(math.inf, scale)
             continue
         error = 0.0
-        for part in range(block.shape[0]):
+        last = block.shape[0] - 1
+        for part in range(last):
             error += float(bounds[anchor, part]) * float(block[part])
+        above = error + float(bounds[anchor, last]) * float(block[last])
         errors[place] = error
         levels[0, place] = _bounded(_level(anchors[anchor, FLOOR], -error, scale), scale)
-        levels[1, place] = _bounded(_level(anchors[anchor, POSSIBLE], error, scale), scale)
+        levels[1, place] = _bounded(_level(anchors[anchor, POSSIBLE], above, scale), scale)
         if scale[SOUGHT] > 1 or scale[WINDOWED]:  # its next candidate goes where nothing was for long
             fetch(shifted(base, slots.shape[1] * anchor + 3 * int(anchors[anchor, FILL])))
 
@@ -190,11 +193,9 @@ def _settle(head, slots, most, k):
 
 @compiled
 @no_type_check
-def take(anchors, slots, most, anchor, column, score, levels, errors, place, scale):
-    """A score that may matter to an anchor."""
+def take(anchors, slots, most, anchor, column, value, error, levels, errors, place, scale):
+    """A score that may matter to an anchor, by its value and what that errs by; the errors are those of levels."""
     head = shifted(anchors, anchor * ANCHOR)
-    value = score * scale[UNIT]
-    error = errors[place] + scale[RELATIVE] * abs(value)
     error += _ROUNDED * (abs(value) + error) + _LEAST
     high = value + error
     low = value - error

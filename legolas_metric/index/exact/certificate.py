@@ -9,6 +9,9 @@ the last place of the table's dtype), of the terms a, of the similarity that dec
 within 4 eps), what flushed denormals add up to and, where unit rows are screened by <x, y>, what their norms leave
 between that and 1 - |x - y|^2 / 2: they are 1 to 2^-22.
 
+Where only the heads of the rows are screened (`axes.py`), their scores hold |t_x| |t_y|, so that they err by
+no more than that bound where they are too small, and by 2 |t_x| |t_y|, its last part, more where they are too large.
+
 The bound of row i against the columns of block J is bilinear, E_iJ = weights_i . bounds_J, plus `relative` |score|.
 
 Letters: n rows, b blocks, w weights.
@@ -54,9 +57,12 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
     """
     terms = 0 if rows.left.dtype == torch.int16 else rows.left.shape[1]  # integers are summed without error
     gamma = 1.01 * (terms + 4) * _UNIT
-    norm, residual, term, lost, raw = (
+    norm, residual, term, lost, raw, tail = (
         _block_maxima(values, block)
-        for values in (columns.norm, columns.residual, columns.term, columns.term_residual, columns.raw)
+        for values in (
+            *(columns.norm, columns.residual, columns.term),
+            *(columns.term_residual, columns.raw, columns.tail),
+        )
     )
     distant = frame.by_distance
     tie = _NORMS if frame.metric == "cosine" else _SETTLED
@@ -68,6 +74,7 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
             gamma * rows.term + rows.term_residual + (_SETTLED * rows.norm.square() if distant else 0),
             torch.ones_like(rows.norm),
             torch.zeros_like(rows.norm) if distant else rows.raw,
+            2 * rows.tail,
         ],
         1,
     )
@@ -78,6 +85,7 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
             torch.ones_like(norm),
             gamma * term + lost + _FLUSHED + snapped + (_SETTLED * norm.square() if distant else 0),
             tie * raw,
+            tail,
         ],
         1,
     )

@@ -14,6 +14,20 @@ from legolas_metric.index.exact.window import Ceiling
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """The whole rows in float32, by which pairs are scored again that their heads cannot rule out.
+
+    Attributes:
+        anchors, columns: the two sides.
+        certificate: of these scores.
+    """
+
+    anchors: Table
+    columns: Table
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """What a sweep is to find.
 
@@ -27,6 +41,7 @@ class Job:
         k: neighbours.
         tile: rows and columns of a tile.
         symmetric: whether a tile also serves its columns.
+        whole: where the tables are of heads, what they are heads of.
     """
 
     anchors: Table
@@ -40,6 +55,7 @@ class Job:
     k: int
     tile: int
     symmetric: bool
+    whole: Whole | None = None
 
 
 @dataclass(slots=True)

@@ -7,6 +7,8 @@ Plain arrays and tuples: loops that are kept on disk name the classes of their a
 them is gone.
 """
 
+import numpy as np
+
 FLOOR = 0
 """A lower bound of the k-th best true score; inf for anchors that take no more candidates."""
 FILL = 1
@@ -30,3 +32,6 @@ ROW, COLUMN, ANCHORS, WIDTH = 0, 1, 2, 3
 
 UNIT, RELATIVE, WINDOWED, SOUGHT = 0, 1, 2, 3
 """What the scores of a tile are: unit and relative error, whether windows bound them, and how many are sought."""
+
+NO_WHOLE = np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty(0), np.empty(0)
+"""The whole rows of both sides, by which heads are scored again, and their errors; or none."""

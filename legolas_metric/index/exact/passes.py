@@ -11,9 +11,21 @@ from legolas_metric.compiled import avx2 as microtile
 from legolas_metric.compiled.jit import compiled, inlined
 from legolas_metric.compiled.panels import PANELS
 from legolas_metric.compiled.pointers import pointer, shifted
-from legolas_metric.compiled.row_loops import AHEAD, decisive, fetch_row
+from legolas_metric.compiled.row_loops import AHEAD, decisive, fetch_row, product
 from legolas_metric.index.exact.buffers import raise_floors, take
-from legolas_metric.index.exact.layout import ANCHOR, ANCHORS, COLUMN, FIRST, LAST, OWN, ROW, WIDTH, WINDOWED
+from legolas_metric.index.exact.layout import (
+    ANCHOR,
+    ANCHORS,
+    COLUMN,
+    FIRST,
+    LAST,
+    OWN,
+    RELATIVE,
+    ROW,
+    UNIT,
+    WIDTH,
+    WINDOWED,
+)
 
 ROWS, COLUMNS = PANELS
 GROUP = 48  # float scores that are compared with what is needed before any is looked at
@@ -31,8 +43,8 @@ def _matters(score, low, high, least, most, windowed):
 
 @compiled
 @no_type_check
-def _look(tables, row, column, score, place, sides, scale):
-    """Take one score where it matters to its row or to its column."""
+def _look(tables, row, column, score, place, sides, scale, whole):
+    """Take one score where it matters to its row or to its column; of heads, the score of the whole rows."""
     anchors, slots, most = tables
     rows, row_errors, columns, column_errors = sides
     if column >= place[WIDTH] or row >= place[ANCHORS]:
@@ -41,19 +53,39 @@ def _look(tables, row, column, score, place, sides, scale):
     if head[FIRST] <= column < head[LAST] or column == head[OWN]:
         return
     own, other = row - place[ROW], column - place[COLUMN]
-    if rows[own] < score:
-        take(anchors, slots, most, row, column, score, rows, row_errors, own, scale)
-    if columns[other] < score:
-        take(anchors, slots, most, column, row, score, columns, column_errors, other, scale)
+    by_row, by_column = rows[own] < score, columns[other] < score
+    if not (by_row or by_column):
+        return
+    value = score * scale[UNIT]
+    left, right, d, row_wholes, column_wholes = whole
+    if d == 0:
+        error = scale[RELATIVE] * abs(value)
+        row_error, column_error = row_errors[own] + error, column_errors[other] + error
+    else:
+        value = product(shifted(left, row * d), shifted(right, column * d), d)
+        row_error, column_error = row_wholes[own], column_wholes[other]
+    if by_row:
+        take(anchors, slots, most, row, column, value, row_error, rows, row_errors, own, scale)
+    if by_column:
+        take(anchors, slots, most, column, row, value, column_error, columns, column_errors, other, scale)
+
+
+@inlined
+@no_type_check
+def _pointers(whole):
+    """What `_look` takes of the whole rows: none, where their length is 0."""
+    left, right, row_errors, column_errors = whole
+    return pointer(left), pointer(right), left.shape[1], pointer(row_errors), pointer(column_errors)
 
 
 @compiled
 @no_type_check
-def look_at_strip(scores, top, anchors, slots, place, rows, row_errors, columns, column_errors, scale):
+def look_at_strip(scores, top, anchors, slots, place, rows, row_errors, columns, column_errors, scale, whole):
     """Candidates among the scores of the rows from `top` on with all columns of a tile; groups looked at."""
     windowed = scale[WINDOWED]
     tables = pointer(anchors), pointer(slots), slots.shape[1] // 3
     sides = pointer(rows), pointer(row_errors), pointer(columns), pointer(column_errors)
+    wholes = _pointers(whole)
     groups, flat = 0, pointer(scores)
     for line in range(scores.shape[0]):
         own = top + line - place[ROW]
@@ -74,7 +106,7 @@ def look_at_strip(scores, top, anchors, slots, place, rows, row_errors, columns,
             for one in range(edge, edge + GROUP):
                 score = scores[line, one]
                 if _matters(score, rows[0, own], high, columns[0, one], columns[1, one], windowed):
-                    _look(tables, top + line, place[COLUMN] + one, score, place, sides, scale)
+                    _look(tables, top + line, place[COLUMN] + one, score, place, sides, scale, wholes)
             low = rows[0, own]
     return groups
 
@@ -102,7 +134,20 @@ def _where(bases, pairs, row, column, own, height, other, width):
 @compiled
 @no_type_check
 def sweep_first_tile(
-    left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale, lanes
+    left,
+    right,
+    row_terms,
+    column_terms,
+    anchors,
+    slots,
+    place,
+    rows,
+    row_errors,
+    columns,
+    column_errors,
+    scale,
+    whole,
+    lanes,
 ):
     """The same as `sweep_tile` for the first tile of its rows: raises their floors before any score is looked at."""
     groups = 0
@@ -121,14 +166,16 @@ def sweep_first_tile(
                 for one in range(COLUMNS):
                     strip[line, other + one] = found[line, one] if some else _LOWEST
         raise_floors(strip, row, anchors, place, rows, row_errors, lanes, _LOWEST, scale)
-        groups += look_at_strip(strip, row, anchors, slots, place, rows, row_errors, columns, column_errors, scale)
+        groups += look_at_strip(
+            strip, row, anchors, slots, place, rows, row_errors, columns, column_errors, scale, whole
+        )
     return groups + 0 * int(masks[0])  # which must live so long
 
 
 @compiled
 @no_type_check
 def sweep_tile(
-    left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale
+    left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale, whole
 ):
     """Candidates among the integer scores of a tile, rows packed by sixes, columns by sixteens; groups looked at."""
     windowed = scale[WINDOWED]
@@ -141,6 +188,7 @@ def sweep_tile(
     )
     tables = pointer(anchors), pointer(slots), slots.shape[1] // 3
     sides = pointer(rows), pointer(row_errors), pointer(columns), pointer(column_errors)
+    wholes = _pointers(whole)
     covered = np.empty((height // ROWS, 2), np.int64)  # columns that are forbidden to all rows of a panel
     for panel in range(height // ROWS):
         covered[panel, 0], covered[panel, 1] = 0, place[WIDTH]
@@ -163,7 +211,7 @@ def sweep_tile(
                 while mask:
                     one = microtile.lowest(mask)
                     mask &= mask - 1
-                    _look(tables, row + line, column + one, found[line, one], place, sides, scale)
+                    _look(tables, row + line, column + one, found[line, one], place, sides, scale, wholes)
     return groups
 
 

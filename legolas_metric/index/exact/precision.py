@@ -17,7 +17,7 @@ import torch
 from legolas_metric.compiled.jit import runs_compiled
 from legolas_metric.compiled.panels import PANELS
 from legolas_metric.compiled.threads import in_threads
-from legolas_metric.index.exact.layout import ANCHOR
+from legolas_metric.index.exact.layout import ANCHOR, NO_WHOLE
 
 Precision = Literal["auto", "int16", "bfloat16", "float32"]
 
@@ -80,7 +80,7 @@ def _integer_product() -> Callable[[], None]:
     terms, levels = np.zeros(_SIZE, np.int32), np.full((2, _SIZE), 2**31 - 1, np.int32)
     side, anchors, slots = (levels, np.zeros(_SIZE)), np.zeros((_SIZE, ANCHOR)), np.zeros((_SIZE, 3), np.float32)
     place, scale = (0, 0, _SIZE, _SIZE), (0.5, 0.0, False, 1)
-    return lambda: kernels.sweep_tile(left, right, terms, terms, anchors, slots, place, *side, *side, scale)
+    return lambda: kernels.sweep_tile(left, right, terms, terms, anchors, slots, place, *side, *side, scale, NO_WHOLE)
 
 
 def _least(work: Callable[[], None]) -> float:

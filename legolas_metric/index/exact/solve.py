@@ -16,9 +16,19 @@ from legolas_metric.compiled.row_metrics import METRICS
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
 from legolas_metric.index.brute_force import part_of, scan
+from legolas_metric.index.exact.axes import (
+    Axes,
+    Sample,
+    choose_axes,
+    heads_of,
+    may_pay,
+    principal_axes,
+    spread_places,
+)
 from legolas_metric.index.exact.certificate import certify
-from legolas_metric.index.exact.job import Job, Screened
+from legolas_metric.index.exact.job import Job, Screened, Whole
 from legolas_metric.index.exact.processor import sweep, tile_size
+from legolas_metric.index.exact.seeds import seeded_floors
 from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.interface import Want
@@ -30,6 +40,7 @@ _INSERTED = 64  # neighbours up to which each candidate is put in its place: bey
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
 _FEWEST_SAMPLED = 4096  # anchors beyond which that is worth a pass
 _FEWEST_STEPS = 2**12  # of int16, for its bound to be worth a product
+_ASKED, _TRIED = 64, 2048  # anchors and columns from which it is read whether a few axes are enough
 _CROWDED = 0.25  # share of them that may overflow
 
 
@@ -81,17 +92,26 @@ class Solution:
     details: Mapping[str, float] = field(default_factory=dict)
 
 
-def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, shrink: float = 1.0) -> Solution:
+def solve(
+    problem: Problem, dtype: torch.dtype, workspace_mb: int, shrink: float = 1.0, *, heads: bool = False
+) -> Solution:
     """The k best columns of each anchor, exactly.
 
     Args:
         problem: what to find.
+        heads: whether rows may be screened by a few principal axes, in int16, where that pays.
         dtype: of the screening; a window or a bank that it cannot separate is screened in float32 instead.
         workspace_mb: for tiles, in MiB.
         shrink: see `certify`; for tests.
     """
     tables = [problem.anchors.embeddings, problem.rows.embeddings][problem.symmetric :]
     frame = choose_frame(tables, problem.metric, farthest=problem.farthest)
+    axes = _axes(problem, frame, workspace_mb) if heads else None
+    if axes is not None:
+        screened = _screen_heads(problem, frame, axes, shrink)
+        if screened is not None:
+            details = {"axes": float(axes.directions.shape[1])}
+            return _settled(problem, screened, frame, torch.int16, workspace_mb, shrink, details)
     if dtype == torch.int16:
         frame = with_steps(frame, tables)
         if frame.steps < _FEWEST_STEPS:  # the terms are much larger than the products
@@ -105,20 +125,83 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, shrink: float
             dtype = torch.float32
             columns = make_table(problem.rows.embeddings, frame, dtype)
     found = _screen(problem, frame, columns, dtype, None, workspace_mb, shrink)
+    return _settled(problem, found, frame, dtype, workspace_mb, shrink, {})
+
+
+def _settled(
+    problem: Problem,
+    found: Screened,
+    frame: Frame,
+    dtype: torch.dtype,
+    workspace_mb: int,
+    shrink: float,
+    details: Mapping[str, float],
+) -> Solution:
+    """The answers among what is left after a pass; those of anchors that overflowed are found otherwise."""
+    n = len(problem.anchors)
     ids, similarities = _rerank(problem, found.anchor, found.column)
     again = found.overflowed.nonzero().flatten()
     if len(again):
         ids[again], similarities[again] = _rescan(
             problem.part(again), frame, dtype, found.reached[again], workspace_mb, shrink
         )
-    details = {
+    counts = {
         "tiles": float(found.work.tiles),
         "groups_per_row": found.work.groups / max(1, n),
         "scores_per_row": found.work.scores / max(1, n),
         "reranked_per_row": len(found.anchor) / max(1, n),
         "rescanned": float(len(again)),
     }
-    return Solution(ids, similarities, str(dtype).removeprefix("torch."), len(again), details)
+    return Solution(ids, similarities, str(dtype).removeprefix("torch."), len(again), {**counts, **details})
+
+
+def _axes(problem: Problem, frame: Frame, workspace_mb: int) -> Axes | None:
+    """Along how many principal axes of the rows the search is fastest, by a sample of it; None for the whole rows."""
+    rows, n = problem.rows.embeddings, len(problem.anchors)
+    if not may_pay(rows, frame, n):
+        return None
+    part = problem.part(spread_places(n, _ASKED))
+    kth = scan(
+        part.anchors,
+        part.rows,
+        part.k,
+        want=part.want,
+        metric=part.metric,
+        farthest=part.farthest,
+        bounds=part.bounds,
+        workspace_mb=workspace_mb,
+    )[1][:, -1]
+    floor = floors_of(part.bounds, frame, kth).double()
+    ceiling = ceiling_of(part.bounds, frame)
+    column = spread_places(len(rows), _TRIED)
+    sample = Sample(
+        floor=torch.where(kth.isfinite(), torch.maximum(floor, frame.score(kth.double())), floor),
+        ceiling=torch.full_like(floor, torch.inf) if ceiling is None else ceiling.possible.double(),
+        allowed=(column < part.low[:, None]) | (column >= part.high[:, None]),
+        anchors=part.anchors.embeddings,
+        columns=rows[column],
+    )
+    pairs = n * len(rows) // (2 if problem.symmetric else 1)
+    turned = len(rows) if problem.symmetric else n + len(rows)
+    return choose_axes(principal_axes(rows, frame), sample, frame, pairs, turned)
+
+
+def _screen_heads(problem: Problem, frame: Frame, axes: Axes, shrink: float) -> Screened | None:
+    """Sweep over the rows' heads; None where their terms are too large for int16."""
+    sides = [problem.anchors.embeddings, problem.rows.embeddings][problem.symmetric :]
+    heads = [heads_of(side, frame, axes) for side in sides]
+    frame = with_steps(frame, sides, heads)
+    if frame.steps < _FEWEST_STEPS:
+        return None
+    tables = [make_table(side, frame, torch.int16, head) for side, head in zip(sides, heads)]
+    wholes = [make_table(side, frame, torch.float32) for side in sides]
+    tile = tile_size(len(problem.rows), axes.directions.shape[1] * torch.int16.itemsize)
+    whole = Whole(wholes[0], wholes[-1], certify(wholes[0], wholes[-1], frame, tile, shrink))
+    floor = None
+    if problem.symmetric:
+        ceiling = ceiling_of(problem.bounds, frame)
+        floor = seeded_floors(heads[0].part, whole, problem.low, problem.high, ceiling, problem.k)
+    return _swept(problem, frame, tables[0], tables[-1], tile, floor, shrink, whole)
 
 
 def _screen(
@@ -131,9 +214,22 @@ def _screen(
     shrink: float,
 ) -> Screened:
     """Sweep, from the floors that are known (by default those of the window)."""
-    n = len(problem.anchors)
     tile = tile_size(len(problem.rows), problem.rows.embeddings.shape[1] * dtype.itemsize)
     anchors = columns if problem.symmetric else make_table(problem.anchors.embeddings, frame, dtype)
+    return _swept(problem, frame, anchors, columns, tile, floor, shrink)
+
+
+def _swept(
+    problem: Problem,
+    frame: Frame,
+    anchors: Table,
+    columns: Table,
+    tile: int,
+    floor: Float32[Tensor, " n"] | None,
+    shrink: float,
+    whole: Whole | None = None,
+) -> Screened:
+    n = len(problem.anchors)
     certificate = certify(anchors, columns, frame, tile, shrink)
     floors = floors_of(problem.bounds, frame, anchors.norm[:n])
     if floor is not None:
@@ -150,6 +246,7 @@ def _screen(
         k=problem.k,
         tile=tile,
         symmetric=problem.symmetric,
+        whole=whole,
     )
     return sweep(job, floors)
 

@@ -15,6 +15,7 @@ Letters: n rows, d dimensions, e columns of the product.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,6 +71,21 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """Rows along a few axes, see `axes.py`.
+
+    Attributes:
+        part: [n, m], a = P^T X rounded to float32.
+        lost: [n], at least |a - part| + |D| |a|.
+        tail: [n], at least |t|.
+    """
+
+    part: Float32[Tensor, "n m"]
+    lost: Float32[Tensor, " n"]
+    tail: Float32[Tensor, " n"]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """Screened rows, padded with zero rows to a multiple of 16, and what is known of the rounding of each.
 
@@ -77,11 +93,12 @@ class Table:
         left, right: [p, e], the row as the left and as the right factor of a product. In int16 they are packed for the
             processor, pairs of factors side by side: [p / 6, pairs, 6, 2] and [p / 16, pairs, 16, 2].
         offset: [p], the term a in units of an integer score; empty in other dtypes, where it rides along.
-        norm: at least |x'| and |X|.
-        residual: |X - x'|, measured.
+        norm: at least |x'| and |X|, of the whole row.
+        residual: |X - x'|, measured; of heads |a - x'|, with what else they lose.
         term: |a|.
         term_residual: |a| less what its pieces hold.
         raw: |x| scale, before centring.
+        tail: at least |t|, of rows of which only the heads are here: their last column; else 0.
         unit: of a score: 1, but 1 / steps^2 in int16.
     """
 
@@ -94,6 +111,7 @@ class Table:
     term: Float32[Tensor, " p"]
     term_residual: Float32[Tensor, " p"]
     raw: Float32[Tensor, " p"]
+    tail: Float32[Tensor, " p"]
     unit: float
 
     @property
@@ -123,32 +141,40 @@ def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthe
     return Frame(metric, scale, centre, sign)
 
 
-def with_steps(frame: Frame, tables: list[Float32[Tensor, "_ d"]]) -> Frame:
-    """The same units with as many steps as fit: no factor leaves int16, no score int32, terms included."""
-    factor = term = 0.0
+def with_steps(frame: Frame, tables: list[Float32[Tensor, "_ d"]], heads: Sequence[Heads] = ()) -> Frame:
+    """The same units with as many steps as fit: no factor leaves int16, no score int32, terms included.
+
+    Where the heads of the rows are screened in their place, those are the factors.
+    """
+    factors = [float(values.abs().max()) for side in heads for values in (side.part, side.tail * (1 + 2.0**-12))]
+    factor, term = max(factors, default=0.0), 0.0
     for rows in tables:
         for part in chunks(len(rows), _chunk(rows)):
-            wide, terms = _in_frame(rows[part], frame)
-            factor, term = max(factor, float(wide.abs().max())), max(term, float(terms.abs().max()))
+            wide, terms = in_frame(rows[part], frame)
+            factor = factor if heads else max(factor, float(wide.abs().max()))
+            term = max(term, float(terms.abs().max()))
     return replace(
         frame, steps=min(_LARGEST_FACTOR / max(factor, 2.0**-15), math.sqrt(_LARGEST_SCORE / (1 + 2 * term)))
     )
 
 
-def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -> Table:
-    """Round rows to the dtype and measure what that cost."""
-    n, d = rows.shape
+def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, heads: Heads | None = None) -> Table:
+    """Round rows, or their heads, to the dtype and measure what that cost."""
+    n, d = rows.shape if heads is None else heads.part.shape
     whole = dtype == torch.int16
     unit = 1 / frame.steps**2 if whole else 1.0
     pieces = 0 if whole or not frame.additive else _PIECES if dtype == torch.bfloat16 else 1
     padded = -(-n // _PADDED_TO) * _PADDED_TO
-    left = torch.zeros(padded, d + (d % 2 if whole else 2 * pieces), dtype=dtype, device=rows.device)
+    e = d + (heads is not None)
+    left = torch.zeros(padded, e + (e % 2 if whole else 2 * pieces), dtype=dtype, device=rows.device)
     right = torch.zeros_like(left) if pieces or frame.sign < 0 else left
     offset = torch.zeros(padded if whole else 0, dtype=torch.int32, device=rows.device)
-    measured = torch.zeros(5, padded, dtype=torch.float32, device=rows.device)
+    measured = torch.zeros(6, padded, dtype=torch.float32, device=rows.device)
     for part in chunks(n, _chunk(rows)):
         exact = rows[part]
-        wide, term = _in_frame(exact, frame)
+        wide, term = in_frame(exact, frame)
+        measured[0, part] = torch.linalg.vector_norm(wide, dim=1)
+        wide = wide if heads is None else heads.part[part]
         if whole:
             steps = (wide * frame.steps).round_()
             rounded, columns = steps / frame.steps, steps[:, :0]
@@ -163,20 +189,25 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype) -
             right[part, :d] = left[part, :d]
             right[part, d:] = torch.cat([columns, torch.ones_like(columns)], 1) if pieces else 0
             left[part] *= frame.sign
-        measured[0, part] = torch.linalg.vector_norm(wide, dim=1)
+        if heads is not None:
+            tails = (heads.tail[part] * frame.steps).ceil_()
+            left[part, d] = right[part, d] = tails.to(dtype)
+            measured[5, part] = tails * (1 + 2.0**-20) / frame.steps
         if dtype != torch.float32:
             measured[1, part] = torch.linalg.vector_norm(wide - rounded, dim=1)
         measured[2, part] = term.abs()
         measured[3, part] = (term - held).abs()
         measured[4, part] = measured[0, part] if frame.centre is None else _norm(exact * frame.scale)
-    norm, residual, term, lost, raw = measured
-    slack = 2.0**-23 * (d + 4)  # of these norms, in float32
+    if heads is not None:
+        measured[1, :n] += heads.lost
+    norm, residual, term, lost, raw, tail = measured
+    slack = 2.0**-23 * (rows.shape[1] + 4)  # of these norms, in float32
     residual = residual * (1 + slack) + (2.0**-22 * norm if frame.additive else 0)
     norm = norm * (1 + slack) + residual
     if whole:
         left, right = (_packed(side, panel) for side, panel in zip((left, right), PANELS))
     lost, raw = lost * (1 + slack), raw * (1 + slack)
-    return Table(n, left, right, offset, norm, residual, term, lost, raw, unit)
+    return Table(n, left, right, offset, norm, residual, term, lost, raw, tail, unit)
 
 
 def _packed(rows: Int16[Tensor, "p e"], panel: int) -> Int16[Tensor, "q pairs panel 2"]:
@@ -185,7 +216,7 @@ def _packed(rows: Int16[Tensor, "p e"], panel: int) -> Int16[Tensor, "q pairs pa
     return rows.view(p // panel, panel, e // 2, 2).permute(0, 2, 1, 3).contiguous()
 
 
-def _in_frame(exact: Float32[Tensor, "m d"], frame: Frame) -> tuple[Float32[Tensor, "m d"], Float64[Tensor, " m"]]:
+def in_frame(exact: Float32[Tensor, "m d"], frame: Frame) -> tuple[Float32[Tensor, "m d"], Float64[Tensor, " m"]]:
     """X = scale (x - c), rounded to float32, and the term a."""
     if frame.centre is None:
         return exact * frame.scale if frame.scale != 1 else exact, exact.new_zeros(len(exact), dtype=torch.float64)
