@@ -2,7 +2,9 @@
 
 import os
 import sys
+import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
@@ -115,40 +117,53 @@ SETTINGS = {
 }
 
 
-def plain(rank: int, size: int, port: int, folder: Path, names) -> None:
+def many(rank: int, size: int, port: int, folder: Path, checkpoint: Path | None) -> None:
+    """Several runs in the same processes, since starting one takes longer than a run."""
     begin(rank, size, port)
     world = World.current(averages_gradients=True)
-    for name in names:
+    for name in SETTINGS if size == 2 else ["whole"]:
         torch.save(run_plain(world, **SETTINGS[name]), folder / f"{name}-{rank}.pt")
-    dist.destroy_process_group()
+    # as torchrun would, which Lightning then goes by
+    os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
+    if size == 4:
+        under_lightning(folder / "whole", size, "ddp")
+        return
+    under_lightning(folder / "again", size, "ddp", resume=checkpoint)
+    under_lightning(folder / "mined", size, "ddp", pairs="mined")
+    lost_in_backward(rank, size, folder / "lost")
+
+
+def lost_in_backward(rank: int, size: int, folder: Path) -> None:
+    """One ends while the others wait for its gradient: in DDP's own collective, where the library has no word."""
+    if rank == 1:
+        MetricLearner.on_before_backward = lambda self, loss: os._exit(3)
+    try:
+        under_lightning(folder, size, "ddp")
+    except RuntimeError as error:
+        (folder / "told.txt").write_text("".join(traceback.format_exception(error)))
+        os._exit(0)  # the group is broken, and waits for whoever would close it
 
 
 def begin(rank: int, size: int, port: int, seconds: float = 60) -> None:
-    from datetime import timedelta
-
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
 
 
-class Dying(Reads):
-    """Ends its process, or sleeps, when it is read for the second time round."""
-
-    def __init__(self, x, how):
-        super().__init__(x)
-        self.how = how
+class Sleeping(Reads):
+    """Sleeps when it is read for the second time round."""
 
     def __getitem__(self, row):
         if self.read > 60:
-            os._exit(3) if self.how == "dies" else __import__("time").sleep(600)
+            time.sleep(600)
         return super().__getitem__(row)
 
 
-def dying(rank: int, size: int, port: int, how: str) -> None:
+def sleeping(rank: int, size: int, port: int) -> None:
     begin(rank, size, port, seconds=8)
     x, labels = data()
     world = World.current(averages_gradients=True)
-    held = Dying(x, how) if rank == 1 else Reads(x)
+    held = Sleeping(x) if rank == 1 else Reads(x)
     loop = MiningLoop(
         x, labels, miner=HardMiner(), embed_dataset=held, batch_size=24, steps_per_epoch=2, progress=False, world=world
     )
@@ -156,19 +171,6 @@ def dying(rank: int, size: int, port: int, how: str) -> None:
     for _ in range(3):
         for inputs, y, _ in loop.epoch(net):
             SupConLoss(gather=world)(net(inputs), y).backward()
-
-
-def dying_in_backward(rank: int, size: int, port: int, folder: Path) -> None:
-    """One ends while the others wait for its gradient: in DDP's own collective, where the library has no word."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
-    torch.set_num_threads(1)
-    if rank == 1:
-        MetricLearner.on_before_backward = lambda self, loss: os._exit(3)
-    try:
-        under_lightning(folder, size, "ddp")
-    except RuntimeError as error:
-        (folder / "told.txt").write_text("".join(traceback.format_exception(error)))
 
 
 # Under Lightning
@@ -206,6 +208,7 @@ class First(L.Callback):
 
 
 def under_lightning(folder: Path, size: int, strategy: str, *, norm=False, pairs="batch", resume=None):
+    folder.mkdir(exist_ok=True)
     x, labels = data()
     other = load_omniglot().take(torch.arange(300, 360))
     held = torch.stack([other[row][0] for row in range(60)]).flatten(1).double()
@@ -243,8 +246,9 @@ def steady(optimizer):
     """No schedule."""
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # by torchrun: a run with batch norm, and one in which a process is lost
     torch.set_num_threads(1)
-    if sys.argv[3] == "dies" and os.environ["RANK"] == "1":  # in the second epoch, when the others wait for its rows
+    under_lightning(Path(sys.argv[1]), 2, "ddp", norm=True)
+    if os.environ["RANK"] == "1":  # in the second epoch, when the others wait for its rows
         MetricLearner.on_train_epoch_end = lambda self: os._exit(3)
-    under_lightning(Path(sys.argv[1]), int(sys.argv[2]), "ddp", norm=sys.argv[3] == "norm", pairs=sys.argv[4])
+    under_lightning(Path(sys.argv[1]) / "lost", 2, "ddp")
