@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric
 from legolas_metric.datasets.embedding import Collate
-from legolas_metric.datasets.source import Inputs, Source
+from legolas_metric.datasets.source import Source
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
 from legolas_metric.recipes import Recipe
 from legolas_metric.training.batches import Examples, FedBatches, ResumableLoader
@@ -142,6 +142,7 @@ class GlobalMining(L.Callback):
             seed=seed,
             progress=progress,
         )
+        self.inputs = self.loop.embedder.inputs  # what the bank is made of
         self.encoder, self.monitor = encoder, monitor
         self.history_option = history
         self._began = 0  # the epoch at which this fit began
@@ -166,11 +167,6 @@ class GlobalMining(L.Callback):
     def schedule(self) -> MiningSchedule:
         """Which miner is in charge."""
         return self.loop.schedule
-
-    @property
-    def inputs(self) -> Inputs:
-        """What the bank is made of."""
-        return self.loop.embedder.inputs
 
     @property
     def examples(self) -> Examples:
