@@ -66,6 +66,7 @@ def test_two_of_one_name_are_told_before_training(tmp_path):
         ValidationMonitor(UNSEEN, UNSEEN.labels, name=1)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.filterwarnings("ignore:an interval over 4")
 def test_a_paired_stop_reads_the_monitor_that_its_value_is_of(tmp_path):
     unseen, seen = two()
     stop = RestoringEarlyStopping("train_rank_at_1", patience=9, paired=True)
