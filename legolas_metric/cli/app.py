@@ -328,14 +328,15 @@ def diagnose(
 
 @app.command()
 def warm_up(as_json: Json = False) -> None:
-    """Compile the mining loops ahead, as an installation or a container's image may; what is compiled is kept.
+    """Compile the loops of mining and verification ahead, and keep them, as a container's image may.
 
     Prints the seconds that each took: next to none where it was compiled before.
     """
     from legolas_metric.cli import printing
-    from legolas_metric.index.exact.warm_up import warm_up as compile_all
+    from legolas_metric.evaluation.tally import warm_up as compile_counting
+    from legolas_metric.index.exact.warm_up import warm_up as compile_mining
 
-    printing.show_seconds(compile_all(), Form.json if as_json else Form.table)
+    printing.show_seconds(compile_mining() | compile_counting(), Form.json if as_json else Form.table)
 
 
 def main() -> None:
