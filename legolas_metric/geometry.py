@@ -51,6 +51,30 @@ def similarity_matrix(x: Float[Tensor, "q d"], y: Float[Tensor, "n d"], metric: 
     return x @ y.T
 
 
+def product(x: Float[Tensor, "q d"], y: Float[Tensor, "n d"]) -> Float[Tensor, "q n"]:
+    """x y^T without a gradient, for batches: by oneDNN, where torch's usual library leaves half of a processor unused.
+
+    That is MKL, which takes AVX-512 on Intel's processors alone: on an EPYC that has it oneDNN takes 0.45 of the time
+    for the same sums. It prepares each new shape for half a millisecond, so this is for shapes that return; and rows
+    that lie apart in memory it would take a hundred times as long for.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn():
+        x, y = (side if side.is_contiguous() or side.T.is_contiguous() else side.contiguous() for side in (x, y))
+        return torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
+    return x @ y.T
+
+
+@cache
+def _has_onednn() -> bool:
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+        return False
+    one = torch.ones(1, 1)
+    try:
+        return torch.ops.mkldnn._linear_pointwise(one, one, None, "none", [], "").item() == 1
+    except (AttributeError, RuntimeError, TypeError):  # no part of torch's public interface: absent, or another one
+        return False
+
+
 def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric: Metric) -> Float64[Tensor, "*b"]:
     """The similarity that decides every order, window and tie: of each pair of prepared rows, in float64.
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from legolas_metric.geometry import product
 from legolas_metric.losses.pair_masks import ByLabel
 from legolas_metric.losses.terms import Sums, Terms, refuse_second_derivative
 
@@ -75,7 +76,7 @@ class _Symmetric(torch.autograd.Function):
         z, p = y.new_zeros(2, n).unbind()
         kept = []
         for rows, column, some in relation.strips(_ROWS):
-            e = y[rows] @ y[rows.start :].T
+            e = product(y[rows], y[rows.start :])
             q, slope = loss.weigh(e, column, some.to(y.dtype))
             e.diagonal().zero_()
             # Each pair of a strip belongs to the sum of its row and, beyond the strip's own square, of its column.
@@ -105,7 +106,7 @@ class _Symmetric(torch.autograd.Function):
 
 def _strips_again(y: Tensor, relation: ByLabel, loss: PairSums) -> Iterator[_Strip]:
     for rows, column, some in relation.strips(_ROWS):
-        e = y[rows] @ y[rows.start :].T
+        e = product(y[rows], y[rows.start :])
         slope = loss.weigh(e, column, some.to(y.dtype)).slope
         e.diagonal().zero_()
         yield _Strip(rows, column, e, slope)
@@ -116,7 +117,7 @@ def _derivative(y: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Te
     for rows, column, e, slope in strips:
         e.mul_(a[rows, None] + a[rows.start :])
         e.scatter_(1, column, e.gather(1, column).addcmul_(slope, b[rows, None] + b[rows.start :][column]))
-        out[rows].addmm_(e, y[rows.start :])
+        out[rows].add_(product(e, y[rows.start :].T))
         if rows.stop < len(y):
-            out[rows.stop :].addmm_(e[:, len(column) :].T, y[rows])
+            out[rows.stop :].add_(product(e[:, len(column) :].contiguous().T, y[rows].T))
     return out

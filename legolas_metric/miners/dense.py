@@ -13,7 +13,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.geometry import chunks, tie_distance
+from legolas_metric.geometry import chunks, product, tie_distance
 from legolas_metric.index.arithmetic import exact_arithmetic, is_exact
 from legolas_metric.lookup import turns
 from legolas_metric.miners.by_label import Part
@@ -65,9 +65,9 @@ class Table:
         """All scores of some anchors; None: of all."""
         x = self._x if part is None else self._x[part]
         if is_exact(x.device):
-            return x @ self._y.T
+            return product(x, self._y)
         with exact_arithmetic(x.device):
-            return x @ self._y.T
+            return product(x, self._y)
 
     def as_scores(self, s: Float64[Tensor, " m"]) -> Float32[Tensor, " m"]:
         """Similarities as scores, to within the error."""
