@@ -77,8 +77,8 @@ def sections_of(found: "Examination") -> "list[Section]":
         for number, each in enumerate(found.findings, 1)
         for mark in each.marks
     ]
-    curves = {name: (curve.epochs, curve.values) for name, curve in found.curves.items() if len(curve)}
-    trends = {name: f"{curve.words()}." for name, curve in found.curves.items() if len(curve)}
+    curves = {name: (curve.epochs, curve.values) for name, curve in found.curves.items()}
+    trends = {name: f"{sentence}." for name, sentence in zip(found.curves, found.trends, strict=True)}
     rows = [(n, each.severity, each.sentence, each.evidence, each.remedy) for n, each in enumerate(found.findings, 1)]
     table = report.Table(["no.", "severity", "finding", "because", "remedy"], rows)
     return [

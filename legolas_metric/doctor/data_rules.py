@@ -53,7 +53,7 @@ def class_gap(case: RunCase) -> Iterator[Finding]:
     if len(classes) < 2:
         return
     worst, best = (pick(classes.values(), key=lambda curve: curve.last) for pick in (min, max))
-    if best.last - worst.last >= case.limits["f1_gap"] and worst.last < 0.5:
+    if best.last - worst.last >= case.limits["f1_gap"] and worst.last < case.limits["poor_f1"]:
         mean = case.curve("val_f1_macro")
         hidden = "" if mean is None else f": the macro mean {mean.last:.2f} hides it"
         yield Finding(
@@ -155,7 +155,7 @@ def training_at_chance(case: RunCase) -> Iterator[Finding]:
     accuracy, classes = case.trained("train_accuracy", "train_rank_at_1"), case.number("num_classes")
     if accuracy is None or not classes or classes < 2:
         return
-    if max(accuracy.values) < 1 / classes + case.limits["above_chance"] * (1 - 1 / classes):
+    if max(accuracy.values) < case.guesses(classes):
         yield Finding(
             severity="fault",
             rule="training at chance",

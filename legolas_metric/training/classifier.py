@@ -101,6 +101,9 @@ class ClassifierLearner(L.LightningModule):
             raise ValueError("mixup has mixed targets, but auxiliary losses take hard labels: leave out one of them")
         self.mixup_alpha = float(mixup_alpha)
         self.lr, self.weight_decay, self.schedule, self.seed = lr, weight_decay, schedule, seed
+        weights = {name: float(weight) for name, (weight, _) in self.auxiliary.items()}
+        told = {"num_classes": self.num_classes, "mixup_alpha": self.mixup_alpha, "auxiliary_weights": weights}
+        self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay, **told})
         self.events: list[TrainingEvent] = []
         self.reports: dict[str, ClassificationReport] = {}
         self._counted = {"train": EpochConfusion(num_classes), "val": EpochConfusion(num_classes)}
