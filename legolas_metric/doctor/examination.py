@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from statistics import fmean, stdev
 from typing import Any
 
 from legolas_metric.bank import EmbeddingBank
@@ -152,22 +153,34 @@ def _said(rule: Rule, case: RunCase) -> list[Finding]:
 
 
 def _summary(history: History, found: tuple[Finding, ...]) -> str:
+    """Whether the run is good and why, what its parts came to, and what could not be judged."""
     missing = _missing(history)
     lacks = f" Not logged, and so not judged: {', '.join(missing)}." if missing else ""
     faults = [finding for finding in found if finding.severity == "fault"]
     warnings = [finding for finding in found if finding.severity == "warning"]
+    after = _of_parts(history) + lacks
+    more = len(faults) + len(warnings) - 1
+    others = f" {more} more {'faults and warnings' if more > 1 else 'finding'} below." if more > 0 else ""
     if faults:
-        first = f"The run is not good: {faults[0].sentence}."
-        more = len(faults) + len(warnings) - 1
-        return (
-            first + (f" {more} more {'faults and warnings' if more > 1 else 'finding'} below." if more else "") + lacks
-        )
+        return f"The run is not good: {faults[0].sentence}.{others}{after}"
     if warnings:
-        return f"The run has no fault, but {warnings[0].sentence}." + lacks
+        return f"The run has no fault, but {warnings[0].sentence}.{others}{after}"
     ranking = history.get("rank_at_1") or history.get("map_at_r") or history.get("val_accuracy")
     gain = "" if ranking is None or len(ranking) < 2 else f": {ranking.told()}"
     weak = next((f"; but it is {finding.sentence}" for finding in found if finding.rule == "weak ranking"), "")
-    return f"Nothing is wrong in what was logged over {history.epochs} epochs{gain}{weak}." + lacks
+    epochs = f" over {history.epochs} epoch{'' if history.epochs == 1 else 's'}" if history.epochs else ""
+    return f"Nothing is wrong in what was logged{epochs}{gain}{weak}.{after}"
+
+
+def _of_parts(history: History) -> str:
+    """What folds came to together."""
+    for name in ("rank_at_1", "map_at_r", *history.result):
+        ends = [part.result[name] for part in history.parts.values() if name in part.result]
+        if len(ends) > 1:
+            value, low, high = history.pooled.get(name, (None, None, None))
+            over = "" if value is None else f", pooled {value:.3f} [{low:.3f}, {high:.3f}]"
+            return f" {len(ends)} parts came to {name} {fmean(ends):.3f}, spread {stdev(ends):.3f}{over}."
+    return ""
 
 
 def _missing(history: History) -> tuple[str, ...]:
@@ -177,8 +190,9 @@ def _missing(history: History) -> tuple[str, ...]:
         "training loss": ("train_loss",),
         "learning rate": ("lr",),
     }
-    lacks = [name for name, any_of in names.items() if not any(history.get(value) for value in any_of)]
+    known = {*history.result, *(name for name in history.curves if history.get(name))}
+    lacks = [name for name, any_of in names.items() if not known & set(any_of)]
     ranking = history.get("rank_at_1") or history.get("map_at_r")
-    if ranking is not None and ranking.epochs[0] != 0:
+    if (ranking is not None and ranking.epochs[0] != 0) or (ranking is None and "rank_at_1" in history.result):
         lacks.append("the untrained encoder (epoch 0)")
     return (*lacks, *history.unread)
