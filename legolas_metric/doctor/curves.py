@@ -102,6 +102,8 @@ class Curve:
         """The trend in words."""
         if len(self) < 3:
             return f"{self.name} has {len(self)} value{'' if len(self) == 1 else 's'}: {self.told()}"
+        if min(self.values) == max(self.values):
+            return f"{self.name} stays at {self.last:.4g}"
         trend, start, least = self.trend(), self.level_from(limits), limits["trend"]
         way = "rises" if trend > least else "falls" if trend < -least else "neither rises nor falls"
         rest = f", and levels off from epoch {start:g}" if start is not None and start > self.epochs[0] else ""

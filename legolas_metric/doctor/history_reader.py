@@ -250,6 +250,7 @@ def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
             when = _number(named.pop("epoch", number))
             # Of an epoch that was run again the later line counts; loggers spread one epoch over several lines.
             (epochs if kind == "epoch" else rounds).setdefault(when if when is not None else number, {}).update(named)
+    _drop_empty_start(epochs)
     if any(name in epochs.get(0, ()) for name in _OF_TRAINING):  # a logger that counts its epochs from 0
         epochs = {epoch + 1: values for epoch, values in epochs.items()}
     curves, words = _columns(epochs)
@@ -262,6 +263,15 @@ def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
         settings=settings,
         epochs=sum(epoch > 0 for epoch in epochs),
     )
+
+
+def _drop_empty_start(epochs: dict[float, dict[str, Any]]) -> None:
+    """In tables a NaN stands for the training loss that the untrained encoder has none of, if later ones are finite."""
+    for name in _OF_TRAINING:
+        values = {epoch: _number(held[name]) for epoch, held in epochs.items() if name in held}
+        finite = {epoch for epoch, value in values.items() if value is not None and math.isfinite(value)}
+        if 0 in values and 0 not in finite and finite == values.keys() - {0}:
+            del epochs[0][name]
 
 
 def _columns(table: Mapping[float, Mapping[str, Any]]) -> tuple[dict[str, Curve], dict[str, tuple[str, ...]]]:

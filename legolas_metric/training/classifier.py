@@ -41,8 +41,9 @@ class ClassifierLearner(L.LightningModule):
     """Train encoder and linear head as a classifier; batches are (inputs, labels) or (inputs, labels, ids).
 
     Logs `train_loss`, `train_accuracy`, `train_balanced_accuracy`, `train_macro_f1`, `train_mpca`, `train_precision`,
-    `train_recall`, `train_f1_spread`, `train_empty_classes`, the same as `val_...`, and `train_loss/{name}` of each
-    auxiliary loss. Under mixup `train_accuracy` counts the mixed targets, and no other train figure is logged.
+    `train_recall`, `train_f1_spread`, `train_empty_classes`, the same as `val_...`, `train_loss/{name}` of each
+    auxiliary loss, and `lr`. Under mixup `train_accuracy` counts the mixed targets, and no other figure of training is
+    logged.
 
     Args:
         encoder: maps inputs to [b, embedding_dim].
@@ -125,6 +126,7 @@ class ClassifierLearner(L.LightningModule):
         """One step."""
         inputs, labels = batch[0], batch[1]
         check_classes(labels, self.num_classes)
+        self._log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], labels)
         if self.mixup_alpha:
             return self._mixed_step(inputs, labels)
         embeddings = self.encoder(inputs)
