@@ -16,7 +16,7 @@ def interval_wider_than_gain(case: RunCase) -> Iterator[Finding]:
     Of q queries, sd(difference) = sqrt((p(1 - p) + p'(1 - p')) / q), unpaired and as if queries were independent.
     """
     ranking = case.trained("rank_at_1")
-    if ranking is None:
+    if ranking is None or case.history.pooled:  # of folds, all queries are asked together
         return
     epoch, best = ranking.best(larger=True)
     low, high = (case.curve(f"rank_at_1_{end}") for end in ("low", "high"))
