@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from legolas_metric.cli.options import Form
-from legolas_metric.cli.pages import examples_of
+from legolas_metric.cli.pages import examples_of, findings_section
 from legolas_metric.cli.printing import say, show_json
 from legolas_metric.cli.printing import show as show_table
 from legolas_metric.doctor.diagnosis import Diagnosis, diagnose
@@ -52,10 +52,9 @@ def sections(file: EmbeddingFile, labels: Tensor, found: Diagnosis) -> "list[Sec
     """The page of a diagnosis: what follows, worst first, then everything that it follows from."""
     from legolas_metric import report
 
-    said = [f"{f.severity.upper()}: {f.sentence}\n\nBecause {f.evidence}\n\nRemedy: {f.remedy}" for f in found.findings]
     suspects = [report.Section("Worth a look", _LOOK, _suspects(found))] if found.suspects else []
     return [
-        report.Section("What follows", "\n\n".join(said) or "No fault found."),
+        findings_section(found.findings),
         *suspects,
         *report.ranking_sections({"this": found.ranking}, examples_of(file)),
         *report.verification_sections({"this": found.verification}),

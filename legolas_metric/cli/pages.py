@@ -17,6 +17,7 @@ from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.tables import visible
 
 if TYPE_CHECKING:
+    from legolas_metric.doctor.findings import Finding
     from legolas_metric.report import Section
 
 
@@ -76,3 +77,14 @@ def examples_of(file: EmbeddingFile) -> Callable[[int], Tensor] | None:
     images, ids = file.images, range(len(file.images)) if file.ids is None else file.ids.tolist()
     place = {id: row for row, id in enumerate(ids)}
     return lambda id: images[place[id]]
+
+
+def findings_section(found: "Sequence[Finding]") -> "Section":
+    """What follows from embeddings or a run, worst first: each with its number, evidence and remedy, none cut off."""
+    from legolas_metric import report
+
+    said = [
+        f"{number}. {each.severity.upper()}: {each.sentence}\n\nBecause {each.evidence}\n\nRemedy: {each.remedy}"
+        for number, each in enumerate(found, 1)
+    ]
+    return report.Section("What follows", "\n\n".join(said) or "No fault found.")

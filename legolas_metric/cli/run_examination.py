@@ -69,26 +69,18 @@ def visible_lines(text: str) -> str:
 
 
 def sections_of(found: "Examination") -> "list[Section]":
-    """Findings, worst first, and the curves with each finding where it lies."""
+    """Findings, worst first, and the curves with the number of each finding where it lies."""
     from legolas_metric import report
+    from legolas_metric.cli import pages
 
     remarks = [
         report.Remark(number=number, severity=each.severity, sentence=each.sentence, value=mark.value, epoch=mark.epoch)
         for number, each in enumerate(found.findings, 1)
         for mark in each.marks
     ]
-    curves = {name: (curve.epochs, curve.values) for name, curve in found.curves.items() if len(curve)}
-    trends = {name: f"{curve.words()}." for name, curve in found.curves.items() if len(curve)}
-    rows = [(n, each.severity, each.sentence, each.evidence, each.remedy) for n, each in enumerate(found.findings, 1)]
-    table = report.Table(["no.", "severity", "finding", "because", "remedy"], rows)
-    return [
-        report.Section(
-            "What follows",
-            "Worst first. The numbers are those on the curves below." if found.findings else "No fault found.",
-            table if found.findings else None,
-        ),
-        *report.run_sections(curves, remarks, trends),
-    ]
+    curves = {name: (curve.epochs, curve.values) for name, curve in found.curves.items()}
+    trends = {name: f"{sentence}." for name, sentence in zip(found.curves, found.trends, strict=True)}
+    return [pages.findings_section(found.findings), *report.run_sections(curves, remarks, trends)]
 
 
 def _bank(file: Path | None, encoder: str | None, data: str | None, metric: MetricName) -> "EmbeddingBank | None":

@@ -13,6 +13,7 @@ from legolas_metric.datasets.leakage import find_leakage
 from legolas_metric.datasets.source import Inputs
 from legolas_metric.datasets.splits import class_disjoint_split, group_disjoint_split
 from legolas_metric.evaluation.ranking_report import RankingReport
+from legolas_metric.evaluation.verification import evaluate_verification
 from legolas_metric.files import check_output, write_named
 from legolas_metric.runs.one_run import Judged, best_path, embed, judge, read_encoder, train_one, untrained_as
 from legolas_metric.runs.run_data import RunData, load_data, load_official_split
@@ -77,10 +78,10 @@ def kfold(settings: RunSettings, folder: Path) -> FoldsResult:
         for said in folds.leakage().sentences():
             log.info("Shared between the parts: %s.", said)
 
-        def run(task: FoldTask) -> RankingReport:
+        def run(task: FoldTask) -> tuple[RankingReport, dict[str, float]]:
             log.info("Fold %d of %d: %d rows to train on.", task.number + 1, len(folds), len(task.train))
             found = train_one(data, task.train, task.validation, settings, task.folder, fold=task.number)
-            return found.first
+            return found.first, _pairs(found, data.take(task.validation))
 
         told = {name: value for name, value in settings.plain().items() if name not in FREE}
         result = run_folds(folds, run, folder=folder, settings=told)
@@ -115,6 +116,15 @@ def join(run: Path, *, how: EnsembleHow | None = None, data: str | None = None) 
     with run_log(run):
         part = _test_rows(settings) if data is None else load_data(resolved(settings, data=data, layout="auto"))[0]
         return _join(run, settings, part)
+
+
+def _pairs(found: Judged, part: RunData) -> dict[str, float]:
+    """Figures of all pairs of a fold's rows: a threshold that moves between folds serves none of them."""
+    try:
+        report = evaluate_verification(found.embeddings, part.labels, groups=part.groups)
+    except ValueError:  # no pair of one sort
+        return {}
+    return {"auc": report.auc, "eer": report.eer, "eer_threshold": report.eer_threshold}
 
 
 def _join(run: Path, settings: RunSettings, part: RunData) -> dict[str, RankingReport]:

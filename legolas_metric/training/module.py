@@ -24,7 +24,7 @@ class MetricLearner(L.LightningModule):
     and the step. Prediction (`Trainer.predict`) embeds: the inputs alone, or the first part of a batch.
 
     `GlobalMining` sets `triplets` to have the loss see only the mined ones that lie in the batch; None leaves every
-    pair of the batch to the loss. The mean loss of an epoch is logged as `train_loss`.
+    pair of the batch to the loss. The mean loss of an epoch is logged as `train_loss`, its mean rate as `lr`.
 
     Args:
         encoder: maps inputs to [b, d]; a tuple of inputs as positional arguments, anything else as one.
@@ -119,6 +119,8 @@ class MetricLearner(L.LightningModule):
             batch_size=len(labels),
             sync_dist=True,
         )
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("lr", rate, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 
     def _joint(self, triplets: Triplets, embeddings: Tensor, labels: Tensor, ids: Tensor) -> tuple[Any, Tensor, Tensor]:
