@@ -135,7 +135,7 @@ def compare_steps(
     plain = evaluate_ranking(embeddings, labels, groups=groups, protocol=asked)
     seconds = time.perf_counter() - start
     verified = evaluate_verification(embeddings, labels, groups=groups)
-    rows, draws = as_prepared(embeddings, "cosine"), {"resamples": resamples, "seed": seed}
+    rows = as_prepared(embeddings, "cosine")
     gains = {}
     for name, step in steps.items():
         start = time.perf_counter()
@@ -147,9 +147,9 @@ def compare_steps(
         else:
             pairs = verify_by(scorer, table, labels, groups=groups, baseline=verified)
         gains[name] = StepGain(
-            rank_at_1=ranking.difference("rank_at_1", **draws),
-            map_at_r=ranking.difference("map_at_r", **draws),
-            eer=pairs.difference("eer", **draws),
+            rank_at_1=ranking.difference("rank_at_1", resamples=resamples, seed=seed),
+            map_at_r=ranking.difference("map_at_r", resamples=resamples, seed=seed),
+            eer=pairs.difference("eer", resamples=resamples, seed=seed),
             seconds=took,
             ranking=ranking,
             verification=pairs,
