@@ -46,6 +46,7 @@ def test_the_curve_over_enrolled_recordings_equals_a_plain_loop():
                     found.append(np.argmax(scores) == one)
         for count, found in hits.items():
             assert curve.rank1[count] == pytest.approx(np.mean(found))
+            assert curve.each[count].tolist() == pytest.approx(np.reshape(found, (2, 12)).mean(0).tolist())
         gains = np.mean(hits[3]) - np.mean(hits[1])
         assert curve.gain[3].value == pytest.approx(gains)
         assert curve.gain[1].value == 0

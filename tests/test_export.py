@@ -130,8 +130,8 @@ def test_scores_are_normalised_and_calibrated_as_they_were_before(drawn, tmp_pat
     back_end = LDA(5).fit(unit_rows(encoder, x)[:60], y[:60]) if how == "as" else None
     rows = unit_rows(encoder, x) if back_end is None else back_end.transform(unit_rows(encoder, x))
     norm = ScoreNorm(rows[:60], how=how, top=15, labels=y[:60])
+    report = verify_by(norm, rows[60:], y[60:])
     with pytest.warns(UserWarning, match="6 identities"):
-        report = verify_by(norm, rows[60:], y[60:])
         calibration = Calibration.fit(report, how="logistic" if how == "as" else "isotonic")
     rule = DecisionRule.fit(report, far=0.05)
     parts = {"back_end": back_end, "score_norm": norm, "calibration": calibration, "rule": rule}

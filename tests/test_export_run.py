@@ -14,7 +14,9 @@ from legolas_metric.runs.one_run import best_path, embed, read_encoder
 from legolas_metric.runs.run_data import load_data
 from legolas_metric.runs.run_folder import settings_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:an interval over")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory", "ignore:an interval over", "ignore:a calibration on"
+)
 TINY = {"mining": "none", "epochs": 2, "batch_size": 16, "steps_per_epoch": 4, "width": 8, "progress": False}
 
 
@@ -111,7 +113,7 @@ def test_the_command_writes_the_same_and_says_what(run, exported, call, tmp_path
 
 
 def test_score_normalisation_and_calibration_come_along(run, exported, call, tmp_path):
-    folder, names = run
+    folder, _ = run
     options = ("--back-end", "lda", "--score-norm", "as", "--calibration", "logistic", "--threshold-far", "0.05")
     people = ("--gallery", str(folder / "people.npz"))
     status, said, err = call("export", str(folder / "run"), "--out", str(tmp_path / "out"), *options, *people)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
@@ -25,6 +25,7 @@ _KINDS: tuple[type[Projection], ...] = (Whitening, LDA, WCCN, PLDA)
 Embed = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What computes rows of inputs: torch, or ONNX."""
 
