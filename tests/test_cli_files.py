@@ -1,5 +1,7 @@
 """Files as users have them, on the command line: odd tables, ids, groups, pages, completion, waiting."""
 
+import importlib
+import io
 import json
 import os
 import pty
@@ -146,6 +148,47 @@ def test_a_terminal_that_waits_is_told_what_for(monkeypatch):
     os.close(leader)
     assert "slow.npz: 00:00" in said
     assert "quick" not in said
+
+
+@pytest.mark.parametrize(
+    ("slow", "command"),
+    [
+        ("legolas_metric.cli.comparison.paired_differences", ("compare", "untrained.npz", "untrained.npz")),
+        (
+            "legolas_metric.evaluation.decision.drawn_rates",
+            ("verify", "untrained.npz", "--threshold-far", "0.1", "--apply", "epoch-1.npz"),
+        ),
+        ("legolas_metric.report.write_page", ("probe", "untrained.npz", "--html", "page.html")),
+        ("legolas_metric.files.write_named", ("mine", "untrained.npz", "--out", "triplets.npz")),
+        ("legolas_metric.export.from_run.export_run", ("export", "run", "--out", "deployed")),
+        ("legolas_metric.export.loading.load_export", ("identify", "deployed", "new.npz")),
+        ("legolas_metric.export.same_space.compare_spaces", ("compare", "--same-space", "a", "b")),
+        ("legolas_metric.doctor.examination.examine", ("doctor", "run")),
+        ("legolas_metric.runs.commands.embed_data", ("embed", "run", "--out", "rows.npz")),
+        ("legolas_metric.runs.commands.join", ("ensemble", "run")),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+@pytest.mark.filterwarnings("ignore:.*identities are in both sets")
+def test_whatever_takes_seconds_is_told_of(call, folder, monkeypatch, slow, command):
+    where, _, name = slow.rpartition(".")
+    whole = getattr(importlib.import_module(where), name)
+
+    def slowly(*args, **kwargs):
+        time.sleep(0.3)
+        return whole(*args, **kwargs)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(slow, slowly)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("legolas_metric.cli.waiting._DELAY", 0.02)
+    monkeypatch.setattr("legolas_metric.cli.waiting._EVERY", 0.02)
+    call(*command)
+    assert ": 00:00" in screen.getvalue()
 
 
 def test_nobody_watching_is_told_nothing(capsys, monkeypatch):

@@ -333,9 +333,12 @@ def warm_up(as_json: Json = False) -> None:
     Prints the seconds that each took: next to none where it was compiled before.
     """
     from legolas_metric.cli import printing
+    from legolas_metric.cli.waiting import waiting
     from legolas_metric.index.exact.warm_up import warm_up as compile_all
 
-    printing.show_seconds(compile_all(), Form.json if as_json else Form.table)
+    with waiting("compiling"):
+        seconds = compile_all()
+    printing.show_seconds(seconds, Form.json if as_json else Form.table)
 
 
 def main() -> None:
