@@ -1,5 +1,6 @@
 """Files as users have them, on the command line: odd tables, ids, groups, pages, completion, waiting."""
 
+import csv
 import importlib
 import io
 import json
@@ -196,3 +197,23 @@ def test_nobody_watching_is_told_nothing(capsys, monkeypatch):
     with waiting("slow.npz"):
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("always:.*identities are in both sets")
+def test_a_threshold_is_tried_on_people_by_their_names_in_one_row_of_csv(call, folder):
+    held = np.load(folder / "untrained.npz")
+    x, y = held["embeddings"], held["labels"]
+    names = np.array([f"p{one}" for one in y])
+    others = np.char.add(names, "z")
+    np.savez(folder / "named.npz", embeddings=x, labels=names)
+    np.savez(folder / "others.npz", embeddings=x, labels=others)
+    np.savez(folder / "some.npz", embeddings=x, labels=np.where(y < 8, others, names))
+    asked = ("verify", "named.npz", "--threshold-far", "0.1", "--apply")
+    status, out, err = call(*asked, "others.npz", "--format", "csv")
+    assert (status, err) == (0, "")  # nobody is in both, though both are numbered from 0
+    (row,) = csv.DictReader(out.splitlines())
+    told = json.loads(call(*asked, "others.npz", "--json")[1])["applied"]
+    assert row["applied to"] == "others.npz"
+    assert float(row["FAR (FMR) value"]) == told["far"]
+    assert float(row["FRR (FNMR) high"]) == told["frr_interval"][1]
+    assert "2 (p8, p9) identities are in both sets" in call(*asked, "some.npz")[2]

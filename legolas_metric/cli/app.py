@@ -143,7 +143,7 @@ def rank(
         held[:] = [file]
         return evaluate_ranking(
             file.embeddings,
-            inputs.labels_of(file),
+            inputs.called(file),
             ids=file.ids,
             groups=file.groups,
             metric=metric.value,
@@ -209,7 +209,7 @@ def verify(
     def work(file: EmbeddingFile, baseline: VerificationReport | None = None) -> VerificationReport:
         return evaluate_verification(
             file.embeddings,
-            inputs.labels_of(file),
+            inputs.called(file),
             groups=file.groups,
             metric=metric.value,
             fars=fars,
@@ -314,7 +314,7 @@ def diagnose(
     before = None
     if untrained is not None:
         before = inputs.about(untrained, lambda: inputs.same_examples(held, read(untrained), file))
-    found = inputs.about(file, lambda: diagnosing.diagnosed(held, own, before))
+    found = inputs.about(file, lambda: diagnosing.diagnosed(held, before))
     diagnosing.show(str(file), found, Form.json if as_json else form)
     if html is not None:
         pages.write_report(

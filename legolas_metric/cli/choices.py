@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.cli.inputs import about, labels_of
+from legolas_metric.cli.inputs import about, called, labels_of
 from legolas_metric.cli.options import MetricName, MinerName
 from legolas_metric.evaluation.decision import Decision, DecisionRule
 from legolas_metric.evaluation.protocol import RetrievalProtocol
@@ -69,7 +69,7 @@ def applied(
     if path is None or far is None:
         return None
     rule, other = DecisionRule.fit(report, far=far), about(path, lambda: read(path))
-    return about(path, lambda: rule.apply(other.embeddings, labels_of(other), groups=other.groups))
+    return about(path, lambda: rule.apply(other.embeddings, called(other), groups=other.groups))
 
 
 def rates_of(fars: list[float] | None, also: float | None = None) -> tuple[float, ...]:
