@@ -42,6 +42,7 @@ def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, ArrayLike]:
             columns = _delimited(path, wanted)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no {path.suffix} file of UTF-8 text: write it again") from error
+    columns = {name: column for name, column in columns.items() if not _is_index(name, column)}
     plural = {name.removesuffix("s"): name for name in wanted}
     named = {plural.get(name, name): column for name, column in columns.items()}
     found: dict[str, Any] = {name: named[name] for name in wanted if name in named}
@@ -49,9 +50,22 @@ def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, ArrayLike]:
     others = {name: column for name, column in named.items() if name not in wanted}
     if first not in found and len(wanted) > 2 and others:
         found[first] = np.stack([_numbers(column, f"{path}: column {name!r}") for name, column in others.items()], 1)
+    elif first in found and len(wanted) > 2 and any(str(one).startswith("[") for one in found[first][:1]):
+        found[first] = _rows([_listed(one) for one in found[first]], f"{path}: {first}")
     elif first in found and any(isinstance(one, list | tuple | np.ndarray) for one in found[first]):
         found[first] = _rows(found[first], f"{path}: {first}")
     return {name: _plain(column) for name, column in found.items()}
+
+
+def _is_index(name: str, column: Sequence[Any]) -> bool:
+    """Whether a column is what pandas writes beside the columns: the numbers of the rows, under no name."""
+    unnamed = not name or name == "__index_level_0__" or name.startswith("Unnamed: ")
+    return unnamed and [str(one) for one in column] == [str(row) for row in range(len(column))]
+
+
+def _listed(entry: Any) -> Any:
+    """The numbers of a list that stands in one cell as text, with commas or blanks."""
+    return re.split(r"[\s,]+", entry.strip("[] \n")) if isinstance(entry, str) and entry.startswith("[") else entry
 
 
 def _rows(column: Sequence[Any], where: str) -> np.ndarray:
@@ -163,6 +177,8 @@ def _json_lines(path: Path) -> dict[str, list[Any]]:
         for name in {*columns, *record}:
             columns.setdefault(name, [None] * count).append(record.get(name))
         count += 1
+    if not count:
+        raise ValueError(f"{path} is empty")
     return columns
 
 

@@ -138,6 +138,22 @@ def test_entries_are_what_they_are_written_as(tmp_path):
     assert read_embeddings(tmp_path / "x.jsonl").label_names == ("a\u2028b",)
 
 
+def test_what_pandas_writes_is_read(tmp_path):
+    rows = np.array(ROWS, dtype=np.float32)
+    index = "".join(f"{place},{','.join(map(str, row))},a\n" for place, row in enumerate(ROWS))
+    (tmp_path / "index.csv").write_text(f",x0,x1,x2,label\n{index}")
+    for mark, name in ((", ", "lists.csv"), (" ", "arrays.csv")):
+        cells = "".join(f'a,"[{mark.join(map(str, row))}]"\n' for row in ROWS)
+        (tmp_path / name).write_text(f"label,embedding\n{cells}")
+    for name in ("index.csv", "lists.csv", "arrays.csv"):
+        held = read_embeddings(tmp_path / name)
+        assert np.array_equal(held.embeddings.numpy(), rows)
+        assert held.label_names == ("a",)
+    (tmp_path / "cut.csv").write_text('label,embedding\na,"[1.0 ... 2.0]"\n')
+    with pytest.raises(ValueError, match="no number in row 1"):
+        read_embeddings(tmp_path / "cut.csv")
+
+
 @pytest.mark.parametrize(("odd", "told"), [({}, "None"), ({"embedding": [1]}, "length 1"), ({"embedding": 3}, "3")])
 @pytest.mark.parametrize("row", [1, 3])
 def test_a_row_without_its_vector_is_named(tmp_path, odd, told, row):
