@@ -27,6 +27,9 @@ from .decisions.rerank import expand as expand
 from .decisions.rerank import rerank as rerank
 from .decisions.score_norm import ScoreNorm as ScoreNorm
 from .decisions.scored import verify_by as verify_by
+from .decisions.step_gains import StepGain as StepGain
+from .decisions.step_gains import StepsCompared as StepsCompared
+from .decisions.step_gains import compare_steps as compare_steps
 from .decisions.template_curve import TemplateCurve as TemplateCurve
 from .decisions.template_curve import template_curve as template_curve
 from .decisions.templates import Identification as Identification

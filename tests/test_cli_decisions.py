@@ -18,6 +18,7 @@ def folder(tmp_path_factory):
         y = np.repeat(np.arange(20), 4) + 100 * seed
         x = generator.normal(size=(20, 8))[y % 100] + 0.7 * generator.normal(size=(80, 8))
         np.savez(place / f"{name}.npz", embeddings=x.astype(np.float32), labels=y)
+    np.savez(place / "narrow.npz", embeddings=x[:, :4].astype(np.float32), labels=y)
     return place
 
 
@@ -55,6 +56,7 @@ def test_a_threshold_is_tried_on_other_people(folder):
         (["here.npz", "--threshold-far", "2", "--apply", "there.npz"], "--threshold-far must lie in (0, 1], got 2.0"),
         (["here.npz", "there.npz", "--threshold-far", "0.1", "--apply", "there.npz"], "one FILE, got 2"),
         (["here.npz", "--threshold-far", "0.1", "--apply", "none.npz"], "none.npz: no such file"),
+        (["here.npz", "--threshold-far", "0.1", "--apply", "narrow.npz"], "where FILE has 8 dimensions"),
     ],
 )
 def test_what_can_not_be_tried_is_refused_in_a_line(folder, arguments, text):

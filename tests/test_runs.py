@@ -253,11 +253,13 @@ def test_an_ensemble_is_of_folds_and_embedding_of_like_inputs(whole, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*experimental")
-def test_a_study_goes_on(arrays, tmp_path):
+def test_a_study_goes_on(arrays, tmp_path, capsys):
     pytest.importorskip("optuna")
     asked, space = settings(arrays, epochs=1), {"lr": Range(low=1e-4, high=1e-2, log=True), "width": [4, 8]}
     search_settings(asked, space, trials=1, folder=tmp_path)
+    capsys.readouterr()
     study = search_settings(asked, space, trials=2, folder=tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == f"Wrote {tmp_path / 'best.toml'}."
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
     assert study.trials[0].params != study.trials[1].params
     best = RunSettings.read(tmp_path / "best.toml")

@@ -143,7 +143,7 @@ def rank(
         held[:] = [file]
         return evaluate_ranking(
             file.embeddings,
-            inputs.labels_of(file),
+            inputs.called(file),
             ids=file.ids,
             groups=file.groups,
             metric=metric.value,
@@ -209,7 +209,7 @@ def verify(
     def work(file: EmbeddingFile, baseline: VerificationReport | None = None) -> VerificationReport:
         return evaluate_verification(
             file.embeddings,
-            inputs.labels_of(file),
+            inputs.called(file),
             groups=file.groups,
             metric=metric.value,
             fars=fars,
@@ -314,7 +314,7 @@ def diagnose(
     before = None
     if untrained is not None:
         before = inputs.about(untrained, lambda: inputs.same_examples(held, read(untrained), file))
-    found = inputs.about(file, lambda: diagnosing.diagnosed(held, own, before))
+    found = inputs.about(file, lambda: diagnosing.diagnosed(held, before))
     diagnosing.show(str(file), found, Form.json if as_json else form)
     if html is not None:
         pages.write_report(
@@ -333,10 +333,13 @@ def warm_up(as_json: Json = False) -> None:
     Prints the seconds that each took: next to none where it was compiled before.
     """
     from legolas_metric.cli import printing
+    from legolas_metric.cli.waiting import waiting
     from legolas_metric.evaluation.tally import warm_up as compile_counting
     from legolas_metric.index.exact.warm_up import warm_up as compile_mining
 
-    printing.show_seconds(compile_mining() | compile_counting(), Form.json if as_json else Form.table)
+    with waiting("compiling"):
+        seconds = compile_mining() | compile_counting()
+    printing.show_seconds(seconds, Form.json if as_json else Form.table)
 
 
 def main() -> None:

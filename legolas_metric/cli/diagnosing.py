@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from legolas_metric.cli.inputs import called
 from legolas_metric.cli.options import Form
 from legolas_metric.cli.pages import examples_of, findings_section
 from legolas_metric.cli.printing import say, show_json
@@ -24,11 +25,9 @@ _LOOK = (
 )
 
 
-def diagnosed(file: EmbeddingFile, labels: Tensor, untrained: Tensor | None) -> Diagnosis:
+def diagnosed(file: EmbeddingFile, untrained: Tensor | None) -> Diagnosis:
     """The diagnosis of a file, which names classes as the file does."""
-    names = file.label_names
-    own = labels if names is None else [None if code < 0 else names[code] for code in labels.tolist()]
-    return diagnose(file.embeddings, own, ids=file.ids, groups=file.groups, untrained=untrained)
+    return diagnose(file.embeddings, called(file), ids=file.ids, groups=file.groups, untrained=untrained)
 
 
 def show(name: str, found: Diagnosis, form: Form) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from legolas_metric.cli.options import Form
 from legolas_metric.cli.printing import say_written
+from legolas_metric.cli.waiting import waiting
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.files import EmbeddingFile
@@ -53,7 +54,8 @@ def write_report(
     """Write the page of a command, and say so; `sections` receives the package of reports, imported for pages only."""
     from legolas_metric import report
 
-    report.write_page(html, title, visible(f"Of {', '.join(files)}."), sections(report))
+    with waiting(str(html)):
+        report.write_page(html, title, visible(f"Of {', '.join(files)}."), sections(report))
     say_written(html, form)
 
 

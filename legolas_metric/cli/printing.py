@@ -30,6 +30,7 @@ from legolas_metric.records import MiningStats, Triplets
 from legolas_metric.tables import Table, Value, visible
 
 _BARS = "▁▂▃▄▅▆▇█"
+_RATES = ("rate", "value", "low", "high", "moved by")
 _MINING = (
     *("anchors", "no_positive", "no_negative", "outside_window", "fallback"),
     *("filtered", "widened", "engine", "recall", "seconds"),
@@ -126,13 +127,20 @@ def show_verified(
         return
     figures = {name: verification_figures(report) for name, report in reports.items()}
     beside = {} if before is None else {"untrained": verification_figures(before)}
+    rows = [] if done is None else _rates(done)
+    if form is Form.csv and done is not None:  # a row a file, whatever is asked
+        (own,) = figures
+        told = {f"{rate} {title}": value for rate, *values in rows for title, value in zip(_RATES[1:], values)}
+        figures[own] = {**figures[own], "applied to": name, "threshold": done.threshold, **told}
     _show_measured(reports, figures, beside, form, ("auc", "eer"), several=several)
-    if done is not None:
-        rows = [("FAR (FMR)", done.far, *done.far_interval, done.far_moved)]
-        rows += [("FRR (FNMR)", done.frr, *done.frr_interval, done.frr_moved)]
-        titles = ["rate", "value", "low", "high", "moved by"]
+    if done is not None and form is not Form.csv:
         say(f"Threshold {done.threshold:.6g} on {name}: {done.genuine} genuine pairs, {done.impostor} impostor pairs.")
-        show(Table(titles, rows, formats=dict.fromkeys(titles[1:], ".4f")), form)
+        show(Table(_RATES, rows, formats=dict.fromkeys(_RATES[1:], ".4f")), form)
+
+
+def _rates(done: Decision) -> list[tuple[str, float, float, float, float]]:
+    far = ("FAR (FMR)", done.far, *done.far_interval, done.far_moved)
+    return [far, ("FRR (FNMR)", done.frr, *done.frr_interval, done.frr_moved)]
 
 
 def _show_measured(

@@ -45,11 +45,13 @@ def doctor(
     Names of other loggers are known; what is missing is said, not guessed.
     """
     from legolas_metric.cli import pages, printing
+    from legolas_metric.cli.waiting import waiting
     from legolas_metric.doctor.examination import examine
 
     pages.check_page(html, [settings, embeddings, trained_on, *([Path(run)] if "://" not in run else [])])
     rows, seen = (_bank(file, encoder, data, metric) for file in (embeddings, trained_on))
-    found = examine(run, settings=settings, embeddings=rows, trained_on=seen)
+    with waiting(run):
+        found = examine(run, settings=settings, embeddings=rows, trained_on=seen)
     if as_json:
         print(json.dumps(found.json()))
     else:
@@ -57,7 +59,8 @@ def doctor(
     if html is not None:
         from legolas_metric import report
 
-        report.write_page(html, "A run, examined", visible_lines(f"{run}\n\n{found.summary}"), sections_of(found))
+        with waiting(str(html)):
+            report.write_page(html, "A run, examined", visible_lines(f"{run}\n\n{found.summary}"), sections_of(found))
         printing.say_written(html, Form.json if as_json else Form.table)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, check_dimension, check_number, check_whole
-from legolas_metric.evaluation.identities import Identities, identities, warn_of_shared
+from legolas_metric.evaluation.identities import Identities, as_text, from_text, identities, warn_of_shared
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.names import Names
 from legolas_metric.rows import Rows, as_prepared, fitted_rows
@@ -71,8 +71,7 @@ class Projection:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as a safetensors file, whole or not at all."""
-        people = sorted(self.people, key=lambda one: (isinstance(one, str), one))
-        settings = {"kind": self.kind, "shrinkage": repr(self.shrinkage), "people": repr(people)}
+        settings = {"kind": self.kind, "shrinkage": repr(self.shrinkage), "people": as_text(self.people)}
         write_tensors(path, {"centre": self.centre, "map": self.map, "spread": self.spread}, settings)
 
     @classmethod
@@ -82,14 +81,12 @@ class Projection:
         Raises:
             ValueError: a file of something else.
         """
-        import ast
-
         tensors, settings = read_tensors(path)
         if settings.get("kind") != cls.kind:
             raise ValueError(f"{path} holds {settings.get('kind', 'something else')}, not {cls.kind}")
         made = cls(tensors["map"].shape[1], shrinkage=float(settings["shrinkage"]))
         made.centre, made.map, made.spread = tensors["centre"], tensors["map"], tensors["spread"]
-        made.people = frozenset(ast.literal_eval(settings["people"]))
+        made.people = from_text(settings["people"])
         return made
 
     def _kept(self, most: int) -> int:

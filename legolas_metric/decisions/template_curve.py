@@ -24,6 +24,7 @@ class TemplateCurve:
     Attributes:
         rank1, eer: number of enrolled recordings -> value.
         gain: number -> Rank@1 less that of the first number, on the same probes, with its 95 % interval over people.
+        each: number -> [people] Rank@1 of each person, mean over the repeats, in order of their labels.
         single: number -> templates, of an average repeat, that rest on one recording all the same.
         people: who are enrolled and ask.
         left_out: people without a second recording (of another group, where groups are given).
@@ -38,6 +39,7 @@ class TemplateCurve:
     rank1: Mapping[int, float]
     eer: Mapping[int, float]
     gain: Mapping[int, Difference] = field(repr=False)
+    each: Mapping[int, Float64[Tensor, " c"]] = field(repr=False, compare=False)
     single: Mapping[int, float]
     people: int
     left_out: int
@@ -114,6 +116,7 @@ def template_curve(
             )
             for size, values in each.items()
         },
+        each=each,
         single=single,
         people=len(people),
         left_out=len(everybody) - len(people),

@@ -61,7 +61,7 @@ def run_demo(
     screen.print(_race_line(result))
     write_json(figures, summary(result))
     write_page(page, "Global mining on handwriting", _lead(result), report_sections(result, table))
-    screen.print(f"Took {result.seconds:.0f} s. Report: {page.resolve().as_uri()}")
+    screen.print(f"Took {result.seconds:.0f} s. Wrote {page}.", markup=False, soft_wrap=True)
     return result
 
 

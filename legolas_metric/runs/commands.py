@@ -60,7 +60,7 @@ def train(settings: RunSettings, folder: Path) -> Judged:
         if before is not None and found.first.rank[1] <= before.rank[1]:
             log.warning("No epoch ranks better than the untrained encoder: train longer, or ask `doctor`.")
         write_run_page(folder, settings, found, table, data.labels[validation])
-        log.info("Report: %s", (folder / "report.html").resolve().as_uri())
+        log.info("Wrote %s.", folder / "report.html")
     return found
 
 
@@ -89,7 +89,7 @@ def kfold(settings: RunSettings, folder: Path) -> FoldsResult:
         table = folds_table(result, test)
         _show(table, "The interval is of the pooled queries, by the bootstrap over identities.")
         write_folds_page(folder, settings, result, table)
-        log.info("Report: %s", (folder / "report.html").resolve().as_uri())
+        log.info("Wrote %s.", folder / "report.html")
     return result
 
 
@@ -146,7 +146,7 @@ def _join(run: Path, settings: RunSettings, part: RunData) -> dict[str, RankingR
     table = figures_table(reports)
     _show(table, f"{ranking.ensemble.queries} queries of identities that no fold saw.")
     write_folds_page(run / "ensemble", settings, None, table)
-    log.info("Report: %s", (run / "ensemble" / "report.html").resolve().as_uri())
+    log.info("Wrote %s.", run / "ensemble" / "report.html")
     return reports
 
 
