@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from legolas_metric.files import read_embeddings
+from legolas_metric.outputs import check_not_read
 
 ROWS = [[0.5, -1.25, 3.0], [1e-3, 2.0, -0.5], [4.0, 0.0, 1.0]]
 NAMES, IDS, DAYS = ["bob", "ann", ""], [7, 3, 12], ["mo", "mo", "tu"]
@@ -50,6 +51,22 @@ def test_a_table_without_names_is_all_embeddings(tmp_path):
     held = read_embeddings(tmp_path / "x.csv", labels=tmp_path / "y.csv")
     assert (held.embeddings.tolist(), held.labels.tolist()) == ([[1, 2], [3, 4]], [7, 9])
     assert read_embeddings(tmp_path / "x.csv", labels=tmp_path / "z.csv").labels.tolist() == [1, 0]
+
+
+def test_a_column_is_named_behind_a_colon(tmp_path):
+    (tmp_path / "people.csv").write_text("id,who,camera\n3,eve,left\n12,dan,right\n7,cy,left\n")
+    table, people = write(tmp_path / "x.csv"), f"{tmp_path}/people.csv"
+    held = read_embeddings(table, labels=f"{people}:who", groups=f"{people}:camera")
+    assert [held.label_names[label] for label in held.labels.tolist()] == ["cy", "eve", "dan"]
+    assert held.groups.tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match="has no array named 'lens'; it holds"):
+        read_embeddings(table, groups=f"{people}:lens")
+    with pytest.raises(FileNotFoundError, match="camera: no such file"):
+        read_embeddings(table, groups=tmp_path / "none.csv:camera")
+    (tmp_path / "odd:name.csv").write_text("a\nb\nc\n")  # a file whose own name has a colon
+    assert read_embeddings(table, groups=tmp_path / "odd:name.csv").groups.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="would be overwritten"):
+        check_not_read(people, [f"{people}:who"])
 
 
 def test_labels_come_by_id_where_both_have_ids(tmp_path):

@@ -55,12 +55,14 @@ def miner_of(
     return kind(index=index, per_anchor=per_anchor, seed=seed, ranks=ranks, guard=votes)
 
 
-def check_applied(files: list[Path], threshold_far: float | None, apply: Path | None) -> None:
+def check_applied(files: list[Path], threshold_far: float | None, apply: Path | None, told: Path | None = None) -> None:
     """Refuse, before the work, a threshold that is tried on nothing, or one of several files."""
     if (threshold_far is None) != (apply is None):
         raise ValueError("--threshold-far and --apply go together: a rate, and the file that its threshold is tried on")
     if apply is not None and len(files) > 1:
         raise ValueError(f"--apply takes the threshold of one FILE, got {len(files)}")
+    if apply is None and told is not None:
+        raise ValueError("--apply-labels and --apply-groups are of the file that --apply names: name that, too")
 
 
 def applied(

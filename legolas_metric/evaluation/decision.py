@@ -49,6 +49,8 @@ class Decision:
         >>> found = DecisionRule.fit(evaluate_verification(x[:40], y[:40]), at="eer").apply(x[40:], y[40:])
         >>> found.far, found.frr, found.genuine
         (0.0, 0.0, 60)
+        >>> print(found)
+        at 0.6276: FAR 0.0000 [0.0000, 0.0000] of 720 pairs, FRR 0.0000 [0.0000, 0.0000] of 60
     """
 
     threshold: float
@@ -60,6 +62,13 @@ class Decision:
     impostor: int
     far_moved: float
     frr_moved: float
+
+    def __str__(self) -> str:
+        far, frr = (
+            f"{name} {rate:.4f} [{low:.4f}, {high:.4f}]"
+            for name, rate, (low, high) in (("FAR", self.far, self.far_interval), ("FRR", self.frr, self.frr_interval))
+        )
+        return f"at {self.threshold:.4f}: {far} of {self.impostor} pairs, {frr} of {self.genuine}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
