@@ -46,6 +46,8 @@ def verify_by(
         >>> x = torch.randn(20, 6, generator=generator)[y] + 0.3 * torch.randn(80, 6, generator=generator)
         >>> verify_by(PLDA().fit(x[:40], y[:40]), x[40:], y[40:]).auc > 0.9
         True
+
+    Source: ours.
     """
     rows, _ = as_table(embeddings, labels, ids=ids, groups=groups, metric="cosine")
     assert rows.labels is not None

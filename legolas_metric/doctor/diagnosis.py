@@ -42,6 +42,8 @@ class Diagnosis:
         >>> rows = torch.randn(50, 32, generator=generator)[labels] + 0.4 * torch.randn(300, 32, generator=generator)
         >>> diagnose(rows, labels).verdict
         'healthy'
+
+    Source: ours.
     """
 
     findings: tuple[Finding, ...]
@@ -117,6 +119,8 @@ def diagnose(
         >>> found = diagnose(rows, torch.arange(60) // 6)
         >>> found.findings[0].severity
         'fault'
+
+    Source: ours.
     """
     rows = _rows(embeddings, labels, ids, groups)
     before = None

@@ -44,6 +44,8 @@ class Difference:
         >>> found = report.difference()
         >>> found.value > 0, found.shown, found.identities
         (True, True, 20)
+
+    Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap; over identities, Bolle et al. (2004).
     """
 
     value: float

@@ -49,6 +49,8 @@ class Decision:
         >>> found = DecisionRule.fit(evaluate_verification(x[:40], y[:40]), at="eer").apply(x[40:], y[40:])
         >>> found.far, found.frr, found.genuine
         (0.0, 0.0, 60)
+
+    Source: ours; of the intervals, Bolle et al. (2004), Performance evaluation with the subsets bootstrap.
     """
 
     threshold: float
@@ -80,6 +82,8 @@ class CrossFit:
         >>> found = DecisionRule.cross_fit(torch.eye(40)[y], y, folds=2, far=0.05, resamples=10)
         >>> found.far, found.frr, len(found.fold_rates)
         (0.0, 0.0, 2)
+
+    Source: ours.
     """
 
     rule: "DecisionRule"
@@ -114,6 +118,8 @@ class DecisionRule:
         >>> found = rule.apply(x[60:], y[60:])
         >>> found.impostor, found.genuine
         (1680, 90)
+
+    Source: ours.
     """
 
     threshold: float

@@ -59,6 +59,8 @@ def export_run(
         >>> export_run(Path("runs/none"), Path("deployed"))
         Traceback (most recent call last):
         FileNotFoundError: runs/none holds no run: there is no settings.toml
+
+    Source: ours.
     """
     check_new_folder(folder)
     if back_end is not None:

@@ -164,7 +164,11 @@ class FaissIndex:
         return self._rows
 
     def answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
-        """`search` of queries that are checked and prepared already."""
+        """`search` of queries that are checked and prepared already.
+
+        Raises:
+            ValueError: as `search`.
+        """
         rows = self._fitted()
         check_request(own, rows, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)

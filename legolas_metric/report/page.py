@@ -37,6 +37,8 @@ class Section:
         >>> from legolas_metric.report import Section, Table
         >>> Section("Result", "After 900 steps.", Table(["run", "Rank@1"], [("ours", 0.68)])).title
         'Result'
+
+    Source: ours.
     """
 
     title: str
@@ -67,6 +69,8 @@ def write_page(path: str | os.PathLike[str], title: str, lead: str, sections: Se
         >>> sections = [Section("Rank@1", "Share of the queries whose nearest neighbour is right; up is good.", chart)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_page(f"{folder}/report.html", "A run", "What happened.", sections)
+
+    Source: ours.
     """
     write_text(path, page_html(title, lead, sections))
 
@@ -74,10 +78,18 @@ def write_page(path: str | os.PathLike[str], title: str, lead: str, sections: Se
 def page_html(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The page that `write_page` writes, as text.
 
+    Args:
+        title, lead, sections: as `write_page`.
+
+    Raises:
+        ValueError: no sections.
+
     Example:
         >>> from legolas_metric.report import Section, page_html
         >>> page_html("A run", "What happened.", [Section("Result", "It collapsed.")])[:15]
         '<!doctype html>'
+
+    Source: ours.
     """
     if not sections:
         raise ValueError("a page needs at least one section")
