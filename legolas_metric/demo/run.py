@@ -55,7 +55,7 @@ def run_demo(
     )
     result = compare_on_omniglot(train, validation, epochs=epochs, seed=seed)
     table = figures_table(result)
-    screen.print(table.screen())
+    screen.print(table.screen(screen.width))
     screen.print(_verdict(result))
     screen.print(_race_line(result.race))
     write_json(figures, summary(result))
