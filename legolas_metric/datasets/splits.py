@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, as_integers, check_number
+from legolas_metric.datasets.folds import KFold
 from legolas_metric.rows import as_labels
 from legolas_metric.signatures import typed
 
@@ -72,7 +73,9 @@ def group_disjoint_split(groups: ArrayLike, *, test_size: float | int = 0.2, see
 
 
 @typed
-def class_disjoint_folds(labels: ArrayLike, folds: int = 5, *, seed: int = 0) -> list[Split]:
+def class_disjoint_folds(
+    labels: ArrayLike, folds: int = 5, *, stratify: ArrayLike | None = None, seed: int = 0
+) -> list[Split]:
     """k-fold cross-validation over classes: each class is tested in one fold and trained on in the others.
 
     The numbers of classes of two folds differ by one at most, and classes of like size are dealt to different folds, so
@@ -81,6 +84,8 @@ def class_disjoint_folds(labels: ArrayLike, folds: int = 5, *, seed: int = 0) ->
     Args:
         labels: [n] integers; rows labelled -1 belong to no class and go to no side.
         folds: number of folds.
+        stratify: [n] one value for each class, such as "came on two days", whose shares are kept equal, by `KFold`;
+            sizes of classes are then not looked at.
         seed: of the deal.
 
     Returns:
@@ -88,7 +93,8 @@ def class_disjoint_folds(labels: ArrayLike, folds: int = 5, *, seed: int = 0) ->
 
     Raises:
         TypeError: labels that are not integers.
-        ValueError: labels below -1, fewer than 2 folds, or more folds than classes.
+        ValueError: labels below -1, fewer than 2 folds, more folds than classes, or an attribute that varies within a
+            class.
 
     Example:
         >>> from legolas_metric import class_disjoint_folds
@@ -97,6 +103,8 @@ def class_disjoint_folds(labels: ArrayLike, folds: int = 5, *, seed: int = 0) ->
 
     Source: ours.
     """
+    if stratify is not None:
+        return [(train, test) for train, test in KFold(labels, folds, stratify=stratify, test_share=0, seed=seed)]
     return _folds(_classes(labels), folds, seed, "classes")
 
 

@@ -44,6 +44,8 @@ class Difference:
         >>> found = report.difference()
         >>> found.value > 0, found.shown, found.identities
         (True, True, 20)
+        >>> print(Difference(value=0.05, low=-0.03, high=0.14, identities=10, shown=False))
+        +0.050 [-0.030, +0.140] over 10 identities: not shown
 
     Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap; over identities, Bolle et al. (2004).
     """
@@ -53,6 +55,10 @@ class Difference:
     high: float
     identities: int
     shown: bool
+
+    def __str__(self) -> str:
+        said = "shown" if self.shown else "not shown"
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] over {self.identities:,} identities: {said}"
 
 
 def intervals(

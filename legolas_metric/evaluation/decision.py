@@ -47,8 +47,8 @@ class Decision:
         >>> y = torch.arange(80) // 4
         >>> x = torch.eye(20)[y] + 0.1 * torch.randn(80, 20, generator=torch.Generator().manual_seed(0))
         >>> found = DecisionRule.fit(evaluate_verification(x[:40], y[:40]), at="eer").apply(x[40:], y[40:])
-        >>> found.far, found.frr, found.genuine
-        (0.0, 0.0, 60)
+        >>> print(found)
+        FAR 0.0000 [0.0000, 0.0000], FRR 0.0000 [0.0000, 0.0000] at ..., over 720 impostor and 60 genuine pairs
 
     Source: ours; of the intervals, Bolle et al. (2004), Performance evaluation with the subsets bootstrap.
     """
@@ -62,6 +62,13 @@ class Decision:
     impostor: int
     far_moved: float
     frr_moved: float
+
+    def __str__(self) -> str:
+        (a, b), (c, d) = self.far_interval, self.frr_interval
+        return (
+            f"FAR {self.far:.4f} [{a:.4f}, {b:.4f}], FRR {self.frr:.4f} [{c:.4f}, {d:.4f}] at {self.threshold:.4f}, "
+            f"over {self.impostor:,} impostor and {self.genuine:,} genuine pairs"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
