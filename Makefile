@@ -21,7 +21,7 @@ help:
 	$(PIP) install -c constraints.txt -e '.[$*]'
 	@touch $@
 
-demo: .venv/.installed-train,report
+demo: .venv/.installed-faiss,train,report
 	$(BIN)/legolas-metric demo --out runs/demo
 
 test: .venv/.installed-dev
@@ -38,7 +38,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python -m pytest benchmarks
 
 docs: .venv/.installed-dev
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict --clean
 
 lock: .venv/.installed-dev
 	@sed -n '/^#/p' constraints.txt > constraints.new

@@ -54,6 +54,8 @@ class EmbeddingBank:
         >>> bank.embeddings
         tensor([[0.6000, 0.8000],
                 [0.0000, 1.0000]])
+
+    Source: ours.
     """
 
     @typed

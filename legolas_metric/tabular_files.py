@@ -90,7 +90,7 @@ def _plain(column: Any) -> ArrayLike:
     """Integers where all entries are, else as they are; missing names stay missing."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "fiu":
         return column
-    entries = [None if entry in ("", None) else entry for entry in column]
+    entries: list[Any] = [None if entry in ("", None) else entry for entry in column]
     if entries and all(_is_integer(one) for one in entries):
         return np.array([int(one) for one in entries], dtype=np.int64)
     out = np.empty(len(entries), dtype=object)

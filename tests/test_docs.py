@@ -22,8 +22,16 @@ SOURCE = ROOT / "legolas_metric"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DOCTEST_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
-# Packages whose __init__ re-exports what users import from there.
-PUBLIC_PACKAGES = ("legolas_metric", "legolas_metric.datasets", "legolas_metric.training", "legolas_metric.report")
+# Modules that users import from: what each re-exports, or defines itself.
+PUBLIC_PACKAGES = (
+    "legolas_metric",
+    "legolas_metric.datasets",
+    "legolas_metric.encoders",
+    "legolas_metric.interop.pml",
+    "legolas_metric.recipes",
+    "legolas_metric.report",
+    "legolas_metric.training",
+)
 
 
 def page_id(path: Path) -> str:
@@ -121,16 +129,21 @@ def test_examples_of_docstrings_hold(name, tmp_path, monkeypatch, capsys):
 
 
 def public_names() -> dict[str, Any]:
-    found = {}
+    """Name -> what it is; what several modules offer stands under the first."""
+    found: dict[str, Any] = {}
     for package in PUBLIC_PACKAGES:
         module = importlib.import_module(package)
         file = Path(str(module.__file__))
         stub = file.with_suffix(".pyi")
         body = ast.parse((stub if stub.exists() else file).read_text(encoding="utf-8")).body
         lazily = [inner for node in body if isinstance(node, ast.If) for inner in node.body]  # if TYPE_CHECKING
-        for node in (*body, *lazily):
-            if isinstance(node, ast.ImportFrom) and (node.level or str(node.module).startswith("legolas_metric")):
-                found |= {f"{package}.{alias.name}": getattr(module, alias.name) for alias in node.names}
+        imports = [node for node in (*body, *lazily) if isinstance(node, ast.ImportFrom)]
+        names = [alias.name for node in imports for alias in node.names if alias.asname == alias.name]
+        names += [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        for name in names:
+            value = getattr(module, name)
+            if not (name.startswith("_") or inspect.ismodule(value) or any(value is held for held in found.values())):
+                found[f"{package}.{name}"] = value
     return found
 
 

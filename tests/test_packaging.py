@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
@@ -15,12 +16,36 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def built(tmp_path_factory) -> Path:
+    """A folder with the sdist, and the wheel that was made of it."""
     out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
-    (built,) = out.glob("*.whl")
-    return built
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> Path:
+    (found,) = built.glob("*.whl")
+    return found
+
+
+def test_the_sdist_holds_what_is_kept_in_the_repository_and_nothing_else(built):
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames()}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("no checkout to compare with")
+    kept = {name for name in listed.stdout.splitlines() if not name.startswith(".ci/") and (ROOT / name).exists()}
+    assert kept - names == set()
+    assert {name.split("/")[0] for name in names - kept} <= {
+        "PKG-INFO",
+        "legolas_metric",
+        "tests",
+        "docs",
+        "benchmarks",
+    }
 
 
 def test_the_wheel_holds_code_data_notices_and_types_and_nothing_else(wheel):
@@ -75,3 +100,39 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     # By the Trainer of transformers, and by who uses it; by torch's exporter, which `export` asks for by name.
     asked_for = {"datasets", "accelerate", "onnx", "onnxscript"}
     assert declared - asked_for <= set().union(*called.values())
+
+
+WITHOUT_FAISS = """
+import sys, warnings
+sys.modules["faiss"] = None
+import torch
+from legolas_metric import AutoIndex, EmbeddingBank, FullHardMiner, Gallery
+import legolas_metric.cli.choices, legolas_metric.demo.recipe
+bank = EmbeddingBank(torch.eye(4), [0, 0, 1, 1])
+print(len(FullHardMiner(index=AutoIndex()).mine(bank)))
+with warnings.catch_warnings(record=True) as said:
+    kept = Gallery(templates=torch.eye(2), names=("ann", "bob"), space="0").save(".")
+print([path.name for path in kept], said[0].message)
+print(legolas_metric.demo.recipe._race(bank))
+rows = torch.randn(600, 8)
+for ask in (lambda: legolas_metric.FaissIndex, lambda: AutoIndex(0).fit(rows).self_join(1, want="any")):
+    try:
+        ask()
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+
+
+def test_without_faiss_all_works_but_what_asks_for_it_which_names_the_extra(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FAISS], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    extra = "pip install 'legolas-metric[faiss]'"
+    needed = f"FaissIndex, and AutoIndex beyond its budget, need FAISS: {extra}"
+    assert done.stdout.splitlines() == [
+        "4",
+        f"['gallery-0.npz'] gallery-0.faiss is not written, as FAISS is not installed: {extra}",
+        "None",
+        needed,
+        needed,
+    ], done.stderr

@@ -15,7 +15,6 @@ from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.files import EmbeddingFile, read_arrays
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.miner import Miner
@@ -30,7 +29,11 @@ def bank_of(held: EmbeddingFile, metric: MetricName) -> EmbeddingBank:
 
 def index_of(name: str, metric: MetricName) -> NeighborIndex:
     """The index of a name: "auto" and "exact" are one, others are FAISS factories."""
-    return ExactIndex(metric=metric.value) if name in ("auto", "exact") else FaissIndex(name, metric=metric.value)
+    if name in ("auto", "exact"):
+        return ExactIndex(metric=metric.value)
+    from legolas_metric.index.faiss import FaissIndex
+
+    return FaissIndex(name, metric=metric.value)
 
 
 def miner_of(

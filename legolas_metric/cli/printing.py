@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,8 +40,17 @@ _MINING = (
 
 
 def say(text: str) -> None:
-    """Print text; what controls a terminal, as a file's name may, is shown as its escape."""
-    print(visible(text, keep="\n"))
+    """Print text, wrapped between words on a terminal; what controls it, as in a file name, is shown as its escape."""
+    shown = visible(text, keep="\n")
+    if sys.stdout.isatty():
+        width = max(shutil.get_terminal_size().columns, 20)
+        shown = "\n".join(_wrapped(line, width) if len(line) > width else line for line in shown.split("\n"))
+    print(shown)
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def say_written(path: Path, form: Form) -> None:
@@ -56,7 +67,10 @@ def show(table: Table, form: Form) -> None:
         say(table.markdown())
     else:
         console = Console()
-        Console(width=None if console.is_terminal else 10_000).print(table.screen())
+        if console.is_terminal:
+            console.print(table.screen(console.width))
+        else:
+            Console(width=10_000).print(table.screen())
 
 
 def show_json(records: Mapping[str, object], *, several: bool = False) -> None:

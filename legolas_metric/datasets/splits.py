@@ -37,6 +37,8 @@ def class_disjoint_split(labels: ArrayLike, *, test_size: float | int = 0.2, see
         >>> train, test = class_disjoint_split([5, 5, 7, 7, 9, 9], test_size=1, seed=0)
         >>> len(train), len(test)
         (4, 2)
+
+    Source: ours.
     """
     return _split(_classes(labels), test_size, seed, "classes")
 
@@ -64,6 +66,8 @@ def group_disjoint_split(groups: ArrayLike, *, test_size: float | int = 0.2, see
         >>> train, test = group_disjoint_split([0, 0, 1, 1, 2, 2], test_size=2, seed=0)
         >>> len(train), len(test)
         (2, 4)
+
+    Source: ours.
     """
     return _split(_units(as_integers(groups, None, name="groups")), test_size, seed, "groups")
 
@@ -96,6 +100,8 @@ def class_disjoint_folds(
         >>> from legolas_metric import class_disjoint_folds
         >>> [len(test) for train, test in class_disjoint_folds([5, 5, 7, 7, 9, 9], folds=3)]
         [2, 2, 2]
+
+    Source: ours.
     """
     units = _classes(labels)
     if stratify is None:
@@ -127,6 +133,8 @@ def group_disjoint_folds(groups: ArrayLike, folds: int = 5, *, seed: int = 0) ->
         >>> from legolas_metric import group_disjoint_folds
         >>> [len(train) for train, test in group_disjoint_folds([0, 0, 1, 1, 2, 2], folds=3)]
         [4, 4, 4]
+
+    Source: ours.
     """
     return _folds(_units(as_integers(groups, None, name="groups")), folds, seed, "groups")
 

@@ -49,6 +49,8 @@ class Calibration:
         [inf, 0.0, -inf]
         >>> round(fitted.cllr, 4)  # (2 of 6 trials are undecided: log2(2) each)
         0.3333
+
+    Source: Brummer and du Preez (2006); pool adjacent violators, Zadrozny and Elkan (2002).
     """
 
     how: How
@@ -162,6 +164,8 @@ def cllr(llr: ArrayLike, same: ArrayLike) -> float:
         >>> import math
         >>> round(cllr([math.log(3), -math.log(3)], [True, False]), 6) == round(math.log2(4 / 3), 6)
         True
+
+    Source: Brummer and du Preez (2006), Application-independent evaluation of speaker detection.
     """
     ratios, genuine = _trials(llr, same)
     return _cllr(ratios, genuine.double(), (~genuine).double())
@@ -180,6 +184,8 @@ def min_cllr(scores: ArrayLike, same: ArrayLike) -> float:
     Example:
         >>> min_cllr([0.9, 0.8, 0.2, 0.1], [True, True, False, False])
         0.0
+
+    Source: Brummer and du Preez (2006), Application-independent evaluation of speaker detection.
     """
     given, genuine = _trials(scores, same)
     levels, place = given.unique(return_inverse=True)

@@ -107,12 +107,21 @@ class Whitening(Projection):
 
         x' = (x - mean) U diag(v)^-1/2,  with v, U of the shrunk covariance, greatest first
 
+    Args:
+        dimensions: that are kept, the most useful ones; None for all there are.
+        shrinkage: of the covariance towards a multiple of the identity, in [0, 1].
+
+    Raises:
+        ValueError: dimensions below 1, shrinkage outside [0, 1]; when fitted, rows that `evaluate_ranking` refuses.
+
     Example:
         >>> import torch
         >>> rows = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
         >>> found = Whitening(shrinkage=0).fit(rows).transform(rows)
         >>> torch.allclose(found.T.cov(), torch.eye(4), atol=1e-4) or found.T.cov().diag().mean().round().item()
         True
+
+    Source: principal axes scaled to unit variance; shrunk towards a multiple of the identity.
     """
 
     kind = "whitening"
@@ -135,6 +144,14 @@ class LDA(Projection):
 
         B v = l W v,  v' W v = 1,  largest l first;  W within people, shrunk, B between them
 
+    Args:
+        dimensions: that are kept, the most useful ones; None for all there are.
+        shrinkage: of the covariance towards a multiple of the identity, in [0, 1].
+
+    Raises:
+        ValueError: dimensions below 1, shrinkage outside [0, 1]; when fitted, rows that `evaluate_ranking` refuses,
+            or no person of two rows.
+
     Example:
         >>> import torch
         >>> y = torch.arange(60) // 4
@@ -142,6 +159,8 @@ class LDA(Projection):
         >>> x = torch.randn(15, 6, generator=generator)[y] + torch.randn(60, 6, generator=generator)
         >>> LDA(3).fit(x, y).transform(x).shape
         torch.Size([60, 3])
+
+    Source: Fisher (1936), The Use of Multiple Measurements in Taxonomic Problems; Rao (1948).
     """
 
     kind = "LDA"
@@ -164,12 +183,22 @@ class WCCN(Projection):
 
     With groups W is that of the means of a person's sessions: what changes from one to the next.
 
+    Args:
+        dimensions: that are kept, the most useful ones; None for all there are.
+        shrinkage: of the covariance towards a multiple of the identity, in [0, 1].
+
+    Raises:
+        ValueError: dimensions below 1, shrinkage outside [0, 1]; when fitted, rows that `evaluate_ranking` refuses,
+            or no person of two rows.
+
     Example:
         >>> import torch
         >>> y = torch.arange(60) // 4
         >>> x = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
         >>> WCCN().fit(x, y).transform(x).shape
         torch.Size([60, 6])
+
+    Source: Hatch et al. (2006), Within-class covariance normalization for SVM-based speaker recognition.
     """
 
     kind = "WCCN"
@@ -196,6 +225,14 @@ class PLDA(Projection):
     B and W by the method of moments, in closed form: W = S_w / (n - c), B = (S_b / (c - 1) - W) / n0 without its
     negative part, n0 = (n - sum n_i^2 / n) / (c - 1); W shrunk. `evaluate_ranking(..., scorer=plda)` ranks by it.
 
+    Args:
+        dimensions: that are kept, the most useful ones; None for all there are.
+        shrinkage: of the covariance towards a multiple of the identity, in [0, 1].
+
+    Raises:
+        ValueError: dimensions below 1, shrinkage outside [0, 1]; when fitted, rows that `evaluate_ranking` refuses,
+            or no person of two rows.
+
     Example:
         >>> import torch
         >>> y = torch.arange(80) // 4
@@ -205,6 +242,8 @@ class PLDA(Projection):
         >>> scores = plda.score(x[40:41], x[[41, 44]])  # the same person, and another
         >>> (scores[0, 0] > 0 > scores[0, 1]).item()
         True
+
+    Source: Prince and Elder (2007), Probabilistic Linear Discriminant Analysis for Inferences About Identity.
     """
 
     kind = "PLDA"

@@ -49,6 +49,9 @@ class ScoreNorm:
         >>> plain = evaluate_ranking(x[40:], y[40:])
         >>> evaluate_ranking(x[40:], y[40:], scorer=norm, baseline=plain).difference().identities
         10
+
+    Source: Matejka et al. (2017), Analysis of Score Normalization in Multilingual Speaker Recognition; Karam et al.
+    (2011).
     """
 
     def __init__(
@@ -64,7 +67,11 @@ class ScoreNorm:
         self._index = ExactIndex().fit(rows) if how == "as" else None
 
     def transform(self, rows: Float[Tensor, "n d"], ids: Int64[Tensor, " n"] | None = None) -> Float64[Tensor, "n e"]:
-        """Unit rows with mean and deviation of their cohort scores as two more columns."""
+        """Unit rows with mean and deviation of their cohort scores as two more columns.
+
+        Raises:
+            ValueError: rows of another dimension than the cohort's.
+        """
         del ids
         unit = normalise(rows.detach().float())
         check_dimension(unit, self.cohort, names=("rows", "the cohort"))
@@ -134,7 +141,11 @@ class ScoreNorm:
         return self.compare(*(self.transform(as_prepared(rows, "cosine", name="rows")) for rows in (x, y)))
 
     def check(self, labels: Int64[Tensor, " n"], names: tuple[str, ...] | None) -> None:
-        """Refuse a test set that shares people with the cohort."""
+        """Refuse a test set that shares people with the cohort.
+
+        Raises:
+            ValueError: it shares some.
+        """
         both = shared(self.people, identities(labels, names=names))
         if both:
             raise ValueError(

@@ -54,6 +54,8 @@ def verify_by(
         >>> found = verify_by(PLDA().fit(x[:40], y[:40]), x[40:], y[40:], baseline=plain)
         >>> found.auc > 0.9, found.difference("eer").value == found.eer - plain.eer
         (True, True)
+
+    Source: ours.
     """
     rows, metric = as_table(embeddings, labels, ids=ids, groups=groups, metric="cosine")
     assert rows.labels is not None

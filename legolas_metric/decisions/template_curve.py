@@ -34,6 +34,8 @@ class TemplateCurve:
         >>> y = torch.arange(40) // 4
         >>> template_curve(torch.eye(10)[y], y, counts=(1, 2), repeats=1).rank1
         {1: 1.0, 2: 1.0}
+
+    Source: ours.
     """
 
     rank1: Mapping[int, float]
@@ -80,6 +82,8 @@ def template_curve(
         >>> curve = template_curve(x, y, counts=(1, 5))
         >>> curve.rank1[5] > curve.rank1[1], curve.gain[5].shown
         (True, True)
+
+    Source: ours.
     """
     check_choice("how", how, ("mean", "max", "score"))
     sizes, draws = as_ks(counts), check_whole("repeats", repeats, 1)

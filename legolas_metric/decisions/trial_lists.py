@@ -35,6 +35,8 @@ class TrialList:
         >>> listed = TrialList(left=("a", "a"), right=("b", "c"), same=torch.tensor([True, False]))
         >>> listed.scores(torch.eye(2)[[0, 0, 1]], ["a", "b", "c"]).tolist()
         [1.0, 0.0]
+
+    Source: ours.
     """
 
     left: tuple[str, ...] = field(repr=False)
@@ -99,6 +101,9 @@ def read_trials(path: str | os.PathLike[str]) -> TrialList:
     pairs.txt: "10 300" first, then "name 1 4" and "name 1 other 2", which name name/name_0001.jpg; blank lines, and
     those that begin with #, are passed over.
 
+    Args:
+        path: of the file.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: a line that is none of these, by its number, or a list without both kinds.
@@ -110,6 +115,8 @@ def read_trials(path: str | os.PathLike[str]) -> TrialList:
         ...     _ = place.write_text("1 a b\\n0 a c\\n")
         ...     len(read_trials(place))
         2
+
+    Source: the lists of LFW (Huang et al. 2007), of VoxCeleb (Nagrani et al. 2017) and of NIST's evaluations.
     """
     place = Path(path)
     check_exists(place)
@@ -189,6 +196,8 @@ class FoldAccuracy:
     Example:
         >>> FoldAccuracy(mean=0.9, standard_error=0.01, accuracies=(0.9,), thresholds=(0.5,)).mean
         0.9
+
+    Source: Huang et al. (2007), Labeled Faces in the Wild.
     """
 
     mean: float
@@ -211,6 +220,8 @@ def accuracy_over_folds(scores: ArrayLike, same: ArrayLike, *, folds: int | Arra
     Example:
         >>> accuracy_over_folds([0.9, 0.1, 0.8, 0.3], [1, 0, 1, 0], folds=2).mean
         1.0
+
+    Source: Huang et al. (2007), Labeled Faces in the Wild.
     """
     given = verification_from_scores(scores, same).pairs  # the checks of the arguments
     assert given is None

@@ -46,6 +46,8 @@ class Diagnosis:
         >>> rows = torch.randn(50, 32, generator=generator)[labels] + 0.4 * torch.randn(300, 32, generator=generator)
         >>> diagnose(rows, labels).verdict
         'healthy'
+
+    Source: ours.
     """
 
     findings: tuple[Finding, ...]
@@ -124,6 +126,8 @@ def diagnose(
         >>> found = diagnose(rows, torch.arange(60) // 6)
         >>> found.findings[0].severity
         'fault'
+
+    Source: ours.
     """
     limits = limits_of(settings or {})
     rows = _rows(embeddings, labels, ids, groups)

@@ -49,6 +49,8 @@ class Examination:
         >>> found = examine({"epoch": [1, 2, 3, 4, 5], "train_loss": [1.0, 0.8, 0.7, 0.6, 0.5]})
         >>> found.healthy, found.summary[:24]
         (True, 'Nothing is wrong in what')
+
+    Source: ours.
     """
 
     findings: tuple[Finding, ...]
@@ -112,6 +114,8 @@ def examine(
         >>> found = examine({"train_loss": loss, "rank_at_1": [0.3, 0.25, 0.2, 0.17, 0.15]})
         >>> found.findings[0].sentence
         'the loss falls while rank_at_1 falls: 0.3000 to 0.1500'
+
+    Source: ours.
     """
     told = read_history(history)
     known = {**read_settings(told.settings), **read_settings(settings)}

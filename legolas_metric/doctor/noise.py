@@ -38,6 +38,8 @@ class Suspect:
         >>> suspect = diagnose(x, labels).suspects[0]
         >>> suspect.id, suspect.label, suspect.suggestion
         (0, 1, 0)
+
+    Source: ours.
     """
 
     id: int

@@ -46,6 +46,8 @@ class Difference:
         (True, True, 20)
         >>> print(found)
         +0.925 [+0.850, +1.000] over 20 identities: shown
+
+    Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap; over identities, Bolle et al. (2004).
     """
 
     value: float

@@ -51,6 +51,8 @@ class Decision:
         (0.0, 0.0, 60)
         >>> print(found)
         at 0.6276: FAR 0.0000 [0.0000, 0.0000] of 720 pairs, FRR 0.0000 [0.0000, 0.0000] of 60
+
+    Source: ours; of the intervals, Bolle et al. (2004), Performance evaluation with the subsets bootstrap.
     """
 
     threshold: float
@@ -89,6 +91,8 @@ class CrossFit:
         >>> found = DecisionRule.cross_fit(torch.eye(40)[y], y, folds=2, far=0.05, resamples=10)
         >>> found.far, found.frr, len(found.fold_rates)
         (0.0, 0.0, 2)
+
+    Source: ours.
     """
 
     rule: "DecisionRule"
@@ -123,6 +127,8 @@ class DecisionRule:
         >>> found = rule.apply(x[60:], y[60:])
         >>> found.impostor, found.genuine
         (1680, 90)
+
+    Source: ours.
     """
 
     threshold: float

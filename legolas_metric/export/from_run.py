@@ -67,6 +67,8 @@ def export_run(
         >>> export_run(Path("runs/none"), Path("deployed"))
         Traceback (most recent call last):
         FileNotFoundError: runs/none holds no run: there is no settings.toml
+
+    Source: ours.
     """
     check_new_folder(folder)
     for name, value, known in (

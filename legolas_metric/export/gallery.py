@@ -1,6 +1,7 @@
 """The people who are known: templates with their names, as `.npz` and as a FAISS index, named by their space."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,24 +41,36 @@ class Gallery:
     names: Names
     space: str
 
-    def save(self, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    def save(self, folder: str | os.PathLike[str]) -> tuple[Path, ...]:
         """Write `gallery-<space>.npz` (embeddings, labels, space) and `gallery-<space>.faiss`, each whole.
 
         The FAISS index is a flat one of inner products, which under cosine are the similarities; its number i is row i
         of the other file.
-        """
-        from legolas_metric.index.faiss import write_flat_index
 
+        Warns:
+            UserWarning: the second is left out, as FAISS (extra `faiss`) is not installed.
+        """
         arrays, index = (Path(folder) / f"gallery-{self.space}{ending}" for ending in (".npz", ".faiss"))
         labels: Any = self.names.numpy() if isinstance(self.names, Tensor) else np.array(self.names, dtype=np.str_)
         with whole_file(arrays) as temporary:
             np.savez(temporary, embeddings=self.templates.numpy(), labels=labels, space=np.array(self.space))
+        try:
+            from legolas_metric.index.faiss import write_flat_index
+        except ModuleNotFoundError:
+            warnings.warn(
+                f"{index.name} is not written, as FAISS is not installed: pip install 'legolas-metric[faiss]'",
+                stacklevel=2,
+            )
+            return (arrays,)
         write_flat_index(index, self.templates)
         return arrays, index
 
 
 def read_gallery(path: str | os.PathLike[str]) -> Gallery:
     """Read the `.npz` that `Gallery.save` wrote.
+
+    Args:
+        path: of the file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -67,6 +80,8 @@ def read_gallery(path: str | os.PathLike[str]) -> Gallery:
         >>> read_gallery("people.npz")
         Traceback (most recent call last):
         FileNotFoundError: people.npz: no such file
+
+    Source: ours.
     """
     check_exists(Path(path))
     try:

@@ -163,6 +163,9 @@ class Exported:
         Args:
             inputs: the same examples as today's preprocessing makes them, in their order (default: as exported).
             tolerance: of |now - then| / |then| of a row.
+
+        Raises:
+            ValueError: other inputs than as many of the exported shape.
         """
         given = self.examples["inputs"] if inputs is None else self._checked(inputs)
         if len(given) != len(self.examples["inputs"]):
@@ -210,6 +213,8 @@ def load_export(
         >>> again = load_export("in_use", encoder=torch.nn.Linear(3, 2))
         >>> again.space == kept.space, again.input_shape
         (True, (3,))
+
+    Source: ours.
     """
     check_choice("engine", engine, ("torch", "onnx"))
     place = Path(folder)

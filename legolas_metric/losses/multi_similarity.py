@@ -86,7 +86,7 @@ class MultiSimilarityLoss(nn.Module):
         >>> round(MultiSimilarityLoss()(embeddings, torch.arange(8) % 4).item(), 4)  # ln(1 + 1/e) / 2 + tiny
         0.1566
 
-    Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019.
+    Source: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019.
     """
 
     @answers_pml

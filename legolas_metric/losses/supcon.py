@@ -86,7 +86,7 @@ class SupConLoss(nn.Module):
         >>> round(SupConLoss(temperature=0.5)(embeddings, torch.arange(8) % 4).item(), 4)  # ln(e^2 + 6) - 2
         0.5944
 
-    Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
+    Source: Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
     """
 
     @answers_pml

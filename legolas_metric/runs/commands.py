@@ -230,4 +230,4 @@ def _rows(rankings: Mapping[str, RankingReport]) -> dict[str, RankingReport]:
 
 
 def _show(table: Table, below: str) -> None:
-    log.info("\n%s\n\n%s", table.markdown(), below)
+    log.info("\n%s\n\n%s", table.markdown(), below, extra={"table": table})

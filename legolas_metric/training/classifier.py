@@ -72,6 +72,8 @@ class ClassifierLearner(L.LightningModule):
         >>> learner = ClassifierLearner(torch.nn.Linear(8, 4), 10, embedding_dim=4)
         >>> learner(torch.zeros(2, 8)).shape
         torch.Size([2, 10])
+
+    Source: ours.
     """
 
     def __init__(
@@ -123,7 +125,11 @@ class ClassifierLearner(L.LightningModule):
             )
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """One step."""
+        """One step.
+
+        Raises:
+            ValueError: labels that no class stands for.
+        """
         inputs, labels = batch[0], batch[1]
         check_classes(labels, self.num_classes)
         self._log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], labels)
@@ -151,7 +157,11 @@ class ClassifierLearner(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
-        """Count a batch of the validation set."""
+        """Count a batch of the validation set.
+
+        Raises:
+            ValueError: labels that no class stands for.
+        """
         inputs, labels = batch[0], batch[1]
         check_classes(labels, self.num_classes)
         logits = self(inputs)

@@ -40,6 +40,8 @@ class EarlyStopping(LastInLine):
         >>> from legolas_metric.training.early_stopping import EarlyStopping
         >>> EarlyStopping("rank_at_1", patience=5).rule.patience
         5
+
+    Source: ours.
     """
 
     def __init__(
@@ -132,6 +134,8 @@ class RestoringEarlyStopping(EarlyStopping):
         >>> stop = RestoringEarlyStopping("rank_at_1", patience=5, ratio=("val_loss", "train_loss", 1.15))
         >>> stop.rule.ratio_limit
         1.15
+
+    Source: ours.
     """
 
     def __init__(

@@ -42,6 +42,8 @@ class FoldTask:
         >>> task = FoldTask(number=0, train=torch.arange(3), validation=torch.arange(3, 5), folder=Path("fold_0"))
         >>> task.checkpoint is None
         True
+
+    Source: ours.
     """
 
     number: int
@@ -71,6 +73,8 @@ class FoldResult:
         >>> from legolas_metric.training.fold_runs import FoldResult
         >>> FoldResult(number=0, values={"rank_at_1": 0.5}).per_query
         {}
+
+    Source: ours.
     """
 
     number: int
@@ -95,6 +99,8 @@ class FoldsResult:
         >>> result = FoldsResult(tuple(FoldResult(number=k, values={"auc": v}) for k, v in enumerate([0.5, 0.7])))
         >>> round(result.mean("auc"), 3), round(result.spread("auc"), 3)
         (0.6, 0.141)
+
+    Source: ours.
     """
 
     folds: tuple[FoldResult, ...]

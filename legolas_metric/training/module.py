@@ -51,6 +51,8 @@ class MetricLearner(L.LightningModule):
 
     From a checkpoint: `MetricLearner.load_from_checkpoint(path, encoder=Conv4())` has the weights; pass `loss=` too to
     train on.
+
+    Source: ours.
     """
 
     triplets: Triplets | None = None
@@ -90,7 +92,11 @@ class MetricLearner(L.LightningModule):
             self.loss.gather = world_of(self.trainer)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportFunctionMemberAccess]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step: the loss over a batch, or over its mined triplets."""
+        """One step: the loss over a batch, or over its mined triplets.
+
+        Raises:
+            ValueError: no loss, or mined triplets and a batch without ids.
+        """
         if self.loss is None:
             raise ValueError("this MetricLearner has no loss: pass loss, to train it")
         inputs, labels, ids = _parts(batch)
@@ -142,7 +148,11 @@ class MetricLearner(L.LightningModule):
             checkpoint["state_dict"] = {name: part for name, part in weights.items() if not name.startswith("loss.")}
 
     def configure_optimizers(self) -> Any:
-        """AdamW on one cycle, or what was asked for; the loss's parameters in a group of their own."""
+        """AdamW on one cycle, or what was asked for; the loss's parameters in a group of their own.
+
+        Raises:
+            ValueError: a cycle over a run that has no end.
+        """
         groups = [{"params": list(self.encoder.parameters()), "lr": self.lr, "weight_decay": self.weight_decay}]
         own = list(self.loss.parameters()) if isinstance(self.loss, nn.Module) else []
         if own:

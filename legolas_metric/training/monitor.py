@@ -75,6 +75,8 @@ class ValidationMonitor(L.Callback):
         >>> monitor = ValidationMonitor(validation, validation.labels)
         >>> monitor.history
         []
+
+    Source: ours.
     """
 
     def __init__(
