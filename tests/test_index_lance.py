@@ -35,8 +35,8 @@ def data():
     rows = torch.randn(90, 6, generator=generator)
     rows[40:55] = rows[40:41]
     rows[60:] *= 3
-    people = ["d'Arc", 'say "so"', "ann", "bob", None]
-    labels = [people[i] for i in torch.randint(0, 5, (90,), generator=generator).tolist()]
+    people = ["d'Arc", "d'Arc", "d'Arc", 'say "so"', "ann", "bob", None]  # the first is a large class
+    labels = [people[i] for i in torch.randint(0, 7, (90,), generator=generator).tolist()]
     groups = torch.randint(0, 3, (90,), generator=generator)
     return rows, labels, torch.randperm(10**6, generator=generator)[:90] * 10**9, groups
 
@@ -129,32 +129,45 @@ def test_what_others_write_meanwhile_is_not_seen(folder, data, tmp_path):
     assert len(opened(tmp_path).table) < len(index.table)
 
 
-def test_an_approximate_search_is_measured(generator):
+def test_an_approximate_search_is_measured(generator, tmp_path):
     rows, labels = torch.randn(3000, 16, generator=generator), torch.arange(3000) // 2
     asked = torch.arange(0, 3000, 10)
+    LanceIndex(tmp_path).fit(rows, labels)
+    made = lancedb.connect(tmp_path).open_table("rows")
+    made.create_index("vector", config=IvfFlat(distance_type="cosine", num_partitions=64))
     exact = ExactIndex().fit(rows, labels).search(rows[asked], 2, labels=labels[asked], ids=asked, want="negative")
     recalls = []
-    for effort in (1, 50):
-        index = LanceIndex(approximate=True, effort=effort).fit(rows, labels)
+    for effort in (1, 64):
+        index = LanceIndex(tmp_path, approximate=True, effort=effort).open()
         found = index.search(rows[asked], 2, labels=labels[asked], ids=asked, want="negative")
         share = (exact.ids[:, :, None] == found.ids[:, None]).any(2).float().mean().item()
         assert found.stats.engine == "lance:IVF_FLAT"
         assert found.stats.recall == pytest.approx(share, abs=0.03)
         assert (labels[found.ids] != labels[asked][:, None]).all()
         recalls.append(found.stats.recall)
-    assert 0 < recalls[0] < 0.9 < recalls[1]
-    window = (torch.full((300,), -0.5), torch.full((300,), 0.4))
-    inside = index.search(rows[asked], 2, labels=labels[asked], want="negative", window=window)
-    assert inside.stats.recall is None  # windows are searched exactly
-    index.audit = 0
-    assert math.isnan(index.search(rows[asked], 2).stats.recall)
+    assert 0 < recalls[0] < 0.9 < recalls[1] == 1
+
+
+def test_what_is_exact_measured_and_unmeasured_is_told_apart(data):
+    rows, labels, *_ = data
+    index = LanceIndex(approximate=True).fit(rows, labels)
+    assert index.self_join(1).stats.recall == 1
+    for unmeasured in (LanceIndex(approximate=True, audit=0), LanceIndex(approximate=True, audit=0).clone()):
+        recall = unmeasured.fit(rows, labels).self_join(1).stats.recall
+        assert recall is not None
+        assert math.isnan(recall)
+    window = (torch.full((90,), -0.5), torch.full((90,), 0.4))
+    for exactly in (index.self_join(2, window=window), index.self_join(2, want="positive")):
+        assert exactly.stats.recall is None
+        assert exactly.stats.engine == "lance:flat"
 
 
 MINERS = {
     "hard": lambda: HardMiner(per_anchor=2, seed=3),
     "full hard": FullHardMiner,
-    "every positive": lambda: FullHardMiner(relation=LabelRelation.by_label(positive_group="other")),
-    "semi-hard": lambda: SemiHardMiner(margin=0.3, positive="all"),
+    "another session": lambda: FullHardMiner(relation=LabelRelation(positive_group="other")),
+    "semi-hard": lambda: SemiHardMiner(margin=0.3, positive="nearest"),
+    "every positive": lambda: HardMiner(positive="all"),
     "semi-hard or hardest": lambda: SemiHardMiner(margin=0.01, on_empty="hardest", seed=1),
     "random": lambda: RandomMiner(per_anchor=3, seed=5),
     "ranks": lambda: HardMiner(ranks=(2, 6), mix=0.3, seed=5),
@@ -218,18 +231,21 @@ def test_bad_tables_are_refused_in_a_sentence(tmp_path):
 
     def table(name, **columns):
         floats = pa.array(columns.pop("vector", vectors), pa.list_(pa.float32(), 2))
-        database.create_table(name, pa.table({"id": [3, 4], "label": [0, 1], "vector": floats} | columns))
+        database.create_table(
+            name, pa.table({"id": [3, 4], "label": [0, 1], "vector": floats} | columns), on_bad_vectors="null"
+        )
 
     table("good")
     table("texts", id=["a", "b"])
     table("twice", id=[3, 3])
     table("none", id=[3, None])
-    table("nan", vector=[[1.0, 0.0], [math.nan, 0.0]])
+    table("infinite", vector=[[1.0, 0.0], [math.inf, 0.0]])
     table("zero", vector=[[1.0, 0.0], [0.0, 0.0]])
     table("tiny", vector=[[1.0, 0.0], [1e-20, 0.0]])
     table("lacks", vector=[[1.0, 0.0], None])
-    table("floats", label=[0.5, 1.5])
-    database.create_table("half", pa.table({"id": [1], "vector": pa.array([[1.0, 2.0]], pa.list_(pa.float16(), 2))}))
+    table("numbers", label=[0.5, 1.5])
+    half = pa.array([[1.0, 2.0]], pa.list_(pa.float16(), 2))
+    database.create_table("half", pa.table({"id": [1], "vector": half}))
     database.create_table(
         "empty", pa.table({"id": pa.array([], pa.int64()), "vector": pa.array([], pa.list_(pa.float32(), 2))})
     )
@@ -238,11 +254,11 @@ def test_bad_tables_are_refused_in_a_sentence(tmp_path):
         ("texts", TypeError, "column 'id' must hold integers, got string: triplets carry int64 ids"),
         ("twice", ValueError, "ids must be unique"),
         ("none", ValueError, "1 rows of the table have no 'id'"),
-        ("nan", ValueError, r"the table's rows: NaN or inf \(in float32\) in 1 of 2 rows \(first ids: 4\)"),
+        ("infinite", ValueError, r"the table's rows: NaN or inf \(in float32\) in 1 of 2 rows \(first ids: 4\)"),
         ("zero", ValueError, "all zero, which has no direction"),
         ("tiny", ValueError, "norms of 1e-20 to 1, which LanceDB can't square in float32: write them normalised"),
         ("lacks", ValueError, r"1 rows of the table have no vector \(first ids: \[4\]\)"),
-        ("floats", TypeError, "column 'label' must hold integers or strings, got double"),
+        ("numbers", TypeError, "column 'label' must hold integers or strings, got double"),
     ):
         with pytest.raises(kind, match=text):
             LanceIndex(tmp_path, name).open()

@@ -27,7 +27,9 @@ _UNIT = 2.0**-24  # half a unit in the last place of float32
 _TINY = 2.0**-120  # what denormals that are flushed can add up to
 _NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
 _SPARE = 8  # rows beyond k that are asked for: the query itself, and some to tell the k-th from what is beyond
+_SMALL_CLASS = 32  # rows; up to here a class is asked for and dropped, which lets queries of many classes go at once
 _LARGEST = 2.0**127
+_ALL = -1  # stands for the label that a query leaves out where it leaves out none
 
 Answer = tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]
 
@@ -59,9 +61,8 @@ class TableSearch:
         """The k best of each query's own class, the rows of which are read, some classes at a time."""
         own, rows = self.own, self.stored.rows
         assert own.labels is not None
-        assert rows.labels is not None
         answer = ids, values = no_answer(len(own), self.k, own.embeddings)
-        ordered, order = rows.labels.sort(stable=True)
+        ordered, order = self.stored.by_label
         classes = own.labels[own.labels != UNLABELLED].unique()
         size = runs_of(classes, ordered)[1]
         most = rows_for(WORKSPACE, 16 * rows.embeddings.shape[1])
@@ -85,17 +86,18 @@ class TableSearch:
         """The k best rows of each query, and how many queries had to ask again."""
         own = self.own
         ids, values = no_answer(len(own), self.k, own.embeddings)
-        asked = torch.arange(len(own))
+        asked = self._left_out().argsort(stable=True)
+        spare = _SPARE
         if self.want == "negative":
             assert own.labels is not None
-            asked = own.labels.argsort(stable=True)  # the database filters one label at a time
             asked = asked[own.labels[asked] != UNLABELLED]
+            spare += _SMALL_CLASS
         n, d = self.stored.rows.embeddings.shape
         widened = widen(
             asked,
             lambda part, count: self[part]._fetch(count),
             (ids, values),
-            first=self.k + _SPARE,
+            first=self.k + spare,
             most=n,
             step=lambda count: rows_for(WORKSPACE, (16 * d + 96) * count),
         )
@@ -132,19 +134,24 @@ class TableSearch:
             enough &= beats(values[:, -1], self._beyond(last.double()), farthest=self.farthest)
         return ids, values, exhausted | enough
 
+    def _left_out(self) -> Int64[Tensor, " q"]:
+        """The label that the database leaves out for each query: one a call, so that small classes are let through."""
+        labels = self.own.labels
+        if self.want != "negative" or labels is None:
+            return torch.full((len(self.own),), _ALL)
+        if self.bounds is not None:
+            return labels
+        size = runs_of(labels, self.stored.by_label[0])[1]
+        return labels.masked_fill(size <= _SMALL_CLASS, _ALL)
+
     def _calls(self) -> Iterator[tuple[Int64[Tensor, " s"], int | None]]:
-        """Queries that can be asked at once, with the label that the database leaves out; with a window one by one."""
-        every, labels = torch.arange(len(self.own)), self.own.labels
-        runs = [len(every)]
-        if self.want == "negative":
-            assert labels is not None
-            runs = labels.unique_consecutive(return_counts=True)[1].tolist()
-        for run in every.split(runs):
-            label = None
-            if self.want == "negative" and labels is not None:
-                label = int(labels[run[0]])
-            for part in run.split(1 if self.bounds is not None else max(1, len(run))):
-                yield part, label
+        """Queries that can be asked at once, with the label that is left out; with a window one by one."""
+        left_out = self._left_out()
+        every = torch.arange(len(left_out))
+        for run in every.split(left_out.unique_consecutive(return_counts=True)[1].tolist()):
+            label = int(left_out[run[0]])
+            for part in run.split(1 if self.bounds is not None else len(run)):
+                yield part, None if label == _ALL else label
 
     def _relative(self) -> float:
         """How far rounding moves a sum of d terms in float32, as a share of the sum of their sizes; twice over."""

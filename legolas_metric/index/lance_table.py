@@ -10,6 +10,7 @@ Letters: q queries, n rows, d dimensions, t pairs, m rows that are read.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,13 @@ class StoredTable:
             None if group is None else group.names,
         )
 
+    @cached_property
+    def by_label(self) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+        """The labels in ascending order, and the numbers of their rows."""
+        assert self.rows.labels is not None
+        ordered, order = self.rows.labels.sort(stable=True)
+        return ordered, order
+
     def read(self, number: Int64[Tensor, " m"]) -> Rows:
         """Some rows, prepared, in the order of their numbers."""
         held = self.rows
@@ -150,11 +158,12 @@ class StoredTable:
         return Found(query, row, prepare(vectors, self.metric), distance)
 
     def build_index(self) -> None:
-        """Give the table a vector index: an inverted file."""
+        """Give the table a vector index: an inverted file, with as many lists as LanceDB finds right."""
         from lancedb.index import IvfFlat  # an extra
 
+        kind: Any = IvfFlat(distance_type=DISTANCES[self.metric])  # pyright: ignore[reportArgumentType]  (a literal)
         self._table.checkout_latest()
-        self._table.create_index(self._columns.vector, config=IvfFlat(distance_type=DISTANCES[self.metric]))  # pyright: ignore[reportArgumentType]  (one of its literals)
+        self._table.create_index(self._columns.vector, config=kind)
         self._table.checkout(self._table.version)
 
     def index_name(self) -> str | None:
