@@ -19,6 +19,8 @@ def admissible(want: Want, queries: Rows, rows: Rows, itself: Int64[Tensor, " q"
     out = _related(want, columns, (rows.labels, rows.groups))
     if out is None:
         out = torch.ones(len(queries), len(rows), dtype=torch.bool, device=rows.ids.device)
+    elif queries.labels is not None:
+        out[(queries.labels == UNLABELLED).nonzero()[:, 0]] = False
     there = (itself >= 0).nonzero()[:, 0]
     out[there, itself[there]] = False
     return out
@@ -31,23 +33,24 @@ def admissible_pairs(
     q_side = tuple(None if values is None else values[query] for values in (queries.labels, queries.groups))
     n_side = tuple(None if values is None else values[row] for values in (rows.labels, rows.groups))
     other, related = queries.ids[query] != rows.ids[row], _related(want, q_side, n_side)
-    return other if related is None else other & related
+    if related is None or queries.labels is None:
+        return other
+    return other & related & (queries.labels[query] != UNLABELLED)
 
 
 def _related(
     want: Want, queries: tuple[Tensor | None, ...], rows: tuple[Tensor | None, ...]
 ) -> Bool[Tensor, "*b"] | None:
-    """The relation of (labels, groups) with (labels, groups), of what is not the query itself; None: all."""
+    """The relation of (labels, groups) with (labels, groups), where the query has a label; None: all are related."""
     (q_labels, q_groups), (labels, groups) = queries, rows
     if want == "any":
         return None
     assert q_labels is not None
     assert labels is not None
     if want == "negative":
-        return (q_labels != labels).logical_and_(q_labels != UNLABELLED)
-    alike = (q_labels == labels).logical_and_(q_labels != UNLABELLED)
+        return q_labels != labels
     if want == "positive":
-        return alike
+        return q_labels == labels
     assert q_groups is not None
     assert groups is not None
-    return alike.logical_and_(q_groups != groups)
+    return (q_labels == labels).logical_and_(q_groups != groups)
