@@ -79,6 +79,7 @@ from .export.writing import export_encoder as export_encoder
 from .index.auto import AutoIndex as AutoIndex
 from .index.exact import ExactIndex as ExactIndex
 from .index.faiss import FaissIndex as FaissIndex
+from .index.lance import LanceIndex as LanceIndex
 from .index.sharded import ShardedIndex as ShardedIndex
 from .losses.bank_loss import BankLoss as BankLoss
 from .losses.focal import FocalLoss as FocalLoss

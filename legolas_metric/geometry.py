@@ -88,7 +88,8 @@ def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric:
     """
     if metric == "dot":
         return settled((x.double() * y.double()).sum(-1))
-    squared = settled((x.double() - y.double()).square().sum(-1))
+    difference = x.to(torch.float64, copy=True).sub_(y)  # in place: fresh pages cost more than the arithmetic
+    squared = settled(difference.square_().sum(-1))
     if metric == "euclidean":
         return -squared.sqrt()
     return (1 - squared.masked_fill(squared <= tie_distance(x.dtype) ** 2, 0) / 2).clamp_min(-1)

@@ -205,9 +205,7 @@ def _negatives(
         reference = positive if strategy.reference == "chosen" else pool.positives(farthest=False)[anchor]
         s_ap = pair_similarities(pool, anchor, reference[:, None])[:, 0]
         window = semi_hard_window(s_ap, strategy.margin, pool.metric)
-        ranked = pool.negatives(
-            anchor, depth, inwards(window, pool.anchors.embeddings, pool.rows.embeddings, pool.metric)
-        )
+        ranked = pool.negatives(anchor, depth, inwards(window, pool.anchors.embeddings, pool.reach, pool.metric))
     return _guarded(pool, strategy, anchor, ranked, None if strategy.ranks is None else drawn)
 
 
