@@ -21,7 +21,7 @@ help:
 	$(PIP) install -c constraints.txt -e '.[$*]'
 	@touch $@
 
-demo: .venv/.installed-faiss,train,report
+demo: .venv/.installed-train,report
 	$(BIN)/legolas-metric demo --out runs/demo
 
 test: .venv/.installed-dev

@@ -100,39 +100,3 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     # By the Trainer of transformers, and by who uses it; by torch's exporter, which `export` asks for by name.
     asked_for = {"datasets", "accelerate", "onnx", "onnxscript"}
     assert declared - asked_for <= set().union(*called.values())
-
-
-WITHOUT_FAISS = """
-import sys, warnings
-sys.modules["faiss"] = None
-import torch
-from legolas_metric import AutoIndex, EmbeddingBank, FullHardMiner, Gallery
-import legolas_metric.cli.choices, legolas_metric.demo.recipe
-bank = EmbeddingBank(torch.eye(4), [0, 0, 1, 1])
-print(len(FullHardMiner(index=AutoIndex()).mine(bank)))
-with warnings.catch_warnings(record=True) as said:
-    kept = Gallery(templates=torch.eye(2), names=("ann", "bob"), space="0").save(".")
-print([path.name for path in kept], said[0].message)
-print(legolas_metric.demo.recipe._race(bank))
-rows = torch.randn(600, 8)
-for ask in (lambda: legolas_metric.FaissIndex, lambda: AutoIndex(0).fit(rows).self_join(1, want="any")):
-    try:
-        ask()
-    except ModuleNotFoundError as error:
-        print(error)
-"""
-
-
-def test_without_faiss_all_works_but_what_asks_for_it_which_names_the_extra(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_FAISS], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    extra = "pip install 'legolas-metric[faiss]'"
-    needed = f"FaissIndex, and AutoIndex beyond its budget, need FAISS: {extra}"
-    assert done.stdout.splitlines() == [
-        "4",
-        f"['gallery-0.npz'] gallery-0.faiss is not written, as FAISS is not installed: {extra}",
-        "None",
-        needed,
-        needed,
-    ], done.stderr

@@ -15,6 +15,7 @@ from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.files import EmbeddingFile, read_arrays
 from legolas_metric.index.exact import ExactIndex
+from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.miner import Miner
@@ -29,11 +30,7 @@ def bank_of(held: EmbeddingFile, metric: MetricName) -> EmbeddingBank:
 
 def index_of(name: str, metric: MetricName) -> NeighborIndex:
     """The index of a name: "auto" and "exact" are one, others are FAISS factories."""
-    if name in ("auto", "exact"):
-        return ExactIndex(metric=metric.value)
-    from legolas_metric.index.faiss import FaissIndex
-
-    return FaissIndex(name, metric=metric.value)
+    return ExactIndex(metric=metric.value) if name in ("auto", "exact") else FaissIndex(name, metric=metric.value)
 
 
 def miner_of(

@@ -21,6 +21,7 @@ from legolas_metric.evaluation.ranking import RankingReport, evaluate_ranking
 from legolas_metric.evaluation.verification import evaluate_verification
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.index.exact import ExactIndex
+from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.losses import SupConLoss
 from legolas_metric.miners.schedule import MiningSchedule
 from legolas_metric.miners.triplets import FullHardMiner, HardMiner, RandomMiner, SemiHardMiner
@@ -80,12 +81,12 @@ class EngineRace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The demo's result: three encoders, and two engines (where FAISS is installed), on the same data and seed."""
+    """The demo's result: three encoders, and two engines, on the same data and seed."""
 
     untrained: Outcome
     batch_only: Outcome
     mined: Outcome
-    race: EngineRace | None
+    race: EngineRace
     train: Omniglot
     validation: Omniglot
     seed: int
@@ -144,7 +145,7 @@ def _train_batch_only(train: Omniglot, validation: Omniglot, *, epochs: int, see
     return _fit(_learner(seed), loader, validation, epochs=epochs, callbacks=[])
 
 
-def _train_mined(train: Omniglot, validation: Omniglot, *, epochs: int, seed: int) -> tuple[Outcome, EngineRace | None]:
+def _train_mined(train: Omniglot, validation: Omniglot, *, epochs: int, seed: int) -> tuple[Outcome, EngineRace]:
     mining = GlobalMining(train, train.labels, schedule=global_schedule(epochs), batch_size=P * K, seed=seed)
     outcome = _fit(_learner(seed), mining.loader(), validation, epochs=epochs, callbacks=[mining])
     assert mining.bank is not None
@@ -194,11 +195,7 @@ def _judge(
     )
 
 
-def _race(bank: EmbeddingBank) -> EngineRace | None:
-    try:
-        from legolas_metric.index.faiss import FaissIndex
-    except ModuleNotFoundError:
-        return None
+def _race(bank: EmbeddingBank) -> EngineRace:
     faiss = FullHardMiner(index=FaissIndex("Flat")).mine(bank)
     exact = FullHardMiner(index=ExactIndex()).mine(bank)
     same = (faiss.negative == exact.negative) if len(faiss) == len(exact) else torch.zeros(1)

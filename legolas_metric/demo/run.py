@@ -1,18 +1,19 @@
 """The main job on the bundled data: train, rank unseen characters, and show what happened."""
 
+import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from legolas_metric.datasets import Omniglot, split_omniglot
-from legolas_metric.demo.recipe import Comparison, EngineRace, Outcome, compare_on_omniglot
+from legolas_metric.demo.recipe import Comparison, Outcome, compare_on_omniglot
 from legolas_metric.files import write_json
 from legolas_metric.measures import AUC, MAP_R, RANK_1, measure
 from legolas_metric.outputs import check_file, check_writable
 from legolas_metric.report import Card, Gallery, Section, bars, curves, similarity_histogram, spectra, write_page
 from legolas_metric.tables import Better, Table
-from legolas_metric.training.history import versions
 
 _FIGURES_SHOWN = ("rank_at_1", "map_at_r", "auc", "effective_rank", "mean_cosine", "top1_variance")
 _SHOWN_PAIRS = 12
@@ -57,7 +58,7 @@ def run_demo(
     table = figures_table(result)
     screen.print(table.screen(screen.width))
     screen.print(_verdict(result))
-    screen.print(_race_line(result.race))
+    screen.print(_race_line(result))
     write_json(figures, summary(result))
     write_page(page, "Global mining on handwriting", _lead(result), report_sections(result, table))
     screen.print(f"Took {result.seconds:.0f} s. Wrote {page}.", markup=False, soft_wrap=True)
@@ -66,21 +67,22 @@ def run_demo(
 
 def summary(result: Comparison) -> dict[str, object]:
     """The table's figures, as they are written to `summary.json`."""
-    race = result.race
     return {
         **{key: _figures(outcome) for key, outcome in _outcomes(result).items()},
-        "engines": race
-        and {
-            "rows": race.rows,
-            "faiss_flat_seconds": race.faiss.stats.seconds,
-            "exact_seconds": race.exact.stats.seconds,
-            "agreement": race.agreement,
+        "engines": {
+            "rows": result.race.rows,
+            "faiss_flat_seconds": result.race.faiss.stats.seconds,
+            "exact_seconds": result.race.exact.stats.seconds,
+            "agreement": result.race.agreement,
         },
         "steps": result.steps,
         "seconds": result.seconds,
         "seed": result.seed,
         "threads": torch.get_num_threads(),
-        "versions": versions(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("legolas-metric", "torch", "faiss-cpu", "lightning", "numpy")},
+        },
     }
 
 
@@ -103,7 +105,7 @@ def report_sections(result: Comparison, table: Table) -> list[Section]:
     """The parts of the HTML report, from the records of the two runs."""
     trained = {"batch-only": result.batch_only, "ours": result.mined}
     everyone = {"untrained": result.untrained, **trained}
-    pairs, race = result.mined.verification, result.race
+    pairs = result.mined.verification
     baseline = result.mined.collapse.baseline
     assert baseline is not None
     return [
@@ -126,8 +128,10 @@ def report_sections(result: Comparison, table: Table) -> list[Section]:
         Section("Mining, round by round", _ROUNDS, rounds_table(result.mined)),
         Section(
             "Mining engines",
-            _race_line(race),
-            race and bars({"FAISS Flat": race.faiss.stats.seconds, "exact": race.exact.stats.seconds}, x="seconds"),
+            _race_line(result),
+            bars(
+                {"FAISS Flat": result.race.faiss.stats.seconds, "exact": result.race.exact.stats.seconds}, x="seconds"
+            ),
         ),
         Section("Hardest mined pairs", _HARDEST, hardest_gallery(result)),
     ]
@@ -197,9 +201,8 @@ def _verdict(result: Comparison) -> str:
     )
 
 
-def _race_line(race: EngineRace | None) -> str:
-    if race is None:
-        return "FAISS is not installed, so that mining by it was not timed: pip install 'legolas-metric[faiss]'."
+def _race_line(result: Comparison) -> str:
+    race = result.race
     faiss, exact = race.faiss.stats.seconds, race.exact.stats.seconds
     return (
         f"Full-hard mining of {race.rows:,} rows: FaissIndex('Flat') {faiss:.2f} s, ExactIndex() {exact:.2f} s "

@@ -1,7 +1,6 @@
 """The people who are known: templates with their names, as `.npz` and as a FAISS index, named by their space."""
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,27 +40,18 @@ class Gallery:
     names: Names
     space: str
 
-    def save(self, folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+    def save(self, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Write `gallery-<space>.npz` (embeddings, labels, space) and `gallery-<space>.faiss`, each whole.
 
         The FAISS index is a flat one of inner products, which under cosine are the similarities; its number i is row i
         of the other file.
-
-        Warns:
-            UserWarning: the second is left out, as FAISS (extra `faiss`) is not installed.
         """
+        from legolas_metric.index.faiss import write_flat_index
+
         arrays, index = (Path(folder) / f"gallery-{self.space}{ending}" for ending in (".npz", ".faiss"))
         labels: Any = self.names.numpy() if isinstance(self.names, Tensor) else np.array(self.names, dtype=np.str_)
         with whole_file(arrays) as temporary:
             np.savez(temporary, embeddings=self.templates.numpy(), labels=labels, space=np.array(self.space))
-        try:
-            from legolas_metric.index.faiss import write_flat_index
-        except ModuleNotFoundError:
-            warnings.warn(
-                f"{index.name} is not written, as FAISS is not installed: pip install 'legolas-metric[faiss]'",
-                stacklevel=2,
-            )
-            return (arrays,)
         write_flat_index(index, self.templates)
         return arrays, index
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int64
@@ -11,14 +10,12 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_at_least, check_metric
 from legolas_metric.index.exact import MINING, ExactIndex, plain_seconds
+from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.interface import Want, Window
 from legolas_metric.index.top_k import recall_of
 from legolas_metric.records import Neighbors
 from legolas_metric.rows import Rows
 from legolas_metric.signatures import typed
-
-if TYPE_CHECKING:
-    from legolas_metric.index.faiss import FaissIndex
 
 _AUDITED = 256  # queries; a recall of 0.9 is then known to about 0.02
 _STEP = 8  # times as many are timed beside them
@@ -48,7 +45,6 @@ class AutoIndex:
 
     Raises:
         ValueError: an unknown metric, or a negative budget.
-        ModuleNotFoundError: beyond the budget, FAISS (extra `faiss`) is missing.
 
     Example:
         >>> import torch
@@ -113,7 +109,7 @@ class AutoIndex:
     def _answer(
         self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None, *, joined: bool
     ) -> Neighbors:
-        def ask(part: Int64[Tensor, " s"] | None, index: "ExactIndex | FaissIndex") -> Neighbors:
+        def ask(part: Int64[Tensor, " s"] | None, index: ExactIndex | FaissIndex) -> Neighbors:
             if part is None:
                 return index.answer(own, k, want, farthest, window)
             return index.answer(own[part], k, want, farthest, _part_of(window, part))
@@ -142,10 +138,8 @@ class AutoIndex:
 
     def _approximate(
         self, ask: Search, sample: Int64[Tensor, " s"], truth: Neighbors, allowed_s: float
-    ) -> "tuple[FaissIndex, float]":
+    ) -> tuple[FaissIndex, float]:
         """An IVF index that searches as many lists as `allowed_s` seconds for the sample allow, and its recall."""
-        from legolas_metric.index.faiss import FaissIndex
-
         rows = self._exact.rows
         lists = max(1, min(int(4 * len(rows) ** 0.5), len(rows) // 39))
         index = self._faiss

@@ -8,6 +8,7 @@ import os
 import re
 from typing import Any
 
+import faiss
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
@@ -27,12 +28,6 @@ from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
 from legolas_metric.signatures import typed
 
-try:
-    import faiss
-except ModuleNotFoundError as error:
-    needed = "FaissIndex, and AutoIndex beyond its budget, need FAISS: pip install 'legolas-metric[faiss]'"
-    raise ModuleNotFoundError(needed, name="faiss") from error
-
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
 _FETCHED = 64  # bytes that a pair (query, row) takes, or twice as many at the most
 _REACH = 2.0**60
@@ -44,8 +39,9 @@ class FaissIndex:
     """Neighbours from a FAISS index, re-ranked to the similarities that every index reports.
 
     With "Flat" the answers equal those of `ExactIndex`, and `stats.recall` is None. Other factories are approximate:
-    what they fail to visit is missing. How much that is, is measured at each search: `stats.recall` is the share of the
-    exact neighbours of `audit` of the queries that were found; NaN with `audit=0`, or where none has a neighbour.
+    what they fail to visit is missing from the answer. How much that is, is measured at each search: `stats.recall` is
+    the share of the exact neighbours of `audit` of the queries that were found, and NaN with `audit=0`, or where none
+    of these has a neighbour.
 
     Behaviour in corner cases:
         - positives are compared class by class, exactly, without FAISS;
@@ -57,13 +53,13 @@ class FaissIndex:
         factory: a factory string ("Flat", "IVF256,Flat", "HNSW32", ...) or an empty `faiss.Index`, which is copied.
         metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
         effort: lists that an IVF index visits (`nprobe`), or candidates that HNSW keeps (`efSearch`); None: its own.
-        audit: queries, drawn by a fixed seed, that an approximate search is measured by, at 15 ns a pair; 0 for none.
+        audit: queries, drawn by a fixed seed, whose neighbours an approximate search is measured by; 0 for none. They
+            are compared with all rows: some 15 ns a pair and thread.
 
     Memory: two copies of the rows, the answer, and up to 512 MiB for what is fetched.
 
     Raises:
         ValueError: an unknown metric or factory string, or a `faiss.Index` that holds rows or measures something else.
-        ModuleNotFoundError: FAISS (extra `faiss`) is missing.
 
     Example:
         >>> import torch
