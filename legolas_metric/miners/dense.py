@@ -156,10 +156,15 @@ class DensePool:
                 weight.scatter_(1, place, 0)
         return row
 
-    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"] | None) -> Int64[Tensor, "m k"]:
         """See `Pool`."""
-        found = self._table.neighbours(k, of_anchors=of_anchors)
-        return found[self._part] if of_anchors and self._part is not None else found
+        found = self._table.neighbours(k, of_anchors=rows is None)
+        which = self._part if rows is None else rows
+        return found if which is None else found[which]
+
+    def similarities(self, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
+        """See `Pool`."""
+        return similarities_between(self.anchors, self.rows, self.metric, anchor, row)
 
     def stats(self) -> SearchStats:
         """See `Pool`."""
@@ -169,8 +174,8 @@ class DensePool:
         """Positives under, and negatives over, the bounds of Wang et al. (2019): their rows (-1: none), and a mask."""
         s_an, row, s_ap = self._split()
         every = torch.arange(len(row), device=row.device)
-        nearest = self._exactly(every, self.negatives(every, 1, None))[:, 0] + epsilon
-        farthest = self._exactly(every, self.positives(farthest=True)[:, None])[:, 0] - epsilon
+        nearest = self.similarities(every, self.negatives(every, 1, None))[:, 0] + epsilon
+        farthest = self.similarities(every, self.positives(farthest=True)[:, None])[:, 0] - epsilon
         over = self._beyond(s_an, farthest, None)
         under = self._beyond(-s_ap, nearest, row)
         return row.masked_fill(~under, NO_ID), over
@@ -234,7 +239,7 @@ class DensePool:
         least = (least - 2 * self.error).clamp_min_(torch.finfo(torch.float32).min)
         line, place = (score >= least).nonzero(as_tuple=True)
         row = place if rows is None else rows[line, place]
-        s = self._exactly(anchor[line], row[:, None])[:, 0]
+        s = self.similarities(anchor[line], row[:, None])[:, 0]
         if window is not None:
             inside = (s > window[0][line]) & (s < window[1][line])
             line, row, s = line[inside], row[inside], s[inside]
@@ -245,9 +250,6 @@ class DensePool:
         out = row.new_full((len(score), k), NO_ID)
         out[line[rank < k], rank[rank < k]] = row[rank < k]
         return out
-
-    def _exactly(self, anchor: Int64[Tensor, " t"], row: Int64[Tensor, "t 1"]) -> Float64[Tensor, "t 1"]:
-        return similarities_between(self.anchors, self.rows, self.metric, anchor, row)
 
     def _beyond(
         self, score: Float32[Tensor, "q n"], bound: Float64[Tensor, " q"], rows: Int64[Tensor, "q n"] | None
@@ -263,7 +265,7 @@ class DensePool:
             line, place = (over[open_].abs() <= self.error).nonzero(as_tuple=True)
             line = open_[line]
             row = place if rows is None else rows[line, place]
-            s = self._exactly(line, row[:, None])[:, 0]
+            s = self.similarities(line, row[:, None])[:, 0]
             out[line, place] = s > bound[line] if rows is None else (s < bound[line]) & (row != NO_ID)
         return out
 

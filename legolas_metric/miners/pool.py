@@ -16,6 +16,7 @@ from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.index.interface import NeighborIndex, Want
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.by_label import Classes
+from legolas_metric.miners.joint import JointNames, JointSearch
 from legolas_metric.miners.masks import Relations
 from legolas_metric.records import SearchStats
 from legolas_metric.rows import NO_ID, Rows
@@ -31,8 +32,12 @@ class Pool(Protocol):
     """
 
     anchors: Rows
-    rows: Rows
     metric: Metric
+
+    @property
+    def rows(self) -> Rows | JointNames:
+        """Among which is sought."""
+        ...
 
     @property
     def relations(self) -> Relations:
@@ -53,8 +58,12 @@ class Pool(Protocol):
         """k different negatives of some anchors, by draws in [0, 1), with Wu's weights."""
         ...
 
-    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
-        """The k most similar rows of each anchor, or of each row, whatever their labels; never itself."""
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"] | None) -> Int64[Tensor, "m k"]:
+        """The k most similar rows of some rows (None: of each anchor), whatever their labels; never itself."""
+        ...
+
+    def similarities(self, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
+        """The similarity that decides, of anchors and rows; -inf where the row is -1."""
         ...
 
     def stats(self) -> SearchStats:
@@ -62,15 +71,10 @@ class Pool(Protocol):
         ...
 
 
-def pair_similarities(pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
-    """The similarity that decides, of anchors and rows; -inf where the row is -1."""
-    return similarities_between(pool.anchors, pool.rows, pool.metric, anchor, row)
-
-
 def similarities_between(
     anchors: Rows, rows: Rows, metric: Metric, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
 ) -> Float64[Tensor, "m k"]:
-    """The same without a pool; a block at a time."""
+    """The similarity that decides, of anchors and rows, a block at a time; -inf where the row is -1."""
     x, y = anchors.embeddings, rows.embeddings
     out = torch.empty(row.shape, dtype=torch.float64, device=row.device)
     for part in chunks(len(row), rows_for(CACHE, 24 * x.shape[1] * row.shape[1])):
@@ -133,12 +137,18 @@ class Searched:
         row, there = lookup(ids, self.rows.ids)
         return torch.where(there, row, NO_ID)
 
-    def neighbours(self, k: int) -> Int64[Tensor, "n k"]:
-        """The k nearest rows of each row."""
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"]) -> Int64[Tensor, "m k"]:
+        """The k nearest rows of some rows."""
         if self._near is None or self._near[0] != k:
             every = torch.arange(len(self.rows), device=self.rows.ids.device)
             self._near = k, self.search(self.rows, every, k, "any")
-        return self._near[1]
+        return self._near[1][rows]
+
+    def similarities(
+        self, anchors: Rows, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
+    ) -> Float64[Tensor, "m k"]:
+        """The similarity that decides, of anchors and rows; -inf where the row is -1."""
+        return similarities_between(anchors, self.rows, self.metric, anchor, row)
 
 
 class IndexPool:
@@ -150,8 +160,9 @@ class IndexPool:
         relations: of the anchors, by equality of labels.
     """
 
-    def __init__(self, searched: Searched, anchors: Rows, relations: Classes) -> None:
-        self.anchors, self.rows = anchors, searched.rows
+    def __init__(self, searched: Searched | JointSearch, anchors: Rows, relations: Classes) -> None:
+        self.anchors: Rows = anchors
+        self.rows: Rows | JointNames = searched.rows
         self.metric: Metric = searched.metric
         self.relations: Classes = relations
         self._searched = searched
@@ -173,13 +184,16 @@ class IndexPool:
         """Not answered by an index: it needs the similarities of all rows."""
         raise AssertionError("distance-weighted negatives are drawn from a DensePool")
 
-    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"] | None) -> Int64[Tensor, "m k"]:
         """See `Pool`."""
         own = self.relations.self_row
-        if of_anchors and int(own.min()) < 0:
+        if rows is None and int(own.min()) < 0:
             return self._searched.search(self.anchors, own, k, "any")
-        found = self._searched.neighbours(k)
-        return found[own] if of_anchors else found
+        return self._searched.neighbours(k, own if rows is None else rows)
+
+    def similarities(self, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
+        """See `Pool`."""
+        return self._searched.similarities(self.anchors, anchor, row)
 
     def stats(self) -> SearchStats:
         """See `Pool`."""
