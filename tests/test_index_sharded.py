@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from joint_mining import mines_as_one, refuses_alike
 
 from legolas_metric import ExactIndex, ShardedIndex
 from legolas_metric.distributed import ProcessFailed, World
@@ -67,7 +68,11 @@ def compare(rank: int, size: int, port: int) -> None:
                     one.search(x + 0.5, k, **named, **asked, window=window),
                     own,
                 )
+        mines_as_one(own, metric, x, labels, groups, ids)
     refusals(rank, size, own)
+    if size > 1:
+        x, labels, groups, ids, _ = table("cosine")
+        refuses_alike(rank, size, own, x, labels, groups, ids)
     dist.destroy_process_group()
 
 
