@@ -74,7 +74,7 @@ def place(
     sharing = [sum(other[1] == own[1] for other in told) if own[3] else 1 for own in told]
     budget = min(own[2] // among for own, among in zip(told, sharing))
     n, most = sum(own[0] for own in told), max(own[0] for own in told)
-    replicated, sharded = needed(n, n, d, k), needed(n, most, d, k) + 4 * WORKSPACE
+    replicated, sharded = needed(n, n, d, k), needed(n, most, d, k) + travelling(n, d, k)
     placing = Placing("replicated" if replicated <= budget else "sharded", replicated, sharded, budget)
     if placing.how == "replicated" or (sharded <= budget and whole is None):
         return placing
@@ -94,6 +94,11 @@ def needed(n: int, own: int, d: int, k: int) -> int:
     order, and triplets.
     """
     return own * (16 * d + 72 * k + 1100) + 104 * n
+
+
+def travelling(n: int, d: int, k: int) -> int:
+    """Bytes of the queries and answers of a block, with what their search takes beside them."""
+    return 4 * min(WORKSPACE, n * (4 * d + 48 * k + 64))
 
 
 def free_memory(device: torch.device) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_number, check_whole
 from legolas_metric.distributed import ALONE, World
+from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.sharded import ShardedIndex
 from legolas_metric.miners.batch_rows import Batch, batch_ids
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
@@ -62,6 +63,14 @@ class Miner:
     def _strategy(self) -> Strategy:
         raise NotImplementedError
 
+    @property
+    def needs_all(self) -> str | None:
+        """Why all rows must lie on one process to be mined, if they must."""
+        if self.strategy.negative == "distance_weighted" or not (self.relation is None or self.relation.by_label):
+            return f"{type(self).__name__} looks at all of them at once"
+        own = self.index == "auto" or isinstance(self.index, ExactIndex | ShardedIndex)
+        return None if own else f"{type(self.index).__name__} searches those of one process"
+
     def _rules(self, **chosen: Any) -> Strategy:
         """A strategy of what was chosen and of the fields that it shares with this miner."""
         own = {rule.name: getattr(self, rule.name) for rule in fields(Strategy) if hasattr(self, rule.name)}
@@ -110,7 +119,7 @@ class Miner:
         """
         started = time.perf_counter()
         dense = self.strategy.negative == "distance_weighted"
-        sharing = shared(self, world, self.strategy.depth, memory_mb)
+        sharing = shared(self, world, self.strategy.depth, memory_mb, self.needs_all)
         with sharing.world.meeting("mining"):
             with sharing.world.together("mining"):
                 age = check_age(bank, step, self.max_staleness)
@@ -311,13 +320,15 @@ def _share_rejected(stats: MiningStats, chosen: Selection, source: Source) -> st
     )
 
 
-def shared(miner: Any, world: World, candidates: int, memory_mb: float | int | None) -> Sharing:
+def shared(
+    miner: Any, world: World, candidates: int, memory_mb: float | int | None, needs_all: str | None = None
+) -> Sharing:
     """The processes that share a call to mine: those of the index, where it is one of several, else those given."""
     if memory_mb is not None:
         check_number("memory_mb", memory_mb, above=0)
     if isinstance(miner.index, ShardedIndex):
         world = miner.index.world
-    return Sharing(world, type(miner).__name__, candidates, memory_mb)
+    return Sharing(world, type(miner).__name__, candidates, memory_mb, needs_all)
 
 
 def check_age(bank: EmbeddingBank, step: int | None, max_staleness: int | None) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.geometry import chunks
-from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.index.placement import Placing, place
 from legolas_metric.index.shard_rows import joined
@@ -54,12 +53,14 @@ class Sharing:
         miner: its name, for errors.
         candidates: that a search gives for each anchor.
         memory_mb: what a process may use, in MiB; None: what is free.
+        needs_all: why all rows must lie on one process, if they must.
     """
 
     world: World
     miner: str = ""
     candidates: int = 1
     memory_mb: float | int | None = None
+    needs_all: str | None = None
 
     def check(self, index: NeighborIndex, *, dense: bool) -> None:
         """Refuse rows that stay with their owners to a miner that looks at all of them at once."""
@@ -79,7 +80,7 @@ class Sharing:
         if world.size == 1:
             return Spread(rows, 0, None if dense else Searched(rows, index), nullcontext())
         start = sum(world.gather_objects(len(rows))[: world.rank])
-        placing = None if isinstance(index, ShardedIndex) else self._placed(rows, index, dense=dense)
+        placing = None if isinstance(index, ShardedIndex) else self._placed(rows)
         if placing is None or placing.how == "sharded":
             names = JointNames.of(rows, world)
             search = JointSearch(ShardedIndex(metric=index.metric, group=world.group).take(rows), names)
@@ -98,10 +99,7 @@ class Sharing:
             count = sum(int(part.positives[(part.positives > 0) & (part.negatives > 0)].sum()) for part in parts)
         return sum(self.world.gather_objects(count)[: self.world.rank])
 
-    def _placed(self, rows: Rows, index: NeighborIndex, *, dense: bool) -> Placing:
-        whole = f"{self.miner} looks at all of them at once" if dense else None
-        if not isinstance(index, ExactIndex):
-            whole = f"{type(index).__name__} searches those of one process"
+    def _placed(self, rows: Rows) -> Placing:
         return place(
             self.world,
             len(rows),
@@ -109,7 +107,7 @@ class Sharing:
             k=self.candidates,
             device=rows.embeddings.device,
             memory_mb=self.memory_mb,
-            whole=whole,
+            whole=self.needs_all,
         )
 
 

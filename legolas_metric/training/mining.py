@@ -42,7 +42,8 @@ class GlobalMining(L.Callback):
     A `MiningLoop` that the Trainer drives, for any LightningModule: see there for what a round does, and for behaviour
     in corner cases. The encoder embeds in the Trainer's precision, on the module's device. Every round is kept in
     `rounds`, and goes to every logger and to `history.jsonl` of the run's folder. Of several processes under DDP each
-    embeds its part, all mine the same triplets, and each trains on its own part of every joint batch.
+    embeds its part, all have the same triplets, and each trains on its own part of every joint batch; the bank lies on
+    each of them where it fits, else each keeps its own rows.
 
     Args:
         dataset: an array, or any object with `len` and `[]`: items x or (x, ...); ((a, b), y) has two inputs.
@@ -65,6 +66,7 @@ class GlobalMining(L.Callback):
         progress: show a bar while embedding, unless the Trainer shows one.
         history: a `RunHistory` or its path (default: `history.jsonl` in the folder of the Trainer's logger, or in a
             `default_root_dir` of its own); False for none.
+        memory_mb: what bank and mining may take on a process, see `MiningLoop`.
 
     Raises:
         TypeError, ValueError: settings out of bounds, when constructed.
@@ -110,6 +112,7 @@ class GlobalMining(L.Callback):
         seed: int = 0,
         progress: bool = True,
         history: HistoryOption = None,
+        memory_mb: float | int | None = None,
     ) -> None:
         super().__init__()
         check_encoder(encoder)
@@ -141,6 +144,7 @@ class GlobalMining(L.Callback):
             persistent_workers=persistent_workers,
             seed=seed,
             progress=progress,
+            memory_mb=memory_mb,
         )
         self.inputs = self.loop.embedder.inputs  # what the bank is made of
         self.encoder, self.monitor = encoder, monitor
@@ -155,7 +159,7 @@ class GlobalMining(L.Callback):
 
     @property
     def bank(self) -> EmbeddingBank | None:
-        """The embeddings that were mined last; None before training."""
+        """The embeddings that were mined last, of those that lie on this process; None before training."""
         return self.loop.bank
 
     @property
@@ -323,8 +327,9 @@ class GlobalMining(L.Callback):
         if not new:
             return
         self._show(pl_module)
+        placing = self.loop.holding.placing if new[0] is self.rounds[0] else None
         changes, self._changed = self.schedule.changes[self._changed :], len(self.schedule.changes)
-        record_mining(trainer, new, changes, step=self.loop.step)
+        record_mining(trainer, new, changes, step=self.loop.step, placing=placing)
 
     def _show(self, pl_module: L.LightningModule) -> None:
         if isinstance(pl_module, MetricLearner):
