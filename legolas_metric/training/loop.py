@@ -85,9 +85,8 @@ class MiningLoop:
         progress: show a bar while embedding.
         history: a `RunHistory`, or its path, to which every round is written (by the first process).
         world: the processes that train together: `World.current(averages_gradients=True)`. Each embeds its part and
-            trains on its part of a joint batch of batch_size * world.size rows. All hold one bank where it fits, else
-            each its own rows, see docs/scaling.md; memory_mb is what this may take on a process, in MiB (default: an
-            equal part of what is free).
+            trains on its part of a joint batch of batch_size * world.size rows; all hold the bank, if it fits.
+        memory_mb: what this may take on a process, in MiB (default: an equal part of what is free).
 
     Raises:
         TypeError, ValueError: settings out of bounds, before anything is embedded; while training, a miner that finds
@@ -179,8 +178,6 @@ class MiningLoop:
         self.complete = True  # whether the current epoch is through, or none has begun
         self.value: float | None = None
         self.join(world)
-
-    # For the training loop
 
     @property
     def last(self) -> MiningRound:

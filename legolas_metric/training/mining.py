@@ -42,8 +42,8 @@ class GlobalMining(L.Callback):
     A `MiningLoop` that the Trainer drives, for any LightningModule: see there for what a round does, and for behaviour
     in corner cases. The encoder embeds in the Trainer's precision, on the module's device. Every round is kept in
     `rounds`, and goes to every logger and to `history.jsonl` of the run's folder. Of several processes under DDP each
-    embeds its part, all have the same triplets, and each trains on its own part of every joint batch; the bank lies on
-    each of them where it fits, else each keeps its own rows.
+    embeds its part (and keeps no other, where the bank doesn't fit), all have the same triplets, and each trains on its
+    own part of every joint batch.
 
     Args:
         dataset: an array, or any object with `len` and `[]`: items x or (x, ...); ((a, b), y) has two inputs.
@@ -154,8 +154,6 @@ class GlobalMining(L.Callback):
         self._trainer: L.Trainer | None = None
         self._earlier = -math.inf  # the monitored value before training was interrupted
         self._saved: Mapping[str, Any] | None = None
-
-    # What it holds
 
     @property
     def bank(self) -> EmbeddingBank | None:
@@ -283,8 +281,6 @@ class GlobalMining(L.Callback):
         """
         self.loop.load_state_dict(state_dict)
         self._saved = state_dict or None
-
-    # Records
 
     def recorded_settings(self) -> Mapping[str, Any]:
         """For `history.jsonl`."""
