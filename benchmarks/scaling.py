@@ -29,6 +29,7 @@ from legolas_metric.samplers.neighbor_pk import plan_classes
 
 CLASS = 20  # rows
 RECALL = 0.95  # that an IVF index is to reach
+_MOST = 1 << 14  # nodes
 LARGE = (10_000_000, 100_000_000, 1_000_000_000)
 
 
@@ -51,16 +52,16 @@ def seconds(work: Callable[[], object]) -> float:
 # Points
 
 
-def measure(quick: bool) -> dict[str, list[dict[str, float]]]:
+def measure() -> dict[str, list[dict[str, float]]]:
     """All points, by job."""
-    sizes, dimensions = ((4_000, 8_000), (64, 128)) if quick else ((6_000, 12_000, 24_000), (64, 128, 256))
+    sizes, dimensions = (4_000, 16_000), (64, 128, 512)
     points: dict[str, list[dict[str, float]]] = {"join": [], "search": [], "ivf": [], "classes": [], "messages": []}
     for d in dimensions:
         for n in sizes:
             join(points, n, d)
         plan(points, sizes[-1] // 4, d)
-    points["ivf"] = [ivf(n, dimensions[1]) for n in sizes]
-    points["messages"] = messages(2_000 if quick else 6_000, dimensions[1])
+    points["ivf"] = [ivf(n, 128) for n in sizes]
+    points["messages"] = messages(2_000, 128)
     return points
 
 
@@ -184,19 +185,14 @@ def nodes(model: dict[str, list[float]], n: int, d: int, settings: argparse.Name
     """The fewest nodes on which bank and search fit, and on which the search ends in time; and what they do then."""
     memory = settings.memory_gib * 2**30
     w = 1
-    while _bytes(n, w, d) > memory and w < 1e6:
+    while w < _MOST and (_bytes(n, w, d) > memory or _wall(model, n, d, w, settings) > settings.hours * 3600):
         w *= 2
-    fits = _bytes(n, w, d) <= memory
-    hours = joined(model, n, d, 1) / 3600 / settings.cores
-    while _wall(model, n, d, w, settings) > settings.hours * 3600 and w < 1e6:
-        w *= 2
-    done = _wall(model, n, d, w, settings) <= settings.hours * 3600
     return {
-        "nodes": w if fits and done else float("inf"),
-        "node_hours": hours if w == 1 else w * joined(model, n, d, w) / 3600 / settings.cores,
+        "nodes": w if w < _MOST else float("nan"),
+        "hours": _wall(model, n, d, w, settings) / 3600,
+        "node_hours": w * joined(model, n, d, w) / 3600 / settings.cores,
         "gib": _bytes(n, w, d) / 2**30,
         "sent_gib": 0 if w == 1 else travelled(n, d, 1) / 2**30,
-        "hours": _wall(model, n, d, w, settings) / 3600,
     }
 
 
@@ -244,9 +240,9 @@ def exactly(model: dict[str, list[float]], settings: argparse.Namespace) -> list
     rows = [["rows", "nodes", "hours", "node hours", "GiB a node", "GiB received by a node"]]
     for n in LARGE:
         found = nodes(model, n, settings.d, settings)
-        count = "none" if found["nodes"] == float("inf") else f"{found['nodes']:,.0f}"
-        rest = [f"{found[name]:,.3g}" for name in ("hours", "node_hours", "gib", "sent_gib")]
-        rows.append([f"{n:,}", count, *rest])
+        known = found["nodes"] == found["nodes"]
+        cells = [f"{value:,.3g}" if known or name == "gib" else "none" for name, value in found.items()]
+        rows.append([f"{n:,}", *cells])
     return table(rows)
 
 
@@ -254,12 +250,13 @@ def cheaper(
     points: dict[str, list[dict[str, float]]], model: dict[str, list[float]], settings: argparse.Namespace
 ) -> list[str]:
     """Node hours of what asks less: a million anchors, an approximate index, classes in place of rows."""
-    rows = [["rows", "all, exactly", "a million anchors", "IVF", "near classes of 20", "of 100"]]
+    head = ["rows", "all, exactly", "a million anchors", "IVF, as many lists", "IVF, the same share"]
+    rows = [[*head, "near classes of 20", "of 100"]]
     (a, b, _), (e, f), d = model["search"], model["classes"], settings.d
     for n in LARGE:
-        lists = 4 * n**0.5
-        pairs = n * (lists + n / lists * points["ivf"][-1]["effort"])
-        work = [n * n * (a + b * d), 1e6 * n * (a + b * d), pairs * d * model["ivf"][0]]
+        lists, last = 4 * n**0.5, points["ivf"][-1]
+        looked = [n * (lists + n / lists * last["effort"]), n * (lists + n * last["effort"] / last["lists"])]
+        work = [n * n * (a + b * d), 1e6 * n * (a + b * d), *(some * d * model["ivf"][0] for some in looked)]
         work += [(n / size) ** 2 * (e + f * d) for size in (20, 100)]
         rows.append([f"{n:,}", *(f"{seconds / 3600 / settings.cores:,.3g}" for seconds in work)])
     return table(rows)
@@ -275,7 +272,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=Path, help="measured before")
     parser.add_argument("--save", type=Path, help="keep the points that are measured")
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller points")
     parser.add_argument("--d", type=int, default=128)
     parser.add_argument("--memory-gib", type=float, default=64, help="of a node")
     parser.add_argument("--cores", type=int, default=32, help="of a node")
@@ -283,7 +279,7 @@ def main() -> None:
     parser.add_argument("--gbit", type=float, default=10, help="a second that a node receives")
     settings = parser.parse_args()
     torch.set_num_threads(1)
-    points = json.loads(settings.points.read_text()) if settings.points else measure(settings.quick)
+    points = json.loads(settings.points.read_text()) if settings.points else measure()
     points.setdefault("when", [f"{date.today()}, {platform.machine()}, one thread"])
     if settings.save:
         settings.save.write_text(json.dumps(points, indent=1) + "\n")
