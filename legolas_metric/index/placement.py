@@ -53,6 +53,7 @@ def place(
     device: torch.device,
     memory_mb: float | int | None = None,
     whole: str | None = None,
+    apart: bool = False,
 ) -> Placing:
     """Decide it, from the smallest memory of all processes; all of them call this and come to the same.
 
@@ -64,10 +65,13 @@ def place(
         device: on which the rows lie.
         memory_mb: what a process may use, in MiB (default: an equal part of what is free on its machine or card).
         whole: why all rows are needed on one process, if they are.
+        apart: whether each process is to keep its own rows in any case, as a `ShardedIndex` asks.
 
     Raises:
-        ValueError: neither fits, with the figures.
+        ValueError: neither fits, with the figures; or rows are to stay apart and needed on one process.
     """
+    if apart and whole is not None:
+        raise ValueError(f"index=ShardedIndex() leaves rows on their own processes, but {whole}: leave index='auto'")
     key = (socket.gethostname(), str(device))
     free = free_memory(device) if memory_mb is None else int(memory_mb * 2**20)
     told = world.gather_objects((rows, key, free, memory_mb is None))
@@ -75,7 +79,8 @@ def place(
     budget = min(own[2] // among for own, among in zip(told, sharing))
     n, most = sum(own[0] for own in told), max(own[0] for own in told)
     replicated, sharded = needed(n, n, d, k), needed(n, most, d, k) + travelling(n, d, k)
-    placing = Placing("replicated" if replicated <= budget else "sharded", replicated, sharded, budget)
+    fits = replicated <= budget and not apart
+    placing = Placing("replicated" if fits else "sharded", replicated, sharded, budget)
     if placing.how == "replicated" or (sharded <= budget and whole is None):
         return placing
     some = f"or of which each holds its own, {most:,} at most, at {_gb(sharded)}" if whole is None else f"and {whole}"

@@ -14,6 +14,7 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import check_number
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.index.placement import Placing, place
+from legolas_metric.index.sharded import ShardedIndex
 from legolas_metric.miners.miner import Miner
 from legolas_metric.miners.schedule import MiningSchedule, NoMiner, TripletMiner
 from legolas_metric.miners.select import counted
@@ -67,18 +68,20 @@ class Holding:
         if self.world.size == 1 or self.placing is not None:
             return
         miners, n = [miner for _, miner in schedule.stages], len(self.embedder.inputs)
-        with self.world.meeting("embedding a first example"), self.world.together("embedding a first example"):
-            first = self.embedder.first(placed)
         whole = None if n >= self.world.size else f"they are fewer than the {self.world.size} processes"
-        self.placing = place(
-            self.world,
-            len(range(*self.world.part(n).indices(n))),
-            first.shape[1],
-            k=max(miner.strategy.depth if isinstance(miner, Miner) else 1 for miner in miners),
-            device=first.device,
-            memory_mb=self.memory_mb,
-            whole=next((why for miner in miners if (why := needs_all(miner)) is not None), whole),
-        )
+        with self.world.meeting("deciding where the bank lies"):
+            with self.world.together("embedding a first example"):
+                first = self.embedder.first(placed)
+            self.placing = place(
+                self.world,
+                len(range(*self.world.part(n).indices(n))),
+                first.shape[1],
+                k=max(miner.strategy.depth if isinstance(miner, Miner) else 1 for miner in miners),
+                device=first.device,
+                memory_mb=self.memory_mb,
+                whole=next((why for miner in miners if (why := needs_all(miner)) is not None), whole),
+                apart=any(isinstance(getattr(miner, "index", None), ShardedIndex) for miner in miners),
+            )
         if self.placing.how == "sharded":
             self._part = self.embedder.part(self.world.part(n))
         if self.world.rank == 0:
@@ -91,9 +94,10 @@ class Holding:
         self.place(placed, schedule, epoch=epoch, step=step)
         if self._part is None:
             return self.embedder.embed(placed, step=step)
-        self.embedder.lead(placed)
-        with self.world.together("embedding"):
-            return self._part.embed(placed, step=step)
+        with self.world.meeting("embedding"):
+            self.embedder.lead(placed)
+            with self.world.together("embedding"):
+                return self._part.embed(placed, step=step)
 
     def rewrite(
         self, bank: EmbeddingBank, placed: Placed, *, step: int, rows: Int64[Tensor, " m"] | None = None
@@ -105,13 +109,14 @@ class Holding:
         if rows is not None:
             first = self.world.part(len(self.embedder.inputs)).start
             rows = rows[(rows >= first) & (rows < first + len(bank))] - first
-        self.embedder.lead(placed)
         count, drift = len(bank) if rows is None else len(rows), 0.0
-        with self.world.together("embedding"):
-            if count:
-                self._part.rewrite(bank, placed, step=step, rows=rows)
-                drift = bank.drift or 0.0
-        told = self.world.gather_objects((count, count * drift))
+        with self.world.meeting("embedding"):
+            self.embedder.lead(placed)
+            with self.world.together("embedding"):
+                if count:
+                    self._part.rewrite(bank, placed, step=step, rows=rows)
+                    drift = bank.drift or 0.0
+            told = self.world.gather_objects((count, count * drift))
         bank.drift = sum(drift for _, drift in told) / sum(count for count, _ in told)
 
     def of_rows(self, rows: Float32[Tensor, "n d"], steps: Int64[Tensor, " n"], drift: float | None) -> EmbeddingBank:
@@ -139,8 +144,8 @@ class Holding:
         assert self.placing is not None
         found = miner.mine(bank, world=self.world, memory_mb=self.placing.budget / 2**20)
         columns = (found.anchor, found.positive, found.negative, found.s_ap, found.s_an)
-        stats = _summed(self.world.gather_objects(found.stats))
         with self.world.meeting("gathering triplets"):
+            stats = _summed(self.world.gather_objects(found.stats))
             return Triplets(*(self.world.gather(column) for column in columns), stats=stats)
 
     def near(self, bank: EmbeddingBank, settings: Feeding) -> Near:
