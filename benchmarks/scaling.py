@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from legolas_metric import ExactIndex, FaissIndex, ShardedIndex
 from legolas_metric.index.exact.warm_up import warm_up
 from legolas_metric.index.placement import needed, travelling
 from legolas_metric.samplers.neighbor_pk import plan_classes
+
+Points = dict[str, list[Any]]
 
 CLASS = 20  # rows
 RECALL = 0.95  # that an IVF index is to reach
@@ -53,11 +56,11 @@ def seconds(work: Callable[[], object]) -> float:
 # Points
 
 
-def measure() -> dict[str, list[dict[str, float]]]:
+def measure() -> Points:
     """All points, by job."""
     warm_up()
     sizes, dimensions = (6_000, 16_000), (64, 128, 512)
-    points: dict[str, list[dict[str, float]]] = {"join": [], "search": [], "ivf": [], "classes": [], "messages": []}
+    points: Points = {"join": [], "search": [], "ivf": [], "classes": [], "messages": []}
     for d in dimensions:
         for n in sizes:
             join(points, n, d)
@@ -67,7 +70,7 @@ def measure() -> dict[str, list[dict[str, float]]]:
     return points
 
 
-def join(points: dict[str, list[dict[str, float]]], n: int, d: int) -> None:
+def join(points: Points, n: int, d: int) -> None:
     """The exact self-join, and a search for queries that are other rows."""
     x, labels = rows_of(n, d)
     index, q = ExactIndex().fit(x, labels), 4_000
@@ -76,7 +79,7 @@ def join(points: dict[str, list[dict[str, float]]], n: int, d: int) -> None:
     points["search"].append({"n": n, "q": q, "d": d, "s": searched})
 
 
-def plan(points: dict[str, list[dict[str, float]]], most: int, d: int) -> None:
+def plan(points: Points, most: int, d: int) -> None:
     """Which classes are near each other."""
     classes = torch.nn.functional.normalize(torch.randn(most, d, generator=torch.Generator().manual_seed(0)))
     for count in (most // 2, most):
@@ -143,7 +146,7 @@ def _counted(rank: int, n: int, d: int, port: int, results) -> None:
 # The model
 
 
-def fit(points: dict[str, list[dict[str, float]]]) -> dict[str, list[float]]:
+def fit(points: Points) -> dict[str, list[float]]:
     """Least squares of relative errors: seconds of a pair of rows, a + b d, and of a row, likewise; none negative."""
     return {
         "join": _solved(points["join"], lambda p: [p["n"] ** 2, p["n"] ** 2 * p["d"], p["n"] * p["d"]]),
@@ -210,13 +213,13 @@ def _wall(model: dict[str, list[float]], n: int, d: int, w: int, settings: argpa
 # Tables
 
 
-def tables(points: dict[str, list[dict[str, float]]], settings: argparse.Namespace) -> str:
+def tables(points: Points, settings: argparse.Namespace) -> str:
     """The fit, and the model at large n, as Markdown."""
     model = fit(points)
     return "\n".join([*fitted(points, model), "", *exactly(model, settings), "", *cheaper(points, model, settings)])
 
 
-def fitted(points: dict[str, list[dict[str, float]]], model: dict[str, list[float]]) -> list[str]:
+def fitted(points: Points, model: dict[str, list[float]]) -> list[str]:
     """What was measured, and the constants."""
     rows = [["job", "a [ns]", "b [ns]", "c [ns]", "at d = 128 [ns]"]]
     for job in ("join", "search", "classes"):
@@ -248,9 +251,7 @@ def exactly(model: dict[str, list[float]], settings: argparse.Namespace) -> list
     return table(rows)
 
 
-def cheaper(
-    points: dict[str, list[dict[str, float]]], model: dict[str, list[float]], settings: argparse.Namespace
-) -> list[str]:
+def cheaper(points: Points, model: dict[str, list[float]], settings: argparse.Namespace) -> list[str]:
     """Node hours of what asks less: a million anchors, an approximate index, classes in place of rows."""
     head = ["rows", "all, exactly", "a million anchors", "IVF, as many lists", "IVF, the same share"]
     rows = [[*head, "near classes of 20", "of 100"]]

@@ -19,6 +19,7 @@ from legolas_metric import (
     SemiHardMiner,
     ShardedIndex,
 )
+from legolas_metric.checks import Metric
 from legolas_metric.distributed import ProcessFailed, World
 
 GUARD = FalseNegativeGuard(relative=0.9, reference="quantile", skip=1, vote=0.4, neighbours=5, depth=9)
@@ -45,7 +46,7 @@ def bank_of(x, labels, groups, ids, metric, own=slice(None)):
     return EmbeddingBank.of_own(x[own], none, groups=none, ids=none, metric=metric)
 
 
-def mines_as_one(own: slice, metric: str, x, labels, groups, ids) -> None:
+def mines_as_one(own: slice, metric: Metric, x, labels, groups, ids) -> None:
     """All miners with rows that stay on their processes, and some with rows that are gathered."""
     world = World.current(averages_gradients=False)
     warnings.filterwarnings("ignore", message="the guard rejected")
