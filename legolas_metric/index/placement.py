@@ -39,7 +39,7 @@ class Placing:
         """What was decided, and by which figures."""
         where = "every process holds all rows" if self.how == "replicated" else "each process holds its own rows"
         return (
-            f"{where} ({self.how}): all of them need {_gb(self.replicated)} a process, one's own {_gb(self.sharded)}, "
+            f"{where} ({self.how}): all of them need {_gb(self.replicated)} a process, a part {_gb(self.sharded)}, "
             f"and the poorest has {_gb(self.budget)}"
         )
 
