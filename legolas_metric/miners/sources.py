@@ -4,35 +4,30 @@ Letters: q anchors, n rows, m anchors of a block.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
-from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, check_device, check_dimension
+from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers
 from legolas_metric.datasets.labels import class_sizes
-from legolas_metric.geometry import chunks, merge_directions, normalise
+from legolas_metric.geometry import chunks
 from legolas_metric.index.interface import NeighborIndex
+from legolas_metric.index.placement import Placing
 from legolas_metric.lookup import lookup
+from legolas_metric.miners.batch_rows import Batch
 from legolas_metric.miners.by_label import Classes, Part
 from legolas_metric.miners.dense import DensePool, Table, block_rows
+from legolas_metric.miners.joint import JointNames
 from legolas_metric.miners.masks import Masks, Relations
-from legolas_metric.miners.pool import IndexPool, Pool, Searched, Searching
-from legolas_metric.names import Known, as_named, known_by
+from legolas_metric.miners.pool import IndexPool, Pool, Searching
+from legolas_metric.miners.sharing import BY_ITSELF, Sharing
 from legolas_metric.relations import LabelRelation
-from legolas_metric.rows import (
-    NO_ID,
-    Rows,
-    answered_by_a_scaler,
-    as_float_rows,
-    as_ids,
-    check_norms,
-    places_of,
-    warn_of_overflow,
-)
+from legolas_metric.rows import NO_ID, Rows, as_ids, places_of
 
 _EACH_PAIR = 4096  # bytes of a pair of anchor and positive in a search: its slot, window and answer
 
@@ -65,50 +60,17 @@ class Source:
         names: [q], what the answer calls the anchors: ids, or positions in the batch.
         rows: among which positives and negatives are sought; the answer calls them by their ids.
         blocks: of the anchors, in order.
+        before: anchors, or pairs of anchor and positive, that the processes before this one mine.
+        together: is entered while this is mined: what fails on one process fails on all.
+        placing: where the rows of several processes lie, if that was decided.
     """
 
     names: Int64[Tensor, " q"]
-    rows: Rows
+    rows: Rows | JointNames
     blocks: Iterator[Block]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Checked arguments of a call by pytorch-metric-learning's convention; ids of anchors are their own rows, or -1."""
-
-    anchors: Rows
-    rows: Rows
-
-    @classmethod
-    def of(
-        cls,
-        embeddings: ArrayLike,
-        labels: ArrayLike,
-        ref_emb: ArrayLike | None,
-        ref_labels: ArrayLike | None,
-        groups: ArrayLike | None,
-        ref_groups: ArrayLike | None,
-        metric: Metric,
-    ) -> "Batch":
-        """Check and prepare the arguments."""
-        if (ref_emb is None) != (ref_labels is None):
-            raise ValueError("ref_emb and ref_labels go together: pass both or neither")
-        anchors = _batch_rows(embeddings, labels, groups, metric, "")
-        if ref_emb is None or ref_labels is None:
-            return cls(anchors, anchors)
-        rows = _batch_rows(ref_emb, ref_labels, ref_groups, metric, "ref_", like=anchors)
-        check_device(anchors.embeddings, rows.embeddings, names=("embeddings", "ref_emb"))
-        check_dimension(anchors.embeddings, rows.embeddings, names=("embeddings", "ref_emb"))
-        if rows.embeddings.dtype != anchors.embeddings.dtype:
-            anchors, rows = (replace(side, embeddings=side.embeddings.double()) for side in (anchors, rows))
-        if ref_labels is not labels:
-            anchors = replace(anchors, ids=_itself(anchors, rows))
-        return cls(anchors, rows)
-
-
-def batch_ids(ids: ArrayLike | None, batch: Batch) -> Int64[Tensor, " b"]:
-    """Names of a batch's rows; their positions where none are given."""
-    return as_ids(ids, len(batch.anchors)).to(batch.rows.ids.device)
+    before: int = 0
+    together: AbstractContextManager[object] = field(default_factory=nullcontext)
+    placing: Placing | None = None
 
 
 def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -> Source:
@@ -124,7 +86,12 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -
         labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
         anchors = batch.anchors[labelled]
     table = Table(anchors, batch.rows, metric)
-    return Source(labelled, batch.rows, _dense_blocks(table, labelled, anchors.ids, relation))
+    relations = (
+        Classes.of(anchors, anchors.ids, batch.rows)
+        if relation is None
+        else Masks(anchors, batch.rows, anchors.ids, relation)
+    )
+    return Source(labelled, batch.rows, _dense_blocks(table, labelled, relations))
 
 
 def bank_source(
@@ -136,46 +103,66 @@ def bank_source(
     *,
     dense: bool,
     every_positive: bool,
+    sharing: Sharing = BY_ITSELF,
 ) -> Source:
     """The anchors of a bank: behind an index, or as dense blocks where no index can answer.
 
     Args:
-        bank: whose rows they are.
+        bank: whose rows they are; of several processes this one's.
         anchors: ids; None: all with a label.
         candidates: ids of the rows among which positives and negatives are sought; None: all.
         index: unfitted.
         relation: of anchors and rows.
         dense: whether no index can answer the strategy.
         every_positive: whether each positive of an anchor is looked at, so that anchors go in blocks.
+        sharing: the processes that share the call, and how.
 
     Raises:
         ValueError: labels that allow no triplet, unknown or unlabelled anchors, no groups where the relation needs
-            them, or an index of another metric.
+            them, an index of another metric, or rows of several processes that fit none of the ways to mine them.
     """
-    if index.metric != bank.metric:
-        raise ValueError(f"the index has metric={index.metric!r}, the bank {bank.metric!r}: give both the same metric")
-    whole = bank.table
-    check_groups(whole, relation, "EmbeddingBank")
-    asked = anchor_rows(whole, anchors)
+    world, dense = sharing.world, dense or not (relation is None or relation.by_label)
+    with world.together("mining"):
+        if index.metric != bank.metric:
+            raise ValueError(
+                f"the index has metric={index.metric!r}, the bank {bank.metric!r}: give both the same metric"
+            )
+        check_groups(bank.table, relation, "EmbeddingBank")
+        sharing.check(index, dense=dense)
+        asked = anchor_rows(bank.table, anchors)
+        kept = None if candidates is None else _named_rows(bank.table, candidates, "candidates")
+    whole = sharing.joined(bank.table)
     rows, self_row = whole, asked
-    if candidates is not None:
-        rows = whole[_named_rows(whole, candidates, "candidates")]
-        place, there = lookup(bank.ids[asked], rows.ids)
+    if kept is not None:
+        rows = whole[kept]
+        place, there = lookup(whole.ids[asked], rows.ids)
         self_row = torch.where(there, place, NO_ID)
+    spread = sharing.spread(rows, index, dense=dense)
+    self_row = torch.where(self_row >= 0, self_row + spread.start, NO_ID)
+    own, names = whole[asked], whole.ids[asked]
+    assert own.labels is not None
     if relation is None or relation.compare is None:
-        refuse_hopeless(bank.labels, asked, rows, candidates is not None)
-    own, names = whole[asked], bank.ids[asked]
-    if not dense and (relation is None or relation.by_label):
+        assert whole.labels is not None
+        labels = world.gather(whole.labels)
+        refuse_hopeless(labels, world.gather(own.labels), spread.rows, kept is not None)
+    if spread.search is not None:
         other_group = relation is not None and relation.positive_group == "other"
-        classes = Classes.of(own, self_row, rows, other_group=other_group)
-        searched = Searched(rows, index)
-        return Source(names, rows, index_blocks(own.__getitem__, searched, classes, len(own), every_positive))
-    order = rows.ids.argsort()  # in a dense block, ties go to the smaller row
+        relations = Classes.of(own, self_row, spread.rows, other_group=other_group)
+        blocks, found = index_blocks(own.__getitem__, spread.search, relations, len(own), every_positive), spread.rows
+    else:
+        found, self_row = _by_id(spread.whole, self_row)
+        relations = Classes.of(own, self_row, found) if relation is None else Masks(own, found, self_row, relation)
+        blocks = _dense_blocks(Table(own, found, bank.metric), names, relations)
+    before = sharing.before(len(own), relations if every_positive else None, len(found))
+    return Source(names, found, blocks, before, spread.together, spread.placing)
+
+
+def _by_id(rows: Rows, self_row: Int64[Tensor, " q"]) -> tuple[Rows, Int64[Tensor, " q"]]:
+    """Rows in the order of their ids, as in a dense block ties go to the smaller row; and where the anchors stand."""
+    order = rows.ids.argsort()
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
-    table = Table(own, rows[order], bank.metric)
-    self_row = torch.where(self_row >= 0, place[self_row], NO_ID)
-    return Source(names, table.rows, _dense_blocks(table, names, self_row, relation))
+    return rows[order], torch.where(self_row >= 0, place[self_row], NO_ID)
 
 
 def index_blocks(
@@ -193,15 +180,8 @@ def index_blocks(
         yield Block(anchors.ids, part.stop - part.start, kept, pool, no_positive, no_negative)
 
 
-def _dense_blocks(
-    table: Table, names: Int64[Tensor, " q"], self_row: Int64[Tensor, " q"], relation: LabelRelation | None
-) -> Iterator[Block]:
+def _dense_blocks(table: Table, names: Int64[Tensor, " q"], relations: Relations) -> Iterator[Block]:
     anchors, rows = table.anchors, table.rows
-    if len(anchors) == 0:
-        return
-    relations: Relations = (
-        Classes.of(anchors, self_row, rows) if relation is None else Masks(anchors, rows, self_row, relation)
-    )
     for part in chunks(len(anchors), block_rows(len(rows))):
         whole = part.stop - part.start == len(anchors)
         own = relations if whole else relations[part]
@@ -219,87 +199,6 @@ def _usable(relations: Relations) -> tuple[Int64[Tensor, " m"] | None, int, int]
         return None, 0, 0
     positive, negative = relations.positives > 0, relations.negatives > 0
     return (positive & negative).nonzero()[:, 0], int((~positive).sum()), int((positive & ~negative).sum())
-
-
-def _batch_rows(
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    groups: ArrayLike | None,
-    metric: Metric,
-    prefix: str,
-    like: Rows | None = None,
-) -> Rows:
-    """Rows of a batch; `like`: the rows with whose names of labels and groups these are numbered alike."""
-    name = f"{prefix}emb" if prefix else "embeddings"
-    rows, overflowed = _prepared(embeddings, metric, name)
-    n, device = rows.shape[0], rows.device
-    known: tuple[Known, Known] = (None, None)
-    if like is not None:
-        known = known_by(like.label_names), None if like.groups is None else known_by(like.group_names)
-    own_labels = as_named(labels, n, name=f"{prefix}labels", of=name, known=known[0])
-    codes = _checked(own_labels.codes, f"{prefix}labels").to(device)
-    own_groups = None
-    if groups is not None:
-        own_groups = as_named(groups, n, name=f"{prefix}groups", of=name, known=known[1])
-    return Rows(
-        rows,
-        codes.masked_fill(overflowed, UNLABELLED),
-        torch.arange(n, device=device),
-        None if own_groups is None else own_groups.codes.to(device),
-        own_labels.names,
-        None if own_groups is None else own_groups.names,
-    )
-
-
-def _checked(labels: Int64[Tensor, " n"], name: str) -> Int64[Tensor, " n"]:
-    if int(labels.min()) < UNLABELLED:
-        raise ValueError(f"{name} must be >= 0, or -1 for unlabelled, got {int(labels.min())}")
-    return labels
-
-
-def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> tuple[Float[Tensor, "n d"], Bool[Tensor, ""]]:
-    """`as_prepared(wide=True)` by torch alone, as nothing is compiled for a batch; and whether the rows overflowed.
-
-    Rows that overflowed in float16 are nobody's: nothing is mined from them, where the loss of such a batch is NaN.
-    """
-    rows = as_float_rows(embeddings, name=name, wide=True)
-    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
-    least, most = norm.aminmax()
-    overflowed = ~most.isfinite()
-    if bool(overflowed) and isinstance(embeddings, Tensor) and answered_by_a_scaler(embeddings):
-        warn_of_overflow(embeddings, name, "nothing is mined from this batch")
-        return normalise(torch.ones_like(rows)), overflowed
-    check_norms(rows, float(least), float(most), name=name, metric=metric, ids=None)
-    if metric != "cosine":
-        return rows, overflowed
-    norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
-    rows = rows.double().div_(norm).to(rows.dtype)
-    merge_directions(rows)
-    return rows, overflowed
-
-
-def _itself(anchors: Rows, rows: Rows) -> Int64[Tensor, " q"]:
-    """The reference row that each anchor is: the first one of its label that is equal to it bit for bit; -1: none.
-
-    A memory that holds the batch would otherwise give each anchor itself for its nearest positive.
-    """
-    keys = [row_keys(side.embeddings, side.labels) for side in (anchors, rows) if side.labels is not None]
-    place, found = lookup(keys[0], keys[1])
-    same = (rows.embeddings[place] == anchors.embeddings).all(1)  # keys of 64 bits may coincide
-    return torch.where(found & same, place, NO_ID)
-
-
-def row_keys(rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"] | None = None) -> Int64[Tensor, " n"]:
-    """Numbers of 64 bits that are equal for rows that are equal bit for bit, and for others as good as never."""
-    factors = torch.empty(rows.shape[1] + 1, dtype=torch.int64)
-    factors.random_(-(2**62), 2**62, generator=torch.Generator().manual_seed(1))
-    factors = factors.to(rows.device) | 1
-    out = torch.zeros(len(rows), dtype=torch.int64, device=rows.device) if labels is None else labels * factors[-1]
-    for part in chunks(len(rows), rows_for(BLOCK, 16 * rows.shape[1])):
-        own = rows[part] + 0.0  # -0 is 0
-        bits = own.view(torch.int64 if rows.dtype == torch.float64 else torch.int32).long()
-        out[part] += ((bits ^ (bits >> 15)) * factors[:-1]).sum(1)
-    return out
 
 
 def _named_rows(rows: Rows, ids: ArrayLike, name: str) -> Int64[Tensor, " m"]:
@@ -329,8 +228,13 @@ def check_groups(rows: Rows, relation: LabelRelation | None, where: str) -> None
         raise ValueError(f"the relation compares groups, and there are none: pass groups to {where}")
 
 
-def refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: Rows, chosen: bool) -> None:
-    """Raise where no triplet exists at all; `chosen`: among the candidates that were given."""
+def refuse_hopeless(
+    labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: Rows | JointNames, chosen: bool
+) -> None:
+    """Raise where no triplet exists at all, by the labels of all rows and of the anchors that are asked for.
+
+    `chosen`: among the candidates that were given.
+    """
     classes, counts = class_sizes(labels)
     n, labelled = len(labels), int(counts.sum())
     if labelled == 0:
@@ -340,7 +244,7 @@ def refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], row
     if int(counts.max()) == 1:
         raise ValueError(f"no positives: each of {len(classes)} classes has one row. Miners need a class of two rows")
     assert rows.labels is not None
-    if chosen and not bool(torch.isin(labels[asked], rows.labels).any()):
+    if chosen and not bool(torch.isin(asked, rows.labels).any()):
         raise ValueError(
             f"no positives: none of {len(rows)} candidates has the label of any of {len(asked)} anchors: "
             "candidates must hold rows of the anchors' classes"

@@ -5,13 +5,15 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric, check_choice, check_whole
 from legolas_metric.geometry import chunks, similarity_matrix
+from legolas_metric.lookup import lookup
+from legolas_metric.samplers.class_means import ClassMeans, class_sums
 from legolas_metric.samplers.draws import NEIGHBORS, random_bits
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place, checked_shape
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
@@ -135,7 +137,7 @@ class NeighborPKSampler(PlannedSampler):
     @typed
     def __init__(
         self,
-        bank: EmbeddingBank,
+        bank: EmbeddingBank | ClassMeans,
         p: int,
         k: int,
         *,
@@ -149,7 +151,7 @@ class NeighborPKSampler(PlannedSampler):
     ) -> None:
         rank, world_size, seed = checked_place(rank, world_size, seed)
         super().__init__(rank, world_size)
-        if not isinstance(bank, EmbeddingBank):
+        if not isinstance(bank, EmbeddingBank | ClassMeans):
             raise TypeError(f"bank must be an EmbeddingBank, got {type(bank).__name__}")
         p, k = checked_shape(p, k)
         check_choice("short", short, get_args(Short))
@@ -191,7 +193,7 @@ class NeighborPKSampler(PlannedSampler):
         """With distinct_groups, labels of the visited classes that have fewer than k groups."""
         return torch.from_numpy(self._members.few_groups(self.k))
 
-    def refresh(self, bank: EmbeddingBank | None = None) -> None:
+    def refresh(self, bank: EmbeddingBank | ClassMeans | None = None) -> None:
         """Choose the classes anew when the epoch is next begun; from another bank of the same rows, if one is given.
 
         Raises:
@@ -263,22 +265,26 @@ class NeighborPKSampler(PlannedSampler):
         self._classes = None if chosen is None or self.epoch != state["epoch"] else (self.epoch, chosen.clone())
 
 
-def class_centroids(bank: EmbeddingBank, members: Members) -> Float32[Tensor, "c d"]:
+def class_centroids(bank: EmbeddingBank | ClassMeans, members: Members) -> Float32[Tensor, "c d"]:
     """Mean row of each class, of unit length under "cosine" (zero where a class's rows cancel out).
 
     Under the other metrics all are scaled by one power of two, so that no similarity of finite rows overflows; which
     classes are near each other stays as it is.
     """
+    if isinstance(bank, ClassMeans):
+        place, _ = lookup(torch.from_numpy(members.classes), bank.classes)
+        return _centroids(bank.sums[place], torch.from_numpy(members.sizes).to(place.device), bank.metric)
     rows, sizes = bank.embeddings, torch.from_numpy(members.sizes)
     owner = torch.full((len(bank),), len(sizes))  # rows of no class go to a last one, which is dropped
     owner[torch.from_numpy(members.rows)] = torch.arange(len(sizes)).repeat_interleave(sizes)
     owner, sizes = owner.to(rows.device), sizes.to(rows.device)
-    sums = rows.new_zeros(len(sizes) + 1, rows.shape[1], dtype=torch.float64)
-    for part in chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1])):
-        sums.index_add_(0, owner[part], rows[part].double())
-    if bank.metric == "cosine":
-        return torch.nn.functional.normalize(sums[:-1]).float()
-    means = sums[:-1] / sizes[:, None]
+    return _centroids(class_sums(rows, owner, len(sizes)), sizes, bank.metric)
+
+
+def _centroids(sums: Float64[Tensor, "c d"], sizes: Int64[Tensor, " c"], metric: Metric) -> Float32[Tensor, "c d"]:
+    if metric == "cosine":
+        return torch.nn.functional.normalize(sums).float()
+    means = sums / sizes[:, None]
     return torch.ldexp(means, -torch.frexp(means.abs().max()).exponent).float()
 
 
