@@ -15,6 +15,7 @@ from legolas_metric.checks import ArrayLike, check_whole
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.interface import StoredRows
+from legolas_metric.index.sharded import ShardedIndex
 from legolas_metric.miners.batch_rows import Batch, batch_ids
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.index_option import Index, batch_metric, check_shared, template
@@ -122,13 +123,9 @@ class Miner:
         """
         started = time.perf_counter()
         if isinstance(bank, StoredRows):
-            given = {
-                "candidates": candidates is not None,
-                "step": step is not None,
-                "several processes": world.size > 1,
-                "memory_mb": memory_mb is not None,
-                "an index of the miner's": not isinstance(self.index, str),
-            }
+            given = {"candidates": candidates, "step": step, "memory_mb": memory_mb}
+            own = {"several processes": world.size > 1, "an index of the miner's": not isinstance(self.index, str)}
+            given = {name: value is not None for name, value in given.items()} | own
             source = stored_source(bank, anchors, self.strategy, self.relation, given=given)
             return self._record(source, *self._choose(source, started, 0, None))
         dense = self.strategy.negative == "distance_weighted"
