@@ -307,8 +307,8 @@ def test_the_tables_add_up():
     assert gains(lines[2:], lines[:2], "rank1") == pytest.approx([0.1, 0.2])
     shown = means_table(lines).splitlines()
     assert shown[2] == (
-        "| near + SupCon | none | 0.002 | 0.02 | 0.750 ± 0.212 | 0.375 ± 0.106 | +0.150 ± 0.071 | 0.900 ± 0.000 "
-        "| 0.800 ± 0.000 | 40 | 2 |"
+        "| near + SupCon | none | 0.002 | 0.02 | 0.750 ± 0.212 | 0.375 ± 0.106 | +0.150 ± 0.071 | +0.075 ± 0.035 "
+        "| 0.900 ± 0.000 | 0.800 ± 0.000 | 40 | 2 |"
     )
     assert "| +0.000 ± 0.000 |" in shown[3]
     chosen = selection_table([line("near + SupCon", 3, 0.6), line("near + SupCon", 3, 0.8, head=True)], 3).splitlines()
@@ -316,3 +316,60 @@ def test_the_tables_add_up():
     assert chosen[2].endswith("| 0.950 | 40 (10%) | 2 |")
     drawn = curve_table(lines, ("PK + SupCon", "near + SupCon")).splitlines()
     assert drawn[2] == "| 100 | 0.07 | +0.150 ± 0.071 | +0.075 ± 0.035 | 2 |"
+
+
+def test_a_page_is_renewed_from_the_lines_and_the_log_is_as_they_say():
+    from benchmarks.recipes.table import read, renewed, tables
+
+    page = "a\n<!-- table: x -->\nold\nrows\n<!-- end -->\nb\n<!-- table: y z -->\n<!-- end -->\n"
+    assert renewed(page, {"x": "| 1 |", "y z": "| 2 |"}) == (
+        "a\n<!-- table: x -->\n| 1 |\n<!-- end -->\nb\n<!-- table: y z -->\n| 2 |\n<!-- end -->\n"
+    )
+    with pytest.raises(ValueError, match="names a table 'x', the results have y"):
+        renewed(page, {"y": ""})
+    results = ROOT / "benchmarks" / "results"
+    log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    assert renewed(log, tables(read(results / "arena.jsonl"), read(results / "ceiling.jsonl"))) == log
+
+
+def test_persons_count_once_however_often_they_were_judged():
+    from benchmarks.recipes.table import PERSONS, by_person, interval, persons_table
+
+    def line(recipe: str, seed: int, values: dict[str, float]) -> dict:
+        told = trial(recipe, seed=seed).plain() | {"rank1": 0.5, "map_at_r": 0.1, "eer": 0.2, "eer_as_norm": 0.1}
+        return told | {"persons": dict.fromkeys(PERSONS, values)}
+
+    lines = [line("PK + SupCon", 0, {"1": 0.2, "2": 0.6}), line("PK + SupCon", 1, {"1": 0.4, "3": 1.0})]
+    assert by_person(lines, "other day") == pytest.approx({"1": 0.3, "2": 0.6, "3": 1.0})
+    low, high = interval([0.0, 1.0] * 50)
+    assert 0.4 - 0.01 < low < 0.42 < 0.58 < high < 0.6 + 0.01  # 1.96 * 0.05 on each side
+    better = [line("near + SupCon", 0, {"1": 0.5, "2": 0.8, "3": 1.0})]
+    shown = persons_table([*lines, *better]).splitlines()
+    assert "| +0.133 [+0.000, +0.200] |" in next(row for row in shown if "near" in row)
+    assert shown[2].endswith("| 0.200 | 0.100 | 3 | 2 |") or shown[3].endswith("| 0.200 | 0.100 | 3 | 2 |")
+
+
+def test_mistakes_that_all_encoders_share():
+    from benchmarks.recipes.ceiling import shared_mistakes
+
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(12) // 3
+    members = [torch.nn.functional.normalize(torch.randn(12, 2, generator=generator)) for _ in range(3)]
+    nearest = []
+    for rows in members:
+        own = []
+        for i in range(12):
+            others = [j for j in range(12) if j != i]
+            own.append(int(labels[max(others, key=lambda j: float(rows[i] @ rows[j]))]))
+        nearest.append(own)
+    wrong = [[own[i] != int(labels[i]) for own in nearest] for i in range(12)]
+    alike = [len({own[i] for own in nearest}) == 1 for i in range(12)]
+    found = shared_mistakes(members, labels)
+    assert found == pytest.approx(
+        {
+            "missed_by_all": sum(map(all, wrong)) / 12,
+            "same_mistake": sum(all(w) and a for w, a in zip(wrong, alike)) / 12,
+            "missed_by_one": sum(map(any, wrong)) / 12,
+        }
+    )
+    assert 0 < found["same_mistake"] < found["missed_by_all"] < found["missed_by_one"]
