@@ -17,7 +17,7 @@ from benchmarks.recipes.arenas import DRAWN, WIDTHS
 from benchmarks.recipes.trial import Recipe, Trial
 
 Line = Mapping[str, Any]
-Part = Literal["all", "claim", "rest"]
+Part = Literal["all", "claim", "rest", "chances"]
 
 SHORT, LONG = 800, 2400
 SELECTION_SEED, FINAL_SEEDS = 3, (0, 1, 2)
@@ -89,6 +89,9 @@ TRIED = (
     "mined ranks 1-10 + SupCon",
 )
 """At most one or two points from the recipe that they vary, up or down, or far behind: no contenders."""
+
+CHANCE_CLASSES = (2, 4, 8, 16, 32)
+"""Of a batch."""
 
 CURVE_CLASSES = (40, 80, 160, 320, None)
 
@@ -214,6 +217,16 @@ def heartbeats() -> Iterator[Trial]:
             yield Trial(task="ecg", recipe=recipe.name, head=False, rate=RATE, value=0.05, steps=200, seed=seed, p=16)
 
 
+def chances() -> Iterator[Trial]:
+    """PK and near classes of CLINC's 100 intents, in batches of fewer and fewer of them: cheap, and 1 % to 31 %."""
+    for seed in FINAL_SEEDS:
+        for p in CHANCE_CLASSES:
+            for recipe in (PK, NEAR):
+                yield Trial(
+                    task="clinc", recipe=recipe.name, head=True, rate=RATE, value=0.05, steps=SHORT, seed=seed, p=p
+                )
+
+
 def bounds() -> Iterator[Trial]:
     """What bounds the drawings: ragged or smooth ones of the same hand, and the encoder's width."""
     for seed in FINAL_SEEDS:
@@ -252,16 +265,19 @@ def remaining(lines: Sequence[Line], most: int = MOST_TRIALS, part: Part = "all"
 
     Args:
         most: trials of each contender in the selection.
-        part: "claim" is the selection and the finals, "rest" what two processes at once need not wait for.
+        part: "claim" is the selection and the finals, "rest" what two processes at once need not wait for; "chances"
+            the cheapest of it.
     """
     done = {Trial(**{name: x[name] for name in Trial.__dataclass_fields__}).key() for x in lines}
     wanted: list[Trial] = []
-    if part != "rest":
+    if part not in ("rest", "chances"):
         chosen = selection(lines, most)
         if chosen is not None:
             yield chosen
             return
         wanted += final(lines)
-    if part != "claim":
-        wanted += [*sentences(), *curve(), *heartbeats(), *bounds()]
+    if part == "chances":
+        wanted += chances()
+    elif part != "claim":
+        wanted += [*sentences(), *chances(), *curve(), *heartbeats(), *bounds()]
     yield from (trial for trial in wanted if trial.key() not in done)

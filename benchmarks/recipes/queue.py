@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"file of results (default: {RESULTS})")
     parser.add_argument("--until", metavar="HH:MM", help="begin no trial after this time of day")
     parser.add_argument("--trials", type=int, default=MOST_TRIALS, help="of each contender in the selection")
-    parser.add_argument("--part", choices=get_args(Part), default="all", help="for two processes: claim, and rest")
+    parser.add_argument("--part", choices=get_args(Part), default="all", help="of the plan, for several processes")
     parser.add_argument("--left", action="store_true", help="list what is left, and stop")
     options = parser.parse_args(arguments)
     if options.left:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.recipes.plan import CURVE_CLASSES, LONG, SHORT, merit
+from benchmarks.recipes.plan import LONG, SHORT, merit
 
 Line = dict[str, Any]
 
@@ -34,6 +34,7 @@ PERSONS = {
 }
 """Measures by person, and their columns."""
 RESAMPLES = 2000
+RESULTS = (Path("benchmarks/results/arena.jsonl"), Path("benchmarks/results/chances.jsonl"))
 
 
 def read(path: Path) -> list[Line]:
@@ -100,16 +101,22 @@ def means_table(lines: Sequence[Line]) -> str:
 
 def curve_table(lines: Sequence[Line], names: tuple[str, str]) -> str:
     """What the second recipe gains over the first, by the chance to meet the nearest class in a random batch."""
+    found: dict[tuple[str, int, int], tuple[list[Line], list[Line]]] = {}
+    for line in lines:
+        if line["recipe"] in names:
+            size = line["classes"] or 0
+            found.setdefault((line["task"], size, line["p"]), ([], []))[names.index(line["recipe"])].append(line)
     rows = []
-    for classes in CURVE_CLASSES:
-        plain, near = ([x for x in lines if x["recipe"] == name and x["classes"] == classes] for name in names)
-        if not gains(near, plain, "rank1"):
+    for (task, _, p), (plain, near) in found.items():
+        seeds = len(gains(near, plain, "rank1"))
+        if not seeds:
             continue
         count = math.fsum(x["train_classes"] for x in plain) / len(plain)
-        chance = math.fsum((min(x["p"], x["train_classes"]) - 1) / (x["train_classes"] - 1) for x in plain) / len(plain)
+        chance = math.fsum((min(p, x["train_classes"]) - 1) / (x["train_classes"] - 1) for x in plain) / len(plain)
         more = [_cell(gains(near, plain, name), "+") for name in ("rank1", "map_at_r")]
-        rows.append([f"{count:.0f}", f"{chance:.2f}", *more, str(len(gains(near, plain, "rank1")))])
-    return markdown(["classes", "chance", "Rank@1", "MAP@R", "seeds"], rows)
+        rows.append((chance, [task, f"{count:.0f}", str(p), f"{chance:.2f}", *more, str(seeds)]))
+    head = ["task", "classes", "in a batch", "chance", "Rank@1", "MAP@R", "seeds"]
+    return markdown(head, [cells for _, cells in sorted(rows)])
 
 
 def by_person(lines: Sequence[Line], measure: str) -> dict[str, float]:
@@ -167,6 +174,8 @@ def tables(lines: Sequence[Line], ceiling: Sequence[Line] = (), selection_seed: 
     drawings = own.pop("omniglot", [])
     whole = [x for x in drawings if x["steps"] == LONG]
     short = [x for x in drawings if x["steps"] == SHORT and x["seed"] != selection_seed]
+    short += [x for x in own.get("clinc", []) if x["value"] == 0.05]
+    own = {name: [x for x in some if name != "clinc" or x["p"] == 32] for name, some in own.items()}
     found = {"selection": selection_table(drawings, selection_seed)} if drawings else {}
     if whole:
         found["finals"] = means_table(whole)
@@ -201,7 +210,7 @@ CURVED = ("PK + SupCon", "near + SupCon")
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; columns of words to the left, of figures to the right."""
-    words = {"side", "recipe", "head"}
+    words = {"side", "recipe", "head", "task"}
     rule = ["---" if name in words else "---:" for name in head]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
@@ -218,11 +227,11 @@ def _cell(values: Sequence[float], sign: str = "") -> str:
 def main() -> None:
     """Print the tables, or renew those of a page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes.table", description=__doc__)
-    parser.add_argument("results", type=Path, nargs="?", default=Path("benchmarks/results/arena.jsonl"))
+    parser.add_argument("results", type=Path, nargs="*", default=RESULTS)
     parser.add_argument("--ceiling", type=Path, default=Path("benchmarks/results/ceiling.jsonl"))
     parser.add_argument("--page", type=Path, help="renew the tables that this page names")
     options = parser.parse_args()
-    found = tables(read(options.results), read(options.ceiling))
+    found = tables([line for path in options.results for line in read(path)], read(options.ceiling))
     if options.page is None:
         print("\n".join(f"### {name}\n\n{table}\n" for name, table in found.items()))
     else:
