@@ -17,7 +17,7 @@ from benchmarks.recipes.arenas import DRAWN, WIDTHS
 from benchmarks.recipes.trial import Recipe, Trial
 
 Line = Mapping[str, Any]
-Part = Literal["all", "claim", "rest", "chances"]
+Part = Literal["all", "claim", "rest", "sentences", "chances", "curve", "heartbeats", "bounds"]
 
 SHORT, LONG = 800, 2400
 SELECTION_SEED, FINAL_SEEDS = 3, (0, 1, 2)
@@ -213,7 +213,7 @@ def sentences() -> Iterator[Trial]:
 def heartbeats() -> Iterator[Trial]:
     """ECG-ID: two partitions of three folds, 200 steps of 64 beats."""
     for seed in range(6):
-        for recipe in (PK, BEATS[0], ACROSS[0], BEATS[1], BEATS[2]):
+        for recipe in (PK, BEATS[1], BEATS[0], ACROSS[0], BEATS[2]):
             yield Trial(task="ecg", recipe=recipe.name, head=False, rate=RATE, value=0.05, steps=200, seed=seed, p=16)
 
 
@@ -260,24 +260,33 @@ def curve() -> Iterator[Trial]:
                 yield _short("omniglot", recipe, seed, classes)
 
 
+RESTS = {
+    "sentences": sentences,
+    "chances": chances,
+    "curve": curve,
+    "heartbeats": heartbeats,
+    "bounds": bounds,
+}
+"""What need not wait for the selection."""
+
+
 def remaining(lines: Sequence[Line], most: int = MOST_TRIALS, part: Part = "all") -> Iterator[Trial]:
     """What is left to do; of the selection only the next trial is known.
 
     Args:
         most: trials of each contender in the selection.
-        part: "claim" is the selection and the finals, "rest" what two processes at once need not wait for; "chances"
-            the cheapest of it.
+        part: "claim" is the selection and the finals, "rest" what a second process need not wait for, of which the
+            others are parts.
     """
     done = {Trial(**{name: x[name] for name in Trial.__dataclass_fields__}).key() for x in lines}
     wanted: list[Trial] = []
-    if part not in ("rest", "chances"):
+    if part in ("all", "claim"):
         chosen = selection(lines, most)
         if chosen is not None:
             yield chosen
             return
         wanted += final(lines)
-    if part == "chances":
-        wanted += chances()
-    elif part != "claim":
-        wanted += [*sentences(), *chances(), *curve(), *heartbeats(), *bounds()]
+    for name, trials in RESTS.items():
+        if part in ("all", "rest", name):
+            wanted += trials()
     yield from (trial for trial in wanted if trial.key() not in done)

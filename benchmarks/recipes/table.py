@@ -34,6 +34,7 @@ PERSONS = {
 }
 """Measures by person, and their columns."""
 RESAMPLES = 2000
+MERITS = ("rank1", "map_at_r")
 RESULTS = (Path("benchmarks/results/arena.jsonl"), Path("benchmarks/results/chances.jsonl"))
 
 
@@ -88,9 +89,11 @@ def means_table(lines: Sequence[Line]) -> str:
     """Means over seeds, and each row's Rank@1 less that of the best batch-only row of most seeds, in the same seeds."""
     rows = grouped(lines)
     reference = max((own for own in rows if own[0]["side"] == "batch"), key=len, default=None)
+    if reference is not None:  # rows of fewer seeds have their place by the seeds that they share with it
+        rows.sort(key=lambda own: -sum(mean_and_spread(gains(own, reference, x) or [-9])[0] for x in MERITS))
     cells = []
     for own in rows:
-        less = [[] if reference is None else gains(own, reference, name) for name in ("rank1", "map_at_r")]
+        less = [[] if reference is None else gains(own, reference, name) for name in MERITS]
         few = [_cell([x[name] for x in own]) if name in own[0] else "–" for name in ("few", "few_within")]
         figures = [_cell([x[name] for x in own]) for name in ("rank1", "map_at_r")]
         spent = f"{math.fsum(x['cpu_s'] for x in own) / len(own):.0f}"
