@@ -55,6 +55,7 @@ class Feeder:
                 groups=self.groups,
                 distinct_groups=settings.distinct_groups,
                 batches_per_epoch=self._share("random"),
+                short=settings.short,
                 seed=settings.seed,
             )
 
@@ -102,8 +103,10 @@ class Feeder:
             self._p,
             settings.k,
             pool=settings.pool,
+            hard=settings.hard,
             distinct_groups=settings.distinct_groups,
             batches_per_epoch=steps,
+            short=settings.short,
             seed=settings.seed,
         )
         if before is not None:
