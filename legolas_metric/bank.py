@@ -189,12 +189,7 @@ class EmbeddingBank:
         Raises:
             ValueError: an id that the bank does not hold.
         """
-        names = as_integers(ids, None, name="ids").to(self.ids.device)
-        place, found = lookup(names, self.ids)
-        if not bool(found.all()):
-            unknown = names[~found]
-            raise ValueError(f"{len(unknown)} ids are not in the bank (first: {unknown[:5].tolist()})")
-        return place
+        return rows_named(ids, self.ids)
 
     @typed
     def update(self, ids: ArrayLike, embeddings: ArrayLike, *, step: int) -> float:
@@ -266,3 +261,17 @@ class EmbeddingBank:
             raise ValueError(f"{path} is no whole EmbeddingBank: {error}") from error
         bank.steps.copy_(steps)
         return bank
+
+
+def rows_named(ids: ArrayLike, among: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
+    """Row numbers of ids among those of a bank.
+
+    Raises:
+        ValueError: an id that the bank does not hold.
+    """
+    names = as_integers(ids, None, name="ids").to(among.device)
+    place, found = lookup(names, among)
+    if not bool(found.all()):
+        unknown = names[~found]
+        raise ValueError(f"{len(unknown)} ids are not in the bank (first: {unknown[:5].tolist()})")
+    return place

@@ -7,9 +7,10 @@ distance of unit vectors; for "euclidean" s = -d; for "dot" margins are in s its
 import math
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
@@ -89,10 +90,25 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
     where their projections on one fixed direction lie in one chain of steps of at most `tie_distance`. Of a chain that
     holds more than 32 directions the others stay as they are: of encoders that have collapsed to rounding.
     """
+    parts = chunks(len(rows), rows_for(CACHE, 12 * rows.shape[1]))
+    for others, first in one_direction(rows, torch.cat([projected(rows[part]) for part in parts])):
+        rows[others] = rows[first]
+
+
+def projected(rows: Float[Tensor, "n d"]) -> Float64[Tensor, " n"]:
+    """Rows along one fixed direction: those of one direction lie within `tie_distance` there."""
+    return rows.double() @ _axis(rows.shape[1]).to(rows.device)
+
+
+def one_direction(rows: Any, place: Float64[Tensor, " n"]) -> Iterator[tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]]:
+    """Numbers of rows, and of the first rows of their directions: to be written over before the next are asked for.
+
+    Args:
+        rows: a tensor [n, d], or whatever has its length, `shape`, `dtype` and `device`, and gives rows by number.
+        place: `projected`.
+    """
     tie = tie_distance(rows.dtype)
-    axis = _axis(rows.shape[1]).to(rows.device)
-    places = [rows[part].double() @ axis for part in chunks(len(rows), rows_for(CACHE, 12 * rows.shape[1]))]
-    place, order = torch.cat(places).sort(stable=True)
+    place, order = place.sort(stable=True)
     if not bool((place.diff() <= tie).any()):
         return
     for _ in range(_DIRECTIONS):
@@ -106,9 +122,8 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
         first = order.new_full((len(near),), len(rows)).scatter_reduce_(0, chain, order, "amin")[chain]
         same = torch.empty_like(kept[kept])
         for part in chunks(len(order), rows_for(CACHE, 24 * rows.shape[1])):
-            some = rows[first[part]]
-            same[part] = (rows[order[part]].double() - some.double()).square().sum(1) <= tie**2
-            rows[order[part][same[part]]] = some[same[part]]
+            same[part] = (rows[order[part]].double() - rows[first[part]].double()).square().sum(1) <= tie**2
+            yield order[part][same[part]], first[part][same[part]]
         place, order = place[~same], order[~same]
 
 
@@ -155,21 +170,18 @@ def semi_hard_window(
 
 
 def inwards(
-    window: tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]],
-    x: Float[Tensor, "q d"],
-    y: Float[Tensor, "n d"],
-    metric: Metric,
+    window: tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]], metric: Metric, *, d: int, lengths: float | int = 0.0
 ) -> tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]]:
-    """A window of similarities of x and y, less the last of the 33 bits to which sums are kept.
+    """A window of similarities of rows of d dimensions, less the last of the 33 bits to which sums are kept.
 
     Its bounds were added up in one order, and a search adds in its own: where a sum lies between two values of 33 bits,
     one may round up and the other down, and a negative that is equal to the positive must not fall inside by that.
+    `lengths` is the product of the largest norms of both sides, which matters under "dot".
     """
     low, high = window
     slack = (2 - 2 * high if metric == "cosine" else high).abs() * 2.0**-32
     if metric == "dot":
-        lengths = [float(side.norm(dim=1, dtype=torch.float64).max()) for side in (x, y)]
-        slack = slack + y.shape[1] * 2.0**-52 * lengths[0] * lengths[1]
+        slack = slack + d * 2.0**-52 * lengths
     return low + slack, high - slack
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.lookup import runs_of
-from legolas_metric.rows import NO_ID, Rows
+from legolas_metric.rows import NO_ID
+from legolas_metric.stored.stored_rows import AnyRows
 
 Part = slice | Int64[Tensor, " m"]
 
@@ -35,7 +36,9 @@ class Classes:
     group: tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]] | None = None
 
     @classmethod
-    def of(cls, anchors: Rows, self_row: Int64[Tensor, " q"], rows: Rows, *, other_group: bool = False) -> "Classes":
+    def of(
+        cls, anchors: AnyRows, self_row: Int64[Tensor, " q"], rows: AnyRows, *, other_group: bool = False
+    ) -> "Classes":
         """Classes of the anchors, each of which is row `self_row` (-1: none of the rows).
 
         Args:

@@ -19,6 +19,7 @@ from legolas_metric.miners.sources import Batch, Source, bank_source, batch_ids,
 from legolas_metric.miners.strategy import Draws, OnEmpty, Strategy
 from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.relations import LabelRelation
+from legolas_metric.stored.stored_bank import StoredBank
 
 Index = NeighborIndex | Literal["auto"]
 Tuple = tuple[Int64[Tensor, " t"], Int64[Tensor, " t"], Int64[Tensor, " t"]]
@@ -66,7 +67,7 @@ class Miner:
 
     def mine(
         self,
-        bank: EmbeddingBank,
+        bank: EmbeddingBank | StoredBank,
         anchors: ArrayLike | None = None,
         *,
         candidates: ArrayLike | None = None,
@@ -74,10 +75,11 @@ class Miner:
     ) -> Triplets:
         """Mine the whole bank.
 
-        Peak memory above the bank: what the index says of itself, 64 bytes a triplet, and some 200 MB of blocks.
+        Peak memory above the bank: what the index says of itself, 64 bytes a triplet, and some 200 MB of blocks. A bank
+        on disk is mined within its own ceiling, see `StoredBank`.
 
         Args:
-            bank: the rows among which positives and negatives are sought.
+            bank: the rows among which positives and negatives are sought, in memory or on disk.
             anchors: ids of the rows that need triplets (default: all with a label).
             candidates: ids of the rows among which positives and negatives are sought (default: all): the corpus of
                 queries, the gallery of probes.
@@ -307,9 +309,9 @@ def batch_metric(index: Index) -> Metric:
     return "cosine" if isinstance(index, str) else index.metric
 
 
-def check_age(bank: EmbeddingBank, step: int | None, max_staleness: int | None) -> int:
+def check_age(bank: EmbeddingBank | StoredBank, step: int | None, max_staleness: int | None) -> int:
     """Steps since the bank's oldest row was written; raise where they are too many, or where there is no bank."""
-    if not isinstance(bank, EmbeddingBank):
+    if not isinstance(bank, EmbeddingBank | StoredBank):
         raise TypeError(
             f"mine() takes an EmbeddingBank as bank, got {type(bank).__name__}: mine(EmbeddingBank(embeddings, labels))"
             ", or call the miner itself for a batch, miner(embeddings, labels)"

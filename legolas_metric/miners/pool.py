@@ -14,11 +14,13 @@ from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.index.interface import NeighborIndex, Want
+from legolas_metric.index.stored_index import StoredIndex
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.masks import Relations
 from legolas_metric.records import SearchStats
 from legolas_metric.rows import NO_ID, Rows
+from legolas_metric.stored.stored_rows import AnyRows, StoredRows
 
 Window = tuple[Float64[Tensor, " m"], Float64[Tensor, " m"]]
 
@@ -31,7 +33,7 @@ class Pool(Protocol):
     """
 
     anchors: Rows
-    rows: Rows
+    rows: AnyRows
     metric: Metric
 
     @property
@@ -68,7 +70,7 @@ def pair_similarities(pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor
 
 
 def similarities_between(
-    anchors: Rows, rows: Rows, metric: Metric, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
+    anchors: Rows, rows: AnyRows, metric: Metric, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
 ) -> Float64[Tensor, "m k"]:
     """The same without a pool; a block at a time."""
     x, y = anchors.embeddings, rows.embeddings
@@ -84,20 +86,20 @@ class Searched:
 
     Args:
         rows: among which is searched.
-        index: an unfitted template of their metric.
+        index: an unfitted template of their metric; rows on disk have an index of their own.
     """
 
-    def __init__(self, rows: Rows, index: NeighborIndex) -> None:
+    def __init__(self, rows: AnyRows, index: NeighborIndex) -> None:
         self.rows = rows
         self.metric: Metric = index.metric
         self.stats: SearchStats | None = None
         self._template = index
-        self._fitted: NeighborIndex | None = None
+        self._fitted: NeighborIndex | StoredIndex | None = None
         self._near: tuple[int, Int64[Tensor, "n k"]] | None = None
 
     def search(
         self,
-        own: Rows,
+        own: AnyRows,
         place: Int64[Tensor, " m"],
         k: int,
         want: Want,
@@ -109,15 +111,18 @@ class Searched:
         where they are most of the rows.
         """
         if self._fitted is None:
-            rows = self.rows
-            self._fitted = self._template.clone().fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
+            self._fitted = self._fit(self.rows)
         n = len(self.rows)
         k = min(k, n)
-        if 2 * len(place) > n and int(place[0]) >= 0 and bool((place.diff() > 0).all()):
+        if isinstance(self._fitted, StoredIndex):
+            found = self._fitted.answer(own, k, want, farthest, window)
+            ids = found.ids
+        elif 2 * len(place) > n and int(place[0]) >= 0 and bool((place.diff() > 0).all()):
             bounds = None if window is None else (_spread(window[0], place, n), _spread(window[1], place, n))
             found = self._fitted.self_join(k, want=want, farthest=farthest, window=bounds)
             ids = found.ids[place]
         else:
+            assert isinstance(own, Rows)
             found = self._fitted.search(
                 own.embeddings,
                 k,
@@ -132,6 +137,11 @@ class Searched:
         self.stats = found.stats if self.stats is None else _merged(self.stats, found.stats)
         row, there = lookup(ids, self.rows.ids)
         return torch.where(there, row, NO_ID)
+
+    def _fit(self, rows: AnyRows) -> NeighborIndex | StoredIndex:
+        if isinstance(rows, StoredRows):
+            return StoredIndex.of_rows(rows, self.metric)
+        return self._template.clone().fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
 
     def neighbours(self, k: int) -> Int64[Tensor, "n k"]:
         """The k nearest rows of each row."""

@@ -24,6 +24,8 @@ from legolas_metric.miners.pool import IndexPool, Pool, Searched
 from legolas_metric.names import Known, as_named, known_by
 from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import NO_ID, Rows, answered_by_a_scaler, as_float_rows, as_ids, check_norms, warn_of_overflow
+from legolas_metric.stored.stored_bank import StoredBank
+from legolas_metric.stored.stored_rows import AnyRows, StoredRows, some_of
 
 _EACH_PAIR = 4096  # bytes of a pair of anchor and positive in a search: its slot, window and answer
 
@@ -59,7 +61,7 @@ class Source:
     """
 
     names: Int64[Tensor, " q"]
-    rows: Rows
+    rows: AnyRows
     blocks: Iterator[Block]
 
 
@@ -119,7 +121,7 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -
 
 
 def bank_source(
-    bank: EmbeddingBank,
+    bank: EmbeddingBank | StoredBank,
     anchors: ArrayLike | None,
     candidates: ArrayLike | None,
     index: NeighborIndex,
@@ -145,18 +147,24 @@ def bank_source(
     """
     if index.metric != bank.metric:
         raise ValueError(f"the index has metric={index.metric!r}, the bank {bank.metric!r}: give both the same metric")
+    dense = dense or not (relation is None or relation.by_label)
+    if dense and isinstance(bank, StoredBank):
+        raise ValueError(
+            "distances that are weighted, and relations by more than equality of labels, compare each row with each, "
+            "which a bank on disk does not: mine bank.load()"
+        )
     whole = bank.table
     _check_groups(whole, relation, "EmbeddingBank")
     asked = _anchor_rows(bank, anchors)
     rows, self_row = whole, asked
     if candidates is not None:
-        rows = whole[_named_rows(bank, candidates, "candidates")]
+        rows = some_of(whole, _named_rows(bank, candidates, "candidates"))
         place, there = lookup(bank.ids[asked], rows.ids)
         self_row = torch.where(there, place, NO_ID)
     if relation is None or relation.compare is None:
         _refuse_hopeless(bank.labels, asked, rows, candidates is not None)
-    own, names = whole[asked], bank.ids[asked]
-    if not dense and (relation is None or relation.by_label):
+    own, names = some_of(whole, asked), bank.ids[asked]
+    if not dense:
         other_group = relation is not None and relation.positive_group == "other"
         classes = Classes.of(own, self_row, rows, other_group=other_group)
         return Source(names, rows, _index_blocks(own, Searched(rows, index), classes, every_positive))
@@ -168,10 +176,12 @@ def bank_source(
     return Source(names, table.rows, _dense_blocks(table, names, self_row, relation))
 
 
-def _index_blocks(own: Rows, searched: Searched, classes: Classes, every_positive: bool) -> Iterator[Block]:
+def _index_blocks(own: AnyRows, searched: Searched, classes: Classes, every_positive: bool) -> Iterator[Block]:
     size = len(own)
     if every_positive and size:
         size = rows_for(BLOCK, _EACH_PAIR * max(1, int(classes.positives.max())))
+    if isinstance(own, StoredRows):
+        size = min(size, own.at_once)
     for part in chunks(len(own), max(1, size)):
         of = classes if size >= len(own) else classes[part]
         kept, no_positive, no_negative = _usable(of)
@@ -289,13 +299,13 @@ def row_keys(rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"] | None = No
     return out
 
 
-def _named_rows(bank: EmbeddingBank, ids: ArrayLike, name: str) -> Int64[Tensor, " m"]:
+def _named_rows(bank: EmbeddingBank | StoredBank, ids: ArrayLike, name: str) -> Int64[Tensor, " m"]:
     """Ascending rows of ids."""
     given = as_integers(ids, None, name=name)
     return bank.rows(as_ids(given, len(given), of=name)).sort().values
 
 
-def _anchor_rows(bank: EmbeddingBank, anchors: ArrayLike | None) -> Int64[Tensor, " q"]:
+def _anchor_rows(bank: EmbeddingBank | StoredBank, anchors: ArrayLike | None) -> Int64[Tensor, " q"]:
     """Ascending rows of the anchors asked for."""
     if anchors is None:
         return (bank.labels != UNLABELLED).nonzero()[:, 0]
@@ -309,12 +319,12 @@ def _anchor_rows(bank: EmbeddingBank, anchors: ArrayLike | None) -> Int64[Tensor
     return rows
 
 
-def _check_groups(rows: Rows, relation: LabelRelation | None, where: str) -> None:
+def _check_groups(rows: AnyRows, relation: LabelRelation | None, where: str) -> None:
     if relation is not None and relation.needs_groups and rows.groups is None:
         raise ValueError(f"the relation compares groups, and there are none: pass groups to {where}")
 
 
-def _refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: Rows, chosen: bool) -> None:
+def _refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: AnyRows, chosen: bool) -> None:
     """Raise where no triplet exists at all; `chosen`: among the candidates that were given."""
     classes, counts = class_sizes(labels)
     n, labelled = len(labels), int(counts.sum())
