@@ -14,9 +14,12 @@ def small_bank(metric="cosine", n=150, d=12, seed=0) -> EmbeddingBank:
     """Rows of which some are equal, some of one direction, some near each other, and some unlabelled."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(n, d, generator=generator)
-    rows[n // 2 : n // 2 + 20] = rows[:20]
-    rows[n // 2 + 20 : n // 2 + 30] = 3 * rows[20:30]
-    rows[n // 2 + 30 : n // 2 + 40] = rows[30:40] + 1e-4 * torch.randn(10, d, generator=generator)
+    half, part = n // 2, n // 8
+    rows[half : half + part] = rows[:part]
+    rows[half + part : half + 2 * part] = 3 * rows[part : 2 * part]
+    rows[half + 2 * part : half + 3 * part] = rows[2 * part : 3 * part] + 1e-4 * torch.randn(
+        part, d, generator=generator
+    )
     labels = torch.randint(-1, n // 8, (n,), generator=generator)
     groups = torch.randint(0, 3, (n,), generator=generator)
     ids = torch.randperm(3 * n, generator=generator)[:n]

@@ -139,8 +139,8 @@ class StoredIndex:
         asked, stats = min(k, len(rows)), []
         plan = Plan.of(rows, len(own), asked) if asked else None
         for part in chunks(len(own), plan.queries) if plan else ():
-            best = _Best.none(len(range(*part.indices(len(own)))), asked, farthest)
             some, limits = own[part], part_of(bounds, part)
+            best = _Best(len(some), asked, farthest)
             for block in chunks(len(rows), plan.rows):
                 found = self._of_block(some, rows[block], asked, want, best, limits, plan)
                 stats.append((found, len(some)))
@@ -161,29 +161,15 @@ class StoredIndex:
         return near.stats
 
 
-@dataclass(slots=True)
 class _Best:
-    """The k best of each query so far, by the similarity that decides, then the id.
+    """The k best of each query so far, by the similarity that decides, then the id; -1 past the last."""
 
-    Attributes:
-        ids: -1 past the last.
-        values: float64; what loses to everything there.
-        farthest: whether the least similar are the best.
-    """
+    def __init__(self, q: int, k: int, farthest: bool) -> None:
+        self.farthest = farthest
+        self.ids: Int64[Tensor, "q k"] = torch.full((q, k), NO_ID)
+        self.values: Float64[Tensor, "q k"] = self.nothing(self.ids)
 
-    ids: Int64[Tensor, "q k"]
-    values: Float64[Tensor, "q k"]
-    farthest: bool
-
-    @classmethod
-    def none(cls, q: int, k: int, farthest: bool) -> "_Best":
-        """Before the first block."""
-        ids = torch.full((q, k), NO_ID)
-        best = cls(ids, torch.empty(0, 0, dtype=torch.float64), farthest)
-        best.values = best.nothing(ids)
-        return best
-
-    def nothing(self, ids: Int64[Tensor, "q k"]) -> Float64[Tensor, "q k"]:
+    def nothing(self, ids: Int64[Tensor, "q m"]) -> Float64[Tensor, "q m"]:
         """Values that lose to every other."""
         return torch.full(ids.shape, torch.inf if self.farthest else -torch.inf, dtype=torch.float64)
 
@@ -198,7 +184,7 @@ class _Best:
         """Merge with more."""
         ids, values = torch.cat([self.ids, ids], 1), torch.cat([self.values, values], 1)
         order = ids.argsort(1)
-        order = order.gather(1, values.gather(1, order).argsort(1, stable=True, descending=not self.farthest))
+        order = order.gather(1, values.gather(1, order).argsort(dim=1, stable=True, descending=not self.farthest))
         order = order[:, : self.ids.shape[1]]
         self.ids, self.values = ids.gather(1, order), values.gather(1, order)
 

@@ -24,6 +24,7 @@ from legolas_metric.records import MiningStats, Pairs, SearchStats
 from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import NO_ID
 from legolas_metric.signatures import typed_fields
+from legolas_metric.stored.stored_bank import StoredBank
 
 PairTuple = tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Int64[Tensor, " t"], Int64[Tensor, " t"]]
 
@@ -76,7 +77,7 @@ class MultiSimilarityMiner:
 
     def mine(
         self,
-        bank: EmbeddingBank,
+        bank: EmbeddingBank | StoredBank,
         anchors: ArrayLike | None = None,
         *,
         candidates: ArrayLike | None = None,
