@@ -17,9 +17,8 @@ def small_bank(metric="cosine", n=150, d=12, seed=0) -> EmbeddingBank:
     half, part = n // 2, n // 8
     rows[half : half + part] = rows[:part]
     rows[half + part : half + 2 * part] = 3 * rows[part : 2 * part]
-    rows[half + 2 * part : half + 3 * part] = rows[2 * part : 3 * part] + 1e-4 * torch.randn(
-        part, d, generator=generator
-    )
+    rows[half + 2 * part : half + 3 * part] = rows[2 * part : 3 * part] * 1.0001
+    rows[half + 2 * part : half + 3 * part, 0] += 1e-4
     labels = torch.randint(-1, n // 8, (n,), generator=generator)
     groups = torch.randint(0, 3, (n,), generator=generator)
     ids = torch.randperm(3 * n, generator=generator)[:n]

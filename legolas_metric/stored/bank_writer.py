@@ -151,18 +151,10 @@ class BankWriter:
 @contextmanager
 def bank_writer(path: str | os.PathLike[str], named: Rows, kind: Kind) -> Iterator[BankWriter]:
     """A writer of a file that takes its name when all rows are in it and on the disk; until then the old one stays."""
-    try:
-        with whole_file(path) as temporary, temporary.open("w+b") as file:
-            writer = BankWriter(file, named, kind)
-            yield writer
-            writer.finish()
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            f"cannot write {path}: {error.strerror}. What was there before is as it was; make room, or write elsewhere",
-        ) from error
+    with whole_file(path) as temporary, temporary.open("w+b") as file:
+        writer = BankWriter(file, named, kind)
+        yield writer
+        writer.finish()
 
 
 def _up(values: Tensor) -> Float32[Tensor, " n"]:
