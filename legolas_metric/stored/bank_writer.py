@@ -58,7 +58,7 @@ class BankWriter:
         self.errors = torch.empty(n)
         self.steps = torch.full((n,), kind.step)
         self._scale = torch.empty(n) if kind.storage == "int8" and kind.metric != "cosine" else None
-        self._place = torch.empty(n, dtype=torch.float64)
+        self._place = torch.empty(n, 2, dtype=torch.float64)
         self._written, self._longest = 0, 0.0
         self._begin = aligned(file)
         self._like: Codes | None = None
