@@ -63,7 +63,7 @@ def test_rows_that_are_many_are_told_apart_by_two_projections(monkeypatch):
     rows[1000:1040, 0] += 1e-5
     monkeypatch.setattr("legolas_metric.geometry.tie_distance", lambda dtype: 2e-3)
     places = rows.double() @ torch.eye(6, 1, dtype=torch.float64)
-    assert int((places[:, 0].sort().values.diff() <= 2e-3).sum()) > 1900
+    assert int((places[:, 0].sort().values.diff() <= 2e-3).sum()) > 1700
     merge_directions(rows)
     assert torch.equal(rows[1000:1040], rows[:40])
     assert len(rows.unique(dim=0)) > 1950
