@@ -38,7 +38,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python -m pytest benchmarks
 
 docs: .venv/.installed-dev
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict --clean
 
 lock: .venv/.installed-dev
 	@sed -n '/^#/p' constraints.txt > constraints.new

@@ -27,6 +27,9 @@ from .decisions.rerank import expand as expand
 from .decisions.rerank import rerank as rerank
 from .decisions.score_norm import ScoreNorm as ScoreNorm
 from .decisions.scored import verify_by as verify_by
+from .decisions.step_gains import StepGain as StepGain
+from .decisions.step_gains import StepsCompared as StepsCompared
+from .decisions.step_gains import compare_steps as compare_steps
 from .decisions.template_curve import TemplateCurve as TemplateCurve
 from .decisions.template_curve import template_curve as template_curve
 from .decisions.templates import Identification as Identification
@@ -76,6 +79,7 @@ from .export.writing import export_encoder as export_encoder
 from .index.auto import AutoIndex as AutoIndex
 from .index.exact import ExactIndex as ExactIndex
 from .index.faiss import FaissIndex as FaissIndex
+from .index.lance import LanceIndex as LanceIndex
 from .index.sharded import ShardedIndex as ShardedIndex
 from .index.stored_index import StoredIndex as StoredIndex
 from .losses.bank_loss import BankLoss as BankLoss

@@ -23,8 +23,7 @@ from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, em
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.geometry import chunks, merge_directions
-from legolas_metric.lookup import lookup
-from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows, named_rows
+from legolas_metric.rows import Rows, as_groups, as_ids, as_labels, as_prepared, fitted_rows, named_rows, places_of
 from legolas_metric.signatures import typed
 
 _FORMAT = "legolas_metric.EmbeddingBank/1"
@@ -54,6 +53,8 @@ class EmbeddingBank:
         >>> bank.embeddings
         tensor([[0.6000, 0.8000],
                 [0.0000, 1.0000]])
+
+    Source: ours.
     """
 
     @typed
@@ -189,7 +190,7 @@ class EmbeddingBank:
         Raises:
             ValueError: an id that the bank does not hold.
         """
-        return rows_named(ids, self.ids)
+        return places_of(ids, self.ids)
 
     @typed
     def update(self, ids: ArrayLike, embeddings: ArrayLike, *, step: int) -> float:
@@ -261,17 +262,3 @@ class EmbeddingBank:
             raise ValueError(f"{path} is no whole EmbeddingBank: {error}") from error
         bank.steps.copy_(steps)
         return bank
-
-
-def rows_named(ids: ArrayLike, among: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
-    """Row numbers of ids among those of a bank.
-
-    Raises:
-        ValueError: an id that the bank does not hold.
-    """
-    names = as_integers(ids, None, name="ids").to(among.device)
-    place, found = lookup(names, among)
-    if not bool(found.all()):
-        unknown = names[~found]
-        raise ValueError(f"{len(unknown)} ids are not in the bank (first: {unknown[:5].tolist()})")
-    return place

@@ -22,7 +22,7 @@ from legolas_metric.budgets import UNPACKED
 from legolas_metric.checks import ArrayLike, as_tensor
 from legolas_metric.matched_ids import Named, by_id
 from legolas_metric.names import Names, as_named
-from legolas_metric.outputs import check_file, check_writable, followed, is_stream, whole_file
+from legolas_metric.outputs import check_file, check_writable, followed, is_stream, of_column, whole_file
 from legolas_metric.tabular_files import TABULAR, held_input, read_columns
 
 FIELDS = ("embeddings", "labels", "ids", "groups", "images")
@@ -129,7 +129,8 @@ def read_embeddings(
 
     Args:
         path: the file. Named arrays are embeddings, labels, ids, groups, images; only the first is required.
-        labels, groups: files of any kind that override those of the first: by id where both have ids, else by row.
+        labels, groups: files of any kind that override those of the first: by id where both have ids, else by row. Of
+            "people.csv:camera" the column (or array) camera.
         ids: likewise, by row. Ids may be names, such as those of pictures, which are numbered.
         embeddings_key, labels_key: how the arrays of embeddings and labels are named, where they have other names; a
             key that is given must be there.
@@ -144,12 +145,15 @@ def read_embeddings(
     names = (embeddings_key, labels_key, *FIELDS[2:])
     arrays = _read(Path(path), names, option="--embeddings-key", named=(labels_key, "groups", "ids"))
     if ids is not None:
-        arrays["ids"] = _read(Path(ids), ("ids",), named=("ids",))["ids"]
+        file, column = of_column(ids)
+        own = column or "ids"
+        arrays["ids"] = _read(file, (own,), named=(own,))[own]
     for other, key in ((labels, labels_key), (groups, "groups")):
         if other is not None:
-            option = "--labels-key" if key == labels_key else None
-            told = _read(Path(other), (key, "ids"), option=option, named=(key, "ids"))
-            arrays[key] = by_id(told, key, arrays.get("ids"), Path(other))
+            file, column = of_column(other)
+            option, called = "--labels-key" if key == labels_key else None, column or key
+            told = _read(file, (called, "ids"), option=option, named=(called, "ids"))
+            arrays[key] = by_id(told, called, arrays.get("ids"), file)
     if labels is None and labels_key != FIELDS[1] and labels_key not in arrays:
         raise ValueError(f"{path} has no array named {labels_key!r}, which labels_key (--labels-key) asks for")
     found = {name: array for name, (array, _) in arrays.items()}

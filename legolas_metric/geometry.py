@@ -53,6 +53,30 @@ def similarity_matrix(x: Float[Tensor, "q d"], y: Float[Tensor, "n d"], metric: 
     return x @ y.T
 
 
+def product(x: Float[Tensor, "q d"], y: Float[Tensor, "n d"]) -> Float[Tensor, "q n"]:
+    """x y^T without a gradient, for batches: by oneDNN, where torch's usual library leaves half of a processor unused.
+
+    That is MKL, which takes AVX-512 on Intel's processors alone: on an EPYC that has it oneDNN takes 0.45 of the time
+    for the same sums. It prepares each new shape for half a millisecond, so this is for shapes that return; and rows
+    that lie apart in memory it would take a hundred times as long for.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn():
+        x, y = (side if side.is_contiguous() or side.T.is_contiguous() else side.contiguous() for side in (x, y))
+        return torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
+    return x @ y.T
+
+
+@cache
+def _has_onednn() -> bool:
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+        return False
+    one = torch.ones(1, 1)
+    try:
+        return torch.ops.mkldnn._linear_pointwise(one, one, None, "none", [], "").item() == 1
+    except (AttributeError, RuntimeError, TypeError):  # no part of torch's public interface: absent, or another one
+        return False
+
+
 def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric: Metric) -> Float64[Tensor, "*b"]:
     """The similarity that decides every order, window and tie: of each pair of prepared rows, in float64.
 
@@ -66,7 +90,8 @@ def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric:
     """
     if metric == "dot":
         return settled((x.double() * y.double()).sum(-1))
-    squared = settled((x.double() - y.double()).square().sum(-1))
+    difference = x.to(torch.float64, copy=True).sub_(y)  # in place: fresh pages cost more than the arithmetic
+    squared = settled(difference.square_().sum(-1))
     if metric == "euclidean":
         return -squared.sqrt()
     return (1 - squared.masked_fill(squared <= tie_distance(x.dtype) ** 2, 0) / 2).clamp_min(-1)
@@ -185,18 +210,21 @@ def semi_hard_window(
 
 
 def inwards(
-    window: tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]], metric: Metric, *, d: int, lengths: float | int = 0.0
+    window: tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]],
+    x: Float[Tensor, "q d"],
+    y: Float[Tensor, "n d"],
+    metric: Metric,
 ) -> tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]]:
-    """A window of similarities of rows of d dimensions, less the last of the 33 bits to which sums are kept.
+    """A window of similarities of x and y, less the last of the 33 bits to which sums are kept.
 
     Its bounds were added up in one order, and a search adds in its own: where a sum lies between two values of 33 bits,
     one may round up and the other down, and a negative that is equal to the positive must not fall inside by that.
-    `lengths` is the product of the largest norms of both sides, which matters under "dot".
     """
     low, high = window
     slack = (2 - 2 * high if metric == "cosine" else high).abs() * 2.0**-32
     if metric == "dot":
-        slack = slack + d * 2.0**-52 * lengths
+        lengths = [float(side.norm(dim=1, dtype=torch.float64).max()) for side in (x, y)]
+        slack = slack + y.shape[1] * 2.0**-52 * lengths[0] * lengths[1]
     return low + slack, high - slack
 
 

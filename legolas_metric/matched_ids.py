@@ -1,5 +1,6 @@
 """Values of one file for the rows of another, by their ids, which may be numbers or names."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,19 @@ def by_id(told: Mapping[str, Named], key: str, ids: Named | None, path: Path) ->
         ids: of the rows.
         path: of the file, for the errors.
 
+    Warns:
+        UserWarning: it has ids, and the rows have none.
+
     Raises:
         ValueError: ids of which several or none have a value, or that are names on one side alone.
     """
     values, names = told[key]
+    if ids is None and "ids" in told:
+        warnings.warn(
+            f"{path} has ids and the embeddings have none, so its {key} are taken row by row: give the embeddings ids "
+            "too (ids=, --ids FILE) where the order may differ",
+            stacklevel=3,
+        )
     if ids is None or "ids" not in told or len(told["ids"][0]) != len(values):
         return told[key]
     (theirs, called), (own, own_names) = told["ids"], ids

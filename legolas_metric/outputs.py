@@ -150,13 +150,22 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise PermissionError(f"cannot write {path}: it may not be changed. Choose another output file.")
 
 
+def of_column(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """A file and the name of its column: of "people.csv:camera", where that is no file itself and people.csv is one."""
+    file, colon, column = str(path).rpartition(":")
+    if colon and column and not Path(path).exists() and Path(file).is_file():
+        return Path(file), column
+    return Path(path), None
+
+
 def check_not_read(output: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str] | None]) -> None:
     """Refuse an output that is one of the files that are read, by whatever name.
 
     Raises:
         ValueError: it is.
     """
-    for path in inputs:
+    for named in inputs:
+        path = None if named is None else of_column(named)[0]
         if path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
             raise ValueError(f"{output} would be overwritten, but {path} is read from there: name another output file")
 

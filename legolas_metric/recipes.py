@@ -35,7 +35,7 @@ NOISY = 0.05
 @typed_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How batches are made, what is mined, and which loss is minimised. Ours.
+    """How batches are made, what is mined, and which loss is minimised.
 
     Attributes:
         name: for logs and tables.
@@ -61,6 +61,8 @@ class Recipe:
         >>> from legolas_metric import recipes
         >>> replace(recipes.near(), k=8).turns
         ('neighbors',)
+
+    Source: ours.
     """
 
     name: str
@@ -146,10 +148,15 @@ class Recipe:
 def near(*, temperature: float | int = 0.02, pool: int | None = None, distinct_groups: bool = False) -> Recipe:
     """Batches of classes that lie near each other in the whole set, SupCon: many classes, few of them in a batch.
 
+    Args:
+        temperature, pool, distinct_groups: see `Recipe`.
+
     Example:
         >>> from legolas_metric import recipes
         >>> recipes.near().temperature
         0.02
+
+    Source: ours, after the graph sampling of Liao and Shao (2022), arXiv:2104.01546.
     """
     return Recipe(
         name="near",
@@ -166,10 +173,15 @@ def mined(
 ) -> Recipe:
     """Batches of triplets whose negatives are among the ten nearest of the whole set, SupCon over all their pairs.
 
+    Args:
+        temperature, guard, distinct_groups: see `Recipe`.
+
     Example:
         >>> from legolas_metric import FalseNegativeGuard, recipes
         >>> recipes.mined(guard=FalseNegativeGuard()).ranks
         (1, 10)
+
+    Source: ours.
     """
     return Recipe(
         name="mined",
@@ -184,10 +196,15 @@ def mined(
 def pk_supcon(*, temperature: float | int = 0.02, distinct_groups: bool = False) -> Recipe:
     """Random classes, SupCon: what all else is compared with.
 
+    Args:
+        temperature, distinct_groups: see `Recipe`.
+
     Example:
         >>> from legolas_metric import recipes
         >>> recipes.pk_supcon().looks
         False
+
+    Source: Khosla et al. (2020), Supervised Contrastive Learning, arXiv:2004.11362.
     """
     return Recipe(name="pk-supcon", temperature=temperature, distinct_groups=distinct_groups)
 
@@ -195,11 +212,18 @@ def pk_supcon(*, temperature: float | int = 0.02, distinct_groups: bool = False)
 def pk_batch_hard(*, margin: float | int = 0.2, warm_up: int = 1, distinct_groups: bool = False) -> Recipe:
     """Random classes, the hardest triplet of each anchor; semi-hard ones first, since batch-hard may collapse at once.
 
+    Args:
+        margin: in distance.
+        warm_up: epochs of semi-hard triplets.
+        distinct_groups: positives come from other groups than their anchors.
+
     Example:
         >>> from legolas_metric import recipes
         >>> recipe = recipes.pk_batch_hard()
         >>> recipe.build_loss(epoch=0).selection, recipe.build_loss().selection
         ('semihard', 'hard')
+
+    Source: Hermans et al. (2017), In Defense of the Triplet Loss, arXiv:1703.07737; the warm-up is ours.
     """
     return Recipe(name="pk-batch-hard", loss="triplet", margin=margin, warm_up=warm_up, distinct_groups=distinct_groups)
 
@@ -207,16 +231,24 @@ def pk_batch_hard(*, margin: float | int = 0.2, warm_up: int = 1, distinct_group
 def pk_multi_similarity(*, distinct_groups: bool = False) -> Recipe:
     """Random classes, multi-similarity: features that are good before training, such as those of sentences.
 
+    Args:
+        distinct_groups: positives come from other groups than their anchors.
+
     Example:
         >>> from legolas_metric import recipes
         >>> recipes.pk_multi_similarity().loss
         'multi-similarity'
+
+    Source: Wang et al. (2019), Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning.
     """
     return Recipe(name="pk-multi-similarity", loss="multi-similarity", distinct_groups=distinct_groups)
 
 
 def named(name: str) -> Recipe:
     """A recipe as it comes, by its name.
+
+    Args:
+        name: of one, see docs/recipes.md.
 
     Raises:
         ValueError: no such name.
@@ -225,6 +257,8 @@ def named(name: str) -> Recipe:
         >>> from legolas_metric import recipes
         >>> recipes.named("near") == recipes.near()
         True
+
+    Source: ours.
     """
     check_choice("recipe", name, get_args(Name))
     made = {
@@ -246,7 +280,7 @@ def choose(
     k: int = 4,
     noise: float | int = 0.0,
 ) -> Recipe:
-    """The recipe to begin with, by how the data is made up; its `why` gives the reason in words. Ours.
+    """The recipe to begin with, by how the data is made up; its `why` gives the reason in words.
 
     The first that holds of C classes, p = min(batch_size // k, C) of them in a batch:
         1. C <= p, and classes with several groups: `pk_supcon(distinct_groups=True)`. Each batch holds every class, so
@@ -272,6 +306,8 @@ def choose(
         'near'
         >>> recipes.choose(torch.arange(10).repeat_interleave(90)).why
         'a random batch of 10 of 10 classes holds the nearest class with chance 1.00: it shows what a look would show'
+
+    Source: ours.
     """
     values = as_labels(labels, None)
     check_whole("k", k, 2)

@@ -58,6 +58,8 @@ class Neighbors(Shown):
         >>> found = ExactIndex().fit(torch.eye(3), [0, 0, 1]).self_join(2, want="positive")
         >>> found.ids.tolist()
         [[1, -1], [0, -1], [-1, -1]]
+
+    Source: ours.
     """
 
     ids: Int64[Tensor, "n k"]
@@ -102,6 +104,8 @@ class MiningStats(Shown):
         >>> stats = FullHardMiner().mine(EmbeddingBank(torch.eye(4), [0, 0, 1, 2])).stats
         >>> stats.anchors, stats.no_positive, stats.recall
         (4, 2, None)
+
+    Source: ours.
     """
 
     anchors: int
@@ -186,6 +190,8 @@ class Triplets(Shown):
         >>> triplets = HardMiner().mine(bank)
         >>> len(triplets), triplets.stats.anchors
         (4, 4)
+
+    Source: ours.
     """
 
     anchor: Int64[Tensor, " t"]
@@ -312,6 +318,8 @@ class Pairs(Shown):
         >>> pairs = MultiSimilarityMiner().mine(EmbeddingBank(torch.eye(4), [0, 0, 1, 1]))
         >>> len(pairs.anchor_p) == len(pairs.positive) == len(pairs.s_ap)
         True
+
+    Source: ours.
     """
 
     anchor_p: Int64[Tensor, " s"]

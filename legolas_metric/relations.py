@@ -38,6 +38,8 @@ class LabelRelation:
         >>> triplets = HardMiner(relation=LabelRelation(positive_group="other")).mine(bank, anchors=[0, 1])
         >>> triplets.positive
         tensor([2, 2])
+
+    Source: ours.
     """
 
     compare: Compare | None = None
@@ -68,6 +70,9 @@ class LabelRelation:
             negative: negatives differ in the ancestor of this level. What is neither, is ignored: with 1, another
                 label of the same parent is no negative.
 
+        Raises:
+            ValueError: paths that are not integers [c, l], or levels out of order.
+
         Example:
             >>> from legolas_metric import LabelRelation
             >>> import torch
@@ -94,6 +99,9 @@ class LabelRelation:
                 need be).
             positive: overlap from which two sets are positives.
             negative: overlap up to which they are negatives. What lies between is ignored.
+
+        Raises:
+            ValueError: tags that are not 0 or 1, [c, t], or overlaps out of order.
 
         Example:
             >>> from legolas_metric import LabelRelation

@@ -12,6 +12,7 @@ from torch import Tensor
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
 from legolas_metric.geometry import chunks, merge_directions, prepare
+from legolas_metric.lookup import lookup
 from legolas_metric.names import Known, Names, as_named, known_by
 
 NO_ID = -1
@@ -42,11 +43,6 @@ class Rows:
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
-
-    @property
-    def longest(self) -> float:
-        """The largest norm."""
-        return float(self.embeddings.norm(dim=1, dtype=torch.float64).max())
 
     def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Rows":
         return Rows(
@@ -271,6 +267,20 @@ def as_ids(ids: ArrayLike | None, n: int | None, *, name: str = "ids", of: str =
             f"{name} must be unique, got {len(repeated)} that occur more than once (first: {_first(repeated)})"
         )
     return values
+
+
+def places_of(ids: ArrayLike, among: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
+    """Row numbers of ids in a bank.
+
+    Raises:
+        ValueError: an id that the bank does not hold.
+    """
+    names = as_integers(ids, None, name="ids").to(among.device)
+    place, found = lookup(names, among)
+    if not bool(found.all()):
+        unknown = names[~found]
+        raise ValueError(f"{len(unknown)} ids are not in the bank (first: {unknown[:5].tolist()})")
+    return place
 
 
 def as_groups(

@@ -56,6 +56,8 @@ class Table:
         | --- | ---: |
         | untrained | 0.151 |
         | ours | **0.684** |
+
+    Source: ours.
     """
 
     columns: Sequence[str]
@@ -123,17 +125,25 @@ class Table:
         ruled = [r"\toprule", heads, r"\midrule", *rows, r"\bottomrule"]
         return "\n".join([rf"\begin{{tabular}}{{{kinds}}}", *ruled, r"\end{tabular}"])
 
-    def screen(self) -> "ScreenTable":
-        """The table for a terminal, the best figures in bold."""
+    def screen(self, width: int | None = None) -> "ScreenTable":
+        """The table for a terminal, the best figures in bold.
+
+        Args:
+            width: columns of the terminal. A table that is wider is turned, its rows becoming columns, where that is
+                narrower.
+        """
         from rich.markup import escape as unmarked
         from rich.table import Table as ScreenTable
 
+        lines = [[visible(cell) for cell in line] for line in (self.columns, *self.text())]
+        marks, numbers = [[False] * len(self.columns), *self.best()], self.numeric()
+        if width is not None and _breadth(lines) > max(width, _breadth(list(zip(*lines)))):
+            lines, marks, numbers = list(zip(*lines)), list(zip(*marks)), [False, *[any(numbers)] * len(self.rows)]
         screen = ScreenTable()
-        for name, number in zip(self.columns, self.numeric()):
-            screen.add_column(unmarked(visible(name)), justify="right" if number else "left", overflow="fold")
-        for texts, marks in zip(self.text(), self.best()):
-            cells = [unmarked(visible(text)) for text in texts]
-            screen.add_row(*(f"[bold]{cell}[/bold]" if best else cell for cell, best in zip(cells, marks)))
+        for name, number in zip(lines[0], numbers):
+            screen.add_column(unmarked(name), justify="right" if number else "left", overflow="fold")
+        for texts, best in zip(lines[1:], marks[1:]):
+            screen.add_row(*(f"[bold]{unmarked(x)}[/bold]" if mark else unmarked(x) for x, mark in zip(texts, best)))
         return screen
 
     def html(self) -> str:
@@ -224,6 +234,11 @@ def _shown(value: Value, form: str) -> str:
     if isinstance(value, float):
         return format(value, form)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _breadth(lines: Sequence[Sequence[str]]) -> int:
+    """Characters that rows take side by side, with the rules between their cells."""
+    return sum(max(map(len, column)) + 3 for column in zip(*lines)) + 1
 
 
 def _line(cells: Sequence[str]) -> str:

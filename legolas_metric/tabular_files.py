@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, ArrayLike]:
             columns = _delimited(path, wanted)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no {path.suffix} file of UTF-8 text: write it again") from error
+    columns = {name: column for name, column in columns.items() if not _is_index(name, column)}
     plural = {name.removesuffix("s"): name for name in wanted}
     named = {plural.get(name, name): column for name, column in columns.items()}
     found: dict[str, Any] = {name: named[name] for name in wanted if name in named}
@@ -48,15 +50,30 @@ def read_columns(path: Path, wanted: Sequence[str]) -> dict[str, ArrayLike]:
     others = {name: column for name, column in named.items() if name not in wanted}
     if first not in found and len(wanted) > 2 and others:
         found[first] = np.stack([_numbers(column, f"{path}: column {name!r}") for name, column in others.items()], 1)
-    elif first in found and len(found[first]) and isinstance(found[first][0], list | tuple | np.ndarray):
+    elif first in found and len(wanted) > 2 and any(str(one).startswith("[") for one in found[first][:1]):
+        found[first] = _rows([_listed(one) for one in found[first]], f"{path}: {first}")
+    elif first in found and any(isinstance(one, list | tuple | np.ndarray) for one in found[first]):
         found[first] = _rows(found[first], f"{path}: {first}")
     return {name: _plain(column) for name, column in found.items()}
 
 
+def _is_index(name: str, column: Sequence[Any]) -> bool:
+    """Whether a column is what pandas writes beside the columns: the numbers of the rows, under no name."""
+    unnamed = not name or name == "__index_level_0__" or name.startswith("Unnamed: ")
+    return unnamed and [str(one) for one in column] == [str(row) for row in range(len(column))]
+
+
+def _listed(entry: Any) -> Any:
+    """The numbers of a list that stands in one cell as text, with commas or blanks."""
+    return re.split(r"[\s,]+", entry.strip("[] \n")) if isinstance(entry, str) and entry.startswith("[") else entry
+
+
 def _rows(column: Sequence[Any], where: str) -> np.ndarray:
-    widths = {len(row) for row in column}
-    if len(widths) > 1:
-        raise ValueError(f"{where} has rows of {len(widths)} lengths ({min(widths)} to {max(widths)})")
+    width = next(len(row) for row in column if isinstance(row, list | tuple | np.ndarray))
+    for number, row in enumerate(column, 1):
+        if not isinstance(row, list | tuple | np.ndarray) or len(row) != width:
+            told = f"length {len(row)}" if isinstance(row, list | tuple | np.ndarray) else repr(row)
+            raise ValueError(f"{where}: row {number} has {told}, where others have length {width}: leave that row out")
     return _numbers(column, where)
 
 
@@ -73,10 +90,19 @@ def _plain(column: Any) -> ArrayLike:
     """Integers where all entries are, else as they are; missing names stay missing."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "fiu":
         return column
-    entries = [None if entry in ("", None) else entry for entry in column]
-    if entries and all(isinstance(one, int) or (isinstance(one, str) and one.lstrip("-").isdigit()) for one in entries):
-        return np.array([int(str(one)) for one in entries], dtype=np.int64)
-    return np.array(entries, dtype=object)
+    entries: list[Any] = [None if entry in ("", None) else entry for entry in column]
+    if entries and all(_is_integer(one) for one in entries):
+        return np.array([int(one) for one in entries], dtype=np.int64)
+    out = np.empty(len(entries), dtype=object)
+    out[:] = entries
+    return out
+
+
+def _is_integer(entry: Any) -> bool:
+    """Whether it is an integer, as written: 007 is a name, and so is what int64 can't hold."""
+    if isinstance(entry, str):
+        return re.fullmatch(r"0|-?[1-9][0-9]{0,17}", entry) is not None
+    return isinstance(entry, int) and not isinstance(entry, bool) and abs(entry) < 2**63
 
 
 def _delimited(path: Path, wanted: Sequence[str]) -> dict[str, list[str]]:
@@ -139,7 +165,7 @@ def _is_number(entry: Any) -> bool:
 def _json_lines(path: Path) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     count = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -151,6 +177,8 @@ def _json_lines(path: Path) -> dict[str, list[Any]]:
         for name in {*columns, *record}:
             columns.setdefault(name, [None] * count).append(record.get(name))
         count += 1
+    if not count:
+        raise ValueError(f"{path} is empty")
     return columns
 
 
@@ -173,7 +201,7 @@ def held_input() -> Iterator[Path]:
     """What standard input holds, as a file whose extension is that of its kind."""
     held = sys.stdin.buffer.read()
     if not held:
-        raise ValueError("standard input is empty")
+        raise ValueError("standard input is empty: nothing was piped in, or `-` is named twice")
     suffix = next((suffix for start, suffix in _STARTS.items() if held.startswith(start)), None)
     if suffix is None:
         if held.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):

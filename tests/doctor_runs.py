@@ -1,7 +1,8 @@
 """Train small runs into faults, and sound ones beside them, and keep their histories in tests/histories.
 
-All are trained anew by `python tests/doctor_runs.py`, within a minute or so, but `recipe`: it is the history of
-`legolas-metric train --set epochs=5` on the bundled handwriting, which takes some minutes.
+All are trained anew by `python tests/doctor_runs.py`, within two minutes or so, but `recipe`, the history of
+`legolas-metric train --set epochs=5` on the bundled handwriting, which takes some minutes; and `recipe_ecg`, where
+ECG-ID is not at hand.
 
 Nothing in a history is set by hand: values are measured on the encoder that was trained, and settings are those that
 it was trained with.
@@ -10,6 +11,7 @@ it was trained with.
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +23,14 @@ from legolas_metric.datasets import load_omniglot
 from legolas_metric.encoders import attention_entropy
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.losses.focal import FocalLoss
+from legolas_metric.runs import RunSettings
+from legolas_metric.runs.commands import train
 from legolas_metric.training import MiningLoop, RunHistory
 from legolas_metric.training.class_balance import balanced_sampler, balancings, class_weights
 
 Event = tuple[str, str]  # what happened, and why
 HISTORIES = Path(__file__).parent / "histories"
+ECG = Path(__file__).parents[2] / "shared" / "data" / "ecgid_dev.npz"
 
 
 def kept(
@@ -294,12 +299,28 @@ def towards_one_direction(rows: Tensor, labels: Tensor) -> Tensor:
     return (rows - rows.mean(0)).square().sum(1).mean()
 
 
-RUNS = (claims, parts, rankings, auxiliary, margins, sequences, classifiers, alphabets, mining, collapses)
+def recipes() -> None:
+    """What `legolas-metric train` does by its recipes on some handwriting, and by default on heartbeats."""
+    common = {"width": 32, "batch_size": 64, "epochs": 5, "progress": False}
+    asked: dict[str, dict] = {
+        name: {"recipe": name, "max_classes": 160, "steps_per_epoch": 30} for name in ("near", "pk-supcon", "mined")
+    }
+    if ECG.is_file():
+        asked["ecg"] = {"data": str(ECG), "steps_per_epoch": 20}
+    for name, settings in asked.items():
+        with TemporaryDirectory() as folder:
+            train(RunSettings.of(common | settings), Path(folder) / "run")
+            own = HISTORIES / f"recipe_{name.replace('-', '_')}"
+            own.mkdir(exist_ok=True)
+            shutil.copy(Path(folder) / "run" / "history.jsonl", own)
+
+
+RUNS = (claims, parts, rankings, auxiliary, margins, sequences, classifiers, alphabets, mining, collapses, recipes)
 
 
 if __name__ == "__main__":
     for old in HISTORIES.glob("*"):
-        if old.name != "recipe":
+        if old.name not in ("recipe", "recipe_ecg"):
             shutil.rmtree(old)
     torch.set_num_threads(1)
     for run in RUNS:

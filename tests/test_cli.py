@@ -47,7 +47,17 @@ OPTIONS = {
     "search": {"--settings", "--set", "--trials", "--out"},
     "probe": SHARED,
     "rank": {"--metric", "--k", "--full", "--untrained", *PROTOCOL, *EPISODES, *SHARED},
-    "verify": {"--metric", "--far", "--threshold-far", "--apply", "--grid", "--untrained", *SHARED},
+    "verify": {
+        "--metric",
+        "--far",
+        "--threshold-far",
+        "--apply",
+        "--apply-labels",
+        "--apply-groups",
+        "--grid",
+        "--untrained",
+        *SHARED,
+    },
     "compare": {"--metric", "--over", "--same-space", *PROTOCOL, *SHARED},
     "diagnose": {"--untrained", *SHARED},
     "warm-up": {"--json"},
@@ -251,15 +261,16 @@ def test_demo_is_called_with_its_options(call, monkeypatch):
     assert asked == {"out": Path("there"), "epochs": 4, "seed": 3, "threads": 1}
 
 
-def test_a_missing_extra_is_named():
+@pytest.mark.parametrize(("missing", "extras"), [("plotly.graph_objects", "report"), ("lightning", "train,report")])
+def test_a_missing_extra_is_named(folder, missing, extras):
     # In a process of its own: modules that are taken away here would be missed by other tests.
     script = (
-        "import sys; sys.modules |= {'plotly': None, 'plotly.graph_objects': None}; sys.argv = ['x', 'demo'];"
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['x', 'demo'];"
         "from legolas_metric.cli.app import main; main()"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert "pip install 'legolas-metric[report]'" in ended.stderr
+    assert ended.stderr.endswith(f"pip install 'legolas-metric[{extras}]'\n")
 
 
 def test_the_package_runs_as_a_module(folder):

@@ -18,6 +18,7 @@ def folder(tmp_path_factory):
         y = np.repeat(np.arange(20), 4) + 100 * seed
         x = generator.normal(size=(20, 8))[y % 100] + 0.7 * generator.normal(size=(80, 8))
         np.savez(place / f"{name}.npz", embeddings=x.astype(np.float32), labels=y)
+    np.savez(place / "narrow.npz", embeddings=x[:, :4].astype(np.float32), labels=y)
     return place
 
 
@@ -47,14 +48,33 @@ def test_a_threshold_is_tried_on_other_people(folder):
     assert grid["auc_error"] > 0 == told["auc_error"]
 
 
+def test_embeddings_alone_take_labels_and_groups_from_columns_of_tables(folder):
+    for name in ("here", "there"):
+        held = np.load(folder / f"{name}.npz")
+        np.save(folder / f"{name}_alone.npy", held["embeddings"])
+        lines = [f"p{label},{row % 3}" for row, label in enumerate(held["labels"].tolist())]
+        (folder / f"{name}.csv").write_text("person,camera\n" + "\n".join(lines) + "\n")
+    asked = ("verify", "here_alone.npy", "--labels", "here.csv:person", "--groups", "here.csv:camera")
+    applied = ("--apply", "there_alone.npy", "--apply-labels", "there.csv:person", "--apply-groups", "there.csv:camera")
+    told = json.loads(command(folder, *asked, "--threshold-far", "0.02", *applied, "--json").stdout)
+    here, there = (np.load(folder / f"{name}.npz") for name in ("here", "there"))
+    cameras = np.arange(80) % 3
+    rule = DecisionRule.fit(evaluate_verification(here["embeddings"], here["labels"], groups=cameras), far=0.02)
+    want = rule.apply(there["embeddings"], there["labels"], groups=cameras)
+    assert told["applied"]["threshold"] == rule.threshold
+    assert (told["applied"]["far"], told["applied"]["genuine"]) == (want.far, want.genuine)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["here.npz", "--apply-labels", "there.npz"], "--apply-labels and --apply-groups are of the file that --apply"),
         (["here.npz", "--apply", "there.npz"], "--threshold-far and --apply go together"),
         (["here.npz", "--threshold-far", "0.1"], "--threshold-far and --apply go together"),
         (["here.npz", "--threshold-far", "2", "--apply", "there.npz"], "--threshold-far must lie in (0, 1], got 2.0"),
         (["here.npz", "there.npz", "--threshold-far", "0.1", "--apply", "there.npz"], "one FILE, got 2"),
         (["here.npz", "--threshold-far", "0.1", "--apply", "none.npz"], "none.npz: no such file"),
+        (["here.npz", "--threshold-far", "0.1", "--apply", "narrow.npz"], "where FILE has 8 dimensions"),
     ],
 )
 def test_what_can_not_be_tried_is_refused_in_a_line(folder, arguments, text):

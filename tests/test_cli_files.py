@@ -1,5 +1,8 @@
 """Files as users have them, on the command line: odd tables, ids, groups, pages, completion, waiting."""
 
+import csv
+import importlib
+import io
 import json
 import os
 import pty
@@ -148,8 +151,69 @@ def test_a_terminal_that_waits_is_told_what_for(monkeypatch):
     assert "quick" not in said
 
 
+@pytest.mark.parametrize(
+    ("slow", "command"),
+    [
+        ("legolas_metric.cli.comparison.paired_differences", ("compare", "untrained.npz", "untrained.npz")),
+        (
+            "legolas_metric.evaluation.decision.drawn_rates",
+            ("verify", "untrained.npz", "--threshold-far", "0.1", "--apply", "epoch-1.npz"),
+        ),
+        ("legolas_metric.report.write_page", ("probe", "untrained.npz", "--html", "page.html")),
+        ("legolas_metric.files.write_named", ("mine", "untrained.npz", "--out", "triplets.npz")),
+        ("legolas_metric.export.from_run.export_run", ("export", "run", "--out", "deployed")),
+        ("legolas_metric.export.loading.load_export", ("identify", "deployed", "new.npz")),
+        ("legolas_metric.export.same_space.compare_spaces", ("compare", "--same-space", "a", "b")),
+        ("legolas_metric.doctor.examination.examine", ("doctor", "run")),
+        ("legolas_metric.runs.commands.embed_data", ("embed", "run", "--out", "rows.npz")),
+        ("legolas_metric.runs.commands.join", ("ensemble", "run")),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+@pytest.mark.filterwarnings("ignore:.*identities are in both sets")
+def test_whatever_takes_seconds_is_told_of(call, folder, monkeypatch, slow, command):
+    where, _, name = slow.rpartition(".")
+    whole = getattr(importlib.import_module(where), name)
+
+    def slowly(*args, **kwargs):
+        time.sleep(0.3)
+        return whole(*args, **kwargs)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(slow, slowly)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("legolas_metric.cli.waiting._DELAY", 0.02)
+    monkeypatch.setattr("legolas_metric.cli.waiting._EVERY", 0.02)
+    call(*command)
+    assert ": 00:00" in screen.getvalue()
+
+
 def test_nobody_watching_is_told_nothing(capsys, monkeypatch):
     monkeypatch.setattr("legolas_metric.cli.waiting._DELAY", 0.0)
     with waiting("slow.npz"):
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("always:.*identities are in both sets")
+def test_a_threshold_is_tried_on_people_by_their_names_in_one_row_of_csv(call, folder):
+    held = np.load(folder / "untrained.npz")
+    x, y = held["embeddings"], held["labels"]
+    names = np.array([f"p{one}" for one in y])
+    others = np.char.add(names, "z")
+    np.savez(folder / "named.npz", embeddings=x, labels=names)
+    np.savez(folder / "others.npz", embeddings=x, labels=others)
+    np.savez(folder / "some.npz", embeddings=x, labels=np.where(y < 8, others, names))
+    asked = ("verify", "named.npz", "--threshold-far", "0.1", "--apply")
+    status, out, err = call(*asked, "others.npz", "--format", "csv")
+    assert (status, err) == (0, "")  # nobody is in both, though both are numbered from 0
+    (row,) = csv.DictReader(out.splitlines())
+    told = json.loads(call(*asked, "others.npz", "--json")[1])["applied"]
+    assert row["applied to"] == "others.npz"
+    assert float(row["FAR (FMR) value"]) == told["far"]
+    assert float(row["FRR (FNMR) high"]) == told["frr_interval"][1]
+    assert "2 (p8, p9) identities are in both sets" in call(*asked, "some.npz")[2]

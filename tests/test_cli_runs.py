@@ -306,7 +306,7 @@ def test_a_page_is_written_on_request(call, command, parts):
     status, _, _ = call(*command, "--html", "deep/page.html")
     assert status == 0
     page = Path("deep/page.html").read_text(encoding="utf-8")
-    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
     assert [title for title in titles if title in parts] == parts
     assert ('<img src="data:image/png' in page) == ("Worst queries" in parts)
     assert call(*command, "--html", "x.csv/page.html")[0] == 2

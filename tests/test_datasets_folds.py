@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from legolas_metric import class_disjoint_folds
 from legolas_metric.datasets.folds import KFold
 from legolas_metric.datasets.leakage import find_leakage
 
@@ -128,3 +129,14 @@ def test_blocks_change_nothing(monkeypatch):
 def test_a_row_of_two_parts_is_refused():
     with pytest.raises(ValueError, match=r"train and test share 1 rows \(first: 1\)"):
         find_leakage({"train": [0, 1], "test": [1]}, labels=[0, 1])
+
+
+def test_class_disjoint_folds_keep_an_attribute_of_the_classes_equal():
+    persons = torch.arange(40).repeat_interleave(3)
+    came_twice = persons < 10
+    folds = class_disjoint_folds(persons, 5, stratify=came_twice)
+    assert [len(persons[test][came_twice[test]].unique()) for _, test in folds] == [2] * 5
+    assert sorted(row for _, test in folds for row in test.tolist()) == list(range(120))
+    assert all(not torch.isin(persons[train], persons[test]).any() for train, test in folds)
+    with pytest.raises(ValueError, match="stratify"):
+        class_disjoint_folds([0, 0, 1, 1], 2, stratify=[0, 1, 0, 0])

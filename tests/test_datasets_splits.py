@@ -71,6 +71,21 @@ def test_classes_of_like_size_are_dealt_to_different_folds():
         assert sorted(rows) == [89, 99, 109]
 
 
+def test_an_attribute_of_classes_is_spread_over_the_folds():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.repeat_interleave(torch.arange(23), torch.randint(1, 9, (23,), generator=generator))
+    came_twice = labels % 3 == 1  # 8 of the 23
+    for seed in range(5):
+        held = [labels[test].unique() for _, test in class_disjoint_folds(labels, 5, stratify=came_twice, seed=seed)]
+        assert sorted(torch.cat(held).tolist()) == list(range(23))
+        for counts in ([int((classes % 3 == 1).sum()) for classes in held], [len(classes) for classes in held]):
+            assert max(counts) - min(counts) <= 1
+    with pytest.raises(ValueError, match=r"stratify varies within a class \(first: 0\)"):
+        class_disjoint_folds([0, 0, 1, 1], 2, stratify=["old", "young", "old", "old"])
+    names = ["old" if label < 0 else "young" for label in (-1, 3, 4)]  # of rows without a label nothing is asked
+    assert len(class_disjoint_folds([-1, 3, 4], 2, stratify=names)) == 2
+
+
 def test_the_seed_decides_and_global_random_state_does_not():
     labels = np.arange(40)
     state = torch.get_rng_state()

@@ -132,6 +132,21 @@ def test_lists_of_pairs_are_read_and_scored(kind, tmp_path):
         listed.scores(rows, ["c.wav", "a.wav", "a.wav"])
 
 
+def test_a_list_of_pairs_is_read_as_a_whole(tmp_path):
+    place = tmp_path / "pairs.txt"
+    place.write_text("0 7 1\n1 0 0\n12 7 0\n")  # recordings called 0 and 1: the kind is that of all lines
+    listed = read_trials(place)
+    assert (listed.left, listed.right, listed.same.tolist()) == (
+        ("0", "1", "12"),
+        ("7", "0", "7"),
+        [True, False, False],
+    )
+    place.write_text("a b.png, c.png, 1\r\nc.png, d e.png, 0\r\n")
+    assert read_trials(place).right == ("c.png", "d e.png")
+    with pytest.raises(IsADirectoryError, match="is a folder, not a file"):
+        read_trials(tmp_path)
+
+
 def test_lfws_list_brings_its_folds(tmp_path):
     (tmp_path / "pairs.txt").write_text("2\t1\nAnn_B\t1\t4\nAnn_B\t2\tCy\t1\nCy\t1\t12\nCy\t1\tAnn_B\t4\n")
     listed = read_trials(tmp_path / "pairs.txt")

@@ -6,14 +6,19 @@ import torch
 from test_decisions_backends import people, unit
 
 from legolas_metric import (
+    LDA,
     PLDA,
+    KReciprocal,
     ScoreNorm,
+    compare_steps,
     diagnose,
     evaluate_ranking,
     evaluate_verification,
+    expand,
     template_curve,
     verify_by,
 )
+from legolas_metric.decisions.step_gains import signed
 
 
 def test_the_curve_over_enrolled_recordings_equals_a_plain_loop():
@@ -41,6 +46,7 @@ def test_the_curve_over_enrolled_recordings_equals_a_plain_loop():
                     found.append(np.argmax(scores) == one)
         for count, found in hits.items():
             assert curve.rank1[count] == pytest.approx(np.mean(found))
+            assert curve.each[count].tolist() == pytest.approx(np.reshape(found, (2, 12)).mean(0).tolist())
         gains = np.mean(hits[3]) - np.mean(hits[1])
         assert curve.gain[3].value == pytest.approx(gains)
         assert curve.gain[1].value == 0
@@ -73,8 +79,78 @@ def test_verification_by_a_scorer_is_that_of_its_scores():
         found = verify_by(Cosine(), x, y, groups=sessions, fars=0.1)
         assert (found.auc, found.eer) == pytest.approx((plain.auc, plain.eer), abs=1e-6)
         assert (found.genuine, found.impostor) == (plain.genuine, plain.impostor)
-    low, high = found.intervals(resamples=50)["auc"] if found.pairs.identities >= 10 else (0, 1)
-    assert low <= found.auc <= high
+        if sessions is None:
+            continue
+        for over in ("identities", "groups"):
+            with pytest.warns(UserWarning, match="ten or more are needed"):
+                drawn, theirs = (one.intervals(resamples=50, over=over) for one in (found, plain))
+            assert drawn["eer"] == pytest.approx(theirs["eer"], abs=1e-6, nan_ok=True)
+
+
+class Squared(Cosine):
+    def compare(self, x, y):
+        return (x @ y.T) ** 2
+
+
+def test_the_eer_of_a_scorer_is_paired_with_the_plain_one():
+    x, y = people(20)
+    sessions = torch.arange(len(y)) % 2
+    plain = evaluate_verification(x, y, groups=sessions)
+    found = verify_by(Squared(), x, y, groups=sessions, baseline=plain)
+    change = found.difference("eer", resamples=200)
+    assert change.value == pytest.approx(found.eer - plain.eer)
+    # By hand: the pairs of each drawn person, as often as they were drawn.
+    u = torch.nn.functional.normalize(x, dim=1).double()
+    same = y[:, None] == y[None]
+    later = torch.ones_like(same).triu(1)
+    genuine, impostor = same & later & (sessions[:, None] != sessions[None]), ~same & later
+    generator, drawn = torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        count = torch.bincount(torch.randint(20, (20,), generator=generator), minlength=20)
+        weight = (count[y][:, None] + count[y][None]).double()
+        rates = []
+        for scores in ((u @ u.T) ** 2, u @ u.T):
+            levels = scores[genuine | impostor].unique()
+            held = [
+                (scores[kind][:, None] >= levels).double().T @ weight[kind] / weight[kind].sum()
+                for kind in (impostor, genuine)
+            ]
+            far, frr = held[0], 1 - held[1]
+            place = (far - frr).abs().argmin()
+            rates.append(float(far[place] + frr[place]) / 2)
+        drawn.append(rates[0] - rates[1])
+    low, high = torch.tensor(drawn).quantile(torch.tensor([0.025, 0.975])).tolist()
+    assert (change.low, change.high) == pytest.approx((low, high), abs=0.02)
+    with pytest.raises(ValueError, match="the baseline is of other pairs"):
+        verify_by(Squared(), x, y, baseline=plain).difference("eer")
+
+
+def test_steps_stand_beside_the_plain_figure_with_their_intervals_and_seconds():
+    x, y = people(60, noise=1.0)
+    fitted, test, who = LDA(4).fit(x[:120], y[:120]), x[120:], y[120:]
+    norm = ScoreNorm(x[:120], top=20, labels=y[:120])
+    steps = {"LDA": fitted, "AS-norm": norm, "made": lambda rows: LDA(4).fit(x[:120], y[:120]), "re": KReciprocal}
+    found = compare_steps(test, who, steps | {"expanded": expand}, resamples=50)
+    plain = evaluate_ranking(test, who)
+    assert found.ranking.rank[1] == plain.rank[1]
+    by_hand = evaluate_ranking(fitted.transform(test), who, baseline=plain)
+    assert found.steps["LDA"].rank_at_1 == by_hand.difference(resamples=50) == found.steps["made"].rank_at_1
+    pairs = verify_by(norm, test, who, baseline=evaluate_verification(test, who))
+    assert found.steps["AS-norm"].eer == pairs.difference("eer", resamples=50)
+    assert found.steps["re"].map_at_r.value == pytest.approx(
+        evaluate_ranking(test, who, scorer=KReciprocal(test)).map_at_r - plain.map_at_r
+    )
+    assert found.steps["expanded"].ranking.map_at_r == evaluate_ranking(expand(test), who).map_at_r
+    assert all(one.seconds > 0 for one in found.steps.values())
+    lines = found.table().markdown().splitlines()
+    assert lines[2].startswith(f"| plain | {plain.rank[1]:.3f} | – |")
+    assert lines[3].split(" | ")[2] == signed(by_hand.difference(resamples=50))
+    with pytest.raises(ValueError, match="in the cohort"):
+        compare_steps(x, y, {"AS-norm": norm})
+    with pytest.warns(UserWarning, match="30 .0, 1, 2, 3, 4, ...."):
+        compare_steps(x, y, {"LDA": fitted}, resamples=2)
+    with pytest.raises(ValueError, match="steps is empty"):
+        compare_steps(x, y, {})
 
 
 def test_plda_helps_where_one_person_varies_along_few_directions():

@@ -22,8 +22,16 @@ SOURCE = ROOT / "legolas_metric"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DOCTEST_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
-# Packages whose __init__ re-exports what users import from there.
-PUBLIC_PACKAGES = ("legolas_metric", "legolas_metric.datasets", "legolas_metric.training", "legolas_metric.report")
+# Modules that users import from: what each re-exports, or defines itself.
+PUBLIC_PACKAGES = (
+    "legolas_metric",
+    "legolas_metric.datasets",
+    "legolas_metric.encoders",
+    "legolas_metric.interop.pml",
+    "legolas_metric.recipes",
+    "legolas_metric.report",
+    "legolas_metric.training",
+)
 
 
 def page_id(path: Path) -> str:
@@ -40,6 +48,7 @@ def code_blocks(path: Path, language: str) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("path", [path for path in PAGES if code_blocks(path, "python")], ids=page_id)
 def test_code_of_a_page_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")  # a clone's folder, which a page may read from
     names: dict[str, Any] = {"__name__": "page"}
     for line, block in code_blocks(path, "python"):
         code = compile("\n" * (line - 1) + block, str(path), "exec")
@@ -77,14 +86,19 @@ def test_commands_exist_with_their_options(path):
                     assert asked <= known, f"{path.name}: {name} has no {', '.join(asked - known)}"
 
 
+def pages_of(entries: list[Any]) -> list[str]:
+    """The pages of a list of contents, those of its sections too."""
+    held = [value for entry in entries for value in entry.values()]
+    return [page for value in held for page in (pages_of(value) if isinstance(value, list) else [value])]
+
+
 def test_every_page_is_in_the_contents():
-    contents = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    listed = {page for entry in contents for page in entry.values()}
+    listed = pages_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
     pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
-    assert listed == pages
-    assert set(re.findall(r"\]\((\S+\.md)\)", (ROOT / "docs/index.md").read_text(encoding="utf-8"))) == pages - {
-        "index.md"
-    }
+    assert sorted(listed) == sorted(pages)
+    linked = set(re.findall(r"\]\((\S+\.md)\)", (ROOT / "docs/index.md").read_text(encoding="utf-8")))
+    assert linked <= pages
+    assert {page for page in pages - linked if not page.startswith("reference/")} == {"index.md"}
 
 
 def examples() -> dict[str, tuple[Path, int, str]]:
@@ -115,16 +129,21 @@ def test_examples_of_docstrings_hold(name, tmp_path, monkeypatch, capsys):
 
 
 def public_names() -> dict[str, Any]:
-    found = {}
+    """Name -> what it is; what several modules offer stands under the first."""
+    found: dict[str, Any] = {}
     for package in PUBLIC_PACKAGES:
         module = importlib.import_module(package)
         file = Path(str(module.__file__))
         stub = file.with_suffix(".pyi")
         body = ast.parse((stub if stub.exists() else file).read_text(encoding="utf-8")).body
         lazily = [inner for node in body if isinstance(node, ast.If) for inner in node.body]  # if TYPE_CHECKING
-        for node in (*body, *lazily):
-            if isinstance(node, ast.ImportFrom) and (node.level or str(node.module).startswith("legolas_metric")):
-                found |= {f"{package}.{alias.name}": getattr(module, alias.name) for alias in node.names}
+        imports = [node for node in (*body, *lazily) if isinstance(node, ast.ImportFrom)]
+        names = [alias.name for node in imports for alias in node.names if alias.asname == alias.name]
+        names += [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        for name in names:
+            value = getattr(module, name)
+            if not (name.startswith("_") or inspect.ismodule(value) or any(value is held for held in found.values())):
+                found[f"{package}.{name}"] = value
     return found
 
 

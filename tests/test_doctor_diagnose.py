@@ -7,6 +7,7 @@ from legolas_metric import EmbeddingBank
 from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.doctor.noise import label_noise
 from legolas_metric.doctor.table_rules import findings
+from legolas_metric.doctor.thresholds import limits
 from legolas_metric.rows import fitted_rows
 
 
@@ -133,7 +134,7 @@ def test_a_class_of_three_is_judged_by_the_two_places_that_it_can_fill():
     y = torch.tensor([0] * 20 + [1] * 3)
     x = centre[y] + 0.1 * torch.randn(23, 16, generator=generator)
     x[20:] = x[0] + 0.3 * centre[1] + 0.01 * torch.randn(3, 16, generator=generator)
-    assert len(label_noise(fitted_rows(x, y, ids=None, groups=None, metric="cosine")).suspects) == 0
+    assert len(label_noise(fitted_rows(x, y, ids=None, groups=None, metric="cosine"), limits({})).suspects) == 0
 
 
 def test_a_weak_ranking_is_named_where_nothing_else_names_it():

@@ -14,7 +14,7 @@ from legolas_metric import SupConLoss, evaluate_ranking, probe_embeddings
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.examination import RULES, examine
 from legolas_metric.doctor.history_reader import read_history
-from legolas_metric.doctor.thresholds import THRESHOLDS
+from legolas_metric.doctor.thresholds import THRESHOLDS, limits
 from legolas_metric.doctor.value_names import canonical
 
 STORIES = Path(__file__).parent / "stories"
@@ -251,12 +251,12 @@ def curve(*values: float) -> Curve:
 def test_trends():
     rise = curve(*(1 - math.exp(-epoch) for epoch in range(20)))
     assert rise.trend() > 0.9
-    assert 2 <= rise.level_from() <= 4
-    assert "rises, and levels off from epoch" in rise.words()
+    assert 2 <= rise.level_from(limits({})) <= 4
+    assert "rises, and levels off from epoch" in rise.words(limits({}))
     line = curve(*range(20))
-    assert line.level_from() is None
-    assert curve(5, 4.8, 4.7, 4.5, 9, 4.4, 4.3, 4.2).spikes(5.0) == [4]
-    assert line.spikes(5.0) == []
+    assert line.level_from(limits({})) is None
+    assert curve(5, 4.8, 4.7, 4.5, 9, 4.4, 4.3, 4.2).spikes(limits({})) == [4]
+    assert line.spikes(limits({})) == []
 
 
 def test_thresholds_have_a_source_and_settings_change_them():

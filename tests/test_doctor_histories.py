@@ -1,6 +1,7 @@
 """Rules on histories of runs that were trained into a fault, and of sound ones; `doctor_runs.py` trains them."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from trained_cases import rules, severe
 
 from legolas_metric import examine
 from legolas_metric.doctor import examination
+from legolas_metric.doctor.thresholds import THRESHOLDS
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -76,29 +78,65 @@ def test_the_histories_are_small_and_all_are_read_here():
     assert max(kept.values()) < 20_000
 
 
-RECIPES = ("recipe",)
+RECIPES = ("recipe", "recipe_near", "recipe_pk_supcon", "recipe_mined", "recipe_ecg")
 
 
 @pytest.mark.parametrize("run", RECIPES)
-def test_the_recipe_of_the_bundled_handwriting_has_neither_fault_nor_warning(run):
+def test_recipes_on_handwriting_and_on_heartbeats_have_neither_fault_nor_warning(run):
     found = examine(HISTORIES / run)
     assert severe(found) == set(), found
 
 
 def literal_limits(source: str) -> list[str]:
-    """Comparisons that hold a number which is a limit: not whole, and no half."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    """Numbers that may be limits: fractions but for a finding's share, whole ones above 3 in comparisons, constants."""
+    found, tree = [], ast.parse(source)
+    shares = {
+        part
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg in NO_LIMITS
+        for part in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, float) and node.value not in (0.0, 1.0):
+            found += [] if node in shares else [ast.unparse(node)]
         if isinstance(node, ast.Compare):
-            numbers = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-            if any(isinstance(number, float) and number not in (0.0, 0.5, 1.0) for number in numbers):
-                found.append(ast.unparse(node))
+            whole = [
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and type(part.value) is int
+            ]
+            found += [ast.unparse(node)] if any(number > 3 for number in whole) else []
+    for node in tree.body:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Constant)
+            and type(node.value.value) in (int, float)
+        ):
+            found.append(ast.unparse(node))
     return found
 
 
-def test_every_limit_of_a_rule_stands_in_the_table():
-    assert literal_limits("if a < -0.4 or b > 1.2 / c: pass") == ["a < -0.4", "b > 1.2 / c"]
+NO_LIMITS = ("share", "level")  # of a finding, and of an interval
+# How many are shown; rates of tables of figures; of a normal variable, its deviation in median ones; ImageNet's means.
+DISPLAY = {"_SHOWN = 5", "_SHOWN = 20", "_IN_FULL = 10000", "0.01", "0.001", "0.0001", "1.4826"}
+DISPLAY |= {"0.485", "0.456", "0.406"}
+
+
+def test_every_limit_of_a_rule_stands_in_the_table_and_is_read_from_there():
+    assert literal_limits("A = 0\nif a < -0.4 or len(b) > 4: f(share=0.3)") == ["len(b) > 4", "0.4", "A = 0"]
     folder = Path(examination.__file__).parent
-    read = {path.name: literal_limits(path.read_text()) for path in (*folder.glob("*_rules.py"), folder / "curves.py")}
-    assert len(read) > 7
-    assert not any(read.values()), read
+    sources = {path.name: path.read_text() for path in folder.glob("*.py") if path.name != "thresholds.py"}
+    literal = {name: set(literal_limits(source)) - DISPLAY for name, source in sources.items()}
+    assert not any(literal.values()), literal
+    read = set(re.findall(r'limits?\["(\w+)"\]', "".join(sources.values())))
+    assert read == set(THRESHOLDS)
+
+
+@pytest.mark.parametrize(
+    ("run", "limit", "never", "always"),
+    [("not_fed", "fed", 0.0, 1.0), ("margin_inactive", "active", 0.0, 1.0), ("outside_window", "starved", 1.0, 0.0)],
+)
+def test_settings_move_a_limit_beyond_what_a_run_has(run, limit, never, always):
+    said = [
+        FAULTY[run][0] in rules(examine(HISTORIES / run, settings={"doctor": {limit: value}}))
+        for value in (never, always)
+    ]
+    assert said == [False, True]

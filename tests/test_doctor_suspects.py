@@ -6,6 +6,7 @@ from test_doctor_diagnose import clustered, sentences
 
 from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.doctor.noise import label_noise
+from legolas_metric.doctor.thresholds import limits
 from legolas_metric.rows import fitted_rows
 
 
@@ -29,7 +30,7 @@ def test_wrong_labels_are_found():
     wrong = torch.arange(0, 400, 16)
     right = y[wrong].clone()
     y[wrong] = (y[wrong] + 7) % 20
-    noise = label_noise(fitted_rows(x, y, ids=torch.arange(400) + 1000, groups=None, metric="cosine"))
+    noise = label_noise(fitted_rows(x, y, ids=torch.arange(400) + 1000, groups=None, metric="cosine"), limits({}))
     assert sorted(noise.suspects.tolist()) == (wrong + 1000).tolist()
     place = {id: row for row, id in enumerate((wrong + 1000).tolist())}
     assert noise.suggested.tolist() == [right[place[id]].item() for id in noise.suspects.tolist()]
@@ -61,20 +62,20 @@ def test_wrong_labels_of_small_classes_are_found(per_class):
     wrong = torch.arange(0, len(right), 3 * per_class)  # one of every third class
     y = right.clone()
     y[wrong] = (y[wrong] + 1) % 50
-    noise = label_noise(fitted_rows(x, y, ids=None, groups=None, metric="cosine"))
+    noise = label_noise(fitted_rows(x, y, ids=None, groups=None, metric="cosine"), limits({}))
     found = noise.suspects.tolist()
     assert set(found) <= set(wrong.tolist())
     assert len(found) > 0.6 * len(wrong)
     assert noise.suggested.tolist() == right[noise.suspects].tolist()
     assert noise.contradicted >= len(found)
-    clean = label_noise(fitted_rows(x, right, ids=None, groups=None, metric="cosine"))
+    clean = label_noise(fitted_rows(x, right, ids=None, groups=None, metric="cosine"), limits({}))
     assert len(clean.suspects) == clean.contradicted == 0
 
 
 def test_distractors_neither_vote_nor_are_suspects():
     x, y = clustered(per_class=20)
     y[::10] = -1
-    noise = label_noise(fitted_rows(x, y, ids=None, groups=None, metric="cosine"))
+    noise = label_noise(fitted_rows(x, y, ids=None, groups=None, metric="cosine"), limits({}))
     assert len(noise.suspects) == 0
     assert noise.contradicted == 0
 

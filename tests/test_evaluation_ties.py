@@ -1,5 +1,7 @@
 """What decides a ranking and a verification: float64 similarities, and ties where only rounding tells rows apart."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,8 @@ from legolas_metric.geometry import normalise
 @pytest.fixture(params=["compiled", "plain"])
 def both_ways(request, monkeypatch):
     """With compiled loops, however small the job, and without."""
-    if request.param == "compiled":
-        monkeypatch.setattr("legolas_metric.evaluation.tally._WORTH_COMPILING", 0)
+    loops = SimpleNamespace(worth=lambda device, seconds: request.param == "compiled")
+    monkeypatch.setattr("legolas_metric.evaluation.tally.COUNTING", loops)
 
 
 def cone(width, n=60, per_class=6, d=8, seed=0):

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from legolas_metric.evaluation import roc
 @pytest.fixture(params=["compiled", "plain"])
 def both_ways(request, monkeypatch):
     """With compiled loops, and as on a device that has none."""
-    if request.param == "compiled":
-        monkeypatch.setattr("legolas_metric.evaluation.tally._WORTH_COMPILING", 0)
+    loops = SimpleNamespace(worth=lambda device, seconds: request.param == "compiled")
+    monkeypatch.setattr("legolas_metric.evaluation.tally.COUNTING", loops)
 
 
 @pytest.mark.usefixtures("both_ways")
@@ -108,7 +109,8 @@ def test_many_levels_in_one_cell_are_told_apart(monkeypatch):
     """Two cells, each with dozens of genuine scores: what one comparison does not settle, halving does."""
     x, y, *_ = table(2, n=80, classes=8, ties=True)
     exact = evaluate_verification(x, y)
-    monkeypatch.setattr("legolas_metric.evaluation.tally._WORTH_COMPILING", 0)
+    loops = SimpleNamespace(worth=lambda device, seconds: True)
+    monkeypatch.setattr("legolas_metric.evaluation.tally.COUNTING", loops)
     monkeypatch.setattr("legolas_metric.evaluation.tally._FINEST", 1)
     coarse = evaluate_verification(x, y)
     assert (coarse.auc, coarse.eer, coarse.tar_at_far) == (exact.auc, exact.eer, exact.tar_at_far)
@@ -162,7 +164,8 @@ def test_counts_chunk_by_chunk_and_thread_by_thread(monkeypatch):
     plain = evaluate_verification(x, y)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == threads
-    monkeypatch.setattr("legolas_metric.evaluation.tally._WORTH_COMPILING", 0)
+    loops = SimpleNamespace(worth=lambda device, seconds: True)
+    monkeypatch.setattr("legolas_metric.evaluation.tally.COUNTING", loops)
     compiled = evaluate_verification(x, y)
     assert (compiled.auc, compiled.eer, compiled.tar_at_far) == (plain.auc, plain.eer, plain.tar_at_far)
     assert compiled.impostor_histogram.equal(plain.impostor_histogram)

@@ -14,7 +14,9 @@ from legolas_metric.runs.one_run import best_path, embed, read_encoder
 from legolas_metric.runs.run_data import load_data
 from legolas_metric.runs.run_folder import settings_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:an interval over")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory", "ignore:an interval over", "ignore:a calibration on"
+)
 TINY = {"mining": "none", "epochs": 2, "batch_size": 16, "steps_per_epoch": 4, "width": 8, "progress": False}
 
 
@@ -108,6 +110,31 @@ def test_the_command_writes_the_same_and_says_what(run, exported, call, tmp_path
     assert (status, "holds no run" in err) == (2, True)
     status, _, err = call("export", str(folder / "run"), "--out", str(tmp_path / "x"), "--fold", "0")
     assert (status, "leave --fold out" in err, (tmp_path / "x").exists()) == (2, True, False)
+
+
+def test_score_normalisation_and_calibration_come_along(run, exported, call, tmp_path):
+    folder, _ = run
+    options = ("--back-end", "lda", "--score-norm", "as", "--calibration", "logistic", "--threshold-far", "0.05")
+    people = ("--gallery", str(folder / "people.npz"))
+    status, said, err = call("export", str(folder / "run"), "--out", str(tmp_path / "out"), *options, *people)
+    assert (status, err) == (0, "")
+    made = load_export(tmp_path / "out")
+    assert f"Cllr {made.calibration.cllr:.4f} on the validation classes" in said
+    assert (made.score_norm.people, made.metric) == (made.back_end.people, "dot")
+    assert made.calibration.identities == made.rule.identities
+    assert not made.calibration.identities & made.score_norm.people
+    status, said, err = call("identify", str(tmp_path / "out"), str(folder / "new.npz"), "--k", "12", "--json")
+    found = json.loads(said)  # two places more than there are people
+    assert (status, err, found[0]["names"][10:], found[0]["scores"][10:]) == (0, "", [None, None], [None, None])
+    scores = torch.tensor([one["scores"][0] for one in found])
+    assert [one["llr"] for one in found] == pytest.approx(made.calibration.llr(scores).tolist(), abs=1e-4)
+    assert [one["who"] is None for one in found] == (scores < made.rule.threshold).tolist()
+    status, said, _ = call("identify", str(tmp_path / "out"), str(folder / "new.npz"), "--format", "csv")
+    assert said.startswith("row,who,score,llr\n0,")
+    status, _, err = call(
+        "export", str(folder / "run"), "--out", str(tmp_path / "x"), "--back-end", "plda", *options[2:4]
+    )
+    assert (status, err.count("\n"), "PLDA's scores are none" in err, (tmp_path / "x").exists()) == (2, 1, True, False)
 
 
 def test_another_run_is_another_space(run, exported, call, tmp_path):

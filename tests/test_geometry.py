@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -140,3 +141,18 @@ def test_masked_logsumexp_has_no_nan_gradient():
 def test_masked_logsumexp_survives_large_values():
     out = geometry.masked_logsumexp(torch.tensor([[1000.0, 999.0]]), torch.ones(1, 2, dtype=torch.bool))
     assert out.item() == pytest.approx(1000 + math.log1p(math.exp(-1)))
+
+
+@pytest.mark.parametrize("by_onednn", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_is_that_of_float64_however_the_rows_lie(dtype, by_onednn, monkeypatch):
+    """Rows that are slices, transposed, of a stride, or none."""
+    if not by_onednn:
+        monkeypatch.setattr("legolas_metric.geometry._has_onednn", lambda: False)
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(300, 200, generator=generator, dtype=dtype)
+    sides = [wide[7:60, :33], wide[:33, 5:50].T, wide[::3, :33], wide[:0, :33], wide[:33].T, wide[:40, 1:67:2]]
+    for x, y in itertools.product(sides, sides):
+        wanted = x.double() @ y.double().T
+        assert geometry.product(x, y).dtype == dtype
+        assert torch.allclose(geometry.product(x, y).double(), wanted, atol=(33 + 3) * 2.0**-24 * 33, rtol=0)

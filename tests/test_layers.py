@@ -46,6 +46,7 @@ COMPILED = {"avx2", "buffers", "counting_loops", "kept", "passes", "pointers", "
 
 DOORS = {
     "faiss": {"index/faiss.py"},
+    "lancedb": {"index/lance_table.py"},
     "pytorch_metric_learning": {"interop"},
     "plotly": {"report/theme.py", "report/page.py"},
     "lightning": {"training", "demo", "runs"},
@@ -139,7 +140,7 @@ def test_inside_the_indexes_implementations_know_the_protocol_and_auto_knows_the
         if here == "interface":
             assert not known
         elif here not in {"auto", "sharded", "stored_index"}:
-            assert not known & ({"exact", "faiss", "auto", "sharded"} - {here}), f"{path} knows {known}"
+            assert not known & ({"exact", "faiss", "auto", "sharded", "lance"} - {here}), f"{path} knows {known}"
 
 
 @pytest.mark.parametrize("package", DOORS)

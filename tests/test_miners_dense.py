@@ -78,9 +78,7 @@ class Slow:
         return min(self.positive[a].nonzero()[:, 0].tolist(), key=lambda p: (float(self.s[a, p]), p))
 
     def semi_hard(self, a, p, margin, metric):
-        lengths = float(self.x.double().norm(dim=1).max() * self.y.double().norm(dim=1).max())
-        window = semi_hard_window(self.s[a, p][None], margin, metric)
-        low, high = inwards(window, metric, d=self.x.shape[1], lengths=lengths)
+        low, high = inwards(semi_hard_window(self.s[a, p][None], margin, metric), self.x, self.y, metric)
         return self.nearest(a, self.negative[a] & (self.s[a] > low) & (self.s[a] < high))
 
 

@@ -101,11 +101,28 @@ def test_what_users_write_is_text_and_never_markup():
 
 def test_a_table_marks_the_best_figures_of_a_column():
     page = page_html("A", "B", [example_sections()[0]])
-    assert re.findall(r'<td class="([^"]*)">([^<]*)</td>', page) == [
+    assert re.findall(r'<t[dh](?: scope="row")? class="([^"]*)">([^<]*)</t[dh]>', page) == [
         ("", "untrained"), ("number", "0.151"), ("number", "0.900"),
         ("", "batch-only"), ("number", "0.668"), ("number", "0.100"),
         ("", "global"), ("number best", "0.684"), ("number", "–"),
     ]  # fmt: skip
+
+
+def test_the_page_can_be_heard_in_order():
+    page = page_html("A run", "B", example_sections())
+    titles = [section.title for section in example_sections()]
+    assert re.findall(r"<h(\d)[^>]*>([^<]*)</h\d>", page) == [("1", "A run"), *(("2", title) for title in titles)]
+    assert '<html lang="en">' in page
+    assert re.findall(r'aria-labelledby="([^"]*)"', page) == re.findall(r'<h2 id="([^"]*)"', page)
+    assert re.findall(r'role="region" aria-label="([^"]*)"', page) == ["Result: table"]
+    assert re.findall(r'<th scope="row" class="">([^<]*)', page) == ["untrained", "batch-only", "global"]
+    assert re.findall(r'role="img" aria-label="([^"]*)"', page.replace("&#34;", "'"))[:4] == [
+        "Rank@1: chart of global 0.2 to 0.6; untrained 0.15 to 0.15",
+        "Spectrum: chart of global 3 to 1; iid rows 2 to 1.9",
+        "Similarity: chart",
+        "Mining: chart of exact 0.4; faiss:Flat 1.3",
+    ]
+    assert all(re.findall(r'<img [^>]*alt="([^"]*)"', page))
 
 
 def test_write_page_is_whole_or_absent(tmp_path, monkeypatch):

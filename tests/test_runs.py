@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from legolas_metric import evaluate_ranking
+from legolas_metric import evaluate_ranking, examine
 from legolas_metric.files import read_embeddings
 from legolas_metric.runs import RunSettings
 from legolas_metric.runs.commands import embed_data, join, kfold, train
@@ -217,6 +217,11 @@ def test_folds_are_done_once_joined_and_embedded(arrays, tmp_path, monkeypatch, 
     assert "| pooled |" in shown
     assert "test, ensemble (score)" in (tmp_path / "report.html").read_text()
     assert "Cross-validation" in (tmp_path / "report.html").read_text()
+    found = examine(tmp_path)  # the doctor reads the folds together
+    assert f"3 parts came to rank_at_1 {result.mean():.3f}, spread {result.spread():.3f}, pooled" in found.summary
+    assert len(found.curves["rank_at_1"]) == 3
+    assert {"auc", "eer", "eer_threshold"} <= set(result.names)
+    assert "shared identities" not in {finding.rule for finding in found.findings}
     reports = join(tmp_path)
     whole = reports["ensemble (score)"]
     assert whole.baseline.rank[1] == reports["untrained"].rank[1]
@@ -248,11 +253,13 @@ def test_an_ensemble_is_of_folds_and_embedding_of_like_inputs(whole, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*experimental")
-def test_a_study_goes_on(arrays, tmp_path):
+def test_a_study_goes_on(arrays, tmp_path, capsys):
     pytest.importorskip("optuna")
     asked, space = settings(arrays, epochs=1), {"lr": Range(low=1e-4, high=1e-2, log=True), "width": [4, 8]}
     search_settings(asked, space, trials=1, folder=tmp_path)
+    capsys.readouterr()
     study = search_settings(asked, space, trials=2, folder=tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == f"Wrote {tmp_path / 'best.toml'}."
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
     assert study.trials[0].params != study.trials[1].params
     best = RunSettings.read(tmp_path / "best.toml")
@@ -263,6 +270,15 @@ def test_a_study_goes_on(arrays, tmp_path):
     assert search_settings(asked, space, trials=2, folder=tmp_path).best_value == study.best_value
     with pytest.raises(ValueError, match="unknown key 'rate'"):
         search_settings(asked, {"rate": [1]}, trials=1, folder=tmp_path)
+
+
+def test_a_split_by_session_shares_its_identities_and_the_doctor_reads_it_from_the_history(arrays, whole, tmp_path):
+    train(settings(arrays, epochs=1, split_by="session", validation_share=0.5), tmp_path)
+    found = examine(tmp_path)
+    said = [finding.sentence for finding in found.findings if finding.rule == "shared identities"]
+    assert said == ["15 identities lie in both the training and the validation part"]
+    assert "lr" in found.curves
+    assert "shared identities" not in {finding.rule for finding in examine(whole[0]).findings}
 
 
 def test_a_batch_of_more_classes_than_there_are_names_its_key(arrays, tmp_path):

@@ -8,7 +8,6 @@ import typer
 
 from legolas_metric.cli.options import (
     HELP,
-    Apply,
     AsMetric,
     Data,
     Drawn,
@@ -19,7 +18,6 @@ from legolas_metric.cli.options import (
     Form,
     Format,
     Gallery,
-    Grid,
     Groups,
     Html,
     Ids,
@@ -33,7 +31,6 @@ from legolas_metric.cli.options import (
     Queries,
     SameSpace,
     Seed,
-    ThresholdFar,
     Untrained,
     Version,
     WithinGroup,
@@ -43,6 +40,7 @@ from legolas_metric.cli.run_commands import demo, embed, ensemble, kfold, search
 from legolas_metric.cli.run_examination import doctor
 from legolas_metric.cli.run_export import export, identify, same_space
 from legolas_metric.cli.run_mining import mine
+from legolas_metric.cli.run_verification import verify
 
 app = typer.Typer(
     name="legolas-metric",
@@ -143,7 +141,7 @@ def rank(
         held[:] = [file]
         return evaluate_ranking(
             file.embeddings,
-            inputs.labels_of(file),
+            inputs.called(file),
             ids=file.ids,
             groups=file.groups,
             metric=metric.value,
@@ -169,68 +167,7 @@ def rank(
     raise typer.Exit(status)
 
 
-@app.command()
-def verify(
-    files: Files,
-    labels: Labels = None,
-    groups: Groups = None,
-    ids: Ids = None,
-    embeddings_key: EmbeddingsKey = "embeddings",
-    labels_key: LabelsKey = "labels",
-    metric: AsMetric = MetricName.cosine,
-    far: Annotated[list[float] | None, typer.Option("--far", help="False accept rate, in (0, 1]; repeatable.")] = None,
-    threshold_far: ThresholdFar = None,
-    apply: Apply = None,
-    grid: Grid = False,
-    untrained: Untrained = None,
-    encoder: Encoder = None,
-    data: Data = None,
-    html: Html = None,
-    form: Format = Form.table,
-    as_json: Json = False,
-) -> None:
-    """Can one threshold tell same from different? AUC, EER and TAR@FAR over all pairs, exactly.
-
-    With --threshold-far 0.01 --apply OTHER the threshold of that rate (FAR, FMR) is chosen on FILE and tried on OTHER.
-
-    Where the file holds groups, pairs of one class and one group are left out. What is accepted at a rate that
-    stands for fewer than 30 impostor pairs carries a question mark in tables.
-    """
-    from legolas_metric.cli import choices, inputs, pages, printing
-    from legolas_metric.evaluation.verification import evaluate_verification
-    from legolas_metric.evaluation.verification_report import VerificationReport
-    from legolas_metric.files import EmbeddingFile
-
-    pages.check_page(html, [*files, labels, groups, ids, untrained, data, apply])
-    fars = choices.rates_of(far, threshold_far)
-    choices.check_applied(files, threshold_far, apply)
-    read = inputs.reader(encoder, data, labels, embeddings_key, labels_key, groups=groups, ids=ids)
-
-    def work(file: EmbeddingFile, baseline: VerificationReport | None = None) -> VerificationReport:
-        return evaluate_verification(
-            file.embeddings,
-            inputs.labels_of(file),
-            groups=file.groups,
-            metric=metric.value,
-            fars=fars,
-            exact=not grid,
-            baseline=baseline,
-        )
-
-    before = None if untrained is None else inputs.about(untrained, lambda: work(read(untrained)))
-    reports, status = inputs.each(files, read, partial(work, baseline=before))
-    done = choices.applied(next(iter(reports.values())), threshold_far, apply, read)
-    shown = Form.json if as_json else form
-    printing.show_verified(reports, before, shown, several=len(files) > 1, applied=(str(apply), done))
-    if html is not None:
-        pages.write_report(
-            html,
-            Form.json if as_json else form,
-            "Verification",
-            list(reports),
-            lambda report: report.verification_sections(reports),
-        )
-    raise typer.Exit(status)
+app.command()(verify)
 
 
 @app.command()
@@ -314,7 +251,7 @@ def diagnose(
     before = None
     if untrained is not None:
         before = inputs.about(untrained, lambda: inputs.same_examples(held, read(untrained), file))
-    found = inputs.about(file, lambda: diagnosing.diagnosed(held, own, before))
+    found = inputs.about(file, lambda: diagnosing.diagnosed(held, before))
     diagnosing.show(str(file), found, Form.json if as_json else form)
     if html is not None:
         pages.write_report(
@@ -328,14 +265,18 @@ def diagnose(
 
 @app.command()
 def warm_up(as_json: Json = False) -> None:
-    """Compile the mining loops ahead, as an installation or a container's image may; what is compiled is kept.
+    """Compile the loops of mining and verification ahead, and keep them, as a container's image may.
 
     Prints the seconds that each took: next to none where it was compiled before.
     """
     from legolas_metric.cli import printing
-    from legolas_metric.index.exact.warm_up import warm_up as compile_all
+    from legolas_metric.cli.waiting import waiting
+    from legolas_metric.evaluation.tally import warm_up as compile_counting
+    from legolas_metric.index.exact.warm_up import warm_up as compile_mining
 
-    printing.show_seconds(compile_all(), Form.json if as_json else Form.table)
+    with waiting("compiling"):
+        seconds = compile_mining() | compile_counting()
+    printing.show_seconds(seconds, Form.json if as_json else Form.table)
 
 
 def main() -> None:

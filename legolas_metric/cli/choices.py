@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.cli.inputs import about, labels_of
+from legolas_metric.cli.inputs import about, called, labels_of
 from legolas_metric.cli.options import MetricName, MinerName
 from legolas_metric.evaluation.decision import Decision, DecisionRule
+from legolas_metric.evaluation.identity_pairs import PairsOfRows
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.files import EmbeddingFile, read_arrays
@@ -54,12 +55,14 @@ def miner_of(
     return kind(index=index, per_anchor=per_anchor, seed=seed, ranks=ranks, guard=votes)
 
 
-def check_applied(files: list[Path], threshold_far: float | None, apply: Path | None) -> None:
+def check_applied(files: list[Path], threshold_far: float | None, apply: Path | None, told: Path | None = None) -> None:
     """Refuse, before the work, a threshold that is tried on nothing, or one of several files."""
     if (threshold_far is None) != (apply is None):
         raise ValueError("--threshold-far and --apply go together: a rate, and the file that its threshold is tried on")
     if apply is not None and len(files) > 1:
         raise ValueError(f"--apply takes the threshold of one FILE, got {len(files)}")
+    if apply is None and told is not None:
+        raise ValueError("--apply-labels and --apply-groups are of the file that --apply names: name that, too")
 
 
 def applied(
@@ -69,7 +72,14 @@ def applied(
     if path is None or far is None:
         return None
     rule, other = DecisionRule.fit(report, far=far), about(path, lambda: read(path))
-    return about(path, lambda: rule.apply(other.embeddings, labels_of(other), groups=other.groups))
+    assert isinstance(report.pairs, PairsOfRows)
+    own, theirs = report.pairs.rows.embeddings.shape[1], other.embeddings.shape[-1:]
+    if tuple(theirs) != (own,):
+        raise ValueError(
+            f"{path} has embeddings of shape {list(other.embeddings.shape)}, where FILE has {own} dimensions: a "
+            "threshold is of one encoder"
+        )
+    return about(path, lambda: rule.apply(other.embeddings, called(other), groups=other.groups))
 
 
 def rates_of(fars: list[float] | None, also: float | None = None) -> tuple[float, ...]:

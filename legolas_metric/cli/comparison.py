@@ -14,6 +14,7 @@ from legolas_metric.cli.options import Form
 from legolas_metric.cli.printing import plain, say
 from legolas_metric.cli.printing import show as show_table
 from legolas_metric.cli.refusals import complain
+from legolas_metric.cli.waiting import waiting
 from legolas_metric.evaluation.bootstrap import Difference
 from legolas_metric.evaluation.identity_bootstrap import paired_differences
 from legolas_metric.evaluation.identity_pairs import PairsOver
@@ -91,7 +92,7 @@ def compare(
     first = about(a[0], lambda: _reports(a[1], file, metric, protocol, None))
     second = about(b[0], lambda: _reports(b[1], file, metric, protocol, first))
     reports = {"A": first, "B": second}
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, waiting("intervals"):
         warnings.simplefilter("always")
         intervals = {
             name: {**ranking.intervals(over=over), **verification.intervals(over=over)}

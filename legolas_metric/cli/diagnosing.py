@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from legolas_metric.cli.inputs import called
 from legolas_metric.cli.options import Form
-from legolas_metric.cli.pages import examples_of
+from legolas_metric.cli.pages import examples_of, findings_section
 from legolas_metric.cli.printing import say, show_json
 from legolas_metric.cli.printing import show as show_table
 from legolas_metric.doctor.diagnosis import Diagnosis, diagnose
@@ -24,11 +25,9 @@ _LOOK = (
 )
 
 
-def diagnosed(file: EmbeddingFile, labels: Tensor, untrained: Tensor | None) -> Diagnosis:
+def diagnosed(file: EmbeddingFile, untrained: Tensor | None) -> Diagnosis:
     """The diagnosis of a file, which names classes as the file does."""
-    names = file.label_names
-    own = labels if names is None else [None if code < 0 else names[code] for code in labels.tolist()]
-    return diagnose(file.embeddings, own, ids=file.ids, groups=file.groups, untrained=untrained)
+    return diagnose(file.embeddings, called(file), ids=file.ids, groups=file.groups, untrained=untrained)
 
 
 def show(name: str, found: Diagnosis, form: Form) -> None:
@@ -52,10 +51,9 @@ def sections(file: EmbeddingFile, labels: Tensor, found: Diagnosis) -> "list[Sec
     """The page of a diagnosis: what follows, worst first, then everything that it follows from."""
     from legolas_metric import report
 
-    said = [f"{f.severity.upper()}: {f.sentence}\n\nBecause {f.evidence}\n\nRemedy: {f.remedy}" for f in found.findings]
     suspects = [report.Section("Worth a look", _LOOK, _suspects(found))] if found.suspects else []
     return [
-        report.Section("What follows", "\n\n".join(said) or "No fault found."),
+        findings_section(found.findings),
         *suspects,
         *report.ranking_sections({"this": found.ranking}, examples_of(file)),
         *report.verification_sections({"this": found.verification}),

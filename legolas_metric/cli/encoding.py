@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.cli.refusals import BAD_INPUT
 from legolas_metric.files import EmbeddingFile, read_arrays, read_weights
+from legolas_metric.outputs import of_column
 
 
 def checkpoint_reader(
@@ -90,7 +91,11 @@ def _encoded(path: Path, module: object, held: Mapping[str, Any]) -> EmbeddingFi
 
 
 def _data(name: str, labels: Path | None, key: str) -> dict[str, Any]:
-    given = {} if labels is None else {"labels": read_arrays(labels, (key,), option="--labels-key", named=(key,))[key]}
+    given = {}
+    if labels is not None:
+        file, column = of_column(labels)
+        own = column or key
+        given = {"labels": read_arrays(file, (own,), option="--labels-key", named=(own,))[own]}
     if ":" not in name:
         held: dict[str, Any] = dict(read_arrays(Path(name), ("images", key, "ids", "groups"), named=(key, "groups")))
         held |= {"labels": held[key]} if key in held else {}

@@ -159,6 +159,12 @@ def _ids_of(other: EmbeddingFile, file: EmbeddingFile) -> Tensor:
     return renumbered(other.ids.long(), other.id_names, file.id_names)
 
 
+def called(file: EmbeddingFile) -> Tensor | list[str | None]:
+    """The labels by the file's own names, where it has any: only so are those of two files the same people."""
+    labels, names = labels_of(file), file.label_names
+    return labels if names is None else [None if code < 0 else names[code] for code in labels.tolist()]
+
+
 def labels_of(file: EmbeddingFile) -> Tensor:
     """The labels, which most commands need."""
     if file.labels is None:

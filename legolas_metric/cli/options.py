@@ -72,9 +72,16 @@ Version = Annotated[
 Files = Annotated[
     list[Path], typer.Argument(metavar="FILE...", help="Embeddings, or checkpoints with --encoder and --data.")
 ]
-Labels = Annotated[Path | None, typer.Option(metavar="FILE", help="Labels, where FILE holds none (or others).")]
-Groups = Annotated[Path | None, typer.Option(metavar="FILE", help="Groups, likewise: session, camera, recording.")]
-Ids = Annotated[Path | None, typer.Option(metavar="FILE", help="Ids of the rows, where FILE holds none (or others).")]
+Labels = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE[:NAME]", help="Labels, where FILE holds none (or others); NAME of a column."),
+]
+Groups = Annotated[
+    Path | None, typer.Option(metavar="FILE[:NAME]", help="Groups, likewise: session, camera, recording.")
+]
+Ids = Annotated[
+    Path | None, typer.Option(metavar="FILE[:NAME]", help="Ids of the rows, where FILE holds none (or others).")
+]
 EmbeddingsKey = Annotated[
     str, typer.Option(metavar="NAME", help="The array of embeddings, where it has another name than `embeddings`.")
 ]
@@ -128,6 +135,12 @@ ThresholdFar = Annotated[
 Apply = Annotated[
     Path | None,
     typer.Option("--apply", metavar="FILE", help="What that threshold does to these other people; one FILE alone."),
+]
+ApplyLabels = Annotated[
+    Path | None, typer.Option("--apply-labels", metavar="FILE[:NAME]", help="Labels of that file, likewise.")
+]
+ApplyGroups = Annotated[
+    Path | None, typer.Option("--apply-groups", metavar="FILE[:NAME]", help="Groups of that file, likewise.")
 ]
 Grid = Annotated[
     bool,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from legolas_metric.cli.options import Form
 from legolas_metric.cli.printing import say_written
+from legolas_metric.cli.waiting import waiting
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.files import EmbeddingFile
@@ -17,6 +18,7 @@ from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.tables import visible
 
 if TYPE_CHECKING:
+    from legolas_metric.doctor.findings import Finding
     from legolas_metric.report import Section
 
 
@@ -52,7 +54,8 @@ def write_report(
     """Write the page of a command, and say so; `sections` receives the package of reports, imported for pages only."""
     from legolas_metric import report
 
-    report.write_page(html, title, visible(f"Of {', '.join(files)}."), sections(report))
+    with waiting(str(html)):
+        report.write_page(html, title, visible(f"Of {', '.join(files)}."), sections(report))
     say_written(html, form)
 
 
@@ -76,3 +79,14 @@ def examples_of(file: EmbeddingFile) -> Callable[[int], Tensor] | None:
     images, ids = file.images, range(len(file.images)) if file.ids is None else file.ids.tolist()
     place = {id: row for row, id in enumerate(ids)}
     return lambda id: images[place[id]]
+
+
+def findings_section(found: "Sequence[Finding]") -> "Section":
+    """What follows from embeddings or a run, worst first: each with its number, evidence and remedy, none cut off."""
+    from legolas_metric import report
+
+    said = [
+        f"{number}. {each.severity.upper()}: {each.sentence}\n\nBecause {each.evidence}\n\nRemedy: {each.remedy}"
+        for number, each in enumerate(found, 1)
+    ]
+    return report.Section("What follows", "\n\n".join(said) or "No fault found.")

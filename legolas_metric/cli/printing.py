@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from legolas_metric.records import MiningStats, Triplets
 from legolas_metric.tables import Table, Value, visible
 
 _BARS = "▁▂▃▄▅▆▇█"
+_RATES = ("rate", "value", "low", "high", "moved by")
 _MINING = (
     *("anchors", "no_positive", "no_negative", "outside_window", "fallback"),
     *("filtered", "widened", "engine", "recall", "seconds"),
@@ -37,8 +40,17 @@ _MINING = (
 
 
 def say(text: str) -> None:
-    """Print text; what controls a terminal, as a file's name may, is shown as its escape."""
-    print(visible(text, keep="\n"))
+    """Print text, wrapped between words on a terminal; what controls it, as in a file name, is shown as its escape."""
+    shown = visible(text, keep="\n")
+    if sys.stdout.isatty():
+        width = max(shutil.get_terminal_size().columns, 20)
+        shown = "\n".join(_wrapped(line, width) if len(line) > width else line for line in shown.split("\n"))
+    print(shown)
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def say_written(path: Path, form: Form) -> None:
@@ -55,7 +67,10 @@ def show(table: Table, form: Form) -> None:
         say(table.markdown())
     else:
         console = Console()
-        Console(width=None if console.is_terminal else 10_000).print(table.screen())
+        if console.is_terminal:
+            console.print(table.screen(console.width))
+        else:
+            Console(width=10_000).print(table.screen())
 
 
 def show_json(records: Mapping[str, object], *, several: bool = False) -> None:
@@ -126,13 +141,20 @@ def show_verified(
         return
     figures = {name: verification_figures(report) for name, report in reports.items()}
     beside = {} if before is None else {"untrained": verification_figures(before)}
+    rows = [] if done is None else _rates(done)
+    if form is Form.csv and done is not None:  # a row a file, whatever is asked
+        (own,) = figures
+        told = {f"{rate} {title}": value for rate, *values in rows for title, value in zip(_RATES[1:], values)}
+        figures[own] = {**figures[own], "applied to": name, "threshold": done.threshold, **told}
     _show_measured(reports, figures, beside, form, ("auc", "eer"), several=several)
-    if done is not None:
-        rows = [("FAR (FMR)", done.far, *done.far_interval, done.far_moved)]
-        rows += [("FRR (FNMR)", done.frr, *done.frr_interval, done.frr_moved)]
-        titles = ["rate", "value", "low", "high", "moved by"]
+    if done is not None and form is not Form.csv:
         say(f"Threshold {done.threshold:.6g} on {name}: {done.genuine} genuine pairs, {done.impostor} impostor pairs.")
-        show(Table(titles, rows, formats=dict.fromkeys(titles[1:], ".4f")), form)
+        show(Table(_RATES, rows, formats=dict.fromkeys(_RATES[1:], ".4f")), form)
+
+
+def _rates(done: Decision) -> list[tuple[str, float, float, float, float]]:
+    far = ("FAR (FMR)", done.far, *done.far_interval, done.far_moved)
+    return [far, ("FRR (FNMR)", done.frr, *done.frr_interval, done.frr_moved)]
 
 
 def _show_measured(

@@ -10,6 +10,8 @@ import typer
 from legolas_metric.tables import visible
 
 BAD_INPUT = (ValueError, TypeError, OSError, ModuleNotFoundError)
+# What commands that train import by themselves; all else that is optional names its extra where it is missing.
+_OF_TRAINING = ("lightning", "torchmetrics")
 # Typer has Click's errors from Click or, in newer releases, within itself; this name leads to both.
 _BAD_USAGE = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
@@ -32,7 +34,10 @@ def run(app: typer.Typer) -> NoReturn:
         complain(error.format_message().replace("Value error, ", "").removesuffix(".") + where)
         raise SystemExit(2) from None
     except BAD_INPUT as error:
-        complain(error)
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        complain(
+            f"this needs {absent}: pip install 'legolas-metric[train,report]'" if absent in _OF_TRAINING else error
+        )
         raise SystemExit(2) from None
     raise SystemExit(status or 0)
 

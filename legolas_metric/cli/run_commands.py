@@ -75,9 +75,12 @@ def embed(
 ) -> None:
     """Embed data by a run's best weights, as a file for `rank`, `verify`, `probe` and the others."""
     from legolas_metric.cli import printing
+    from legolas_metric.cli.waiting import waiting
     from legolas_metric.runs.commands import embed_data
 
-    printing.say(f"Wrote {embed_data(run, out, data=data, fold=fold)} embeddings to {out}.")
+    with waiting(f"embedding {data or run}"):
+        count = embed_data(run, out, data=data, fold=fold)
+    printing.say(f"Wrote {count} embeddings to {out}.")
 
 
 def ensemble(
@@ -86,9 +89,11 @@ def ensemble(
     data: OtherData = None,
 ) -> None:
     """Join the encoders of a `kfold`, and rank the held-out test rows by all together and by each alone."""
+    from legolas_metric.cli.waiting import waiting
     from legolas_metric.runs.commands import join
 
-    join(run, how=None if how is None else how.value, data=data)
+    with waiting(f"joining {run}"):
+        join(run, how=None if how is None else how.value, data=data)
 
 
 def search(

@@ -45,11 +45,13 @@ def doctor(
     Names of other loggers are known; what is missing is said, not guessed.
     """
     from legolas_metric.cli import pages, printing
+    from legolas_metric.cli.waiting import waiting
     from legolas_metric.doctor.examination import examine
 
     pages.check_page(html, [settings, embeddings, trained_on, *([Path(run)] if "://" not in run else [])])
     rows, seen = (_bank(file, encoder, data, metric) for file in (embeddings, trained_on))
-    found = examine(run, settings=settings, embeddings=rows, trained_on=seen)
+    with waiting(run):
+        found = examine(run, settings=settings, embeddings=rows, trained_on=seen)
     if as_json:
         print(json.dumps(found.json()))
     else:
@@ -57,7 +59,8 @@ def doctor(
     if html is not None:
         from legolas_metric import report
 
-        report.write_page(html, "A run, examined", visible_lines(f"{run}\n\n{found.summary}"), sections_of(found))
+        with waiting(str(html)):
+            report.write_page(html, "A run, examined", visible_lines(f"{run}\n\n{found.summary}"), sections_of(found))
         printing.say_written(html, Form.json if as_json else Form.table)
 
 
@@ -69,26 +72,18 @@ def visible_lines(text: str) -> str:
 
 
 def sections_of(found: "Examination") -> "list[Section]":
-    """Findings, worst first, and the curves with each finding where it lies."""
+    """Findings, worst first, and the curves with the number of each finding where it lies."""
     from legolas_metric import report
+    from legolas_metric.cli import pages
 
     remarks = [
         report.Remark(number=number, severity=each.severity, sentence=each.sentence, value=mark.value, epoch=mark.epoch)
         for number, each in enumerate(found.findings, 1)
         for mark in each.marks
     ]
-    curves = {name: (curve.epochs, curve.values) for name, curve in found.curves.items() if len(curve)}
-    trends = {name: f"{curve.words()}." for name, curve in found.curves.items() if len(curve)}
-    rows = [(n, each.severity, each.sentence, each.evidence, each.remedy) for n, each in enumerate(found.findings, 1)]
-    table = report.Table(["no.", "severity", "finding", "because", "remedy"], rows)
-    return [
-        report.Section(
-            "What follows",
-            "Worst first. The numbers are those on the curves below." if found.findings else "No fault found.",
-            table if found.findings else None,
-        ),
-        *report.run_sections(curves, remarks, trends),
-    ]
+    curves = {name: (curve.epochs, curve.values) for name, curve in found.curves.items()}
+    trends = {name: f"{sentence}." for name, sentence in zip(found.curves, found.trends, strict=True)}
+    return [pages.findings_section(found.findings), *report.run_sections(curves, remarks, trends)]
 
 
 def _bank(file: Path | None, encoder: str | None, data: str | None, metric: MetricName) -> "EmbeddingBank | None":

@@ -3,12 +3,15 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from legolas_metric.cli.options import Form, Format, Json
 from legolas_metric.cli.run_commands import Run
+
+if TYPE_CHECKING:
+    from legolas_metric.decisions.templates import Identification
 
 
 class BackEndName(StrEnum):
@@ -18,6 +21,20 @@ class BackEndName(StrEnum):
     lda = "lda"
     wccn = "wccn"
     plda = "plda"
+
+
+class NormName(StrEnum):
+    """The score normalisations."""
+
+    as_norm = "as"
+    s_norm = "s"
+
+
+class CalibrationName(StrEnum):
+    """The calibrations."""
+
+    logistic = "logistic"
+    isotonic = "isotonic"
 
 
 class EngineName(StrEnum):
@@ -32,6 +49,12 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.")],
     fold: Annotated[int | None, typer.Option(min=0, help="Whose encoder, of a run of `kfold`; from 0.")] = None,
     back_end: Annotated[BackEndName | None, typer.Option(help="Fitted on the classes that the run trained on.")] = None,
+    score_norm: Annotated[
+        NormName | None, typer.Option(help="Normalise scores by what rows that the run trained on get.")
+    ] = None,
+    calibration: Annotated[
+        CalibrationName | None, typer.Option(help="Scores as log-likelihood ratios too, by the validation classes.")
+    ] = None,
     threshold_far: Annotated[
         float, typer.Option(metavar="RATE", help="Choose the threshold of this rate on the run's validation classes.")
     ] = 0.01,
@@ -43,26 +66,32 @@ def export(
         float, typer.Option(help="What ONNX may differ from torch, of an embedding by its length.")
     ] = 1e-4,
 ) -> None:
-    """Write a run's best weights, back end, threshold and gallery as a folder that a service loads.
+    """Write a run's best weights, what comes after them, threshold and gallery as a folder that a service loads.
 
     The folder is whole or absent; `load_export(FOLDER)` in Python and `legolas-metric identify FOLDER DATA` take it up.
     """
     from legolas_metric.cli import printing
+    from legolas_metric.cli.waiting import waiting
     from legolas_metric.export.from_run import export_run
 
-    made = export_run(
-        run,
-        out,
-        fold=fold,
-        back_end=None if back_end is None else back_end.value,
-        far=threshold_far,
-        gallery=gallery,
-        onnx=onnx,
-        tolerance=tolerance,
-    )
+    with waiting(f"exporting {run}"):
+        made = export_run(
+            run,
+            out,
+            fold=fold,
+            back_end=None if back_end is None else back_end.value,
+            score_norm=None if score_norm is None else score_norm.value,
+            calibration=None if calibration is None else calibration.value,
+            far=threshold_far,
+            gallery=gallery,
+            onnx=onnx,
+            tolerance=tolerance,
+        )
     assert made.rule is not None
     guess = " (a guess: it stands for fewer than 30 impostor pairs)" if made.rule.flagged else ""
     printing.say(f"Space {made.space}; threshold {made.rule.threshold:.4f} at FAR {threshold_far:g}{guess}.")
+    if made.calibration is not None:
+        printing.say(f"Calibrated: Cllr {made.calibration.cllr:.4f} on the validation classes.")
     known = 0 if made.gallery is None else len(made.gallery.names)
     printing.say(f"Wrote {', '.join(sorted(path.name for path in out.iterdir()))}: {known} templates, in {out}.")
 
@@ -78,37 +107,54 @@ def identify(
     form: Format = Form.table,
     as_json: Json = False,
 ) -> None:
-    """Who new inputs are, or nobody, by an exported encoder, back end, gallery and threshold."""
+    """Who new inputs are, or nobody, by an exported encoder, what comes after it, gallery and threshold.
+
+    Where the export is calibrated, llr is the natural logarithm of the likelihood ratio: how much likelier the score
+    is if the first name is right.
+    """
     from legolas_metric.cli import printing
+    from legolas_metric.cli.waiting import waiting
     from legolas_metric.export.gallery import read_gallery
     from legolas_metric.export.loading import load_export
     from legolas_metric.runs.run_data import read_inputs
     from legolas_metric.runs.run_settings import RunSettings
     from legolas_metric.tables import Table
 
-    held = load_export(folder, engine=engine.value)
-    people = None if gallery is None else read_gallery(gallery)
-    settings = {name: value for name, value in held.settings.items() if name in RunSettings.__dataclass_fields__}
-    found = held.identify(read_inputs(data, RunSettings.of(settings | {"data": data})), gallery=people, k=k)
-    said = [
-        {"row": row, "who": who, "names": list(names), "scores": scores}
-        for row, (who, names, scores) in enumerate(zip(found.who, found.names, found.scores.tolist()))
-    ]
+    with waiting(f"identifying {data}"):
+        held = load_export(folder, engine=engine.value)
+        people = None if gallery is None else read_gallery(gallery)
+        settings = {name: value for name, value in held.settings.items() if name in RunSettings.__dataclass_fields__}
+        found = held.identify(read_inputs(data, RunSettings.of(settings | {"data": data})), gallery=people, k=k)
     if as_json or form is Form.json:
-        print(json.dumps(said, indent=2))
+        print(json.dumps(printing.plain(_said(found)), indent=2, allow_nan=False))
         return
-    heads = ["row", "who", "score", *(f"{place}." for place in range(2, k + 1))]
-    rows = [(one["row"], one["who"] or "nobody", one["scores"][0], *one["names"][1:]) for one in said]
-    printing.show(Table(heads, rows, formats={"score": ".4f"}), form)
+    llr = [] if found.llr is None else ["llr"]
+    heads = ["row", "who", "score", *llr, *(f"{place}." for place in range(2, k + 1))]
+    rows = []
+    for one in _said(found):
+        first, *others = (None if name is None else str(name) for name in one["names"])
+        who = "nobody" if one["who"] is None else first
+        rows.append((one["row"], who, one["scores"][0], *map(one.get, llr), *others))
+    printing.show(Table(heads, rows, formats=dict.fromkeys(["score", *llr], ".4f")), form)
+
+
+def _said(found: "Identification") -> list[dict[str, Any]]:
+    """An object for each input."""
+    ratios = [None] * len(found.who) if found.llr is None else found.llr.tolist()
+    columns = zip(found.who, found.names, found.scores.tolist(), ratios)
+    names = ("who", "names", "scores", "llr")
+    return [{"row": row, **dict(zip(names, values))} for row, values in enumerate(columns)]
 
 
 def same_space(a: Path, b: Path, form: Form) -> int:
     """Print whether two exports, or an export and a file, share a space; the exit status."""
     from legolas_metric.cli import printing
+    from legolas_metric.cli.waiting import waiting
     from legolas_metric.export.same_space import compare_spaces
     from legolas_metric.tables import Table
 
-    found = compare_spaces(a, b)
+    with waiting(str(b)):
+        found = compare_spaces(a, b)
     if form is Form.json:
         print(json.dumps(found.scalars(), indent=2))
     elif form is Form.table:

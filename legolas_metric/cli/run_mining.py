@@ -73,6 +73,7 @@ def mine(
     and parquet come in the forms that other trainers read.
     """
     from legolas_metric.cli import choices, inputs, printing
+    from legolas_metric.cli.waiting import waiting
 
     check_out(out, [file, labels, groups, ids, anchors, candidates])
     chosen = choices.miner_of(
@@ -91,7 +92,8 @@ def mine(
     if not as_json:
         printing.show(score_table(triplets), Form.table)
     if out is not None:
-        write(triplets, out, form, held.id_names)
+        with waiting(str(out)):
+            write(triplets, out, form, held.id_names)
         printing.say_written(out, Form.json if as_json else Form.table)
 
 

@@ -40,6 +40,8 @@ class EcgBeats(Dataset[tuple[Tensor, int]]):
         >>> beats = EcgBeats(torch.randn(3, 1, 200), person, recording, day)
         >>> len(beats), beats.take(beats.days > 0).labels.tolist()
         (3, [0])
+
+    Source: Lugovaya (2005), Biometric human identification based on electrocardiogram; PhysioNet's ECG-ID database.
     """
 
     signals: Float32[Tensor, "n 1 t"]
@@ -90,6 +92,8 @@ def load_ecg_id(
         >>> beats = load_ecg_id("tiny.npz")  # the second recording's first beat lies before valid_from
         >>> tuple(beats.signals.shape), beats.days.tolist()
         ((3, 1, 200), [0, 0, 3])
+
+    Source: Lugovaya (2005), Biometric human identification based on electrocardiogram; PhysioNet's ECG-ID database.
     """
     check_at_least("every", every, 1)
     check_choice("peaks", peaks, get_args(Peaks))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, check_choice, check_number, check_whole
 from legolas_metric.datasets.leakage import Leakage, find_leakage
-from legolas_metric.names import as_named
+from legolas_metric.datasets.strata import strata_of_classes, strata_of_rows
 from legolas_metric.rows import as_groups, as_labels
 from legolas_metric.signatures import typed
 
@@ -95,7 +95,7 @@ class KFold:
         n = len(self.labels)
         codes = as_groups(groups, n, of="the data set")
         self.groups = None if codes is None else codes.cpu()
-        strata = _strata(stratify, n)
+        strata = strata_of_rows(stratify, n)
         rows = (self.labels != UNLABELLED).nonzero().flatten()
         self.left_out = n - len(rows)
         if how == "identity":
@@ -144,28 +144,11 @@ class KFold:
         return Leakage.joined(found)
 
 
-def _strata(stratify: ArrayLike | None, n: int) -> Int64[Tensor, " n"]:
-    if stratify is None:
-        return torch.zeros(n, dtype=torch.int64)
-    plain = stratify if isinstance(stratify, Tensor | np.ndarray) else np.asarray(stratify)
-    if plain.dtype in (torch.bool, np.dtype(bool)):
-        plain = torch.as_tensor(plain).long()
-    return as_named(plain, n, name="stratify", of="the data set").codes.cpu()
-
-
 def _by_identity(
     labels: Int64[Tensor, " m"], strata: Int64[Tensor, " m"], folds: int, test_share: float, seed: int
 ) -> tuple[Tensor, Tensor]:
     """A mask of the test rows, and the fold of each of the others."""
     classes, place = labels.unique(return_inverse=True)
-    low = torch.full((len(classes),), torch.iinfo(torch.int64).max).scatter_reduce_(0, place, strata, "amin")
-    high = torch.full((len(classes),), -1).scatter_reduce_(0, place, strata, "amax")
-    if bool((low != high).any()):
-        first = int(classes[(low != high).nonzero()[0, 0]])
-        raise ValueError(
-            f"stratify varies within a class (first: {first}): give one value for each class, such as whether any of "
-            "its rows has the attribute"
-        )
     held_out = round(test_share * len(classes))
     if test_share and not held_out:
         raise ValueError(f"test_share={test_share} of {len(classes)} classes is none: raise it, or set it to 0")
@@ -173,7 +156,7 @@ def _by_identity(
         raise ValueError(
             f"{len(classes)} classes, {held_out} of them held out, are too few for {folds} folds: choose fewer folds"
         )
-    dealt = _deal(high.numpy(), folds, held_out, seed)
+    dealt = _deal(strata_of_classes(strata, labels).numpy(), folds, held_out, seed)
     fold = torch.from_numpy(dealt)[place]
     return fold < 0, fold[fold >= 0]
 

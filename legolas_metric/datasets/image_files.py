@@ -42,6 +42,8 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         >>> faces = image_folder("faces", size=(32, 16))
         >>> faces.label_names, faces.labels.tolist(), tuple(faces[0][0].shape)
         (('ann', 'bob'), [0, 0, 1], (3, 32, 16))
+
+    Source: ours.
     """
 
     paths: tuple[Path, ...]
@@ -78,6 +80,8 @@ def image_folder(path: str | os.PathLike[str], *, size: tuple[int, int] = (32, 3
         >>> Image.new("L", (8, 8), 255).save("birds/owl/1.png")
         >>> image_folder("birds", size=(4, 4), channels=1)[0][0].mean().item()
         1.0
+
+    Source: the layout of torchvision's `ImageFolder`.
     """
     found = _pictures(path)
     held = [(file, file.relative_to(path).parts[0]) for file in found if len(file.relative_to(path).parts) > 1]

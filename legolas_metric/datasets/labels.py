@@ -45,6 +45,8 @@ class LabelIndex:
         >>> index = LabelIndex.of([7, 3, 7, -1])
         >>> index.classes.tolist(), index.counts.tolist(), index.rows_of(1).tolist()
         ([3, 7], [1, 2], [0, 2])
+
+    Source: ours.
     """
 
     classes: Int64[Tensor, " c"]

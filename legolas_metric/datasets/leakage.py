@@ -31,6 +31,8 @@ class Leakage:
         >>> found = find_leakage({"train": [0, 1], "test": [2]}, labels=["ann", "bob", "ann"])
         >>> found.sentences()
         ('train and test share 1 identity: ann',)
+
+    Source: ours.
     """
 
     identities: Mapping[Parts, tuple[str, ...]]

@@ -61,6 +61,8 @@ def load_omniglot() -> Omniglot:
         >>> data = load_omniglot()
         >>> len(data), len(data.labels.unique()), data[0][0].shape
         (19280, 964, torch.Size([1, 28, 28]))
+
+    Source: Lake, Salakhutdinov, Tenenbaum (2015), Human-level concept learning through probabilistic program induction.
     """
     with (
         as_file(files("legolas_metric.datasets") / "omniglot_background.npz") as path,
@@ -78,11 +80,16 @@ def load_omniglot() -> Omniglot:
 def split_omniglot(*, seed: int = 0) -> tuple[Omniglot, Omniglot]:
     """The standard split by alphabet: 24 to train, 6 unseen ones (chosen by the seed) to validate.
 
+    Args:
+        seed: of the choice of alphabets.
+
     Example:
         >>> from legolas_metric.datasets import split_omniglot
         >>> train, validation = split_omniglot(seed=0)
         >>> len(train.alphabets.unique()), len(validation.alphabets.unique())
         (24, 6)
+
+    Source: ours; of the data, see `Omniglot`.
     """
     data = load_omniglot()
     generator = torch.Generator().manual_seed(seed)

@@ -31,6 +31,8 @@ class Inputs(Dataset[Any]):
         >>> from legolas_metric.datasets import Inputs
         >>> len(Inputs([[1.0, 2.0], [3.0, 4.0]]))
         2
+
+    Source: ours.
     """
 
     def __init__(self, source: Source) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, as_integers, check_number
+from legolas_metric.datasets.strata import strata_of_classes, strata_of_rows
 from legolas_metric.rows import as_labels
 from legolas_metric.signatures import typed
 
@@ -36,6 +37,8 @@ def class_disjoint_split(labels: ArrayLike, *, test_size: float | int = 0.2, see
         >>> train, test = class_disjoint_split([5, 5, 7, 7, 9, 9], test_size=1, seed=0)
         >>> len(train), len(test)
         (4, 2)
+
+    Source: ours.
     """
     return _split(_classes(labels), test_size, seed, "classes")
 
@@ -63,12 +66,16 @@ def group_disjoint_split(groups: ArrayLike, *, test_size: float | int = 0.2, see
         >>> train, test = group_disjoint_split([0, 0, 1, 1, 2, 2], test_size=2, seed=0)
         >>> len(train), len(test)
         (2, 4)
+
+    Source: ours.
     """
     return _split(_units(as_integers(groups, None, name="groups")), test_size, seed, "groups")
 
 
 @typed
-def class_disjoint_folds(labels: ArrayLike, folds: int = 5, *, seed: int = 0) -> list[Split]:
+def class_disjoint_folds(
+    labels: ArrayLike, folds: int = 5, *, stratify: ArrayLike | None = None, seed: int = 0
+) -> list[Split]:
     """k-fold cross-validation over classes: each class is tested in one fold and trained on in the others.
 
     The numbers of classes of two folds differ by one at most, and classes of like size are dealt to different folds, so
@@ -77,6 +84,8 @@ def class_disjoint_folds(labels: ArrayLike, folds: int = 5, *, seed: int = 0) ->
     Args:
         labels: [n] integers; rows labelled -1 belong to no class and go to no side.
         folds: number of folds.
+        stratify: [n] an attribute of classes, such as "came on two days": of each value any two folds have equally many
+            classes, or one more.
         seed: of the deal.
 
     Returns:
@@ -84,14 +93,22 @@ def class_disjoint_folds(labels: ArrayLike, folds: int = 5, *, seed: int = 0) ->
 
     Raises:
         TypeError: labels that are not integers.
-        ValueError: labels below -1, fewer than 2 folds, or more folds than classes.
+        ValueError: labels below -1, fewer than 2 folds, more folds than classes, or an attribute that varies within a
+            class.
 
     Example:
         >>> from legolas_metric import class_disjoint_folds
         >>> [len(test) for train, test in class_disjoint_folds([5, 5, 7, 7, 9, 9], folds=3)]
         [2, 2, 2]
+
+    Source: ours.
     """
-    return _folds(_classes(labels), folds, seed, "classes")
+    units = _classes(labels)
+    if stratify is None:
+        return _folds(units, folds, seed, "classes")
+    known = units >= 0
+    values = strata_of_rows(stratify, len(units)).to(units.device)[known]
+    return _folds(units, folds, seed, "classes", strata_of_classes(values.cpu(), as_labels(labels, None)[known].cpu()))
 
 
 @typed
@@ -116,6 +133,8 @@ def group_disjoint_folds(groups: ArrayLike, folds: int = 5, *, seed: int = 0) ->
         >>> from legolas_metric import group_disjoint_folds
         >>> [len(train) for train, test in group_disjoint_folds([0, 0, 1, 1, 2, 2], folds=3)]
         [4, 4, 4]
+
+    Source: ours.
     """
     return _folds(_units(as_integers(groups, None, name="groups")), folds, seed, "groups")
 
@@ -151,7 +170,9 @@ def _split(units: Int64[Tensor, " n"], test_size: float | int, seed: int, what: 
     return _sides(units, side, 1)
 
 
-def _folds(units: Int64[Tensor, " n"], folds: int, seed: int, what: str) -> list[Split]:
+def _folds(
+    units: Int64[Tensor, " n"], folds: int, seed: int, what: str, strata: Int64[Tensor, " c"] | None = None
+) -> list[Split]:
     count = _count(units)
     if not 2 <= folds <= count:
         raise ValueError(f"folds must lie in 2..{count}, the number of {what}, got {folds}")
@@ -159,8 +180,11 @@ def _folds(units: Int64[Tensor, " n"], folds: int, seed: int, what: str) -> list
     shuffled = torch.randperm(count, generator=generator)
     sizes = units[units >= 0].bincount(minlength=count)
     by_size = shuffled[sizes[shuffled].argsort(descending=True, stable=True)]
-    # Each run of `folds` units of like size gives one to every fold.
+    # Each run of `folds` units of like size gives one to every fold; within a stratum, any run does, in one order.
     deal = torch.cat([torch.randperm(folds, generator=generator) for _ in range(0, count, folds)])
+    if strata is not None:
+        by_size = by_size[strata[by_size].argsort(stable=True)]
+        deal = deal[:folds].repeat(-(-count // folds))
     fold = torch.empty(count, dtype=torch.int64)
     fold[by_size] = deal[:count]
     return [_sides(units, fold, number) for number in range(folds)]

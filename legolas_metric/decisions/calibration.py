@@ -4,9 +4,10 @@ Letters: t trials, l levels of the score.
 """
 
 import math
+import os
 import warnings
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,11 +16,13 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_tensor, check_choice, check_number
 from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES
-from legolas_metric.evaluation.identities import Identities, identities_in
+from legolas_metric.evaluation.identities import Identities, as_text, from_text, identities_in
 from legolas_metric.evaluation.operating import OperatingPoints
 from legolas_metric.evaluation.verification_report import VerificationReport
+from legolas_metric.files import read_tensors, write_tensors
 
 How = Literal["logistic", "isotonic"]
+_KIND = "calibration"  # as files name it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class Calibration:
         [inf, 0.0, -inf]
         >>> round(fitted.cllr, 4)  # (2 of 6 trials are undecided: log2(2) each)
         0.3333
+
+    Source: Brummer and du Preez (2006); pool adjacent violators, Zadrozny and Elkan (2002).
     """
 
     how: How
@@ -115,6 +120,33 @@ class Calibration:
             return self.scale * given + self.offset
         return self.values[(torch.searchsorted(self.knots, given.contiguous(), right=True) - 1).clamp_min(0)]
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as a safetensors file, whole or not at all."""
+        plain = {name: repr(getattr(self, name)) for name in ("scale", "offset", "cllr", "rounded")}
+        settings = {"kind": _KIND, "how": self.how, "people": as_text(self.identities)} | plain
+        write_tensors(path, {"knots": self.knots, "values": self.values}, settings)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Calibration":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: a file of something else.
+        """
+        tensors, settings = read_tensors(path)
+        if settings.get("kind") != _KIND:
+            raise ValueError(f"{path} holds {settings.get('kind', 'something else')}, no calibration")
+        how: Any = settings["how"]
+        figures = {name: float(settings[name]) for name in ("scale", "offset", "cllr")}
+        return cls(
+            how=how,
+            knots=tensors["knots"],
+            values=tensors["values"],
+            rounded=int(settings["rounded"]),
+            identities=from_text(settings["people"]),
+            **figures,
+        )
+
 
 def cllr(llr: ArrayLike, same: ArrayLike) -> float:
     """What log-likelihood ratios cost over all priors, in bits: 0 of an oracle, 1 of one that always says 0.
@@ -132,6 +164,8 @@ def cllr(llr: ArrayLike, same: ArrayLike) -> float:
         >>> import math
         >>> round(cllr([math.log(3), -math.log(3)], [True, False]), 6) == round(math.log2(4 / 3), 6)
         True
+
+    Source: Brummer and du Preez (2006), Application-independent evaluation of speaker detection.
     """
     ratios, genuine = _trials(llr, same)
     return _cllr(ratios, genuine.double(), (~genuine).double())
@@ -150,6 +184,8 @@ def min_cllr(scores: ArrayLike, same: ArrayLike) -> float:
     Example:
         >>> min_cllr([0.9, 0.8, 0.2, 0.1], [True, True, False, False])
         0.0
+
+    Source: Brummer and du Preez (2006), Application-independent evaluation of speaker detection.
     """
     given, genuine = _trials(scores, same)
     levels, place = given.unique(return_inverse=True)

@@ -45,6 +45,8 @@ class OpenSetReport:
         >>> report = evaluate_open_set(torch.eye(3)[[0, 1, 0, 2]], [0, 1, 0, 2], enrolled=[0, 1], fpirs=0.5)
         >>> report.scalars()["tpir_at_fpir_0.5"]
         1.0
+
+    Source: ISO/IEC 19795-1, Biometric performance testing and reporting.
     """
 
     tpir_at_fpir: Mapping[float, float]
@@ -86,6 +88,9 @@ class OpenSetReport:
 
         Warns:
             UserWarning: fewer than ten identities.
+
+        Raises:
+            ValueError: no whole number of resamples of at least 1.
         """
         order = self.best.argsort(descending=True, stable=True)
         labels = torch.cat([self.mated_labels, self.non_mated_labels[order]])
@@ -145,6 +150,8 @@ def evaluate_open_set(
         >>> report = evaluate_open_set(rows, [0, 1, 0, 1, 2], enrolled=[0, 1], fpirs=0.5)
         >>> report.tpir_at_fpir, report.mated, report.non_mated
         ({0.5: 1.0}, 2, 1)
+
+    Source: ISO/IEC 19795-1, Biometric performance testing and reporting.
     """
     rates = as_fars(fpirs)
     depth = check_whole("rank", rank, 1)
@@ -251,6 +258,8 @@ class OpenSetRepeats:
         >>> y = torch.arange(40) // 2
         >>> repeat_open_set(torch.eye(20)[y], y, repeats=2, fpirs=0.1).tpir_at_fpir
         {0.1: 1.0}
+
+    Source: ISO/IEC 19795-1, Biometric performance testing and reporting.
     """
 
     reports: tuple[OpenSetReport, ...] = field(repr=False)
@@ -289,6 +298,8 @@ def repeat_open_set(
         >>> y = torch.arange(40) // 2
         >>> len(repeat_open_set(torch.eye(20)[y], y, repeats=3).reports)
         3
+
+    Source: ISO/IEC 19795-1, Biometric performance testing and reporting.
     """
     check_number("share", share, above=0.0)
     count, each = check_whole("repeats", repeats, 1), check_whole("rows_each", rows_each, 1)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, check_dimension, check_number, check_whole
-from legolas_metric.evaluation.identities import Identities, identities, warn_of_shared
+from legolas_metric.evaluation.identities import Identities, as_text, from_text, identities, warn_of_shared
 from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.names import Names
 from legolas_metric.rows import Rows, as_prepared, fitted_rows
@@ -71,8 +71,7 @@ class Projection:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as a safetensors file, whole or not at all."""
-        people = sorted(self.people, key=lambda one: (isinstance(one, str), one))
-        settings = {"kind": self.kind, "shrinkage": repr(self.shrinkage), "people": repr(people)}
+        settings = {"kind": self.kind, "shrinkage": repr(self.shrinkage), "people": as_text(self.people)}
         write_tensors(path, {"centre": self.centre, "map": self.map, "spread": self.spread}, settings)
 
     @classmethod
@@ -82,14 +81,12 @@ class Projection:
         Raises:
             ValueError: a file of something else.
         """
-        import ast
-
         tensors, settings = read_tensors(path)
         if settings.get("kind") != cls.kind:
             raise ValueError(f"{path} holds {settings.get('kind', 'something else')}, not {cls.kind}")
         made = cls(tensors["map"].shape[1], shrinkage=float(settings["shrinkage"]))
         made.centre, made.map, made.spread = tensors["centre"], tensors["map"], tensors["spread"]
-        made.people = frozenset(ast.literal_eval(settings["people"]))
+        made.people = from_text(settings["people"])
         return made
 
     def _kept(self, most: int) -> int:
@@ -110,12 +107,21 @@ class Whitening(Projection):
 
         x' = (x - mean) U diag(v)^-1/2,  with v, U of the shrunk covariance, greatest first
 
+    Args:
+        dimensions: that are kept, the most useful ones; None for all there are.
+        shrinkage: of the covariance towards a multiple of the identity, in [0, 1].
+
+    Raises:
+        ValueError: dimensions below 1, shrinkage outside [0, 1]; when fitted, rows that `evaluate_ranking` refuses.
+
     Example:
         >>> import torch
         >>> rows = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
         >>> found = Whitening(shrinkage=0).fit(rows).transform(rows)
         >>> torch.allclose(found.T.cov(), torch.eye(4), atol=1e-4) or found.T.cov().diag().mean().round().item()
         True
+
+    Source: principal axes scaled to unit variance; shrunk towards a multiple of the identity.
     """
 
     kind = "whitening"
@@ -138,6 +144,14 @@ class LDA(Projection):
 
         B v = l W v,  v' W v = 1,  largest l first;  W within people, shrunk, B between them
 
+    Args:
+        dimensions: that are kept, the most useful ones; None for all there are.
+        shrinkage: of the covariance towards a multiple of the identity, in [0, 1].
+
+    Raises:
+        ValueError: dimensions below 1, shrinkage outside [0, 1]; when fitted, rows that `evaluate_ranking` refuses,
+            or no person of two rows.
+
     Example:
         >>> import torch
         >>> y = torch.arange(60) // 4
@@ -145,6 +159,8 @@ class LDA(Projection):
         >>> x = torch.randn(15, 6, generator=generator)[y] + torch.randn(60, 6, generator=generator)
         >>> LDA(3).fit(x, y).transform(x).shape
         torch.Size([60, 3])
+
+    Source: Fisher (1936), The Use of Multiple Measurements in Taxonomic Problems; Rao (1948).
     """
 
     kind = "LDA"
@@ -167,12 +183,22 @@ class WCCN(Projection):
 
     With groups W is that of the means of a person's sessions: what changes from one to the next.
 
+    Args:
+        dimensions: that are kept, the most useful ones; None for all there are.
+        shrinkage: of the covariance towards a multiple of the identity, in [0, 1].
+
+    Raises:
+        ValueError: dimensions below 1, shrinkage outside [0, 1]; when fitted, rows that `evaluate_ranking` refuses,
+            or no person of two rows.
+
     Example:
         >>> import torch
         >>> y = torch.arange(60) // 4
         >>> x = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
         >>> WCCN().fit(x, y).transform(x).shape
         torch.Size([60, 6])
+
+    Source: Hatch et al. (2006), Within-class covariance normalization for SVM-based speaker recognition.
     """
 
     kind = "WCCN"
@@ -199,6 +225,14 @@ class PLDA(Projection):
     B and W by the method of moments, in closed form: W = S_w / (n - c), B = (S_b / (c - 1) - W) / n0 without its
     negative part, n0 = (n - sum n_i^2 / n) / (c - 1); W shrunk. `evaluate_ranking(..., scorer=plda)` ranks by it.
 
+    Args:
+        dimensions: that are kept, the most useful ones; None for all there are.
+        shrinkage: of the covariance towards a multiple of the identity, in [0, 1].
+
+    Raises:
+        ValueError: dimensions below 1, shrinkage outside [0, 1]; when fitted, rows that `evaluate_ranking` refuses,
+            or no person of two rows.
+
     Example:
         >>> import torch
         >>> y = torch.arange(80) // 4
@@ -208,6 +242,8 @@ class PLDA(Projection):
         >>> scores = plda.score(x[40:41], x[[41, 44]])  # the same person, and another
         >>> (scores[0, 0] > 0 > scores[0, 1]).item()
         True
+
+    Source: Prince and Elder (2007), Probabilistic Linear Discriminant Analysis for Inferences About Identity.
     """
 
     kind = "PLDA"

@@ -39,6 +39,9 @@ class KReciprocal:
         k1, k2: neighbours of the graph, and of the mean.
         weight: of the plain distance, in [0, 1].
 
+    Raises:
+        ValueError: fewer than three rows, a setting out of range, or what `evaluate_ranking` refuses of rows.
+
     Example:
         >>> import torch
         >>> from legolas_metric import evaluate_ranking
@@ -48,6 +51,8 @@ class KReciprocal:
         >>> plain = evaluate_ranking(x, y)
         >>> evaluate_ranking(x, y, scorer=KReciprocal(x, k1=10, k2=4)).map_at_r > plain.map_at_r
         True
+
+    Source: Zhong et al. (2017), Re-ranking Person Re-identification with k-reciprocal Encoding, arXiv:1701.08398.
     """
 
     def __init__(
@@ -167,6 +172,8 @@ def expand(embeddings: ArrayLike, *, k: int = 5, alpha: float | int = 3) -> Floa
         >>> import torch
         >>> expand(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), k=1, alpha=1).round(decimals=3).tolist()[0]
         [0.9430000185966492, 0.3330000042915344]
+
+    Source: Radenovic et al. (2019), Fine-tuning CNN Image Retrieval with No Human Annotation, arXiv:1711.02512.
     """
     check_number("alpha", alpha, least=0.0)
     rows = as_prepared(embeddings, "cosine")
@@ -204,10 +211,15 @@ def rerank(
     Returns:
         ids: row numbers of the gallery; similarities: of `KReciprocal.compare` (at most 0), or cosines.
 
+    Raises:
+        ValueError: an unknown `how`, a setting out of range, or what `evaluate_ranking` refuses of rows.
+
     Example:
         >>> import torch
         >>> rerank(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), k=1, k1=1).ids.tolist()[0]
         [1]
+
+    Source: see `KReciprocal` and `expand`.
     """
     check_choice("how", how, ("k-reciprocal", "expansion"))
     asking = as_prepared(queries, "cosine", name="queries")

@@ -3,18 +3,21 @@
 Letters: n rows, m of the cohort, q and g the sides of a comparison.
 """
 
-from typing import Literal
+import os
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, check_choice, check_dimension, check_whole
-from legolas_metric.evaluation.identities import Identities, identities, shared
+from legolas_metric.evaluation.identities import Identities, as_text, from_text, identities, shared
+from legolas_metric.files import read_tensors, write_tensors
 from legolas_metric.geometry import normalise
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.rows import as_prepared
 
+_KIND = "score normalisation"  # as files name it
 _LEAST = 1e-6
 """The least deviation of cohort scores that is divided by: below, rounding decides."""
 
@@ -46,6 +49,9 @@ class ScoreNorm:
         >>> plain = evaluate_ranking(x[40:], y[40:])
         >>> evaluate_ranking(x[40:], y[40:], scorer=norm, baseline=plain).difference().identities
         10
+
+    Source: Matejka et al. (2017), Analysis of Score Normalization in Multilingual Speaker Recognition; Karam et al.
+    (2011).
     """
 
     def __init__(
@@ -57,25 +63,72 @@ class ScoreNorm:
             raise ValueError("cohort has one row: a deviation needs two at least, and to be of use some hundred")
         self.how, self.top = how, min(check_whole("top", top, 2), len(rows))
         self.people: Identities = frozenset() if labels is None else identities(labels)
-        self._cohort = rows
+        self.cohort = rows
         self._index = ExactIndex().fit(rows) if how == "as" else None
 
     def transform(self, rows: Float[Tensor, "n d"], ids: Int64[Tensor, " n"] | None = None) -> Float64[Tensor, "n e"]:
-        """Unit rows with mean and deviation of their cohort scores as two more columns."""
+        """Unit rows with mean and deviation of their cohort scores as two more columns.
+
+        Raises:
+            ValueError: rows of another dimension than the cohort's.
+        """
         del ids
         unit = normalise(rows.detach().float())
-        check_dimension(unit, self._cohort, names=("rows", "the cohort"))
+        check_dimension(unit, self.cohort, names=("rows", "the cohort"))
         wide = unit.double()
-        if self._index is not None:
-            near = self._index.search(unit, self.top).similarities.double()
-            mean, std = near.mean(1), near.std(1, correction=0)
+        near = None if self._index is None else self._index.search(unit, self.top).similarities.double()
+        return torch.cat([wide, *self._spread(wide, near)], 1)
+
+    def _spread(
+        self, wide: Float64[Tensor, "n d"], near: Float64[Tensor, "n k"] | None
+    ) -> tuple[Float64[Tensor, "n 1"], Float64[Tensor, "n 1"]]:
+        """Mean and deviation of the cohort scores of unit rows: of those given, or of all."""
+        if near is not None:
+            mean, std = near.mean(1, keepdim=True), near.std(1, correction=0, keepdim=True)
         else:
             # Mean and deviation of <x, c> over the cohort: <x, mean c>, and x' cov(c) x.
-            cohort = self._cohort.double()
+            cohort = self.cohort.double()
             centre = cohort.mean(0)
             spread = (cohort - centre).T @ (cohort - centre) / len(cohort)
-            mean, std = wide @ centre, ((wide @ spread) * wide).sum(1).clamp_min(0).sqrt()
-        return torch.cat([wide, mean[:, None], std.clamp_min(_LEAST)[:, None]], 1)
+            mean = wide @ centre[:, None]
+            std = ((wide @ spread) * wide).sum(1, keepdim=True).clamp_min(0).sqrt()
+        return mean, std.clamp_min(_LEAST)
+
+    def terms(self, unit: Float[Tensor, "n d"]) -> Float64[Tensor, "n e"]:
+        """Unit rows so that a plain product is the score: [n, 2 d + 2], unchecked, arithmetic that can be exported.
+
+        (x / 2 std, x, -mean / 2 std, 1); on the other side of the pair `turned`: (x, x / 2 std, 1, -mean / 2 std)
+        """
+        wide = unit.double()
+        near = (wide @ self.cohort.double().T).topk(self.top).values if self.how == "as" else None
+        mean, std = self._spread(wide, near)
+        return torch.cat([wide / (2 * std), wide, -mean / (2 * std), torch.ones_like(std)], 1)
+
+    @staticmethod
+    def turned(terms: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
+        """Terms of rows on the other side of the pair."""
+        d = terms.shape[1] // 2 - 1
+        return torch.cat([terms[:, d : 2 * d], terms[:, :d], terms[:, -1:], terms[:, -2:-1]], 1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as a safetensors file, whole or not at all."""
+        settings = {"kind": _KIND, "how": self.how, "top": str(self.top), "people": as_text(self.people)}
+        write_tensors(path, {"cohort": self.cohort}, settings)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ScoreNorm":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: a file of something else.
+        """
+        tensors, settings = read_tensors(path)
+        if settings.get("kind") != _KIND:
+            raise ValueError(f"{path} holds {settings.get('kind', 'something else')}, no score normalisation")
+        how: Any = settings["how"]
+        made = cls(tensors["cohort"], how=how, top=int(settings["top"]))
+        made.people = from_text(settings["people"])
+        return made
 
     def compare(self, x: Float64[Tensor, "q e"], y: Float64[Tensor, "g e"]) -> Float64[Tensor, "q g"]:
         """Normalised scores of transformed rows."""
@@ -88,7 +141,11 @@ class ScoreNorm:
         return self.compare(*(self.transform(as_prepared(rows, "cosine", name="rows")) for rows in (x, y)))
 
     def check(self, labels: Int64[Tensor, " n"], names: tuple[str, ...] | None) -> None:
-        """Refuse a test set that shares people with the cohort."""
+        """Refuse a test set that shares people with the cohort.
+
+        Raises:
+            ValueError: it shares some.
+        """
         both = shared(self.people, identities(labels, names=names))
         if both:
             raise ValueError(

@@ -24,6 +24,7 @@ class TemplateCurve:
     Attributes:
         rank1, eer: number of enrolled recordings -> value.
         gain: number -> Rank@1 less that of the first number, on the same probes, with its 95 % interval over people.
+        each: number -> [people] Rank@1 of each person, mean over the repeats, in order of their labels.
         single: number -> templates, of an average repeat, that rest on one recording all the same.
         people: who are enrolled and ask.
         left_out: people without a second recording (of another group, where groups are given).
@@ -33,11 +34,14 @@ class TemplateCurve:
         >>> y = torch.arange(40) // 4
         >>> template_curve(torch.eye(10)[y], y, counts=(1, 2), repeats=1).rank1
         {1: 1.0, 2: 1.0}
+
+    Source: ours.
     """
 
     rank1: Mapping[int, float]
     eer: Mapping[int, float]
     gain: Mapping[int, Difference] = field(repr=False)
+    each: Mapping[int, Float64[Tensor, " c"]] = field(repr=False, compare=False)
     single: Mapping[int, float]
     people: int
     left_out: int
@@ -78,6 +82,8 @@ def template_curve(
         >>> curve = template_curve(x, y, counts=(1, 5))
         >>> curve.rank1[5] > curve.rank1[1], curve.gain[5].shown
         (True, True)
+
+    Source: ours.
     """
     check_choice("how", how, ("mean", "max", "score"))
     sizes, draws = as_ks(counts), check_whole("repeats", repeats, 1)
@@ -114,6 +120,7 @@ def template_curve(
             )
             for size, values in each.items()
         },
+        each=each,
         single=single,
         people=len(people),
         left_out=len(everybody) - len(people),

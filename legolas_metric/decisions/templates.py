@@ -55,6 +55,8 @@ def enrol(
         >>> templates, names = enrol(torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0]]), by=["bob", "bob", "bob"])
         >>> names, templates.round(decimals=3).tolist()
         (('bob',), [[0.44699999690055847, 0.8939999938011169]])
+
+    Source: ours.
     """
     check_choice("how", how, ("mean", "all"))
     rows = as_prepared(embeddings, "cosine")
@@ -113,7 +115,7 @@ class Identification:
     """Who each probe is: the best names, how sure, and whether any of them.
 
     Attributes:
-        names: [q][k], best first; None beyond the names there are.
+        names: [q] tuples of k, best first; None beyond the names there are.
         scores: [q, k] similarity of each (-inf there).
         accepted: [q] whether the first reaches the rule's threshold; all True without a rule.
         llr: [q] log-likelihood ratio of the first, by the calibration; None without one.
@@ -122,6 +124,8 @@ class Identification:
         >>> import torch
         >>> identify(torch.eye(2), torch.eye(2), [7, 9], k=2).names
         ((7, 9), (9, 7))
+
+    Source: ours.
     """
 
     names: tuple[tuple[str | int | None, ...], ...]
@@ -167,6 +171,8 @@ def identify(
         >>> found = identify(torch.tensor([[1.0, 0.1]]), torch.eye(2), ["ann", "bob"])
         >>> found.who
         ('ann',)
+
+    Source: ours.
     """
     check_choice("fuse", fuse, ("max", "mean"))
     if rule is not None and rule.metric not in (None, metric):

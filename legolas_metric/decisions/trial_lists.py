@@ -1,6 +1,7 @@
 """Lists of pairs as verification benchmarks have them, scored: "1 a.wav b.wav", "a.png b.png 0", LFW's pairs.txt."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import ArrayLike, Metric, check_metric, check_whole
 from legolas_metric.evaluation.given_scores import verification_from_scores
 from legolas_metric.evaluation.verification_report import VerificationReport
+from legolas_metric.files import check_exists
 from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.rows import as_prepared
 
@@ -33,6 +35,8 @@ class TrialList:
         >>> listed = TrialList(left=("a", "a"), right=("b", "c"), same=torch.tensor([True, False]))
         >>> listed.scores(torch.eye(2)[[0, 0, 1]], ["a", "b", "c"]).tolist()
         [1.0, 0.0]
+
+    Source: ours.
     """
 
     left: tuple[str, ...] = field(repr=False)
@@ -97,6 +101,9 @@ def read_trials(path: str | os.PathLike[str]) -> TrialList:
     pairs.txt: "10 300" first, then "name 1 4" and "name 1 other 2", which name name/name_0001.jpg; blank lines, and
     those that begin with #, are passed over.
 
+    Args:
+        path: of the file.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: a line that is none of these, by its number, or a list without both kinds.
@@ -108,13 +115,14 @@ def read_trials(path: str | os.PathLike[str]) -> TrialList:
         ...     _ = place.write_text("1 a b\\n0 a c\\n")
         ...     len(read_trials(place))
         2
+
+    Source: the lists of LFW (Huang et al. 2007), of VoxCeleb (Nagrani et al. 2017) and of NIST's evaluations.
     """
     place = Path(path)
-    if not place.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_exists(place)
     lines = [
-        (number, line.replace(",", " ").split())
-        for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), 1)
+        (number, re.split(r"\s*[,\t]\s*", line.strip()) if "," in line or "\t" in line else line.split())
+        for number, line in enumerate(place.read_text(encoding="utf-8-sig").split("\n"), 1)
         if line.strip() and not line.startswith("#")
     ]
     if not lines:
@@ -122,17 +130,17 @@ def read_trials(path: str | os.PathLike[str]) -> TrialList:
     first = lines[0][1]
     if len(first) <= 2 and all(word.isdigit() for word in first):
         return _read_lfw(path, first, lines[1:])
-    pairs = [_pair(path, number, words) for number, words in lines]
+    # By all lines together: recordings may be called 0 and 1 themselves.
+    ahead = all(words[0].lower() in _SAME for _, words in lines)
+    pairs = [_pair(path, number, words, 0 if ahead else 2) for number, words in lines]
     left, right, same = zip(*pairs)
     return _list(path, left, right, same)
 
 
-def _pair(path: object, number: int, words: Sequence[str]) -> tuple[str, str, bool]:
-    if len(words) == 3:
-        if words[2].lower() in _SAME and words[0].lower() not in _SAME:
-            return words[0], words[1], _SAME[words[2].lower()]
-        if words[0].lower() in _SAME:
-            return words[1], words[2], _SAME[words[0].lower()]
+def _pair(path: object, number: int, words: Sequence[str], place: int) -> tuple[str, str, bool]:
+    if len(words) == 3 and words[place].lower() in _SAME:
+        left, right = (word for i, word in enumerate(words) if i != place)
+        return left, right, _SAME[words[place].lower()]
     raise ValueError(
         f"{path}, line {number}: expected '1 left right' or 'left right 0' (or target, nontarget), "
         f"got {' '.join(words)[:80]!r}"
@@ -188,6 +196,8 @@ class FoldAccuracy:
     Example:
         >>> FoldAccuracy(mean=0.9, standard_error=0.01, accuracies=(0.9,), thresholds=(0.5,)).mean
         0.9
+
+    Source: Huang et al. (2007), Labeled Faces in the Wild.
     """
 
     mean: float
@@ -210,6 +220,8 @@ def accuracy_over_folds(scores: ArrayLike, same: ArrayLike, *, folds: int | Arra
     Example:
         >>> accuracy_over_folds([0.9, 0.1, 0.8, 0.3], [1, 0, 1, 0], folds=2).mean
         1.0
+
+    Source: Huang et al. (2007), Labeled Faces in the Wild.
     """
     given = verification_from_scores(scores, same).pairs  # the checks of the arguments
     assert given is None

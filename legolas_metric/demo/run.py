@@ -56,12 +56,12 @@ def run_demo(
     )
     result = compare_on_omniglot(train, validation, epochs=epochs, seed=seed)
     table = figures_table(result)
-    screen.print(table.screen())
+    screen.print(table.screen(screen.width))
     screen.print(_verdict(result))
     screen.print(_race_line(result))
     write_json(figures, summary(result))
     write_page(page, "Global mining on handwriting", _lead(result), report_sections(result, table))
-    screen.print(f"Took {result.seconds:.0f} s. Report: {page.resolve().as_uri()}")
+    screen.print(f"Took {result.seconds:.0f} s. Wrote {page}.", markup=False, soft_wrap=True)
     return result
 
 

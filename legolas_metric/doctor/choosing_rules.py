@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.doctor.run_case import RunCase
 
@@ -10,7 +9,7 @@ from legolas_metric.doctor.run_case import RunCase
 def best_not_kept(case: RunCase) -> Iterator[Finding]:
     """The weights at the end are not the best: said so by the settings, or by a history in which nothing kept them."""
     wanted = case.wanted()
-    if wanted is None or case.history.happened("restore") or case.history.happened("best weights"):
+    if wanted is None or case.kept():
         return
     told = "restored" in case.settings and case.settings["restored"] in (None, False, "", "null")
     ended = any(event.get("kind") == "end" for event in case.history.events)
@@ -56,11 +55,12 @@ def stopped_on_another_value(case: RunCase) -> Iterator[Finding]:
 def stopped_while_improving(case: RunCase) -> Iterator[Finding]:
     """The run ended long before it was to, while its value still rose."""
     wanted, planned = case.wanted(), case.number("epochs")
-    if wanted is None or not planned or case.history.epochs >= 0.5 * planned or wanted.level_from() is not None:
+    if wanted is None or not planned or case.history.epochs >= case.limits["early"] * planned:
         return
-    third = max(2, len(wanted) // 3)
-    tail = Curve(wanted.name, wanted.epochs[-third:], wanted.values[-third:])
-    if tail.change > 0 and tail.trend() > 0.5 and wanted.best(larger=True)[1] == wanted.last:
+    if wanted.level_from(case.limits) is not None:
+        return
+    tail = wanted.tail(max(2, len(wanted) // 3))
+    if tail.change > 0 and tail.trend() > case.limits["trend"] and wanted.best(larger=True)[1] == wanted.last:
         patience = case.number("patience")
         yield Finding(
             severity="warning",
@@ -93,11 +93,15 @@ def stopped_in_warm_up(case: RunCase) -> Iterator[Finding]:
 def still_improving(case: RunCase) -> Iterator[Finding]:
     """The best value is the last one, and the last third rose as the one before."""
     wanted, planned = case.wanted(), case.number("epochs")
-    if wanted is None or len(wanted) < 9 or (planned and case.history.epochs < 0.5 * planned):
+    third = 0 if wanted is None else len(wanted) // 3
+    if wanted is None or third < 3 or (planned and case.history.epochs < case.limits["early"] * planned):
         return
-    third = len(wanted) // 3
     gain, before = wanted.last - wanted.values[-third - 1], wanted.values[-third - 1] - wanted.values[-2 * third - 1]
-    if wanted.best(larger=True)[1] == wanted.last and gain > case.limits["worse"] and gain > 0.5 * before > 0:
+    if (
+        wanted.best(larger=True)[1] == wanted.last
+        and gain > case.limits["worse"]
+        and gain > case.limits["still_gaining"] * before > 0
+    ):
         yield Finding(
             severity="note",
             rule="still improving",
@@ -111,7 +115,7 @@ def still_improving(case: RunCase) -> Iterator[Finding]:
 def levels_off(case: RunCase) -> Iterator[Finding]:
     """Most of the run gained nothing, at a level that is low."""
     wanted = case.wanted()
-    start = None if wanted is None else wanted.level_from()
+    start = None if wanted is None else wanted.level_from(case.limits)
     if wanted is None or start is None or start <= wanted.epochs[0] or wanted.last >= case.limits["confident_auc"]:
         return
     if wanted.trend() > 0:

@@ -1,15 +1,13 @@
 """Rules on what may be claimed: intervals, spreads over folds or seeds, thresholds, protocols that flatter."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from statistics import fmean, stdev
 
-from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding
+from legolas_metric.doctor.history_reader import History
 from legolas_metric.doctor.run_case import RunCase
 from legolas_metric.measures import AUC, EER, MAP_R, RANK_1
-
-_NORMAL = 1.96  # a normal variable lies within so many deviations for 95 %
 
 
 def interval_wider_than_gain(case: RunCase) -> Iterator[Finding]:
@@ -18,7 +16,7 @@ def interval_wider_than_gain(case: RunCase) -> Iterator[Finding]:
     Of q queries, sd(difference) = sqrt((p(1 - p) + p'(1 - p')) / q), unpaired and as if queries were independent.
     """
     ranking = case.trained("rank_at_1")
-    if ranking is None:
+    if ranking is None or case.history.pooled:  # of folds, all queries are asked together
         return
     epoch, best = ranking.best(larger=True)
     low, high = (case.curve(f"rank_at_1_{end}") for end in ("low", "high"))
@@ -30,7 +28,7 @@ def interval_wider_than_gain(case: RunCase) -> Iterator[Finding]:
     if low is not None and high is not None and (a := low.at(epoch)) is not None and (b := high.at(epoch)) is not None:
         half, how, measured = (b - a) / 2, f"its interval is [{a:.4f}, {b:.4f}]", True
     elif queries:
-        half = _NORMAL * math.sqrt((best * (1 - best) + first * (1 - first)) / queries)
+        half = case.limits["deviations"] * math.sqrt((best * (1 - best) + first * (1 - first)) / queries)
         how, measured = f"of {queries:g} queries a difference is known to ±{half:.4f}, unpaired", False
     else:
         return
@@ -46,35 +44,68 @@ def interval_wider_than_gain(case: RunCase) -> Iterator[Finding]:
         )
 
 
+def pooled_interval_wider_than_gain(case: RunCase) -> Iterator[Finding]:
+    """Over the queries of all folds, a gain over the untrained encoder that few identities can't tell from none."""
+    for name, (value, low, high) in case.history.pooled.items():
+        before = [part.curves[name] for part in case.history.parts.values() if name in part.curves]
+        if not before or any(not len(curve) or curve.epochs[0] != 0 for curve in before):
+            continue
+        first = fmean(curve.first for curve in before)
+        if 0 < value - first < (high - low) / 2:
+            yield Finding(
+                severity="warning",
+                rule="interval wider than the gain",
+                marks=case.history.curves[name].mark() if name in case.history.curves else (),
+                sentence=f"the gain of {value - first:.4f} in {name} over all folds is smaller than what other people "
+                "would move it by",
+                evidence=f"pooled {value:.4f} [{low:.4f}, {high:.4f}] over identities; untrained {first:.4f}",
+                remedy="judge on more identities",
+                share=0.5,
+            )
+            return
+
+
 def spread_of_parts(case: RunCase) -> Iterator[Finding]:
     """Folds or seeds that differ by more than training gained, or than is claimed."""
-    parts = [curve for part in case.history.parts.values() if (curve := _ranking_of(part.curves)) is not None]
-    if len(parts) < 2:
+    for name in ("rank_at_1", "map_at_r"):
+        ends = {place: end for place, part in case.history.parts.items() if (end := _end(part, name)) is not None}
+        if len(ends) > 1:
+            break
+    else:
         return
-    ends = [curve.best(larger=True)[1] for curve in parts]
-    claim = case.number("claimed_gain")
+    claim, spread = case.number("claimed_gain"), stdev(ends.values())
     if claim is None:
-        if any(curve.epochs[0] != 0 for curve in parts):
+        firsts = [part.get(name) for part in case.history.parts.values()]
+        if any(curve is None or curve.epochs[0] != 0 for curve in firsts):
             return
-        claim = fmean(ends) - fmean(curve.first for curve in parts)
-    spread = stdev(ends)
+        claim = fmean(ends.values()) - fmean(curve.first for curve in firsts if curve is not None)
     if spread > case.limits["spread"] * max(claim, 0.0) and spread > case.limits["worse"]:
+        curve = case.history.get(name)
         yield Finding(
             severity="warning",
             rule="spread larger than the claim",
-            marks=parts[0].mark(),
-            sentence=f"{len(ends)} parts spread by {spread:.3f} in {parts[0].name}, and the gain is {claim:.3f}",
-            evidence=", ".join(f"{name} {end:.3f}" for name, end in zip(case.history.parts, ends)),
+            marks=() if curve is None else curve.mark(),
+            sentence=f"{len(ends)} parts spread by {spread:.3f} in {name}, and the gain is {claim:.3f}",
+            evidence=", ".join(f"{place} {end:.3f}" for place, end in ends.items()),
             remedy="quote mean and spread, run more seeds, and claim what is larger than the spread",
             share=min(spread, 1.0),
         )
 
 
+def _end(part: History, name: str) -> float | None:
+    """What a part came to: its result, or its best epoch."""
+    curve = part.get(name)
+    return part.result.get(name, None if curve is None else curve.best(larger=True)[1])
+
+
 def thresholds_move(case: RunCase) -> Iterator[Finding]:
     """A threshold that is another one in each fold serves none of them."""
-    ends = {
-        name: curve.last for name, part in case.history.parts.items() if (curve := part.get("threshold")) is not None
-    }
+    ends: dict[str, float] = {}
+    for place, part in case.history.parts.items():
+        curve = part.get("threshold")
+        end = part.result.get("threshold", None if curve is None else curve.last)
+        if end is not None:
+            ends[place] = end
     if len(ends) > 1 and (apart := max(ends.values()) - min(ends.values())) > case.limits["threshold_moved"]:
         yield Finding(
             severity="warning",
@@ -140,8 +171,7 @@ def flattering_protocol(case: RunCase) -> Iterator[Finding]:
             return
 
 
-def _ranking_of(curves: Mapping[str, Curve]) -> Curve | None:
-    return next((curves[name] for name in ("rank_at_1", "map_at_r") if name in curves and len(curves[name])), None)
-
-
-RULES = (interval_wider_than_gain, spread_of_parts, thresholds_move, pair_statistics_alone, flattering_protocol)
+RULES = (
+    *(interval_wider_than_gain, pooled_interval_wider_than_gain, spread_of_parts, thresholds_move),
+    *(pair_statistics_alone, flattering_protocol),
+)

@@ -15,7 +15,7 @@ def collapse_over_time(case: RunCase) -> Iterator[Finding]:
     cone = case.trained("resultant_length", "mean_cosine")
     beside = "" if ranking is None else f"; {ranking.told()}"
     if cone is not None and cone.last > case.limits["narrow"]:
-        narrowed = 1 - cone.last < 0.5 * (1 - cone.first)
+        narrowed = 1 - cone.last < case.limits["narrowed"] * (1 - cone.first)
         sound = gained and ranking is not None and ranking.last >= case.limits["poor_rank"]
         yield Finding(
             severity="fault" if narrowed and not sound else "note",

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from legolas_metric.doctor.findings import Mark
-from legolas_metric.doctor.thresholds import THRESHOLDS
-
-_VISIBLE = 0.05  # of a value, below which a jump is none that anyone would see
+from legolas_metric.doctor.thresholds import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +65,32 @@ class Curve:
         signs = [_sign(later - earlier) for i, earlier in enumerate(self.values) for later in self.values[i + 1 :]]
         return sum(signs) / (n * (n - 1) / 2) if n > 1 else 0.0
 
-    def level_from(self, share: float = 0.05) -> float | None:
-        """The epoch from which it stays within `share` of its whole range of its last level; None if it never rests.
+    def level_from(self, limits: Limits) -> float | None:
+        """The epoch from which it stays near its last level; None if it never rests.
 
-        The last level is the median of the last third; the rest must be more than a third of the epochs, since
-        of a straight line as many would seem level.
+        The last level is the median of its last part; the rest must be longer than that, since of a straight line as
+        many would seem level.
         """
-        n = len(self.values)
-        if n < 6:
+        n, part = len(self.values), round(len(self.values) * limits["level_part"], 6)
+        if part < 2:
             return None
-        level, room = median(self.values[-(n // 3) :]), share * (max(self.values) - min(self.values))
+        level, room = median(self.values[-int(part) :]), limits["level_room"] * (max(self.values) - min(self.values))
         start = next((i for i in range(n) if abs(median(self.values[i : i + 3]) - level) <= room), n)
-        return self.epochs[start] if n - start >= n / 3 + 1 else None
+        return self.epochs[start] if n - start >= part + 1 else None
 
-    def spikes(self, factor: float, *, up: bool = True) -> list[float]:
-        """Epochs that jumped up (or down) by `factor` times the usual change, beyond all of the third before."""
+    def spikes(self, limits: Limits, *, up: bool = True) -> list[float]:
+        """Epochs that jumped up (or down) by many times the usual change, beyond all of the third before."""
         if not up:
-            return Curve(self.name, self.epochs, tuple(-value for value in self.values)).spikes(factor)
+            return Curve(self.name, self.epochs, tuple(-value for value in self.values)).spikes(limits)
         steps = [later - earlier for earlier, later in zip(self.values, self.values[1:])]
-        if len(steps) < 4:
+        if len(self.values) < limits["few_epochs"]:
             return []
         usual, back = median(abs(step) for step in steps), max(3, len(self.values) // 3)
         return [
             self.epochs[i + 1]
             for i, step in enumerate(steps)
             if usual
-            and step > max(factor * usual, _VISIBLE * abs(self.values[i]))
+            and step > max(limits["spike"] * usual, limits["visible"] * abs(self.values[i]))
             and self.values[i + 1] > max(self.values[max(0, i + 1 - back) : i + 1])
         ]
 
@@ -100,27 +98,28 @@ class Curve:
         """First and last value, with their epochs."""
         return f"{self.name} {self.first:.4g} (epoch {self.epochs[0]:g}) to {self.last:.4g} (epoch {self.epochs[-1]:g})"
 
-    def words(self) -> str:
+    def words(self, limits: Limits) -> str:
         """The trend in words."""
         if len(self) < 3:
-            return f"{self.name} has {len(self)} values"
-        trend, start = self.trend(), self.level_from()
-        least = THRESHOLDS["trend"].value
+            return f"{self.name} has {len(self)} value{'' if len(self) == 1 else 's'}: {self.told()}"
+        if min(self.values) == max(self.values):
+            return f"{self.name} stays at {self.last:.4g}"
+        trend, start, least = self.trend(), self.level_from(limits), limits["trend"]
         way = "rises" if trend > least else "falls" if trend < -least else "neither rises nor falls"
         rest = f", and levels off from epoch {start:g}" if start is not None and start > self.epochs[0] else ""
-        return f"{self.told()}: {way}{rest}{self._jumps()}"
+        return f"{self.told()}: {way}{rest}{self._jumps(limits)}"
 
-    def _jumps(self) -> str:
+    def _jumps(self, limits: Limits) -> str:
         """Its spikes in words: values far beyond all before that did not last."""
         jumps = [
             epoch
             for up in (True, False)
-            for epoch in self.spikes(THRESHOLDS["spike"].value, up=up)
+            for epoch in self.spikes(limits, up=up)
             if (following := next((v for e, v in zip(self.epochs, self.values) if e > epoch), None)) is not None
             and ((self.at(epoch) or 0) > following) == up
         ]
         return f"; jumps in epoch {', '.join(f'{epoch:g}' for epoch in sorted(jumps)[:5])}" if jumps else ""
 
 
-def _sign(x: float) -> int:
-    return (x > 0) - (x < 0)
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)

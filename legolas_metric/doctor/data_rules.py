@@ -7,6 +7,9 @@ from legolas_metric.doctor.findings import Finding
 from legolas_metric.doctor.run_case import RunCase
 from legolas_metric.measures import RANK_1
 
+_PHOTOGRAPHS = ("rgb", "photo", "photos", "image", "images", "natural")
+_IMAGENET = (0.485, 0.456, 0.406)  # means of its red, green and blue
+
 
 def one_class_predicted(case: RunCase) -> Iterator[Finding]:
     """Accuracy and F1 of two classes are those of a model that says one class always.
@@ -53,7 +56,7 @@ def class_gap(case: RunCase) -> Iterator[Finding]:
     if len(classes) < 2:
         return
     worst, best = (pick(classes.values(), key=lambda curve: curve.last) for pick in (min, max))
-    if best.last - worst.last >= case.limits["f1_gap"] and worst.last < 0.5:
+    if best.last - worst.last >= case.limits["f1_gap"] and worst.last < case.limits["poor_f1"]:
         mean = case.curve("val_f1_macro")
         hidden = "" if mean is None else f": the macro mean {mean.last:.2f} hides it"
         yield Finding(
@@ -93,19 +96,21 @@ def balanced_twice(case: RunCase) -> Iterator[Finding]:
 
 
 def soft_targets(case: RunCase) -> Iterator[Finding]:
-    """A focal loss, and accuracies, that take mixed labels for hard ones."""
-    alpha = case.number("mixup_alpha")
-    soft = case.settings.get("soft_targets") is True or bool(alpha)
-    if soft and "focal" in case.text("loss"):
+    """A focal loss, and accuracies, that take mixed labels for hard ones: by the settings, as no curve shows it."""
+    names = ("mixup_alpha", "cutmix_alpha", "label_smoothing")
+    by = [f"{name} = {value:g}" for name in names if (value := case.number(name))]
+    if case.settings.get("soft_targets") is True:
+        by.append("soft_targets = true")
+    if by and "focal" in case.text("loss"):
         yield Finding(
             severity="warning",
             rule="focal loss on soft targets",
             sentence="a focal loss on soft targets: its weight (1 - p)^gamma asks for the one right class, which "
             "mixed rows lack",
-            evidence=f"loss = {case.settings['loss']}" + ("" if alpha is None else f", mixup_alpha = {alpha:g}"),
-            remedy="use cross-entropy with mixup, or the focal loss without",
+            evidence=f"loss = {case.settings['loss']}, {', '.join(by)}",
+            remedy="use cross-entropy with soft targets, or the focal loss without",
         )
-    if soft and case.text("train_accuracy_labels") == "unmixed":
+    if by and case.text("train_accuracy_labels") == "unmixed":
         yield Finding(
             severity="note",
             rule="accuracy of unmixed labels",
@@ -138,14 +143,21 @@ def empty_classes(case: RunCase) -> Iterator[Finding]:
 
 
 def foreign_constants(case: RunCase) -> Iterator[Finding]:
-    """Inputs normalised with the constants of other data."""
-    constants, kind = case.text("input_normalisation") or case.text("normalisation"), case.text("input_kind")
-    if constants == "imagenet" and kind and kind not in ("rgb", "photo", "photos", "image", "images", "natural"):
+    """Inputs normalised with ImageNet's constants, by name or by number, that are no colour photographs."""
+    kind, channels = case.text("input_kind"), case.number("channels")
+    strange = kind not in ("", *_PHOTOGRAPHS) or (not kind and channels is not None and channels != 3)
+    told = case.text("input_normalisation") or case.text("normalisation")
+    means = case.settings.get("input_mean", case.settings.get("mean"))
+    numbers = [means] if isinstance(means, float) else means if isinstance(means, list | tuple) else []
+    by_number = bool(numbers) and all(mean in _IMAGENET for mean in numbers)
+    if strange and (told == "imagenet" or by_number):
         yield Finding(
             severity="warning",
             rule="foreign constants",
-            sentence=f"{kind} inputs are normalised with ImageNet's constants, which are those of colour photographs",
-            evidence=f"input_normalisation = {constants}, input_kind = {kind}",
+            sentence=f"{kind or f'{channels:g}-channel'} inputs are normalised with ImageNet's constants, which are "
+            "those of colour photographs",
+            evidence=f"{f'mean = {means}' if by_number else f'input_normalisation = {told}'}, "
+            + (f"input_kind = {kind}" if kind else f"channels = {channels:g}"),
             remedy="take mean and deviation from the training rows",
         )
 
@@ -155,7 +167,7 @@ def training_at_chance(case: RunCase) -> Iterator[Finding]:
     accuracy, classes = case.trained("train_accuracy", "train_rank_at_1"), case.number("num_classes")
     if accuracy is None or not classes or classes < 2:
         return
-    if max(accuracy.values) < 1 / classes + case.limits["above_chance"] * (1 - 1 / classes):
+    if max(accuracy.values) < case.guesses(classes):
         yield Finding(
             severity="fault",
             rule="training at chance",

@@ -1,7 +1,9 @@
 """The Monday answer: is this embedding any good, and if not, why not?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import escape
+from typing import Any
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike
@@ -9,6 +11,7 @@ from legolas_metric.doctor.decision_rules import decision_facts
 from legolas_metric.doctor.findings import Finding, findings_table, findings_text
 from legolas_metric.doctor.noise import Suspect, label_noise, suspects_table
 from legolas_metric.doctor.table_rules import SUSPECTS, Facts, findings
+from legolas_metric.doctor.thresholds import limits as limits_of
 from legolas_metric.evaluation.distribution import class_distribution
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking import evaluate_ranking
@@ -21,6 +24,7 @@ from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.rows import Rows, as_embeddings, as_labels, as_prepared, fitted_rows
 
 _SHOWN = 20  # suspects in a notebook
+_FARS = (1e-2, 1e-3, 1e-4)  # of the figures
 _IN_FULL = 10_000  # rows up to which whole rankings cost a second or two: they show Rank@1 against the gallery
 
 
@@ -42,6 +46,8 @@ class Diagnosis:
         >>> rows = torch.randn(50, 32, generator=generator)[labels] + 0.4 * torch.randn(300, 32, generator=generator)
         >>> diagnose(rows, labels).verdict
         'healthy'
+
+    Source: ours.
     """
 
     findings: tuple[Finding, ...]
@@ -93,6 +99,7 @@ def diagnose(
     ids: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     untrained: ArrayLike | EmbeddingBank | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Diagnosis:
     """Probe, rank and verify embeddings, look for label noise, and say what follows, worst first.
 
@@ -104,12 +111,14 @@ def diagnose(
         ids: [n] unique, names of the rows (default: row numbers), by which findings name them.
         groups: [n] session, camera or recording.
         untrained: [n, e], embeddings of the same rows by the untrained encoder, or a bank of them.
+        settings: a table `doctor` in it changes thresholds, as in `examine`.
 
     Beside the rows it holds at its peak what `evaluate_ranking` and `evaluate_verification` do, and 300 n bytes.
 
     Raises:
         TypeError: no labels; else as `evaluate_ranking`.
-        ValueError: as `evaluate_ranking`; labels, ids or groups beside a bank; banks of other ids.
+        ValueError: as `evaluate_ranking`; labels, ids or groups beside a bank; banks of other ids; an unknown
+            threshold.
 
     Example:
         >>> import torch
@@ -117,7 +126,10 @@ def diagnose(
         >>> found = diagnose(rows, torch.arange(60) // 6)
         >>> found.findings[0].severity
         'fault'
+
+    Source: ours.
     """
+    limits = limits_of(settings or {})
     rows = _rows(embeddings, labels, ids, groups)
     before = None
     if untrained is not None:
@@ -136,11 +148,14 @@ def diagnose(
             x, own, ids=names, groups=sessions, protocol=protocol, full=len(x) <= _IN_FULL, baseline=before
         ),
         same_group=None if sessions is None else evaluate_ranking(x, own, ids=names),
-        verification=evaluate_verification(x, own, groups=sessions, baseline=before),
+        verification=evaluate_verification(
+            x, own, groups=sessions, fars=sorted({*_FARS, limits["accepted"]}, reverse=True), baseline=before
+        ),
         distribution=class_distribution(own),
-        noise=label_noise(rows),
+        noise=label_noise(rows, limits),
         untrained_collapse=untrained_collapse,
-        decisions=decision_facts(rows),
+        decisions=decision_facts(rows, limits),
+        limits=limits,
     )
     found = findings(facts)
     suspects = facts.noise.listed(rows.label_names) if any(finding.rule == SUSPECTS for finding in found) else ()

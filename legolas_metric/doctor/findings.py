@@ -37,6 +37,8 @@ class Finding:
         >>> said = {"rule": "few", "sentence": "It is little.", "evidence": "n = 3", "remedy": "Collect more."}
         >>> Finding(severity="note", **said).remedy
         'Collect more.'
+
+    Source: ours.
     """
 
     severity: Severity

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from legolas_metric.doctor.curves import Curve
+from legolas_metric.doctor.fold_results import folds_of, is_fold, pooled
 from legolas_metric.doctor.log_readers import Line, file_of, lines_of, mlflow_lines, nested
 from legolas_metric.doctor.value_names import SETTINGS, canonical
 from legolas_metric.training.history import RunHistory
@@ -37,6 +38,8 @@ class History:
         settings: of the run.
         epochs: how many were trained.
         parts: of a folder of folds or seeds, each one's history; the curves are then their means.
+        result: of a fold, what it came to by name, as `run_folds` wrote it; of all folds, the means.
+        pooled: of all folds, name -> the mean over their queries, and its 95 % interval over identities.
         unread: what could not be read.
     """
 
@@ -47,6 +50,8 @@ class History:
     settings: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 0
     parts: Mapping[str, "History"] = field(default_factory=dict)
+    result: Mapping[str, float] = field(default_factory=dict)
+    pooled: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
     def get(self, name: str) -> Curve | None:
@@ -119,26 +124,63 @@ def _of_place(place: str) -> History:
     file = file_of(path)
     if file is not None:
         return _read(file, run)
-    below = nested(path)
+    below = [each for each in sorted(path.iterdir()) if each.is_dir() and (is_fold(each) or _holds_run(each))]
     parts = [each for each in below if _PART.search(each.name)]
+    if parts == below and (len(parts) > 1 or any(map(is_fold, parts))):
+        return _joined(path, parts)
     if len(below) == 1:
         return _of_place(os.fspath(below[0]))
-    if len(parts) < 2 or len(parts) < len(below):
-        found = f"; it holds several runs, pass one of them: {', '.join(map(str, below[:5]))}" if below else ""
-        raise FileNotFoundError(f"no history.jsonl or metrics.csv in {path}{found}")
-    return _mean({each.relative_to(path).as_posix(): _of_place(os.fspath(each)) for each in parts})
+    found = f"; it holds several runs, pass one of them: {', '.join(map(str, below[:5]))}" if below else ""
+    raise FileNotFoundError(f"no history.jsonl or metrics.csv in {path}{found}")
+
+
+def _holds_run(folder: Path) -> bool:
+    return file_of(folder) is not None or bool(nested(folder))
+
+
+def _joined(path: Path, parts: Sequence[Path]) -> History:
+    """Folds or seeds together: the means of their curves, and what the folds that are done came to."""
+    results = folds_of(path)
+    held: dict[str, History] = {}
+    for part in sorted(parts, key=lambda part: (len(part.name), part.name)):
+        own = _of_place(os.fspath(part)) if _holds_run(part) else History({})
+        result = results.get(part.name)
+        if result is not None:
+            shared = {f"shared_{what}": count for what, count in result.shared.items()}
+            values = {canonical(name): value for name, value in result.values.items()}
+            own = replace(own, result=values, settings={**own.settings, **shared})
+        elif results:
+            own = replace(own, unread=(*own.unread, "its result, as it isn't done"))
+        held[part.name] = own
+    settings, why = _settings_beside(path)
+    found = _mean(held)
+    return _some(
+        replace(
+            found,
+            settings={**found.settings, **settings},
+            unread=(*found.unread, *why),
+            pooled=pooled(results.values()),
+        ),
+        str(path),
+    )
 
 
 def _read(file: Path, run: str) -> History:
-    folder, settings = file if file.is_dir() else file.parent, {}
+    settings, why = _settings_beside(file if file.is_dir() else file.parent)
+    lines, unread = lines_of(file, run)
+    return _some(replace(_collect(lines, settings), unread=(*unread, *why)), str(file))
+
+
+def _settings_beside(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Settings that lie in a run's folder, and why some could not be read."""
+    settings: dict[str, Any] = {}
     for name in ("settings.json", "settings.toml"):
         if (folder / name).is_file():
             settings |= read_settings(folder / name)
-    lines, unread = lines_of(file, run)
-    if (folder / "hparams.yaml").is_file():
-        of_lightning, why = _hparams(folder / "hparams.yaml")
-        settings, unread = {**of_lightning, **settings}, [*unread, *why]
-    return _some(replace(_collect(lines, settings), unread=tuple(unread)), str(file))
+    if not (folder / "hparams.yaml").is_file():
+        return settings, []
+    of_lightning, why = _hparams(folder / "hparams.yaml")
+    return {**of_lightning, **settings}, why
 
 
 def _hparams(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -157,7 +199,7 @@ def _hparams(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _some(found: History, source: str) -> History:
-    if not found.curves and not found.rounds:
+    if not found.curves and not found.rounds and not found.result:
         raise ValueError(f"{source} holds no values: expected lines of kind 'epoch', or columns such as train_loss")
     return found
 
@@ -178,9 +220,16 @@ def _mean(parts: dict[str, History]) -> History:
         for name, value in first.settings.items()
         if all(part.settings.get(name) == value for part in others)
     }
-    unread = tuple(f"{name}: {what}" for name, part in parts.items() for what in part.unread)
-    epochs = min(part.epochs for part in parts.values())
-    return History(curves, settings=settings, epochs=epochs, parts=parts, unread=unread)
+    done = [part.result for part in parts.values() if part.result]
+    names = [name for name in (done[0] if done else ()) if all(name in result for result in done)]
+    return History(
+        curves,
+        settings=settings,
+        epochs=min(part.epochs for part in parts.values()),
+        parts=parts,
+        result={name: fmean(result[name] for result in done) for name in names},
+        unread=tuple(f"{name}: {what}" for name, part in parts.items() for what in part.unread),
+    )
 
 
 def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
@@ -201,6 +250,7 @@ def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
             when = _number(named.pop("epoch", number))
             # Of an epoch that was run again the later line counts; loggers spread one epoch over several lines.
             (epochs if kind == "epoch" else rounds).setdefault(when if when is not None else number, {}).update(named)
+    _drop_empty_start(epochs)
     if any(name in epochs.get(0, ()) for name in _OF_TRAINING):  # a logger that counts its epochs from 0
         epochs = {epoch + 1: values for epoch, values in epochs.items()}
     curves, words = _columns(epochs)
@@ -213,6 +263,15 @@ def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
         settings=settings,
         epochs=sum(epoch > 0 for epoch in epochs),
     )
+
+
+def _drop_empty_start(epochs: dict[float, dict[str, Any]]) -> None:
+    """In tables a NaN stands for the training loss that the untrained encoder has none of, if later ones are finite."""
+    for name in _OF_TRAINING:
+        values = {epoch: _number(held[name]) for epoch, held in epochs.items() if name in held}
+        finite = {epoch for epoch, value in values.items() if value is not None and math.isfinite(value)}
+        if 0 in values and 0 not in finite and finite == values.keys() - {0}:
+            del epochs[0][name]
 
 
 def _columns(table: Mapping[float, Mapping[str, Any]]) -> tuple[dict[str, Curve], dict[str, tuple[str, ...]]]:

@@ -1,7 +1,7 @@
 """Rules on what a run learnt: losses, rankings, rates."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from legolas_metric.doctor.findings import Finding, Mark
 from legolas_metric.doctor.run_case import RunCase
@@ -10,7 +10,19 @@ from legolas_metric.measures import AUC, MAP_R, RANK_1
 
 def not_finite(case: RunCase) -> Iterator[Finding]:
     """NaN or infinite values."""
-    broken = {name: curve.broken for name, curve in case.history.curves.items() if curve.broken}
+    curves = case.history.curves
+    broken = {name: curve.broken for name, curve in curves.items() if curve.broken and len(curve)}
+    never = [name for name, curve in curves.items() if curve.broken and not len(curve)]
+    losses = [name for name in never if "loss" in name]
+    broken |= {name: curves[name].broken for name in losses}
+    if set(never) - set(losses):
+        yield Finding(
+            severity="note",
+            rule="never a number",
+            sentence=f"{', '.join(name for name in never if name not in losses)} was never a number",
+            evidence="NaN or infinite in every epoch: a measure without anything to measure, such as an empty class",
+            remedy="leave it out, or see what it lacks",
+        )
     if broken:
         rates = case.curve("lr")
         yield Finding(
@@ -29,7 +41,7 @@ def not_finite(case: RunCase) -> Iterator[Finding]:
 def loss_spikes(case: RunCase) -> Iterator[Finding]:
     """A loss that jumped far beyond what it had been."""
     loss, rates = case.curve("train_loss"), case.curve("lr")
-    spikes = [] if loss is None else loss.spikes(case.limits["spike"])
+    spikes = [] if loss is None else loss.spikes(case.limits)
     if loss is not None and spikes:
         beside = (
             ""
@@ -127,16 +139,18 @@ def rate_too_small(case: RunCase) -> Iterator[Finding]:
 
 
 def loss_falls_ranking_falls(case: RunCase) -> Iterator[Finding]:
-    """What is minimised gets better while what is wanted gets worse."""
-    loss, ranking = case.trained("train_loss"), case.ranking()
-    if loss is None or ranking is None or not case.falls(loss):
+    """What is minimised gets better while what is wanted gets worse: Rank@1, or MAP@R alone."""
+    loss = case.trained("train_loss")
+    if loss is None or not case.falls(loss):
         return
-    if ranking.change <= -case.limits["ranking_fell"] and ranking.trend() < -case.limits["trend"]:
+    for ranking in case.rankings():
+        if ranking.change > -case.limits["ranking_fell"] or ranking.trend() >= -case.limits["trend"]:
+            continue
         untrained = ranking.epochs[0] == 0
         began = "the untrained encoder ranked best" if untrained else "it falls from the first epoch on"
         best, top = ranking.best(larger=True)
         yield Finding(
-            severity="fault",
+            severity="warning" if case.kept_better(ranking) else "fault",
             rule="loss falls, ranking falls",
             marks=(*loss.mark(), *ranking.mark()),
             sentence=f"the loss falls while {ranking.name} falls: {ranking.first:.4f} to {ranking.last:.4f}",
@@ -144,28 +158,25 @@ def loss_falls_ranking_falls(case: RunCase) -> Iterator[Finding]:
             + (f": {began}" if best == ranking.epochs[0] else "")
             + ("" if untrained else "; no epoch 0 was logged, so the untrained encoder's figure is not known"),
             remedy=f"see what the loss is fed (which negatives, from where), choose and stop by {RANK_1} or {MAP_R}, "
-            "and log the "
-            "untrained encoder as epoch 0",
+            "and log the untrained encoder as epoch 0",
             share=min(-ranking.change, 1.0),
         )
+        return
 
 
 def below_untrained(case: RunCase) -> Iterator[Finding]:
-    """No epoch ranks better than the encoder before training."""
-    for name in ("rank_at_1", "map_at_r"):
-        ranking = case.curve(name, least=2)
-        if ranking is None or ranking.epochs[0] != 0:
-            continue
-        if ranking.last < ranking.first - case.limits["worse"]:
+    """The encoder ends below what it was before training; a warning where a better epoch was kept."""
+    for ranking in case.rankings(least=2):
+        if ranking.epochs[0] == 0 and ranking.last < ranking.first - case.limits["worse"]:
+            best, top = ranking.best(larger=True)
             yield Finding(
-                severity="fault",
+                severity="warning" if case.kept_better(ranking) else "fault",
                 rule="below untrained",
                 marks=ranking.mark(),
-                sentence=f"training made {name} worse: {ranking.last:.3f}, untrained {ranking.first:.3f}",
-                evidence=f"{ranking.told()}; best {ranking.best(larger=True)[1]:.3f}",
-                remedy="see what the loss is fed (the miner's stats: fallback, filtered), lower the rate, and "
-                "start from "
-                "random or semi-hard negatives",
+                sentence=f"training made {ranking.name} worse: {ranking.last:.3f}, untrained {ranking.first:.3f}",
+                evidence=f"{ranking.told()}; best {top:.3f} in epoch {best:g}",
+                remedy="see what the loss is fed (the miner's stats: fallback, filtered), lower the rate, and start "
+                "from random or semi-hard negatives",
                 share=min(ranking.first - ranking.last, 1.0),
             )
             return
@@ -210,7 +221,7 @@ def auc_hides_rank(case: RunCase) -> Iterator[Finding]:
             )
         )
         yield Finding(
-            severity="fault" if ranking.last < case.limits["poor_rank"] / 5 else "warning",
+            severity="fault" if ranking.last < case.limits["useless_rank"] else "warning",
             rule=f"{AUC} hides {RANK_1}",
             marks=(*auc.mark(), *ranking.mark()),
             sentence=f"{AUC} {auc.last:.2f} but {RANK_1} {ranking.last:.3f}{mean}",
@@ -282,21 +293,34 @@ def uniform_attention(case: RunCase) -> Iterator[Finding]:
 
 
 def auxiliary_outweighs(case: RunCase) -> Iterator[Finding]:
-    """An auxiliary loss that is larger than what it is to help."""
-    auxiliary, main, weight = case.curve("auxiliary_loss"), case.curve("main_loss"), case.number("auxiliary_weight")
-    if auxiliary is None or main is None:
-        return
-    share = (1.0 if weight is None else weight) * auxiliary.last
-    if share > case.limits["outweighs"] * main.last:
-        yield Finding(
-            severity="warning",
-            rule="auxiliary outweighs",
-            marks=(*auxiliary.mark(), *main.mark()),
-            sentence=f"the auxiliary loss outweighs the main one: {share:.3g} against {main.last:.3g}",
-            evidence=f"{auxiliary.told()}, weight {1.0 if weight is None else weight:g}; {main.told()}",
-            remedy="lower its weight until it is a fraction of the main loss",
-            share=min(share / (share + main.last), 1.0),
-        )
+    """An auxiliary loss that is larger than what it is to help.
+
+    Logged as `auxiliary_loss` beside `main_loss`; or as `train_loss/NAME` beside `train_loss`, which is then the main
+    one, as `ClassifierLearner` does.
+    """
+    told = case.settings.get("auxiliary_weights")
+    weights = told if isinstance(told, Mapping) else {}
+    common, main = case.number("auxiliary_weight"), case.curve("train_loss")
+    pairs = [("the auxiliary loss", case.curve("auxiliary_loss"), case.curve("main_loss"), common)]
+    for name, curve in case.history.curves.items():
+        if name.startswith("train_loss/") and len(curve):
+            own = name.removeprefix("train_loss/")
+            pairs.append((f"the auxiliary loss {own}", curve, main, weights.get(own, common)))
+    for what, auxiliary, main_loss, weight in pairs:
+        if auxiliary is None or main_loss is None:
+            continue
+        share = (1.0 if weight is None else weight) * auxiliary.last
+        if share > case.limits["outweighs"] * main_loss.last:
+            unknown = ", its weight not told and taken as 1" if weight is None else f", weight {weight:g}"
+            yield Finding(
+                severity="note" if weight is None else "warning",
+                rule="auxiliary outweighs",
+                marks=(*auxiliary.mark(), *main_loss.mark()),
+                sentence=f"{what} outweighs the main one: {share:.3g} against {main_loss.last:.3g}",
+                evidence=f"{auxiliary.told()}{unknown}; {main_loss.told()}",
+                remedy="lower its weight until it is a fraction of the main loss",
+                share=min(share / (share + main_loss.last), 1.0) if main_loss.last > 0 else 1.0,
+            )
 
 
 RULES = (

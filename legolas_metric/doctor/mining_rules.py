@@ -1,6 +1,8 @@
 """Rules on what was mined."""
 
 from collections.abc import Iterator
+from itertools import pairwise
+from statistics import median
 
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding
@@ -29,7 +31,7 @@ def negatives_were_random(case: RunCase) -> Iterator[Finding]:
 
 
 def starved(case: RunCase) -> Iterator[Finding]:
-    """Rounds that fell back, found nothing, or were not fed."""
+    """Rounds that fell back, or found nothing."""
     rounds = case.history.rounds
     anchors = _last(rounds.get("anchors"))
     limit = case.limits
@@ -51,33 +53,66 @@ def starved(case: RunCase) -> Iterator[Finding]:
                 "every round",
                 share=min(count / anchors, 1.0),
             )
-    fed = _last(rounds.get("fed"))
-    if fed is not None and fed < limit["starved"]:
+
+
+def not_fed(case: RunCase) -> Iterator[Finding]:
+    """Triplets that later ones replaced before they were fed, in each of the last three rounds.
+
+    An epoch of ceil(n / B) steps shows n rows, and a triplet for each of n anchors names 3 n at most: it feeds a third
+    or more, and about half as a rule. That is how mining every epoch is, and a note; less is a shorter epoch, or more
+    triplets, than the rounds leave time for. Further epochs without a new round draw again from the same triplets.
+    """
+    fed = case.history.rounds.get("fed")
+    if fed is None or not len(fed):
+        return
+    last = fed.tail(3)
+    epochs = max(1.0, median([later - earlier for earlier, later in pairwise(fed.epochs)] or [1.0]))
+    share = max(1 - (1 - min(value, 1.0)) ** epochs for value in last.values)
+    if share < case.limits["fed"]:
+        hungry = share < case.limits["hungry"]
         yield Finding(
-            severity="warning",
+            severity="warning" if hungry else "note",
             rule="mining: fed",
-            marks=rounds["fed"].mark(),
-            sentence=f"only {fed:.0%} of the mined triplets were fed before the next round",
-            evidence=f"fed {fed:.3f} in the last round",
-            remedy="mine less often, or for fewer anchors",
-            share=1 - fed,
+            marks=fed.mark(),
+            sentence=f"{'only ' if hungry else ''}{share:.0%} of the mined triplets were fed before the next round"
+            + ("" if hungry else ", as is usual where an epoch has n rows and mining n triplets"),
+            evidence=f"fed {', '.join(f'{value:.3f}' for value in last.values)} in the last rounds"
+            + (f", every {epochs:g} epochs" if epochs > 1 else ""),
+            remedy="more steps an epoch, mine less often, or for fewer anchors",
+            share=1 - share,
         )
 
 
 def stale(case: RunCase) -> Iterator[Finding]:
-    """A bank whose rows are no longer where the encoder puts them."""
-    drift, age = case.history.rounds.get("drift"), _last(case.history.rounds.get("max_age"))
-    # The first rounds of a run drift by learning: three in a row are asked.
-    if drift is not None and len(drift) >= 3 and max(drift.tail(3).values) < case.limits["drift"]:
+    """A bank whose rows are no longer where the encoder puts them, in three rounds, and not settling."""
+    rounds, limit = case.history.rounds, case.limits
+    drift, age = rounds.get("drift"), rounds.get("max_age")
+    steps = case.number("steps_per_epoch")
+    # A run's first rounds drift by learning, and less from round to round.
+    last = None if drift is None or len(drift) < 3 else drift.tail(3)
+    settles = last is not None and last.last - last.first >= limit["flat"]
+    if last is not None and max(last.values) < limit["drift"] and not settles:
         yield Finding(
             severity="warning",
             rule="stale bank",
-            marks=drift.mark(),
-            sentence=f"the bank is stale: rows and their rewrites have a mean cosine of {drift.last:.2f}",
-            evidence=drift.told() + ("" if age is None else f"; oldest row {age:g} steps"),
+            marks=last.mark(),
+            sentence=f"the bank is stale: rows and their rewrites have a mean cosine of {last.last:.2f}",
+            evidence=last.told() + ("" if age is None or not len(age) else f"; oldest row {age.last:g} steps"),
             remedy="refresh the bank more often, or lower the rate",
-            share=1 - max(drift.last, 0.0),
+            share=1 - max(last.last, 0.0),
         )
+    elif drift is None and age is not None and steps and len(age) >= 3:
+        old = min(age.tail(3).values) / steps
+        if old > limit["old_bank"]:
+            yield Finding(
+                severity="warning",
+                rule="stale bank",
+                marks=age.mark(),
+                sentence=f"the bank is old: its oldest row was written {old:.1f} epochs before it was mined",
+                evidence=f"{age.told()}, {steps:g} steps an epoch; its drift was not logged",
+                remedy="refresh the bank more often, and log the drift (EmbeddingBank.drift)",
+                share=0.5,
+            )
 
 
 def margin_inactive(case: RunCase) -> Iterator[Finding]:
@@ -167,6 +202,6 @@ def _last(curve: Curve | None) -> float | None:
 
 
 RULES = (
-    *(negatives_were_random, starved, stale, margin_inactive),
+    *(negatives_were_random, starved, not_fed, stale, margin_inactive),
     *(guard_rejects_most, same_rows_again, near_classes_in_batches),
 )

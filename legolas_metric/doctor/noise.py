@@ -10,17 +10,13 @@ from torch import Tensor
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.datasets.labels import class_sizes
+from legolas_metric.doctor.thresholds import Limits
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.lookup import lookup
 from legolas_metric.names import Names
 from legolas_metric.rows import Rows
 from legolas_metric.tables import Table
-
-_NEIGHBOURS = 10
-_MAJORITY = 0.6
-_FEW = 0.2
-_FEWEST_VOTES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +38,8 @@ class Suspect:
         >>> suspect = diagnose(x, labels).suspects[0]
         >>> suspect.id, suspect.label, suspect.suggestion
         (0, 1, 0)
+
+    Source: ours.
     """
 
     id: int
@@ -104,15 +102,16 @@ class LabelNoise:
         )
 
 
-def label_noise(rows: Rows) -> LabelNoise:
+def label_noise(rows: Rows, limits: Limits) -> LabelNoise:
     """Look for labels that the neighbourhood contradicts, among the prepared rows of a table with labels.
 
     Args:
         rows: prepared under "cosine".
+        limits: of the doctor.
     """
     labels = rows.labels
     assert labels is not None
-    k = min(_NEIGHBOURS, len(rows) - 1)
+    k = min(int(limits["neighbours"]), len(rows) - 1)
     found = ExactIndex().fit(rows.embeddings, labels).self_join(k, want="any").ids
     near = labels[found]
     classes, size = class_sizes(labels)
@@ -124,20 +123,26 @@ def label_noise(rows: Rows) -> LabelNoise:
         # Votes: how many of the nearest places that a neighbour's label can fill are filled by it.
         alike = (near[part, :, None] == near[part, None, :]) & (number < room[found[part]][:, :, None])
         votes = alike.sum(2).masked_fill(near[part] == UNLABELLED, 0)
-        shares = (votes / room[found[part]].double()).masked_fill(votes < _FEWEST_VOTES, 0)
+        shares = (votes / room[found[part]].double()).masked_fill(votes < limits["fewest_votes"], 0)
         most = shares.max(1)
         suggested[part], share[part] = near[part].gather(1, most.indices[:, None])[:, 0], most.values
     asked = labels != UNLABELLED
     own = (near == labels[:, None]).sum(1)
     mates = (own_size - 1).clamp_max(k)  # a class of three can fill two of the places
-    suspect = asked & (mates > 0) & (own <= _FEW * mates) & (share >= _MAJORITY) & (suggested != labels)
+    suspect = (
+        asked
+        & (mates > 0)
+        & (own <= limits["few_of_own"] * mates)
+        & (share >= limits["majority"])
+        & (suggested != labels)
+    )
     listed = suspect.nonzero().flatten()
     listed = listed[(share[listed] - own[listed] / mates[listed]).argsort(descending=True, stable=True)]
     other = (near != labels[:, None]) & (near != UNLABELLED)
     has = asked & other.any(1)
     negative = found.gather(1, other.int().argmax(1, keepdim=True))[:, 0]
     agree = ((near[negative] == labels[:, None]) & (number < room[:, None])).sum(1)
-    contradicted = has & (agree >= _FEWEST_VOTES) & (agree > room / 2)
+    contradicted = has & (agree >= limits["fewest_votes"]) & (agree > room / 2)
     return LabelNoise(
         suspects=rows.ids[listed],
         suggested=suggested[listed],

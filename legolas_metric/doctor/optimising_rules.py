@@ -13,10 +13,11 @@ _SOFTMAX = ("supcon", "infonce", "info_nce", "ntxent", "nt-xent", "nt_xent", "cl
 def rate_never_changed(case: RunCase) -> Iterator[Finding]:
     """A rate that is the same throughout, in a run whose value has long levelled off below what is good."""
     rates, wanted = case.trained("lr"), case.wanted()
-    level = None if wanted is None else wanted.level_from()
+    level = None if wanted is None else wanted.level_from(case.limits)
     if rates is None or wanted is None or level is None or len(set(rates.values)) > 1:
         return
-    if level > wanted.epochs[0] and wanted.last < case.limits["confident_auc"] and wanted.epochs[-1] - level >= 5:
+    long = wanted.epochs[-1] - level >= case.limits["few_epochs"]
+    if long and level > wanted.epochs[0] and wanted.last < case.limits["confident_auc"]:
         yield Finding(
             severity="note",
             rule="rate never changed",
@@ -96,8 +97,7 @@ def underfitting(case: RunCase) -> Iterator[Finding]:
         return
     half = fit.tail(max(3, len(fit) // 2))
     flat = max(half.values) - min(half.values) < case.limits["flat"] and half.last - half.first < case.limits["worse"]
-    learnt_little = 1.2 / classes if classes and classes > 1 else 0.0
-    if flat and learnt_little < max(fit.values) < case.limits["poor_rank"]:
+    if flat and case.guesses(classes) <= max(fit.values) < case.limits["poor_rank"]:
         yield Finding(
             severity="warning",
             rule="underfitting",

@@ -7,18 +7,31 @@ from legolas_metric.doctor.run_case import RunCase
 
 
 def shared_identities(case: RunCase) -> Iterator[Finding]:
-    """Identities on both sides of a split that is to keep them apart."""
-    count = case.number("shared_identities")
-    if not count or case.settings.get("closed_set") is True:
-        return
-    yield Finding(
-        severity="fault",
-        rule="shared identities",
-        sentence=f"{count:g} identities lie in both the training and the validation part",
-        evidence=f"shared_identities = {count:g}: what is measured is how well they were learnt by heart",
-        remedy="split by identity (KFold(how='identity')); where all identities are known ones, set closed_set = true",
-        share=1.0,
-    )
+    """Identities, or the very rows, on both sides of a split that is to keep them apart; of folds, the worst."""
+    told = {name: _most(case, f"shared_{name}") for name in ("identities", "rows")}
+    for name, (count, place) in told.items():
+        if not count or (name == "identities" and case.settings.get("closed_set") is True):
+            continue
+        yield Finding(
+            severity="fault",
+            rule=f"shared {name}",
+            sentence=f"{count:g} {name} lie in both the training and the validation part"
+            + (f" of {place}" if place else ""),
+            evidence=f"shared_{name} = {count:g}: what is measured is how well they were learnt by heart",
+            remedy="split by identity (KFold(how='identity')); where all identities are known ones, set closed_set"
+            if name == "identities"
+            else "draw the two parts from different rows",
+            share=1.0,
+        )
+
+
+def _most(case: RunCase, name: str) -> tuple[float, str]:
+    """The largest of a count, of the run or of one of its parts, and which."""
+    counts = {place: part.settings.get(name, 0) for place, part in case.history.parts.items()} | {
+        "": case.number(name) or 0
+    }
+    worst = max(counts, key=lambda place: counts[place])
+    return float(counts[worst]), worst
 
 
 def near_duplicates(case: RunCase) -> Iterator[Finding]:

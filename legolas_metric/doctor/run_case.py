@@ -28,7 +28,20 @@ class RunCase:
 
     def ranking(self) -> Curve | None:
         """Rank@1 of the validation set, or else MAP@R."""
-        return self.trained("rank_at_1", "map_at_r")
+        return next(iter(self.rankings()), None)
+
+    def rankings(self, *, least: int = 0) -> list[Curve]:
+        """Rank@1 and MAP@R of the validation set, those with as many values as asked, or as a trend takes."""
+        asked = least or int(self.limits["few_epochs"])
+        return [curve for name in ("rank_at_1", "map_at_r") if (curve := self.curve(name, least=asked)) is not None]
+
+    def kept(self) -> bool:
+        """Whether the history says that the best weights were kept or restored."""
+        return bool(self.history.happened("restore") or self.history.happened("best weights"))
+
+    def kept_better(self, ranking: Curve) -> bool:
+        """Whether weights were kept that rank better than the first epoch's."""
+        return self.kept() and ranking.best(larger=True)[1] > ranking.first + self.limits["worse"]
 
     def wanted(self) -> Curve | None:
         """What the run is for, as far as it was logged: a ranking, else what classifies."""
@@ -37,6 +50,10 @@ class RunCase:
     def falls(self, curve: Curve) -> bool:
         """Whether a loss fell."""
         return curve.change < -self.limits["loss_fell"] and curve.trend() < 0
+
+    def guesses(self, classes: float | None) -> float:
+        """The accuracy below which a model of so many classes guesses."""
+        return 1 / classes + self.limits["above_chance"] * (1 - 1 / classes) if classes and classes > 1 else 0.0
 
     def text(self, name: str) -> str:
         """A setting as lower-case text; empty where it isn't given."""

@@ -1,5 +1,6 @@
 """What follows from a table's reports, one small rule for each: how bad, why, and what to do."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -8,22 +9,13 @@ import torch
 from legolas_metric.doctor.decision_rules import DecisionFacts, decision_findings
 from legolas_metric.doctor.findings import Finding, Severity, worst_first
 from legolas_metric.doctor.noise import LabelNoise
+from legolas_metric.doctor.thresholds import Limits
 from legolas_metric.evaluation.distribution import ClassDistribution
-from legolas_metric.evaluation.ranking_report import WORSE, RankingReport
+from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.verification_report import VerificationReport
 from legolas_metric.measures import AUC, EER, MAP_R, RANK_1, measure
 from legolas_metric.probes.collapse_report import CLASS, HEALTHY, OVER_CLUSTERED, POINT, CollapseReport
 
-_CONFIDENT_AUC = 0.8
-_POOR_RANK = 0.5
-_CHANCE, _ABOVE_CHANCE = 3.0, 0.25
-_GOOD = 0.9
-_LEAK = 0.1
-_TRUSTED_RANK = 0.3
-# A hardest negative that looks like a positive says something of its label only where the encoder is seldom wrong.
-_TRUSTED_OF_NEGATIVES = 0.7
-_NOISY = 0.02
-_CONTRADICTED, _FEWEST_CONTRADICTED = 0.25, 10
 _SHOWN = 5
 SUSPECTS = "suspects"
 """Name of the rule that rows are worth a look."""
@@ -42,6 +34,7 @@ class Facts:
         noise: of the labels, by neighbourhood.
         untrained_collapse: of the untrained encoder's embeddings, or None.
         decisions: twins and templates, or None.
+        limits: of the doctor.
     """
 
     collapse: CollapseReport
@@ -52,6 +45,7 @@ class Facts:
     noise: LabelNoise
     untrained_collapse: CollapseReport | None
     decisions: DecisionFacts | None = None
+    limits: Limits
 
 
 def findings(facts: Facts) -> tuple[Finding, ...]:
@@ -66,8 +60,8 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
 def _decisions(facts: Facts) -> Iterator[Finding]:
     """Twins always; what a threshold and templates would do only where classes are found."""
     if facts.decisions is not None:
-        said = decision_findings(facts.decisions, facts.verification)
-        yield from (one for one in said if one.severity != "note" or facts.ranking.rank[1] >= _POOR_RANK)
+        said = decision_findings(facts.decisions, facts.verification, facts.limits)
+        yield from (one for one in said if one.severity != "note" or facts.ranking.rank[1] >= facts.limits["poor_rank"])
 
 
 def _collapse(facts: Facts) -> Iterator[Finding]:
@@ -106,7 +100,7 @@ def _ranked(facts: Facts) -> str:
 
 
 def _ranks(facts: Facts) -> bool:
-    return min(facts.ranking.rank[1], facts.ranking.map_at_r) >= _GOOD
+    return min(facts.ranking.rank[1], facts.ranking.map_at_r) >= facts.limits["good_rank"]
 
 
 def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
@@ -122,10 +116,10 @@ def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
     for far in pairs.tar_at_far:
         if far in pairs.baseline.tar_at_far and far not in pairs.flagged:
             figures[measure(f"tar_at_far_{far:g}").title] = (pairs.tar_at_far[far], pairs.baseline.tar_at_far[far])
-    fell = [name for name, (after, before) in figures.items() if after < before - WORSE]
+    fell = [name for name, (after, before) in figures.items() if after < before - facts.limits["worse"]]
     falls = [before - after for after, before in figures.values()]
     figures[EER] = (pairs.eer, pairs.baseline.eer)
-    if pairs.eer > pairs.baseline.eer + WORSE:
+    if pairs.eer > pairs.baseline.eer + facts.limits["worse"]:
         fell.append(EER)
         falls.append(pairs.eer - pairs.baseline.eer)
     if not fell:
@@ -134,7 +128,7 @@ def _worse_than_untrained(facts: Facts) -> Iterator[Finding]:
     against = ", ".join(f"{name} {now:.3f} against {then:.3f}" for name, (now, then) in figures.items())
     after, before = figures[fell[0]]
     sentence = f"worse than untrained: {fell[0]} {after:.2f}, untrained {before:.2f}"
-    if not of_ranking and figures[RANK_1][0] > figures[RANK_1][1] + WORSE:
+    if not of_ranking and figures[RANK_1][0] > figures[RANK_1][1] + facts.limits["worse"]:
         sentence = f"the ranking gained and the pairs lost by training: {_moved(figures, [RANK_1, *fell])}"
     yield Finding(
         severity="fault" if of_ranking else "warning",
@@ -159,7 +153,7 @@ def _group_outweighs_class(facts: Facts) -> Iterator[Finding]:
     if not _guesses(facts) or facts.same_group is None:
         return
     inside, across, chance = _inside(facts), facts.ranking.rank[1], _guess(facts)
-    if inside - across <= _LEAK:
+    if inside - across <= facts.limits["group_gap"]:
         return
     than = "worse than" if across < chance else "like"
     yield Finding(
@@ -180,8 +174,9 @@ def _chance(facts: Facts) -> Iterator[Finding]:
         return
     rank1, chance = facts.ranking.rank[1], _guess(facts)
     evidence = f"a random ranking finds its class first for {chance:.3f} of these {facts.ranking.queries} queries"
-    # Beyond three standard deviations of as many draws: nearest rows are drawn by something that avoids the class.
-    if rank1 < chance - 3 * (chance * (1 - chance) / max(facts.ranking.queries, 1)) ** 0.5:
+    # Beyond the deviations of as many draws: nearest rows are drawn by something that avoids the class.
+    deviation = math.sqrt(chance * (1 - chance) / max(facts.ranking.queries, 1))
+    if rank1 < chance - facts.limits["deviations_of_chance"] * deviation:
         sentence = f"{RANK_1} {rank1:.3f} is worse than a random ranking's {chance:.3f}: something else than the class "
         sentence += "draws the nearest rows"
         remedy = "look at the worst queries (ranking.worst): what do they share with their nearest rows (session, "
@@ -202,7 +197,8 @@ def _guess(facts: Facts) -> float:
 
 def _guesses(facts: Facts) -> bool:
     chance = _guess(facts)
-    return facts.ranking.rank[1] < min(_CHANCE * chance, chance + _ABOVE_CHANCE * (1 - chance))  # few classes: a share
+    share = chance + facts.limits["guessing_rank"] * (1 - chance)  # of few classes
+    return facts.ranking.rank[1] < min(facts.limits["times_chance"] * chance, share)
 
 
 def _inside(facts: Facts) -> float:
@@ -214,15 +210,15 @@ def _inside(facts: Facts) -> float:
 
 def _gap(facts: Facts) -> bool:
     """Whether the encoder ranks much worse across groups than within them."""
-    return facts.same_group is not None and _inside(facts) - facts.ranking.rank[1] > _LEAK
+    return facts.same_group is not None and _inside(facts) - facts.ranking.rank[1] > facts.limits["group_gap"]
 
 
 def _auc_hides_rank(facts: Facts) -> Iterator[Finding]:
     auc, rank1, gallery = facts.verification.auc, facts.ranking.rank[1], facts.ranking.gallery
-    if auc >= _CONFIDENT_AUC and rank1 < _POOR_RANK:
+    if auc >= facts.limits["confident_auc"] and rank1 < facts.limits["poor_rank"]:
         mean = facts.verification.mean_rank(gallery)
         yield Finding(
-            severity="fault" if rank1 < _POOR_RANK / 5 else "warning",
+            severity="fault" if rank1 < facts.limits["useless_rank"] else "warning",
             rule=f"{AUC} hides {RANK_1}",
             sentence=f"{AUC} {auc:.2f} but {RANK_1} {rank1:.2f}: in a gallery of {gallery:,} that {AUC} means a mean "
             f"rank of {mean:,.0f}",
@@ -252,7 +248,7 @@ def _weak(facts: Facts) -> Iterator[Finding]:
     """A poor ranking that nothing else has named."""
     rank1 = facts.ranking.rank[1]
     named = (*_chance(facts), *_group_outweighs_class(facts), *_auc_hides_rank(facts), *_worse_than_untrained(facts))
-    if rank1 < _POOR_RANK and not named:
+    if rank1 < facts.limits["poor_rank"] and not named:
         before = facts.ranking.baseline
         yield Finding(
             severity="warning",
@@ -270,11 +266,11 @@ def _noise(facts: Facts) -> Iterator[Finding]:
     """Rows to look at; not across groups that the encoder tells apart, where it is the likelier fault."""
     noise, rows = facts.noise, facts.distribution.rows
     suspects = len(noise.suspects)
-    if not suspects or facts.ranking.rank[1] < _TRUSTED_RANK or _gap(facts):
+    if not suspects or facts.ranking.rank[1] < facts.limits["trusted_rank"] or _gap(facts):
         return
     first = ", ".join(str(int(id)) for id in noise.suspects[:_SHOWN])
     yield Finding(
-        severity="warning" if suspects > _NOISY * rows else "note",
+        severity="warning" if suspects > facts.limits["noisy"] * rows else "note",
         rule=SUSPECTS,
         sentence=f"{suspects} of {rows} rows {'is' if suspects == 1 else 'are'} worth a look: most neighbours have "
         "another label",
@@ -288,10 +284,11 @@ def _noise(facts: Facts) -> Iterator[Finding]:
 
 def _false_negatives(facts: Facts) -> Iterator[Finding]:
     """Only where enough different rows bear it, and the encoder is seldom at fault."""
-    noise = facts.noise
-    if noise.contradicted_rows < _FEWEST_CONTRADICTED or noise.contradicted <= _CONTRADICTED * noise.negatives:
+    noise, limits = facts.noise, facts.limits
+    few = noise.contradicted_rows < limits["fewest_contradicted"]
+    if few or noise.contradicted <= limits["contradicted"] * noise.negatives:
         return
-    if facts.ranking.rank[1] < _TRUSTED_OF_NEGATIVES or _gap(facts):
+    if facts.ranking.rank[1] < limits["trusted_of_negatives"] or _gap(facts):
         return
     yield Finding(
         severity="warning",

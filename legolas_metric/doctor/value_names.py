@@ -49,21 +49,26 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "classes_per_batch": ("p", "ways", "labels_per_batch"),
 }
 
+# Values that have parts behind a slash: a protocol's figure, and an auxiliary loss.
+_WITH_PARTS = ("rank_at_1", "map_at_r", "r_precision", "nn_accuracy", "train_loss")
+
 
 def canonical(name: str) -> str:
     """Our name of a value: lower case, underscores, Lightning's "_epoch" taken off, and the alias resolved.
 
-    A protocol's own figure keeps the protocol behind a slash.
+    A protocol's own figure keeps the protocol behind a slash, an auxiliary loss its name.
 
     Example:
         >>> canonical("val/Rank@1"), canonical("lr-Adam"), canonical("train_loss_epoch")
         ('rank_at_1', 'lr', 'train_loss')
         >>> canonical("rank_at_1/cross-day")
         'rank_at_1/cross-day'
+        >>> canonical("train_loss/centre")
+        'train_loss/centre'
     """
     first, slash, protocol = name.partition("/")
-    if slash and _plain(first) in ("rank_at_1", "map_at_r", "r_precision", "nn_accuracy"):
-        return f"{_plain(first)}/{protocol}"
+    if slash and _plain(first) in _WITH_PARTS:
+        return f"{_plain(first)}/{protocol.removesuffix('_epoch')}"
     plain = _plain(name).removesuffix("_epoch") or name
     return _NAMES.get(plain, plain)
 

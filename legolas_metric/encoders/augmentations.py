@@ -114,6 +114,9 @@ def rarity(labels: ArrayLike, *, most: float | int = 3.0) -> Float32[Tensor, " n
         labels: [n] of the training part.
         most: at least 1.
 
+    Raises:
+        ValueError: `most` below 1.
+
     Example:
         >>> from legolas_metric.encoders import rarity
         >>> rarity([0, 0, 0, 0, 1]).tolist()

@@ -42,6 +42,9 @@ class ModalityDropout(nn.Module):
     Args:
         p: in [0, 1), the probability with which a modality is left out; where all would be, one drawn at random stays.
 
+    Raises:
+        ValueError: p outside [0, 1).
+
     Example:
         >>> import torch
         >>> from legolas_metric.encoders import ModalityDropout

@@ -23,6 +23,10 @@ class InputNormalisation(nn.Module):
 
     Behaviour in corner cases: a channel that never varies is only centred. Used before it is fitted, it refuses.
 
+    Raises:
+        ValueError: axis 0; when fitted, no rows, NaN or inf, or another number of channels.
+            RuntimeError: used before it is fitted.
+
     Example:
         >>> import torch
         >>> from legolas_metric.encoders import InputNormalisation
@@ -83,7 +87,11 @@ class InputNormalisation(nn.Module):
         return self
 
     def forward(self, inputs: Float[Tensor, "b *s"]) -> Float[Tensor, "b *s"]:
-        """Normalise a batch."""
+        """Normalise a batch.
+
+        Raises:
+            RuntimeError: not fitted.
+        """
         # An export can't look into a tensor; who exports has called it before.
         if not torch.compiler.is_compiling() and not self.fitted:
             raise RuntimeError("the normalisation is not fitted: call fit(training inputs), or load a model's weights")

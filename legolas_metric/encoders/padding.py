@@ -13,6 +13,9 @@ def pad_collate(sequences: Sequence[Tensor]) -> tuple[Tensor, Int64[Tensor, " b"
 
     The pair is what `BiLSTM` and `SequenceTransformer` take: `encoder(*pad_collate(batch))`.
 
+    Args:
+        sequences: [t_i, c] each.
+
     Raises:
         ValueError: an empty sequence, or channels that differ.
 
@@ -22,6 +25,8 @@ def pad_collate(sequences: Sequence[Tensor]) -> tuple[Tensor, Int64[Tensor, " b"
         >>> padded, lengths = pad_collate([torch.ones(3, 2), torch.ones(1, 2)])
         >>> padded.shape, lengths.tolist()
         (torch.Size([2, 3, 2]), [3, 1])
+
+    Source: ours.
     """
     rows = [torch.as_tensor(sequence) for sequence in sequences]
     shapes = {tuple(row.shape[1:]) for row in rows}

@@ -50,11 +50,17 @@ def attention_entropy(weights: Float[Tensor, "b t"], lengths: Int64[Tensor, " b"
 
     H = -sum_t a_t log a_t / log(length); a sequence of one step has no choice and counts as 0
 
+    Args:
+        weights: [b, t], of each sequence summing to 1.
+        lengths: [b] valid steps (default: t).
+
     Example:
         >>> import torch
         >>> from legolas_metric.encoders import attention_entropy
         >>> attention_entropy(torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([2, 3])).tolist()
         [1.0, 0.0]
+
+    Source: Shannon (1948), A Mathematical Theory of Communication; as a share of the most there can be, ours.
     """
     b, t = weights.shape
     steps = torch.full((b,), t, device=weights.device) if lengths is None else lengths.to(weights.device)

@@ -44,6 +44,10 @@ class Difference:
         >>> found = report.difference()
         >>> found.value > 0, found.shown, found.identities
         (True, True, 20)
+        >>> print(found)
+        +0.925 [+0.850, +1.000] over 20 identities: shown
+
+    Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap; over identities, Bolle et al. (2004).
     """
 
     value: float
@@ -51,6 +55,10 @@ class Difference:
     high: float
     identities: int
     shown: bool
+
+    def __str__(self) -> str:
+        shown = "shown" if self.shown else "not shown"
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] over {self.identities} identities: {shown}"
 
 
 def intervals(

@@ -33,7 +33,7 @@ class ClassificationReport:
         balanced_accuracy: mean of `class_accuracy` over the classes that have rows (also called MPCA).
         macro_f1: mean of `f1` over the classes that have rows.
         class_accuracy: [C] recall; NaN for a class without rows.
-        f1: [C]; NaN for a class without rows.
+        f1: [C] 2 confusion[c, c] / (rows of c + rows called c); NaN for a class without rows.
         support: [C] rows of each class.
         confusion: [C, C] rows of label i that were called j.
         empty: classes without rows.
@@ -43,6 +43,8 @@ class ClassificationReport:
     Example:
         >>> classification_report([0, 2, 2], [0, 0, 2], num_classes=3).class_accuracy.tolist()
         [0.5, nan, 1.0]
+
+    Source: scikit-learn's measures.
     """
 
     accuracy: float
@@ -105,6 +107,8 @@ def classification_report(
         >>> report = classification_report([0, 1, 1], [0, 0, 1], num_classes=3)
         >>> report.balanced_accuracy, report.empty
         (0.75, 1)
+
+    Source: scikit-learn's measures.
     """
     num_classes = check_whole("num_classes", num_classes, 1)
     given = _classes("labels", labels, None, num_classes)
@@ -175,6 +179,8 @@ def knn_probe(
         >>> import torch
         >>> knn_probe(torch.eye(2), [0, 1], torch.tensor([[2.0, 1.0]]), [0], num_classes=2, k=1).accuracy
         1.0
+
+    Source: Cover and Hart (1967), Nearest Neighbor Pattern Classification.
     """
     num_classes, k = check_whole("num_classes", num_classes, 1), check_whole("k", k, 1)
     given, asked = _both(train, train_labels, test, test_labels, num_classes)
@@ -232,6 +238,8 @@ def linear_probe(
         >>> import torch
         >>> linear_probe(torch.eye(2), [0, 1], torch.tensor([[2.0, 1.0]]), [0], num_classes=2).accuracy
         1.0
+
+    Source: Alain and Bengio (2016), Understanding intermediate layers using linear classifier probes, arXiv:1610.01644.
     """
     from sklearn.linear_model import LogisticRegression  # half a second, that only those who ask for it should pay
 

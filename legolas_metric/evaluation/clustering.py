@@ -38,6 +38,8 @@ class ClusteringReport:
         >>> report = evaluate_clustering(rows, [0, 0, 1, 1])
         >>> report.classes, report.silhouette > 0.8
         (2, True)
+
+    Source: scikit-learn's measures.
     """
 
     nmi: float
@@ -105,6 +107,8 @@ def evaluate_clustering(
         >>> rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> evaluate_clustering(rows, [0, 0, 1, 1]).nmi
         1.0
+
+    Source: scikit-learn's measures.
     """
     from sklearn import cluster, metrics  # half a second, that only those who ask for it should pay
     from sklearn.exceptions import ConvergenceWarning

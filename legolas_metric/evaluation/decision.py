@@ -49,6 +49,10 @@ class Decision:
         >>> found = DecisionRule.fit(evaluate_verification(x[:40], y[:40]), at="eer").apply(x[40:], y[40:])
         >>> found.far, found.frr, found.genuine
         (0.0, 0.0, 60)
+        >>> print(found)
+        at 0.6276: FAR 0.0000 [0.0000, 0.0000] of 720 pairs, FRR 0.0000 [0.0000, 0.0000] of 60
+
+    Source: ours; of the intervals, Bolle et al. (2004), Performance evaluation with the subsets bootstrap.
     """
 
     threshold: float
@@ -60,6 +64,13 @@ class Decision:
     impostor: int
     far_moved: float
     frr_moved: float
+
+    def __str__(self) -> str:
+        far, frr = (
+            f"{name} {rate:.4f} [{low:.4f}, {high:.4f}]"
+            for name, rate, (low, high) in (("FAR", self.far, self.far_interval), ("FRR", self.frr, self.frr_interval))
+        )
+        return f"at {self.threshold:.4f}: {far} of {self.impostor} pairs, {frr} of {self.genuine}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +91,8 @@ class CrossFit:
         >>> found = DecisionRule.cross_fit(torch.eye(40)[y], y, folds=2, far=0.05, resamples=10)
         >>> found.far, found.frr, len(found.fold_rates)
         (0.0, 0.0, 2)
+
+    Source: ours.
     """
 
     rule: "DecisionRule"
@@ -114,6 +127,8 @@ class DecisionRule:
         >>> found = rule.apply(x[60:], y[60:])
         >>> found.impostor, found.genuine
         (1680, 90)
+
+    Source: ours.
     """
 
     threshold: float

@@ -34,6 +34,8 @@ class ClassDistribution:
         >>> found = class_distribution([0, 0, 1, 1, -1], num_classes=3)
         >>> found.classes, found.empty, found.unlabelled, round(found.effective_classes, 6)
         (2, 1, 1, 2.0)
+
+    Source: ours; of `effective_classes`, Hill (1973), Diversity and Evenness.
     """
 
     rows: int
@@ -65,6 +67,8 @@ def class_distribution(labels: ArrayLike, *, num_classes: int | None = None) -> 
     Example:
         >>> class_distribution([0, 0, 0, 1]).warnings[0]
         '1 of 2 classes have one row: no positives, so they are neither trained nor measured'
+
+    Source: ours; of `effective_classes`, Hill (1973), Diversity and Evenness.
     """
     values = as_labels(labels, None)
     if num_classes is not None:

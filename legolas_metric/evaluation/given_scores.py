@@ -40,6 +40,8 @@ def verification_from_scores(
         >>> report = verification_from_scores([0.9, 0.4, 0.6, 0.1], [True, True, False, False])
         >>> report.auc, report.rates_at(0.5)
         (0.75, Rates(far=0.5, frr=0.5))
+
+    Source: ours; of the AUC, Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
     """
     rates = as_fars(fars)
     given, genuine = as_tensor(scores, name="scores"), as_tensor(same, name="same")

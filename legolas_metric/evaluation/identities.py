@@ -1,5 +1,6 @@
 """Who is in a set: so that it is noticed where the people of two sets, which should differ, are the same."""
 
+import ast
 import warnings
 
 from legolas_metric.checks import UNLABELLED, ArrayLike
@@ -26,6 +27,25 @@ def identities(labels: ArrayLike, *, name: str = "labels", names: Names | None =
     return frozenset(codes if called is None else (called[code] for code in codes))
 
 
+def as_text(who: Identities) -> str:
+    """Identities as text, for the metadata of files.
+
+    Example:
+        >>> as_text(frozenset(["bob", 7])), from_text("[7, 'bob']") == {"bob", 7}
+        ("[7, 'bob']", True)
+    """
+    return repr(_in_order(who))
+
+
+def from_text(text: str) -> Identities:
+    """What `as_text` wrote."""
+    return frozenset(ast.literal_eval(text))
+
+
+def _in_order(who: Identities) -> list[int | str]:
+    return sorted(who, key=lambda one: (isinstance(one, str), one))
+
+
 def identities_in(pairs: Pairs | None) -> Identities:
     """The identities of a report's pairs; none where they are unknown."""
     if pairs is None:
@@ -38,7 +58,7 @@ def identities_in(pairs: Pairs | None) -> Identities:
 
 def shared(one: Identities, other: Identities) -> str:
     """What is said of those that two sets share, empty where there are none: "3 (4, 7, 12)"."""
-    both = sorted(one & other, key=lambda entry: (isinstance(entry, str), entry))
+    both = _in_order(one & other)
     if not both:
         return ""
     return f"{len(both)} ({', '.join(map(str, both[:_SHOWN]))}{', ...' if len(both) > _SHOWN else ''})"

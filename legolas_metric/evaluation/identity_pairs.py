@@ -6,6 +6,7 @@ Letters: c identities, h cells between borders (h - 1 of them), b draws, t pairs
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, Metric, check_whole
 from legolas_metric.evaluation.bootstrap import FEW_IDENTITIES, check_level, draws
 from legolas_metric.evaluation.progress import bar
-from legolas_metric.evaluation.scores import score_block, turned, widened
+from legolas_metric.evaluation.scores import Scorer, score_block, turned, widened
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
 
@@ -29,11 +30,15 @@ Histograms = tuple[Int64[Tensor, "c h"], Int64[Tensor, "c h"]]
 
 @dataclass(frozen=True, slots=True)
 class PairsOfRows:
-    """All pairs of rows, which stand in order of their labels, the unlabelled last; the groups may be what is drawn."""
+    """All pairs of rows, which stand in order of their labels, the unlabelled last; the groups may be what is drawn.
+
+    With a scorer, which scores in the metric's place, the rows are what its `transform` made.
+    """
 
     rows: Rows
     metric: Metric
     over: PairsOver = "identities"
+    scorer: Scorer | None = None
 
     @property
     def units(self) -> Int64[Tensor, " k"]:
@@ -59,12 +64,11 @@ class PairsOfRows:
         known = len(identity)
         size = (self.identities, len(borders) + 1)
         impostor, genuine = (torch.zeros(size, dtype=torch.int64, device=labels.device) for _ in range(2))
-        wide = widened(self.rows.embeddings, self.metric)
+        score = self._scores()
         blocks = chunks(known, min(256, rows_for(BLOCK, 64 * len(labels))))
         with bar(known, "pairs by identity", "rows") as told:
             for part in blocks:
-                scores = score_block(turned(wide[part], self.metric), wide[part.start :], self.metric)
-                cell = torch.bucketize(scores, borders, right=True)
+                cell = torch.bucketize(score(part), borders, right=True)
                 same = labels[part, None] == labels[None, part.start :]
                 later = torch.ones_like(same).triu_(1)
                 honest = same & later
@@ -79,6 +83,14 @@ class PairsOfRows:
                 _count_others(genuine, identity[part.start :], first, second, cell)
                 told.update(part.stop - part.start)
         return impostor, genuine
+
+    def _scores(self) -> Callable[[slice], Float64[Tensor, "r n"]]:
+        """The scores of a block of rows with itself and all later ones."""
+        table, scorer = self.rows.embeddings, self.scorer
+        if scorer is not None:
+            return lambda part: scorer.compare(table[part], table[part.start :])
+        wide = widened(table, self.metric)
+        return lambda part: score_block(turned(wide[part], self.metric), wide[part.start :], self.metric)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,9 @@ class RunsCompared:
     Example:
         >>> RunsCompared(measure="rank_at_1", means={"a": 0.5}, pairs=()).better()
         {'a': ()}
+
+    Source: Fisher (1935), The Design of Experiments; Holm (1979), A simple sequentially rejective multiple test
+    procedure.
     """
 
     measure: str
@@ -89,6 +92,9 @@ def compare_runs(
         >>> found = compare_runs({"good": evaluate_ranking(torch.eye(20)[y], y), "noise": evaluate_ranking(noise, y)})
         >>> found.better()
         {'good': ('noise',), 'noise': ()}
+
+    Source: Fisher (1935), The Design of Experiments; Holm (1979), A simple sequentially rejective multiple test
+    procedure.
     """
     if len(reports) < 2:
         raise ValueError(f"{len(reports)} reports: two are needed to compare")

@@ -26,6 +26,8 @@ class Rates:
         >>> report = evaluate_verification(torch.eye(4).repeat(2, 1), torch.arange(8) % 4)
         >>> report.rates_at(0.5)
         Rates(far=0.0, frr=0.0)
+
+    Source: ISO/IEC 19795-1, Biometric performance testing and reporting.
     """
 
     far: float
@@ -42,10 +44,15 @@ class Cost:
         false_accept: of an impostor pair that is accepted.
         prior: share of genuine pairs among those that will be judged.
 
+    Raises:
+        ValueError: a cost or prior that is not positive, or a prior above 1.
+
     Example:
         >>> from legolas_metric import Cost
         >>> round(Cost(miss=10, prior=0.1).best_blind, 3), Cost().bayes_threshold
         (0.9, 0.0)
+
+    Source: the detection cost function of NIST's speaker recognition evaluations.
     """
 
     miss: float | int = 1.0

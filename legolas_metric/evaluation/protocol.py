@@ -73,6 +73,8 @@ class RetrievalProtocol:
         'same_group'
         >>> RetrievalProtocol.few_shot(ways=20, shots=1).name
         '20-way 1-shot'
+
+    Source: Zheng et al. (2015), Market-1501; Li et al. (2014), CUHK03; few-shot, Vinyals et al. (2016).
     """
 
     name: str = "leave-one-out"

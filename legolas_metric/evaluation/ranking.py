@@ -73,6 +73,8 @@ def evaluate_ranking(
         >>> report = evaluate_ranking(rows, [0, 0, 1, 1], ks=(1, 2))
         >>> report.rank[1], report.queries
         (0.75, 4)
+
+    Source: McSherry and Najork (2008); Musgrave et al. (2020), A Metric Learning Reality Check, arXiv:2003.08505.
     """
     depths, asked_for = as_ks(ks), RetrievalProtocol.named(protocol)
     rows, metric = as_table(embeddings, labels, ids=ids, groups=groups, metric=metric)

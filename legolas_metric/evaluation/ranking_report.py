@@ -77,6 +77,8 @@ class RankingReport(Shown):
         >>> report = evaluate_ranking(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), [0, 0, 1])
         >>> report.rank[1], report.queries, report.unanswerable
         (1.0, 2, 1)
+
+    Source: beside each measure; of R-precision and MAP@R, Musgrave et al. (2020), A Metric Learning Reality Check.
     """
 
     rank: Mapping[int, float]

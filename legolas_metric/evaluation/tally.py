@@ -3,7 +3,10 @@
 Letters: m levels (distinct scores, ascending), t scores of one block.
 """
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +14,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import WORKSPACE, rows_for
-from legolas_metric.compiled.jit import runs_compiled
+from legolas_metric.compiled.readiness import Loops
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.evaluation.pairs import Scores
 from legolas_metric.evaluation.progress import bar
@@ -21,12 +24,31 @@ from legolas_metric.evaluation.scores import Ties
 _GRID = 2**18
 _FINEST = 22
 _CELLS_A_LEVEL = 4
-_WORTH_COMPILING = 20_000_000
-"""Pairs from which on counting them by torch takes a second, so that a compiled loop may pay for its compilation."""
+_PLAIN_S = 1e-7
+"""About how long torch takes on one thread to count a pair."""
 _NARROWEST = 2.0**-42
 """Cell, as a share of the largest score: some times wider than the noise of the scores."""
 
 Count = Callable[[Tensor, Tensor], None]
+
+
+def _load() -> Sequence[Any]:
+    from legolas_metric.evaluation.counting_loops import count_levels, levels_below
+
+    return levels_below, count_levels
+
+
+COUNTING = Loops("the counting loops", 1.0, _load)
+
+
+def warm_up() -> dict[str, float]:
+    """Compile the counting loops, or load them where they are kept: seconds, by what they do."""
+    start = time.perf_counter()
+    if not COUNTING.worth(torch.device("cpu"), math.inf):
+        return {}
+    scores = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    _compiled_count(scores, scores)(scores, torch.zeros(5, dtype=torch.int64))
+    return {"counting": time.perf_counter() - start}
 
 
 class Cells:
@@ -96,7 +118,7 @@ class ExactTally:
         self.genuine: Int64[Tensor, " m"] = torch.bincount(place[order < len(genuine)], minlength=len(self._levels))
         self._pairs = pairs
         self._counters = Counters(2 * len(self._levels) + 1, genuine.device)
-        worth = pairs >= _WORTH_COMPILING and runs_compiled(genuine.device)
+        worth = COUNTING.worth(genuine.device, pairs * _PLAIN_S / torch.get_num_threads())
         self._count = _compiled_count(self._low, self._high) if worth else self._searched
 
     def add(self, scores: Scores) -> None:
@@ -155,8 +177,7 @@ class GridTally:
 
 def _compiled_count(low: Float64[Tensor, " m"], high: Float64[Tensor, " m"]) -> Count:
     """What `_searched` does, compiled: a grid tells how many levels begin below, but for a comparison or two."""
-    from legolas_metric.evaluation.counting_loops import count_levels, levels_below
-
+    levels_below, count_levels = _load()
     m = len(low)
     beyond = low.new_tensor([torch.inf])
     levels = torch.cat([-beyond, torch.stack([low, high], 1).flatten(), beyond]).numpy()

@@ -65,6 +65,8 @@ def evaluate_verification(
         >>> report = evaluate_verification(rows, [0, 0, 1, 1])
         >>> report.auc, report.genuine, report.impostor
         (1.0, 2, 4)
+
+    Source: ours; of the AUC, Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
     """
     rates = as_fars(fars)
     rows, metric = as_table(embeddings, labels, groups=groups, metric=metric)

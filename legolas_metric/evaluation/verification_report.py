@@ -54,6 +54,8 @@ class VerificationReport(Shown):
         >>> report = evaluate_verification(torch.eye(4), [0, 0, 1, 1])  # all pairs alike: chance
         >>> report.auc, report.flagged
         (0.5, (0.01, 0.001, 0.0001))
+
+    Source: ours; of the AUC, Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
     """
 
     auc: float
@@ -206,7 +208,11 @@ class VerificationReport(Shown):
         return paired_differences(own, other, (measure,), level=level, resamples=resamples, seed=seed)[measure]
 
     def identified(self, over: PairsOver = "identities") -> IdentifiedPairs:
-        """What `intervals` and `difference` draw from, for several measures at once; raises as they do."""
+        """What `intervals` and `difference` draw from, for several measures at once.
+
+        Raises:
+            ValueError: an unknown word, or scores without identities or groups.
+        """
         check_choice("over", over, get_args(PairsOver))
         pairs = self.pairs
         if pairs is None:

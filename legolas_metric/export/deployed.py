@@ -1,13 +1,14 @@
 """What is deployed: encoder and back end as one module, and the names of spaces.
 
-Letters: b inputs, e dimensions.
+Letters: b and n inputs, d and e dimensions.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from legolas_metric.checks import Metric
 from legolas_metric.datasets.embedding import evaluating
 from legolas_metric.decisions.projections import LDA, PLDA, WCCN, Projection, Whitening
+from legolas_metric.decisions.score_norm import ScoreNorm
 from legolas_metric.files import read_tensors
 from legolas_metric.training.best_weights import digest_of
 
@@ -23,42 +25,91 @@ _KINDS: tuple[type[Projection], ...] = (Whitening, LDA, WCCN, PLDA)
 Embed = Callable[[Tensor], Tensor]
 
 
-class Deployed(nn.Module):
-    """Encoder, unit rows, back end: one map from inputs to the rows that are compared.
+@runtime_checkable
+class Engine(Protocol):
+    """What computes rows of inputs: torch, or ONNX."""
+
+    def __call__(self, inputs: Tensor, /) -> Tensor:
+        """Rows as they are compared."""
+        ...
+
+    def directions(self, inputs: Tensor, /) -> Tensor:
+        """Unit rows of which templates are means."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class After:
+    """What comes after an encoder: nothing, or a back end, or score normalisation, or both.
 
         cosine:  z / |z|,  z = back end (f(x) / |f(x)|)
-        dot:     PLDA's terms (t, c) of a row as (t, c, 1): the product with a gallery's (t', 1, c') is the score
+        dot:     terms of a row, whose product with those of the gallery's side is the score: PLDA's, or ScoreNorm's
+
+    Attributes:
+        back_end: a fitted projection, or None.
+        score_norm: of rows after the back end, or None.
+    """
+
+    back_end: Projection | None = None
+    score_norm: ScoreNorm | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """By which deployed rows are compared."""
+        return "dot" if isinstance(self.back_end, PLDA) or self.score_norm is not None else "cosine"
+
+    def directions(self, rows: Float[Tensor, "n d"]) -> Float32[Tensor, "n e"]:
+        """Unit rows of which templates are means: before PLDA, whose rows are no directions, after other back ends."""
+        unit = nn.functional.normalize(rows.float(), dim=1)
+        if self.back_end is None or isinstance(self.back_end, PLDA):
+            return unit
+        return nn.functional.normalize(self.back_end.mapped(unit.double()), dim=1).float()
+
+    def finished(self, directions: Float32[Tensor, "n d"]) -> Float32[Tensor, "n e"]:
+        """Rows as they are compared."""
+        if isinstance(self.back_end, PLDA):
+            terms = self.back_end.terms(self.back_end.mapped(directions.double()))
+            return torch.cat([terms, torch.ones_like(terms[:, :1])], 1).float()
+        return directions if self.score_norm is None else self.score_norm.terms(directions).float()
+
+    def gallery_side(self, rows: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
+        """Finished rows on the other side of the pair: what a row adds on its own meets the other's 1."""
+        if self.score_norm is not None:
+            return self.score_norm.turned(rows)
+        return rows if self.metric == "cosine" else torch.cat([rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1)
+
+    def digest(self) -> list[Any]:
+        """What it does to rows, as SHA-256 and plain values."""
+        said: list[Any] = [None, None]
+        if self.back_end is not None:
+            end = self.back_end
+            said[0] = digest_of({"centre": end.centre, "map": end.map, "v": end.spread})
+        if self.score_norm is not None:
+            norm = self.score_norm
+            said[1] = [digest_of({"cohort": norm.cohort}), norm.how, norm.top]
+        return said
+
+
+class Deployed(nn.Module):
+    """Encoder, unit rows, and what comes after: one map from inputs to the rows that are compared.
 
     Args:
         encoder: from inputs to [b, d].
-        back_end: a fitted projection, or None.
+        after: what comes after it.
     """
 
-    def __init__(self, encoder: nn.Module, back_end: Projection | None) -> None:
+    def __init__(self, encoder: nn.Module, after: After) -> None:
         super().__init__()
         self.encoder = encoder
-        self.back_end = back_end
+        self.after = after
 
     def forward(self, inputs: Tensor) -> Float32[Tensor, "b e"]:
         """Embed a batch."""
-        rows = nn.functional.normalize(self.encoder(inputs).float(), dim=1)
-        if self.back_end is None:
-            return rows
-        mapped = self.back_end.mapped(rows.double())
-        if isinstance(self.back_end, PLDA):
-            terms = self.back_end.terms(mapped)
-            return torch.cat([terms, torch.ones_like(terms[:, :1])], 1).float()
-        return nn.functional.normalize(mapped, dim=1).float()
+        return self.after.finished(self.directions(inputs))
 
-
-def metric_of(back_end: Projection | None) -> Metric:
-    """By which deployed rows are compared."""
-    return "dot" if isinstance(back_end, PLDA) else "cosine"
-
-
-def as_gallery(rows: Float[Tensor, "n e"], metric: Metric) -> Float[Tensor, "n e"]:
-    """Deployed rows on the side of the gallery: what a row adds on its own meets the other's 1."""
-    return rows if metric == "cosine" else torch.cat([rows[:, :-2], rows[:, -1:], rows[:, -2:-1]], 1)
+    def directions(self, inputs: Tensor) -> Float32[Tensor, "b e"]:
+        """Unit rows of which templates are means."""
+        return self.after.directions(self.encoder(inputs))
 
 
 def embedded(embed: Embed, inputs: Tensor, batch_size: int) -> Float32[Tensor, "n e"]:
@@ -88,13 +139,6 @@ def read_back_end(path: Path) -> Projection:
         if known.kind == kind:
             return known.load(path)
     raise ValueError(f"{path} holds {kind or 'something else'}, which is no back end of this version")
-
-
-def back_end_digest(back_end: Projection | None) -> str | None:
-    """SHA-256 of what a back end does to rows."""
-    return (
-        None if back_end is None else digest_of({"centre": back_end.centre, "map": back_end.map, "v": back_end.spread})
-    )
 
 
 def hash_of(plain: Any) -> str:

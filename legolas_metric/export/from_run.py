@@ -5,15 +5,19 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from legolas_metric.checks import UNLABELLED, check_choice, check_number
 from legolas_metric.datasets.source import Inputs
+from legolas_metric.decisions.calibration import Calibration
 from legolas_metric.decisions.projections import LDA, PLDA, WCCN, Projection, Whitening
+from legolas_metric.decisions.score_norm import ScoreNorm
 from legolas_metric.decisions.scored import verify_by
 from legolas_metric.evaluation.decision import DecisionRule
 from legolas_metric.evaluation.verification import evaluate_verification
-from legolas_metric.export.loading import Exported, mapped
+from legolas_metric.evaluation.verification_report import VerificationReport
+from legolas_metric.export.deployed import After
+from legolas_metric.export.loading import Exported
 from legolas_metric.export.writing import export_encoder
 from legolas_metric.outputs import check_new_folder
 from legolas_metric.runs.commands import folds_of, split_rows
@@ -33,6 +37,8 @@ def export_run(
     *,
     fold: int | None = None,
     back_end: BackEnd | None = None,
+    score_norm: Literal["as", "s"] | None = None,
+    calibration: Literal["logistic", "isotonic"] | None = None,
     far: float | None = 0.01,
     gallery: str | None = None,
     onnx: bool = False,
@@ -45,6 +51,8 @@ def export_run(
         folder: a new one.
         fold: number of the fold, from 0.
         back_end: fitted on the classes that the run trained on.
+        score_norm: "as" or "s", with the rows that the run trained on as its cohort; not with "plda".
+        calibration: "logistic" or "isotonic", fitted on the run's validation classes.
         far: chooses the threshold, on the run's validation classes, of which the encoder knows only which of its epochs
             ranks them best; None for none.
         gallery: data of the people to enrol, as `data` of settings; None for none.
@@ -59,10 +67,17 @@ def export_run(
         >>> export_run(Path("runs/none"), Path("deployed"))
         Traceback (most recent call last):
         FileNotFoundError: runs/none holds no run: there is no settings.toml
+
+    Source: ours.
     """
     check_new_folder(folder)
-    if back_end is not None:
-        check_choice("back_end", back_end, get_args(BackEnd))
+    for name, value, known in (
+        ("back_end", back_end, get_args(BackEnd)),
+        ("score_norm", score_norm, ("as", "s")),
+        ("calibration", calibration, ("logistic", "isotonic")),
+    ):
+        if value is not None:
+            check_choice(name, value, known)
     if far is not None:
         check_number("far", far, above=0.0, most=1.0)
     folds = command_of(run) == "kfold"
@@ -74,8 +89,10 @@ def export_run(
     people = None if gallery is None else load_data(resolved(settings, data=gallery, layout="auto", group=None))[0]
     train, validation = _parts(data, settings, fold)
     seen, others = data.take(train), data.take(validation)
-    fitted = None if back_end is None else _fitted(_MADE[back_end](), embed(encoder, seen, settings), seen)
-    rule = None if far is None else _rule(embed(encoder, others, settings), others, fitted, far, _called(seen))
+    after = _after(encoder, settings, seen, back_end, score_norm)
+    report = None
+    if far is not None or calibration is not None:
+        report = _report(embed(encoder, others, settings), others, after)
     few = torch.linspace(0, len(validation) - 1, min(64, len(validation))).long()
     known = {name: value for name, value in held.settings.items() if name != "input_shape"}
     return export_encoder(
@@ -83,8 +100,10 @@ def export_run(
         folder,
         inputs=_stacked(others, few),
         ids=validation[few],
-        back_end=fitted,
-        rule=rule,
+        back_end=after.back_end,
+        score_norm=after.score_norm,
+        calibration=None if report is None or calibration is None else Calibration.fit(report, how=calibration),
+        rule=None if report is None or far is None else DecisionRule.fit(report, far=far, trained_on=_called(seen)),
         gallery=None if people is None else (_stacked(people), _called(people)),
         settings={name: known[name] for name in _SPACE if name in known},
         label_names=None if held.label_names is None else list(held.label_names),
@@ -101,6 +120,22 @@ def _parts(data: RunData, settings: RunSettings, fold: int | None) -> tuple[Int6
     return part.train, part.validation
 
 
+def _after(
+    encoder: nn.Module,
+    settings: RunSettings,
+    seen: RunData,
+    back_end: BackEnd | None,
+    score_norm: Literal["as", "s"] | None,
+) -> After:
+    """What comes after the encoder, of the rows that it was trained on."""
+    if back_end is None and score_norm is None:
+        return After()
+    rows = embed(encoder, seen, settings)
+    first = After(None if back_end is None else _fitted(_MADE[back_end](), rows, seen))
+    norm = None if score_norm is None else ScoreNorm(first.directions(rows), how=score_norm, labels=_called(seen))
+    return After(first.back_end, norm)
+
+
 def _fitted(back_end: Whitening | LDA | WCCN | PLDA, rows: Tensor, part: RunData) -> Projection:
     labels = _called(part)
     if isinstance(back_end, WCCN):
@@ -108,13 +143,13 @@ def _fitted(back_end: Whitening | LDA | WCCN | PLDA, rows: Tensor, part: RunData
     return back_end.fit(rows, labels)
 
 
-def _rule(rows: Tensor, part: RunData, back_end: Projection | None, far: float, trained_on: Any) -> DecisionRule:
-    if isinstance(back_end, PLDA):
-        report = verify_by(back_end, rows, _called(part), groups=part.groups)
-    else:
-        table = rows if back_end is None else mapped(back_end, rows)
-        report = evaluate_verification(table, _called(part), groups=part.groups)
-    return DecisionRule.fit(report, far=far, trained_on=trained_on)
+def _report(rows: Tensor, part: RunData, after: After) -> VerificationReport:
+    """Verification of rows as they are compared after the export."""
+    labels = _called(part)
+    scorer = after.back_end if isinstance(after.back_end, PLDA) else after.score_norm
+    if scorer is not None:
+        return verify_by(scorer, after.directions(rows), labels, groups=part.groups)
+    return evaluate_verification(after.directions(rows), labels, groups=part.groups)
 
 
 def _called(part: RunData) -> Any:

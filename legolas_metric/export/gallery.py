@@ -59,6 +59,9 @@ class Gallery:
 def read_gallery(path: str | os.PathLike[str]) -> Gallery:
     """Read the `.npz` that `Gallery.save` wrote.
 
+    Args:
+        path: of the file.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file of something else.
@@ -67,6 +70,8 @@ def read_gallery(path: str | os.PathLike[str]) -> Gallery:
         >>> read_gallery("people.npz")
         Traceback (most recent call last):
         FileNotFoundError: people.npz: no such file
+
+    Source: ours.
     """
     check_exists(Path(path))
     try:

@@ -3,7 +3,6 @@
 Letters: n and q inputs, g others, e dimensions.
 """
 
-import ast
 import json
 import os
 from collections.abc import Mapping
@@ -15,26 +14,27 @@ from jaxtyping import Float32, Float64
 from torch import Tensor, nn
 
 from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_choice, check_whole
+from legolas_metric.decisions.calibration import Calibration
 from legolas_metric.decisions.projections import Projection
+from legolas_metric.decisions.score_norm import ScoreNorm
 from legolas_metric.decisions.templates import Fuse, How, Identification, enrol, identify
 from legolas_metric.evaluation.decision import DecisionRule
+from legolas_metric.evaluation.identities import as_text, from_text
 from legolas_metric.evaluation.operating import Rates
-from legolas_metric.export.deployed import Deployed, Embed, as_gallery, embedded, file_hashes, hash_of, read_back_end
+from legolas_metric.export.deployed import After, Deployed, Engine, embedded, file_hashes, hash_of, read_back_end
 from legolas_metric.export.gallery import Gallery, read_gallery
 from legolas_metric.export.space_change import TOLERANCE, SpaceComparison, compare_rows
 from legolas_metric.files import read_tensors
-from legolas_metric.geometry import normalise
 from legolas_metric.names import as_named
 from legolas_metric.runs.run_parts import build_encoder
 from legolas_metric.runs.run_settings import RunSettings
 from legolas_metric.signatures import typed
 from legolas_metric.training.best_weights import digest_of
 
-ABOUT, WEIGHTS, BACK_END, EXAMPLES, ONNX = (
-    *("export.json", "encoder.safetensors", "back_end.safetensors", "examples.safetensors", "encoder.onnx"),
-)
+ABOUT, WEIGHTS, EXAMPLES, ONNX = "export.json", "encoder.safetensors", "examples.safetensors", "encoder.onnx"
+BACK_END, SCORE_NORM, CALIBRATION = "back_end.safetensors", "score_norm.safetensors", "calibration.safetensors"
 FORM = 1
-Engine = Literal["torch", "onnx"]
+EngineName = Literal["torch", "onnx"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,13 +44,15 @@ class Exported:
     Attributes:
         space: the hash of weights, back end and settings by which rows and galleries are named.
         digest: SHA-256 of all that was exported, threshold included.
-        metric: by which rows are compared; "dot" after PLDA, whose scores are log-likelihood ratios.
+        metric: by which rows are compared; "dot" after PLDA and ScoreNorm, whose scores are no cosines.
         input_shape: of one input.
         settings: of the encoder and of what makes its inputs, plain values.
         label_names: what the classes that it was trained on are called; None where nothing was given.
         normalisation: mean and std of the inputs, which lie within the encoder; None where it has none.
         back_end: the fitted projection after the encoder, or None.
-        rule: the threshold, or None.
+        score_norm: by which the scores are normalised, or None.
+        calibration: which makes a score a log-likelihood ratio, or None.
+        rule: the threshold of scores, before the calibration; or None.
         gallery: who is known, or None.
         examples: a few inputs, their ids, and the rows that they had when they were exported.
         engine: what computes.
@@ -75,14 +77,16 @@ class Exported:
     label_names: tuple[str, ...] | None
     normalisation: Mapping[str, Any] | None
     back_end: Projection | None
+    score_norm: ScoreNorm | None
+    calibration: Calibration | None
     rule: DecisionRule | None
     gallery: Gallery | None
     examples: Mapping[str, Tensor]
-    engine: Engine
-    encode: Embed = field(repr=False)
+    engine: EngineName
+    encode: Engine = field(repr=False)
 
     def embed(self, inputs: ArrayLike, *, batch_size: int = 256) -> Float32[Tensor, "n e"]:
-        """Rows of inputs, as they are compared: unit rows, after the back end.
+        """Rows of inputs, as they are compared: unit rows, after the back end; or its terms, under metric "dot".
 
         Args:
             inputs: [n, ...] of the shape and the preprocessing that it was exported for.
@@ -96,8 +100,12 @@ class Exported:
 
     def score(self, probes: ArrayLike, others: ArrayLike) -> Float64[Tensor, "q g"]:
         """The score of each input of `probes` with each of `others`; from `rule.threshold` on: the same person."""
-        rows, known = self.embed(probes).double(), as_gallery(self.embed(others), self.metric).double()
+        rows, known = self.embed(probes).double(), self._after.gallery_side(self.embed(others)).double()
         return rows @ known.T
+
+    @property
+    def _after(self) -> After:
+        return After(self.back_end, self.score_norm)
 
     def enrol(self, inputs: ArrayLike, names: ArrayLike, *, how: How = "mean") -> Gallery:
         """Make inputs of known people a gallery of this space.
@@ -107,7 +115,7 @@ class Exported:
             names: [n] whose each input is.
             how: as `legolas_metric.enrol`.
         """
-        return enrolled(self.encode, self._checked(inputs), names, self.back_end, self.metric, self.space, how)
+        return enrolled(self.encode, self._checked(inputs), names, self._after, self.space, how)
 
     def identify(
         self,
@@ -118,7 +126,7 @@ class Exported:
         k: int = 1,
         fuse: Fuse = "max",
     ) -> Identification:
-        """Who new inputs are, or nobody: embed, back end, gallery, threshold.
+        """Who new inputs are, or nobody: embed, back end, gallery, score normalisation, threshold, calibration.
 
         Args:
             inputs: [q, ...].
@@ -138,8 +146,16 @@ class Exported:
                 "this encoder"
             )
         rows = self.embed(inputs)
-        asked = rule or self.rule
-        return identify(rows, known.templates, known.names, rule=asked, k=k, fuse=fuse, metric=self.metric)
+        return identify(
+            rows,
+            known.templates,
+            known.names,
+            rule=rule or self.rule,
+            k=k,
+            fuse=fuse,
+            calibration=self.calibration,
+            metric=self.metric,
+        )
 
     def check(self, inputs: ArrayLike | None = None, *, tolerance: float = TOLERANCE) -> SpaceComparison:
         """Whether it still gives the examples the rows that they had.
@@ -147,6 +163,9 @@ class Exported:
         Args:
             inputs: the same examples as today's preprocessing makes them, in their order (default: as exported).
             tolerance: of |now - then| / |then| of a row.
+
+        Raises:
+            ValueError: other inputs than as many of the exported shape.
         """
         given = self.examples["inputs"] if inputs is None else self._checked(inputs)
         if len(given) != len(self.examples["inputs"]):
@@ -160,40 +179,19 @@ class Exported:
         return given.to(self.examples["inputs"].dtype)
 
 
-def enrolled(
-    encode: Embed,
-    inputs: Tensor,
-    names: ArrayLike,
-    back_end: Projection | None,
-    metric: Metric,
-    space: str,
-    how: How = "mean",
-) -> Gallery:
-    """A gallery: templates are made before PLDA, whose rows are no directions, and after any other back end."""
-    own, before = encode, metric == "dot" and isinstance(encode, Deployed)
-    if before:
-        assert isinstance(encode, Deployed)
-        own = Deployed(encode.encoder, None)
-    elif metric == "dot":
-        raise ValueError("people are enrolled after PLDA by torch alone: load_export(folder, engine='torch')")
+def enrolled(encode: Engine, inputs: Tensor, names: ArrayLike, after: After, space: str, how: How = "mean") -> Gallery:
+    """A gallery: templates are means of directions, which are then finished as rows are."""
     named = as_named(names, len(inputs), name="names", of="inputs")
-    templates, codes = enrol(embedded(own, inputs, 256), by=named.codes, how=how)
-    if before:
-        assert back_end is not None
-        templates = as_gallery(mapped(back_end, templates), metric)
+    directions, codes = enrol(embedded(encode.directions, inputs, 256), by=named.codes, how=how)
+    templates = after.gallery_side(after.finished(directions))
     assert isinstance(codes, Tensor)
     called = codes if named.names is None else tuple(named.names[code] for code in codes.tolist())
     return Gallery(templates=templates.contiguous(), names=called, space=space)
 
 
-def mapped(back_end: Projection, rows: Float32[Tensor, "n d"]) -> Float32[Tensor, "n e"]:
-    """Unit rows of an encoder after a back end, as `Deployed` has them."""
-    return Deployed(nn.Identity(), back_end)(normalise(rows))
-
-
 @typed
 def load_export(
-    folder: str | os.PathLike[str], *, encoder: nn.Module | None = None, engine: Engine = "torch"
+    folder: str | os.PathLike[str], *, encoder: nn.Module | None = None, engine: EngineName = "torch"
 ) -> Exported:
     """Take up what `export_encoder` wrote; no code of the folder is run.
 
@@ -215,6 +213,8 @@ def load_export(
         >>> again = load_export("in_use", encoder=torch.nn.Linear(3, 2))
         >>> again.space == kept.space, again.input_shape
         (True, (3,))
+
+    Source: ours.
     """
     check_choice("engine", engine, ("torch", "onnx"))
     place = Path(folder)
@@ -227,19 +227,22 @@ def load_export(
         if found != about["files"][name]:
             raise ValueError(f"{place / name} was changed since it was exported: export it again")
     back_end = read_back_end(place / BACK_END) if BACK_END in about["files"] else None
+    norm = ScoreNorm.load(place / SCORE_NORM) if SCORE_NORM in about["files"] else None
     gallery = place / f"gallery-{about['space']}.npz"
-    encode: Embed
+    encode: Engine
     if engine == "onnx":
         from legolas_metric.export.onnx_file import OnnxEncoder
 
         encode = OnnxEncoder(place / ONNX)
     else:
-        encode = Deployed(_built(place, about, encoder), back_end).eval()
+        encode = Deployed(_built(place, about, encoder), After(back_end, norm)).eval()
     return Exported(
         **{name: about[name] for name in ("space", "digest", "metric", "settings", "normalisation")},
         input_shape=tuple(about["input_shape"]),
         label_names=None if about["label_names"] is None else tuple(about["label_names"]),
         back_end=back_end,
+        score_norm=norm,
+        calibration=Calibration.load(place / CALIBRATION) if CALIBRATION in about["files"] else None,
         rule=rule_from(about["rule"]),
         gallery=read_gallery(gallery) if gallery.is_file() else None,
         examples=read_tensors(place / EXAMPLES)[0],
@@ -274,9 +277,8 @@ def rule_as_plain(rule: DecisionRule | None) -> dict[str, Any] | None:
     """A rule as JSON has it."""
     if rule is None:
         return None
-    known = sorted(rule.identities, key=lambda one: (isinstance(one, str), one))
-    plain = {"threshold": rule.threshold, "metric": rule.metric, "flagged": rule.flagged, "identities": repr(known)}
-    return plain | {"far": rule.fitted.far, "frr": rule.fitted.frr}
+    plain = {name: getattr(rule, name) for name in ("threshold", "metric", "flagged")}
+    return plain | {"identities": as_text(rule.identities), "far": rule.fitted.far, "frr": rule.fitted.frr}
 
 
 def rule_from(plain: dict[str, Any] | None) -> DecisionRule | None:
@@ -288,7 +290,7 @@ def rule_from(plain: dict[str, Any] | None) -> DecisionRule | None:
         metric=plain["metric"],
         fitted=Rates(far=plain["far"], frr=plain["frr"]),
         flagged=plain["flagged"],
-        identities=frozenset(ast.literal_eval(plain["identities"])),
+        identities=from_text(plain["identities"]),
     )
 
 

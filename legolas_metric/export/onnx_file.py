@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import Tensor
+from torch import Tensor, nn
 
-from legolas_metric.export.deployed import Deployed, embedded
+from legolas_metric.export.deployed import Deployed, Embed, embedded
 from legolas_metric.export.space_change import relative_changes
 from legolas_metric.outputs import whole_file
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _ABOUT = "legolas_metric"  # the key of the file's metadata
+_ROWS, _DIRECTIONS = "embeddings", "directions"  # what comes out
 _BATCHES = (1, 3)  # beside all at once: the axis of the batch must be free
 
 
@@ -33,7 +34,7 @@ def write_onnx(
     """Write the file, unless its output differs from torch's; the largest difference, of a row by its length.
 
     Args:
-        deployed: in evaluation mode.
+        deployed: in evaluation mode. Where its rows are no directions, the file gives these beside them, for enrolling.
         path: of the file.
         inputs: real ones, two at least: by one alone an axis of any size can't be told from one of size 1.
         tolerance: the largest difference that is let pass.
@@ -49,9 +50,13 @@ def write_onnx(
     model: Any = program.model_proto
     onnx.helper.set_model_props(model, {_ABOUT: json.dumps(about, sort_keys=True)})
     session = _session(model.SerializeToString(), "the exported encoder")
+    sides: list[tuple[Embed, Embed]] = [(session.run, deployed)]
+    if deployed.after.metric == "dot":
+        sides.append((session.directions, deployed.directions))
     worst = max(
-        float(relative_changes(embedded(session.run, part, len(part)), embedded(deployed, part, len(part))).max())
+        float(relative_changes(embedded(there, part, len(part)), embedded(here, part, len(part))).max())
         for part in (inputs, *(inputs[:size] for size in _BATCHES))
+        for there, here in sides
     )
     if not worst <= tolerance:
         raise ValueError(
@@ -78,6 +83,10 @@ class OnnxEncoder:
         """Embed a batch."""
         return self._inside.run(inputs)
 
+    def directions(self, inputs: Tensor) -> Float32[Tensor, "b e"]:
+        """Unit rows of which templates are means."""
+        return self._inside.directions(inputs)
+
     def about(self) -> dict[str, Any]:
         """What the file says of itself: threshold, metric, space."""
         return json.loads(self._inside.session.get_modelmeta().custom_metadata_map.get(_ABOUT, "{}"))
@@ -87,9 +96,25 @@ class _Session:
     def __init__(self, session: "onnxruntime.InferenceSession") -> None:
         self.session = session
 
-    def run(self, inputs: Tensor) -> Tensor:
-        values: Any = self.session.run(None, {"inputs": np.ascontiguousarray(inputs.numpy())})[0]
+    def run(self, inputs: Tensor, output: str = _ROWS) -> Tensor:
+        values: Any = self.session.run([output], {"inputs": np.ascontiguousarray(inputs.numpy())})[0]
         return torch.from_numpy(values)
+
+    def directions(self, inputs: Tensor) -> Tensor:
+        known = {output.name for output in self.session.get_outputs()}
+        return self.run(inputs, _DIRECTIONS if _DIRECTIONS in known else _ROWS)
+
+
+class _Both(nn.Module):
+    """Finished rows and directions."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        super().__init__()
+        self.deployed = deployed
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        directions = self.deployed.directions(inputs)
+        return self.deployed.after.finished(directions), directions
 
 
 def _session(model: bytes, what: str) -> _Session:
@@ -103,17 +128,18 @@ def _session(model: bytes, what: str) -> _Session:
 def _exported(deployed: Deployed, inputs: Tensor) -> Any:
     if len(inputs) < 2:
         raise ValueError(f"ONNX needs two inputs or more to be compared by, got {len(inputs)}")
+    both = deployed.after.metric == "dot"
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     try:
         quiet.setLevel(logging.ERROR)  # that torchvision isn't there concerns nobody
         with warnings.catch_warnings(action="ignore"):
             return torch.onnx.export(
-                deployed,
+                _Both(deployed) if both else deployed,
                 (inputs,),
                 dynamo=True,
                 input_names=["inputs"],
-                output_names=["embeddings"],
+                output_names=[_ROWS, _DIRECTIONS] if both else [_ROWS],
                 dynamic_shapes={"inputs": {0: torch.export.Dim("batch")}},
                 verbose=False,
             )

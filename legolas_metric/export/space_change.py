@@ -31,6 +31,8 @@ class SpaceComparison:
         >>> import torch
         >>> compare_rows(torch.eye(3), torch.eye(3)[[1, 0, 2]]).sentence
         'another space, the same one turned: 3 inputs lie up to 1.4 of their length from where they lay'
+
+    Source: ours.
     """
 
     same: bool
@@ -53,13 +55,15 @@ def compare_rows(a: Float[Tensor, "m e"], b: Float[Tensor, "m f"], *, tolerance:
         largest = max |a_i - b_i| / |a_i|
 
     Args:
-        a, b: the rows, in the same order.
+        a, b: [m, e] and [m, f], the rows, in the same order.
         tolerance: the largest change that is the arithmetic's.
 
     Example:
         >>> import torch
         >>> compare_rows(torch.eye(3), torch.eye(3)).same
         True
+
+    Source: ours.
     """
     if a.shape[1] != b.shape[1]:
         return other_space(f"another space: rows of {b.shape[1]} dimensions, where they had {a.shape[1]}", tolerance)

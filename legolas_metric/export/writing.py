@@ -9,18 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from legolas_metric.checks import ArrayLike, as_integers, as_tensor, check_number, check_whole
+from legolas_metric.checks import ArrayLike, as_integers, as_tensor, check_dimension, check_number, check_whole
 from legolas_metric.datasets.embedding import evaluating
-from legolas_metric.decisions.projections import Projection
+from legolas_metric.decisions.calibration import Calibration
+from legolas_metric.decisions.projections import PLDA, Projection
+from legolas_metric.decisions.score_norm import ScoreNorm
 from legolas_metric.encoders.input_normalisation import InputNormalisation
 from legolas_metric.evaluation.decision import DecisionRule
-from legolas_metric.export.deployed import Deployed, back_end_digest, embedded, file_hashes, hash_of, metric_of
+from legolas_metric.export.deployed import After, Deployed, embedded, file_hashes, hash_of
 from legolas_metric.export.loading import (
     ABOUT,
     BACK_END,
+    CALIBRATION,
     EXAMPLES,
     FORM,
     ONNX,
+    SCORE_NORM,
     WEIGHTS,
     Exported,
     enrolled,
@@ -42,6 +46,8 @@ def export_encoder(
     inputs: ArrayLike,
     ids: ArrayLike | None = None,
     back_end: Projection | None = None,
+    score_norm: ScoreNorm | None = None,
+    calibration: Calibration | None = None,
     rule: DecisionRule | None = None,
     gallery: tuple[ArrayLike, ArrayLike] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -53,10 +59,10 @@ def export_encoder(
 ) -> Exported:
     """Write what a service needs: a new folder of safetensors and JSON, and ONNX where it is asked for.
 
-        encoder.safetensors, back_end.safetensors, examples.safetensors, encoder.onnx, gallery-<space>.npz and .faiss;
-        export.json: space, digest, settings, threshold, and the SHA-256 of each other file
+        encoder, back_end, score_norm, calibration and examples.safetensors, encoder.onnx, gallery-<space>.npz and
+        .faiss; export.json: space, digest, settings, threshold, and the SHA-256 of each other file
 
-    The space is the hash of weights, back end and settings: rows of one space may be compared, and no others.
+    The space is the hash of weights, back end, cohort and settings: rows of one space may be compared, and no others.
 
     Args:
         encoder: a module from one tensor [b, ...] to [b, d], with its input normalisation in it.
@@ -64,11 +70,14 @@ def export_encoder(
         inputs: [m, ...] real inputs, two at least, as the encoder is given them: for the examples and for the parity.
         ids: [m] what they are called in the data (default: row numbers).
         back_end: a fitted Whitening, LDA, WCCN or PLDA.
-        rule: the threshold, chosen on rows of this encoder and back end.
+        score_norm: whose cohort are rows of this encoder, after the back end; not with PLDA.
+        calibration: fitted on scores of this encoder, back end and normalisation.
+        rule: the threshold, chosen on such scores, before the calibration.
         gallery: inputs [n, ...] of known people and their names [n].
         settings: plain values that make embeddings what they are beside the weights, such as the preprocessing.
         label_names: what the classes that it was trained on are called.
-        onnx: write `encoder.onnx` too, which maps inputs to rows, back end included; extra `onnx`.
+        onnx: write `encoder.onnx` too, which maps inputs to rows, all but the calibration included; extra
+            `onnx`.
         tolerance: the largest |onnx - torch| / |torch| of a row that is let pass.
         examples: inputs that are kept with their rows, for `check` and `compare_spaces`.
         built_by: settings of `RunSettings` that build the encoder; without them `load_export` is given a module.
@@ -79,7 +88,8 @@ def export_encoder(
     Raises:
         FileExistsError: a folder that holds something.
         TypeError: settings that JSON can't hold.
-        ValueError: a rule of another metric, a back end that is not fitted; ONNX that differs; then nothing is written.
+        ValueError: a rule of another metric, a back end that is not fitted, score normalisation that does not go with
+            it; ONNX that differs; then nothing is written.
 
     Example:
         >>> import torch
@@ -99,9 +109,9 @@ def export_encoder(
     given = as_tensor(inputs, name="inputs")
     if given.ndim < 2 or len(given) < 2:
         raise ValueError(f"inputs must be two real inputs or more, [m, ...], got {list(given.shape)}")
-    deployed = Deployed(encoder, back_end)
-    metric = metric_of(back_end)
-    _check_parts(back_end, rule, metric)
+    after = After(back_end, score_norm)
+    deployed = Deployed(encoder, after)
+    _check_parts(after, rule)
     plain = dict(settings or {})
     hash_of(plain)  # what JSON can't hold is told before the work
     chosen = torch.linspace(0, len(given) - 1, min(check_whole("examples", examples, 2), len(given))).long()
@@ -116,18 +126,21 @@ def export_encoder(
         "encoder": by if built_by is None else {"kind": "run", "settings": dict(built_by)},
         "weights": digest_of(weights),
         "input_shape": shape,
-        "metric": metric,
+        "metric": after.metric,
         "settings": plain,
         "back_end": None if back_end is None else back_end.kind,
+        "score_norm": None if score_norm is None else f"{score_norm.how}-norm",
+        "calibration": None if calibration is None else calibration.how,
         "rule": rule_as_plain(rule),
         "label_names": None if label_names is None else [str(name) for name in label_names],
         "normalisation": _normalisation(encoder),
         "versions": versions(),
     }
-    about["space"] = hash_of([about["weights"], shape, metric, plain, back_end_digest(back_end)])[:16]
+    about["space"] = hash_of([about["weights"], shape, after.metric, plain, *after.digest()])[:16]
     with evaluating(deployed), whole_folder(folder) as place:
-        few = given[chosen]
-        files = _write_parts(place, weights, back_end, {"inputs": few, "ids": called[chosen]}, deployed)
+        few = {"inputs": given[chosen], "ids": called[chosen]}
+        _check_cohort(score_norm, deployed.directions(given[:2]))
+        files = _write_parts(place, weights, few, deployed, calibration)
         if onnx:
             about["onnx_difference"] = _write_onnx(deployed, place / ONNX, given[:64], float(tolerance), about)
             files.append(ONNX)
@@ -135,30 +148,45 @@ def export_encoder(
         write_json(place / ABOUT, about | {"digest": hash_of(about)})
         if gallery is not None:
             known = as_tensor(gallery[0], name="the gallery's inputs")
-            enrolled(deployed, known, gallery[1], back_end, metric, about["space"]).save(place)
+            enrolled(deployed, known, gallery[1], after, about["space"]).save(place)
     return load_export(folder, encoder=None if built_by is not None else deepcopy(encoder))  # theirs may train on
 
 
-def _check_parts(back_end: Projection | None, rule: DecisionRule | None, metric: str) -> None:
-    if back_end is not None and not len(back_end.map):
-        raise ValueError(f"back_end, {back_end.kind}, is not fitted yet: call fit(embeddings, labels) first")
-    if rule is not None and rule.metric not in (None, metric):
+def _check_parts(after: After, rule: DecisionRule | None) -> None:
+    end = after.back_end
+    if end is not None and not len(end.map):
+        raise ValueError(f"back_end, {end.kind}, is not fitted yet: call fit(embeddings, labels) first")
+    if isinstance(end, PLDA) and after.score_norm is not None:
+        raise ValueError("score_norm normalises cosines, and PLDA's scores are none: leave one of the two out")
+    if rule is not None and rule.metric not in (None, after.metric):
         raise ValueError(
-            f"the rule's threshold is of metric {rule.metric!r}, deployed rows are compared by {metric!r}: choose it "
-            "on rows of this encoder and back end"
+            f"the rule's threshold is of metric {rule.metric!r}, deployed rows are compared by {after.metric!r}: "
+            "choose it on scores of this encoder, back end and normalisation"
         )
 
 
+def _check_cohort(norm: ScoreNorm | None, rows: Tensor) -> None:
+    if norm is not None:
+        check_dimension(rows, norm.cohort, names=("the encoder's rows after the back end", "the cohort"))
+
+
 def _write_parts(
-    place: Path, weights: Mapping[str, Tensor], back_end: Projection | None, few: dict[str, Tensor], deployed: Deployed
+    place: Path,
+    weights: Mapping[str, Tensor],
+    few: dict[str, Tensor],
+    deployed: Deployed,
+    calibration: Calibration | None,
 ) -> list[str]:
     """The parts but ONNX; their names."""
     write_tensors(place / WEIGHTS, weights)
-    if back_end is not None:
-        back_end.save(place / BACK_END)
     rows = embedded(deployed, few["inputs"], len(few["inputs"]))
     write_tensors(place / EXAMPLES, few | {"embeddings": rows})
-    return [WEIGHTS, EXAMPLES, *([] if back_end is None else [BACK_END])]
+    after = deployed.after
+    more = {BACK_END: after.back_end, SCORE_NORM: after.score_norm, CALIBRATION: calibration}
+    given = {name: part for name, part in more.items() if part is not None}
+    for name, part in given.items():
+        part.save(place / name)
+    return [WEIGHTS, EXAMPLES, *given]
 
 
 def _write_onnx(deployed: Deployed, path: Path, inputs: Tensor, tolerance: float, about: Mapping[str, Any]) -> float:

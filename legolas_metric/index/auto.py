@@ -53,6 +53,8 @@ class AutoIndex:
         >>> found = AutoIndex(budget_s=10).fit(rows, [0, 0, 1, 1]).self_join(1, want="negative")
         >>> found.ids.flatten().tolist(), found.stats.engine, found.stats.recall
         ([2, 2, 1, 1], 'exact', None)
+
+    Source: ours.
     """
 
     @typed

@@ -20,13 +20,16 @@ from legolas_metric.geometry import chunks
 from legolas_metric.index.admissible import admissible, admissible_pairs
 from legolas_metric.index.interface import Want
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
-from legolas_metric.lookup import runs_of
+from legolas_metric.lookup import lookup, runs_of
 from legolas_metric.rows import NO_ID, Rows
 
 _UNIT = 2.0**-24  # half a unit in the last place of float32
 _TINY = 2.0**-120  # what flushed denormals can add up to, on rows scaled to norms of at most 1
 _NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
 _SMALL_CLASS = 64  # rows; classes up to this size are compared pair by pair
+_BLOCK = 2**21  # pairs of a block on a processor: larger ones leave its cache, and come from fresh pages each time
+_LANES = 4  # times k
+_LOWEST = torch.finfo(torch.float32).min  # below all scores, above those of pairs that may not be
 _SCREENED, _COMPARED = 24, 96  # bytes that a pair takes at most while it is screened, and while it is compared
 
 
@@ -49,8 +52,11 @@ def scan(
     scale, centre = _frame(queries, rows, metric)
     y, a_y, norm_y = _screened(rows.embeddings, scale, centre, metric)
     workspace = workspace_mb << 20
+    place, there = lookup(queries.ids, rows.ids)
+    itself = torch.where(there, place, NO_ID)
     found = []
-    for part in chunks(len(queries), rows_for(workspace, _SCREENED * len(rows))):
+    pairs = workspace // _SCREENED if y.is_cuda else min(workspace // _SCREENED, _BLOCK)
+    for part in chunks(len(queries), rows_for(pairs, len(rows))):
         own, own_bounds = queries[part], part_of(bounds, part)
         x, a_x, norm_x = _screened(own.embeddings, scale, centre, metric)
         error = _error(norm_x, norm_y.max(), x.shape[1], metric)
@@ -58,7 +64,7 @@ def scan(
         if metric == "euclidean":
             score += a_x[:, None] + a_y
         window = None if own_bounds is None else _to_scores(own_bounds, scale, metric)
-        mask = _candidates(score, admissible(want, own, rows), error, k, farthest, window)
+        mask = _candidates(score, admissible(want, own, rows, itself[part]), error, k, farthest, window)
         del score
         for some in _few_at_once(mask, workspace // _COMPARED):
             query, row = mask[some].nonzero(as_tuple=True)
@@ -73,6 +79,9 @@ def scan(
 
 def _few_at_once(mask: Bool[Tensor, "q n"], most: int) -> Iterator[slice]:
     """Runs of queries with no more than so many pairs, or of one query."""
+    if mask.numel() <= most:
+        yield slice(0, len(mask))
+        return
     total, first = mask.sum(1).cumsum(0).cpu(), 0
     while first < len(total):
         before = int(total[first - 1]) if first else 0
@@ -202,16 +211,27 @@ def _candidates(
 ) -> Bool[Tensor, "q n"]:
     """Pairs that can be among the k best: all whose score is within twice the error of the k-th best sure one."""
     if farthest:
-        score = score.neg_()
-    sure = allowed
-    if window is not None:
-        low, high = (bound.float()[:, None] for bound in window)
-        slack = error + 4 * _UNIT * torch.maximum(_finite(low), _finite(high))
-        low, high = (-high, -low) if farthest else (low, high)
-        allowed = allowed & (score >= low - slack) & (score <= high + slack)
-        sure = allowed & (score > low + slack) & (score < high - slack)
-    best = score.masked_fill(~sure, -torch.inf).topk(k, 1).values[:, -1:]
-    return allowed & (score >= best - 2 * error)
+        score.neg_()
+    score.masked_fill_(allowed.logical_not_(), -torch.inf)
+    if window is None:
+        return score >= (_floor(score, k) - 2 * error).clamp_min_(_LOWEST)
+    low, high = (bound.float()[:, None] for bound in window)
+    slack = error + 4 * _UNIT * torch.maximum(_finite(low), _finite(high))
+    low, high = (-high, -low) if farthest else (low, high)
+    sure = (score > low + slack) & (score < high - slack)
+    floor = (_floor(torch.where(sure, score, -torch.inf), k) - 2 * error).clamp_min_(_LOWEST)
+    return (score >= torch.maximum(floor, low - slack)) & (score <= high + slack)
+
+
+def _floor(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
+    """No more than the k-th best score of each query, and seldom much less: the k-th of the maxima of lanes."""
+    n = score.shape[1]
+    deep = max(1, n // (_LANES * k)) if k > 1 else n
+    if deep > 1:
+        lanes = n // deep
+        maxima = score[:, : deep * lanes].unflatten(1, (deep, lanes)).amax(1)
+        score = torch.cat([maxima, score[:, deep * lanes :]], 1)
+    return score.topk(k, 1).values[:, -1:]
 
 
 def _finite(bound: Float32[Tensor, "q 1"]) -> Float32[Tensor, "q 1"]:

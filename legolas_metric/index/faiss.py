@@ -4,7 +4,6 @@ FAISS knows neither labels nor windows, so a search asks for more rows than need
 asks again for the queries that are short, until each has its k or the index has no more to give.
 """
 
-import math
 import os
 import re
 from typing import Any
@@ -22,7 +21,8 @@ from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.faiss_scaling import bound_beyond, fitted_scale, query_scales
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
-from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window, recall_of
+from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
+from legolas_metric.index.widening import audited, beats, no_answer, widen
 from legolas_metric.outputs import whole_file
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
@@ -30,7 +30,6 @@ from legolas_metric.signatures import typed
 
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
 _FETCHED = 64  # bytes that a pair (query, row) takes, or twice as many at the most
-_UNIT = 2.0**-24
 _REACH = 2.0**60
 _WHERE = re.compile(r"^(Error in .* at \S+:\d+: (Error: '.*' failed(: )?)?|C\+\+ exception )", re.DOTALL)
 _parameters: Any = faiss  # its keyword arguments and newer classes are missing from its type stubs
@@ -164,7 +163,11 @@ class FaissIndex:
         return self._rows
 
     def answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
-        """`search` of queries that are checked and prepared already."""
+        """`search` of queries that are checked and prepared already.
+
+        Raises:
+            ValueError: as `search`.
+        """
         rows = self._fitted()
         check_request(own, rows, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)
@@ -178,32 +181,31 @@ class FaissIndex:
         if farthest and self.metric == "euclidean":
             raise ValueError("FAISS finds no farthest rows under metric='euclidean': use ExactIndex")
         self._check_reach(own)
-        ids, values, widened = self._widen(own, k, want, farthest, bounds)
-        recall = None if self._exact else self._audited(own, k, want, farthest, bounds, ids)
+        ids, values = no_answer(len(own), k, own.embeddings)
+        asked = torch.arange(len(own), device=own.ids.device)
+        if want == "negative":
+            assert own.labels is not None
+            asked = asked[own.labels != UNLABELLED]
+        widened = widen(
+            asked,
+            lambda part, count: self._fetch(own[part], k, count, want, farthest, part_of(bounds, part)),
+            (ids, values),
+            first=k + _to_be_dropped(rows, want),
+            most=len(rows),
+            step=lambda count: rows_for(WORKSPACE, _FETCHED * count + 16 * rows.embeddings.shape[1]),
+        )
+
+        def true(sample: Int64[Tensor, " s"]) -> Int64[Tensor, "s k"]:
+            limits = part_of(bounds, sample)
+            with exact_arithmetic(own.ids.device):
+                return scan(own[sample], rows, k, want=want, metric=self.metric, farthest=farthest, bounds=limits)[0]
+
+        recall = None if self._exact else audited(ids, self.audit, true)
         return Neighbors(ids, values, SearchStats(engine=name, widened=widened, recall=recall))
 
     @property
     def _exact(self) -> bool:
         return isinstance(faiss.downcast_index(self._index), faiss.IndexFlat)
-
-    def _audited(
-        self, own: Rows, k: int, want: Want, farthest: bool, bounds: Bounds | None, found: Int64[Tensor, "q k"]
-    ) -> float:
-        """The recall of an answer on a sample of its queries; NaN where none are asked for."""
-        if self.audit == 0:
-            return math.nan
-        sample = torch.randperm(len(own), generator=torch.Generator().manual_seed(0))[: self.audit].to(found.device)
-        with exact_arithmetic(own.ids.device):
-            true, _ = scan(
-                own[sample],
-                self._fitted(),
-                k,
-                want=want,
-                metric=self.metric,
-                farthest=farthest,
-                bounds=part_of(bounds, sample),
-            )
-        return recall_of(found[sample], true)
 
     def _check_reach(self, own: Rows) -> None:
         """Refuse queries so far away that FAISS's squared distances overflow."""
@@ -213,34 +215,6 @@ class FaissIndex:
                 f"queries of norm {longest:.3g} lie more than 2^60 times as far out as the fitted rows, where FAISS's "
                 "squared distances overflow: use ExactIndex"
             )
-
-    def _widen(
-        self, own: Rows, k: int, want: Want, farthest: bool, bounds: Bounds | None
-    ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"], int]:
-        """Ask for more and more rows for the queries that are short of k."""
-        rows = self._fitted()
-        n, q = len(rows), len(own)
-        out_ids = torch.full((q, k), NO_ID, device=own.ids.device)
-        out_values = own.embeddings.new_full((q, k), -torch.inf)
-        short = torch.arange(q, device=own.ids.device)
-        if want == "negative":
-            assert own.labels is not None
-            short = short[own.labels != UNLABELLED]
-        fetch = min(n, k + _to_be_dropped(rows, want))
-        widened = 0
-        while len(short):  # the first search, then wider ones for what is left
-            left = []
-            step = rows_for(WORKSPACE, _FETCHED * fetch + 16 * rows.embeddings.shape[1])
-            for part in short.split(step):
-                ids, values, done = self._fetch(own[part], k, fetch, want, farthest, part_of(bounds, part))
-                out_ids[part], out_values[part] = ids, values
-                left.append(part[~done])
-            if fetch == n:
-                break
-            short = torch.cat(left)
-            widened = max(widened, len(short))
-            fetch = min(n, 4 * fetch)
-        return out_ids, out_values, widened
 
     def _fetch(
         self, own: Rows, k: int, fetch: int, want: Want, farthest: bool, bounds: Bounds | None
@@ -265,9 +239,7 @@ class FaissIndex:
         edge = bound_beyond(last, own, rows, farthest, self.metric, (factor, self._scale))
         done = ids[:, -1] != NO_ID
         if self._exact:
-            worst = values[:, -1].double()  # which float32 rounded
-            worst = worst + worst.abs() * (_UNIT if farthest else -_UNIT)
-            done &= (worst < edge) if farthest else (worst > edge)
+            done &= beats(values[:, -1], edge, farthest=farthest)
         if bounds is not None:  # nothing that was not fetched is inside the window
             done |= (found[:, -1] >= 0) & ((edge > bounds[1]) if farthest else (edge < bounds[0]))
         return ids, values, done

@@ -3,7 +3,7 @@
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_choice, check_whole, shown
@@ -59,6 +59,36 @@ class NeighborIndex(Protocol):
         self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
     ) -> Neighbors:
         """`search` with the fitted rows as queries, in the order of `fit`."""
+        ...
+
+
+@runtime_checkable
+class StoredRows(NeighborIndex, Protocol):
+    """An index whose rows live in it, on disk or elsewhere, and are read where they are needed.
+
+    Miners take one in place of a bank, and go through its rows in blocks.
+
+    Attributes:
+        table: what is known of the rows but their embeddings, which are a stand-in of their shape.
+        longest: the largest norm of a row.
+    """
+
+    @property
+    def table(self) -> Rows:
+        """See above; a row's number is its place here."""
+        ...
+
+    @property
+    def longest(self) -> float:
+        """See above."""
+        ...
+
+    def read(self, number: Int64[Tensor, " m"]) -> Rows:
+        """Rows by number, prepared, with their embeddings."""
+        ...
+
+    def answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+        """`search` of queries whose labels and groups are numbered as those of `table`."""
         ...
 
 

@@ -50,6 +50,8 @@ class ShardedIndex:
         >>> found = ShardedIndex().fit(torch.eye(3), [0, 0, 1]).self_join(2, want="positive")  # of one process
         >>> found.ids.tolist()
         [[1, -1], [0, -1], [-1, -1]]
+
+    Source: ours.
     """
 
     @typed

@@ -23,8 +23,8 @@ from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, query_rows
 from legolas_metric.signatures import typed
+from legolas_metric.stored.disk_rows import AnyRows, DiskRows, some_of
 from legolas_metric.stored.stored_bank import StoredBank
-from legolas_metric.stored.stored_rows import AnyRows, StoredRows, some_of
 
 _FEWEST_ROWS, _FEWEST_QUERIES = 1024, 256  # below that, blocks cost more than what is in them
 
@@ -44,7 +44,7 @@ class Plan:
     workspace_mb: int
 
     @classmethod
-    def of(cls, rows: StoredRows, q: int, k: int) -> "Plan":
+    def of(cls, rows: DiskRows, q: int, k: int) -> "Plan":
         """What fits the rows' ceiling of memory.
 
         Raises:
@@ -90,12 +90,12 @@ class StoredIndex:
     @typed
     def __init__(self, bank: StoredBank, *, precision: Precision = "auto") -> None:
         check_choice("precision", precision, ("auto", "int16", "bfloat16", "float32"))
-        self.rows: StoredRows = bank.table
+        self.rows: DiskRows = bank.table
         self.metric: Metric = bank.metric
         self.precision: Precision = precision
 
     @classmethod
-    def of_rows(cls, rows: StoredRows, metric: Metric) -> "StoredIndex":
+    def of_rows(cls, rows: DiskRows, metric: Metric) -> "StoredIndex":
         """Of some rows of a bank."""
         index = cls.__new__(cls)
         index.rows, index.metric, index.precision = rows, metric, "auto"
@@ -127,7 +127,7 @@ class StoredIndex:
 
     def answer(self, own: AnyRows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
         """`search` of queries that are checked and prepared already, or on disk."""
-        check_request(own.named if isinstance(own, StoredRows) else own, self.rows.named, k, want)
+        check_request(own.named if isinstance(own, DiskRows) else own, self.rows.named, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)
         rows = self.rows
         if want in ("positive", "cross_group_positive"):  # no others are read

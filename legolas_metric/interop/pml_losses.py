@@ -48,6 +48,8 @@ def as_loss(loss: PairLoss, *, reducer: nn.Module | None = None) -> nn.Module:
         >>> memory = CrossBatchMemory(as_loss(SupConLoss()), embedding_size=4, memory_size=8)
         >>> memory(torch.eye(4), torch.tensor([0, 0, 1, 1])).ndim
         0
+
+    Source: ours.
     """
     if type(loss) not in _PML_NAMES:
         raise TypeError(f"as_loss takes one of {', '.join(kind.__name__ for kind in _PML_NAMES)}, got {type(loss)}")

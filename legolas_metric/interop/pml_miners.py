@@ -50,6 +50,8 @@ def as_miner(miner: Any, *, chunk: int = 1024) -> Any:
         >>> schedule = MiningSchedule([(0, as_miner(BatchHardMiner())), (1, HardMiner())])
         >>> len(schedule.advance(0).mine(EmbeddingBank(torch.eye(4), [0, 0, 1, 1])))
         4
+
+    Source: ours.
     """
     from pytorch_metric_learning.miners import BaseMiner
 
@@ -63,7 +65,19 @@ def as_miner(miner: Any, *, chunk: int = 1024) -> Any:
 
 
 class PmlMiner:
-    """A PML miner with the calls of ours; see `as_miner`."""
+    """A PML miner with the calls of ours; see `as_miner`.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import EmbeddingBank
+        >>> from legolas_metric.interop.pml import as_miner
+        >>> from pytorch_metric_learning.miners import BatchHardMiner
+        >>> bank = EmbeddingBank(torch.eye(4), [0, 0, 1, 1])
+        >>> len(as_miner(BatchHardMiner()).mine(bank)), as_miner(BatchHardMiner()).chunk
+        (4, 1024)
+
+    Source: ours.
+    """
 
     def __init__(self, miner: nn.Module, chunk: int) -> None:
         self.miner = miner

@@ -27,6 +27,8 @@ def as_sampler(sampler: Sampler[list[int]]) -> "FlatSampler":
         >>> flat = as_sampler(PKSampler([0, 0, 1, 1, 2, 2, 3, 3], p=2, k=2))
         >>> flat.batch_size, len(flat), sorted(flat)
         (4, 8, [0, 1, 2, 3, 4, 5, 6, 7])
+
+    Source: ours.
     """
     if not isinstance(sampler, PlannedSampler):
         raise TypeError(f"as_sampler takes a PKSampler, NeighborPKSampler or TripletSampler, got {type(sampler)}")
@@ -34,7 +36,16 @@ def as_sampler(sampler: Sampler[list[int]]) -> "FlatSampler":
 
 
 class FlatSampler(Sampler[int]):
-    """The rows of a batch sampler, batch after batch; see `as_sampler`."""
+    """The rows of a batch sampler, batch after batch; see `as_sampler`.
+
+    Example:
+        >>> from legolas_metric import PKSampler
+        >>> from legolas_metric.interop.pml import FlatSampler
+        >>> len(FlatSampler(PKSampler([0, 0, 1, 1], p=2, k=2)))
+        4
+
+    Source: ours.
+    """
 
     def __init__(self, sampler: PlannedSampler) -> None:
         self.sampler = sampler

@@ -23,6 +23,9 @@ def as_knn_func(index: NeighborIndex) -> "KnnFunc":
     Args:
         index: a template that is not fitted; its metric decides what near means (PML's own default is "euclidean").
 
+    Raises:
+        TypeError: no index.
+
     Example:
         >>> import torch
         >>> from legolas_metric import ExactIndex
@@ -31,6 +34,8 @@ def as_knn_func(index: NeighborIndex) -> "KnnFunc":
         >>> distances, rows = knn(torch.eye(3), 1, torch.eye(3), ref_includes_query=True)
         >>> distances[0].item(), rows[0].item()
         (1.4142135381698608, 1)
+
+    Source: ours.
     """
     return KnnFunc(index)
 
@@ -43,6 +48,17 @@ class KnnFunc:
 
     Args:
         index: an unfitted template.
+
+    Example:
+        >>> import torch
+        >>> from legolas_metric import ExactIndex
+        >>> from legolas_metric.interop.pml import KnnFunc
+        >>> knn = KnnFunc(ExactIndex(metric="euclidean"))
+        >>> knn.train(torch.eye(3))
+        >>> knn(torch.eye(3)[:1], 1)[1].tolist()
+        [[0]]
+
+    Source: ours.
     """
 
     def __init__(self, index: NeighborIndex) -> None:
@@ -78,13 +94,21 @@ class KnnFunc:
         self.train(rows if self.embeddings is None else torch.cat([self.embeddings, rows]))
 
     def save(self, filename: str | os.PathLike[str]) -> None:
-        """Write the reference rows as safetensors."""
+        """Write the reference rows as safetensors.
+
+        Raises:
+            ValueError: nothing to save.
+        """
         if self.embeddings is None:
             raise ValueError("nothing to save: call train() first")
         write_tensors(filename, {"embeddings": self.embeddings}, {"format": _FORMAT})
 
     def load(self, filename: str | os.PathLike[str]) -> None:
-        """Take the reference rows of a saved file."""
+        """Take the reference rows of a saved file.
+
+        Raises:
+            ValueError: a file of something else.
+        """
         tensors, metadata = read_tensors(filename)
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"{filename} is not a saved KnnFunc: expected format {_FORMAT!r} in its metadata")

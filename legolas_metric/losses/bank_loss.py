@@ -63,7 +63,7 @@ class BankLoss(nn.Module):
         >>> detail.rows, detail.loss.no_positive
         (4, 0)
 
-    Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020.
+    Source: Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020.
     """
 
     @typed

@@ -49,7 +49,7 @@ class FocalLoss(nn.Module):
         >>> round(FocalLoss(gamma=0.0)(torch.zeros(3, 4), torch.tensor([0, 1, -1])).item(), 4)  # ln 4
         1.3863
 
-    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
+    Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
     """
 
     class_weights: Tensor | None

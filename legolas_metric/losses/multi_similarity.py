@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -86,7 +86,7 @@ class MultiSimilarityLoss(nn.Module):
         >>> round(MultiSimilarityLoss()(embeddings, torch.arange(8) % 4).item(), 4)  # ln(1 + 1/e) / 2 + tiny
         0.1566
 
-    Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019.
+    Source: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019.
     """
 
     @answers_pml
@@ -164,12 +164,10 @@ class _Shape:
         most = max(self.beta * (1 - self.base), self.alpha * (1 + self.base)) + math.log(max(1, n))
         return max(least, most) < _RANGE
 
-    def weigh(self, s: Float[Tensor, "b v"], positive: Float[Tensor, "b w"]) -> Positives:
+    def weigh(self, s: Float[Tensor, "b v"], column: Int64[Tensor, "b p"], some: Float[Tensor, "b p"]) -> Positives:
         """As `PairSums.weigh`."""
-        band = s[:, : positive.shape[1]]
-        q = (-self.alpha * (band - self.base)).exp_().mul_(positive)
-        s.sub_(self.base).mul_(self.beta).exp_()
-        band.mul_(1 - positive)
+        q = s.gather(1, column).sub_(self.base).mul_(-self.alpha).exp_().mul_(some)
+        s.sub_(self.base).mul_(self.beta).exp_().scatter_(1, column, 0.0)
         return Positives(q, q)
 
     def finish(self, z: Float[Tensor, " n"], p: Float[Tensor, " n"], count: Float[Tensor, " n"]) -> Finished:

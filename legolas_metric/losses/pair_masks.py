@@ -16,9 +16,6 @@ from legolas_metric.checks import UNLABELLED
 from legolas_metric.geometry import chunks
 from legolas_metric.lookup import runs_of
 
-# Up to here the whole matrix is one block, and sorting it by label would cost more than it saves.
-_SORT_ABOVE = 256
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -88,13 +85,13 @@ class ByLabel:
         ref_ids: Int64[Tensor, " m"] | None = None,
         ids_follow_labels: bool = False,
     ) -> "ByLabel":
-        """Sort both sides by label where that pays; without `ref_labels` the anchors are their own reference rows."""
+        """Sort both sides by label; without `ref_labels` the anchors are their own reference rows."""
         diagonal = ref_labels is None
         others = labels if ref_labels is None else ref_labels
         if ids is None or ref_ids is None:
             ids = ref_ids = None
         order = ref_order = None
-        if not torch.compiler.is_compiling() and max(len(labels), len(others)) > _SORT_ABOVE:
+        if not torch.compiler.is_compiling():
             labels, order = labels.sort(stable=True)
             others, ref_order = (labels, order) if diagonal else others.sort(stable=True)
             ids = None if ids is None else ids[order]
@@ -116,15 +113,22 @@ class ByLabel:
             start = min(start, everything.stop - 1)
             yield self._block(rows, slice(start, max(stop, start + 1)))
 
-    def strips(self, size: int) -> Iterator[tuple[slice, slice, Bool[Tensor, "b w"]]]:
-        """Of a batch against itself: rows, the columns from their first on that bear their labels, and positives."""
-        n = len(self.labels)
-        bands = ((slice(0, n), 0, n),) if self.order is None else self._bands(size)
-        for rows, _, stop in bands:
-            band = slice(rows.start, max(stop, rows.stop))
-            positive = self.labels[rows, None] == self.ref_labels[None, band]
-            positive.diagonal().fill_(False)
-            yield rows, band, positive
+    def counts(self) -> Int64[Tensor, " n"]:
+        """Of a batch against itself: how many positives each anchor has."""
+        return (runs_of(self.labels, self.ref_labels)[1] - 1).clamp_min_(0)
+
+    def strips(self, size: int) -> Iterator[tuple[slice, Int64[Tensor, "b p"], Bool[Tensor, "b p"]]]:
+        """Of a sorted batch against itself: rows, their positives from the first of these rows on, and which are some.
+
+        Positives are numbered from the strip's first row; a place that holds none has the anchor itself.
+        """
+        start, length = runs_of(self.labels, self.ref_labels)
+        own = torch.arange(len(start), device=start.device)
+        offset = own[: max(1, int(length.max()))]
+        for rows in chunks(len(start), size):
+            itself, column = own[rows, None], start[rows, None] + offset
+            some = (offset < length[rows, None]) & (column != itself) & (column >= rows.start)
+            yield rows, torch.where(some, column, itself) - rows.start, some
 
     def _bands(self, size: int) -> Iterator[tuple[slice, int, int]]:
         parts = list(chunks(len(self.labels), size))

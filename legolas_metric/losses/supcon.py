@@ -5,7 +5,7 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from legolas_metric.checks import ArrayLike, check_choice, check_number
@@ -22,8 +22,8 @@ from legolas_metric.signatures import typed
 
 Form = Literal["out", "in"]
 
-# exp(-80) is still a normal float32: similarities that differ by more need the maximum of each row.
-_RANGE = 80.0
+# From exp(-40) to exp(40) sums and their inverses are normal float32; beyond, the maximum of each row is needed.
+_RANGE = 40.0
 # Beyond these 1 / T, or the gradient, leaves float32.
 _COLDEST, _HOTTEST = 1e-6, 1e6
 
@@ -86,7 +86,7 @@ class SupConLoss(nn.Module):
         >>> round(SupConLoss(temperature=0.5)(embeddings, torch.arange(8) % 4).item(), 4)  # ln(e^2 + 6) - 2
         0.5944
 
-    Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
+    Source: Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
     """
 
     @answers_pml
@@ -187,7 +187,7 @@ def _ways(batch: Batch, temperature: int | float | Float[Tensor, ""], form: Form
     sums = None
     if batch.symmetric and not torch.compiler.is_compiling():
         highest = float(scale.detach() if isinstance(scale, Tensor) else scale)
-        sums = _PairSums(highest, inner) if 2 * highest < _RANGE else None
+        sums = _PairSums(inner) if highest < _RANGE else None
     return Ways(partial(_formula, inner=inner), partial(_kernel, inner=inner), sums, scale)
 
 
@@ -225,28 +225,24 @@ def _kernel(logits: Float[Tensor, "b m"], block: Block, *, inner: bool) -> Terms
 
 @dataclass(frozen=True, slots=True)
 class _PairSums:
-    """E = exp(s - shift), where no s is above shift; Q = s (out) or E (in)."""
+    """E = exp(s), which stays in range; Q = s (out) or E (in)."""
 
-    shift: float
     inner: bool
 
-    def weigh(self, s: Float[Tensor, "b v"], positive: Float[Tensor, "b w"]) -> Positives:
-        band = s[:, : positive.shape[1]]
-        linear = None if self.inner else band * positive
-        s.sub_(self.shift).exp_()
-        if linear is not None:
-            return Positives(linear, positive)
-        q = band * positive
-        return Positives(q, q)
+    def weigh(self, s: Float[Tensor, "b v"], column: Int64[Tensor, "b p"], some: Float[Tensor, "b p"]) -> Positives:
+        """As `PairSums.weigh`."""
+        if self.inner:
+            q = s.exp_().gather(1, column) * some
+            return Positives(q, q)
+        q = s.gather(1, column) * some
+        s.exp_()
+        return Positives(q, some)
 
     def finish(self, z: Float[Tensor, " n"], p: Float[Tensor, " n"], count: Float[Tensor, " n"]) -> Finished:
+        """As `PairSums.finish`."""
         some = count > 0
-        log_all = self.shift + z.log()
-        if self.inner:
-            log_positive, by_p = self.shift + (p / count).log(), -1 / p
-        else:
-            log_positive, by_p = p / count, -1 / count
-        value = torch.where(some, log_all - log_positive, 0.0)
+        log_positive, by_p = ((p / count).log(), -1 / p) if self.inner else (p / count, -1 / count)
+        value = torch.where(some, z.log() - log_positive, 0.0)
         return Finished(_terms(value, some), torch.where(some, 1 / z, 0.0), torch.where(some, by_p, 0.0))
 
 

@@ -6,16 +6,17 @@ For a loss whose anchors see their batch only through two sums,
 
 E and Q are symmetric in i and j; only the weights of their derivatives are not. The derivative by the embeddings is H X
 with H_ij = E_ij (a_i + a_j) + Q'_ij (b_i + b_j). So every pair is exponentiated once, and three products of the whole
-matrix become one and a half. N rows, B rows of a strip, V columns from its first row on, W of them its band.
+matrix become one and a half. N rows, B rows of a strip, V columns from its first row on, P positives of an anchor.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from legolas_metric.geometry import product
 from legolas_metric.losses.pair_masks import ByLabel
 from legolas_metric.losses.terms import Sums, Terms, refuse_second_derivative
 
@@ -25,8 +26,8 @@ _ROWS = 256
 class Positives(NamedTuple):
     """Q of the positives of a strip, 0 elsewhere, and its derivative."""
 
-    q: Float[Tensor, "b w"]
-    slope: Float[Tensor, "b w"]
+    q: Float[Tensor, "b p"]
+    slope: Float[Tensor, "b p"]
 
 
 class Finished(NamedTuple):
@@ -41,8 +42,8 @@ class Finished(NamedTuple):
 class PairSums(Protocol):
     """A loss by its two sums."""
 
-    def weigh(self, s: Float[Tensor, "b v"], positive: Float[Tensor, "b w"]) -> Positives:
-        """Overwrite similarities by E, whatever it makes of a row with itself; positive is 1 or 0, in the first w."""
+    def weigh(self, s: Float[Tensor, "b v"], column: Int64[Tensor, "b p"], some: Float[Tensor, "b p"]) -> Positives:
+        """Overwrite similarities by E, whatever it makes of a row with itself; `some` is 1 at positives, else 0."""
         ...
 
     def finish(self, z: Float[Tensor, " n"], p: Float[Tensor, " n"], count: Float[Tensor, " n"]) -> Finished:
@@ -52,9 +53,9 @@ class PairSums(Protocol):
 
 class _Strip(NamedTuple):
     rows: slice
-    band: slice
+    column: Int64[Tensor, "b p"]
     e: Float[Tensor, "b v"]
-    slope: Float[Tensor, "b w"]
+    slope: Float[Tensor, "b p"]
 
 
 def symmetric_sums(
@@ -72,19 +73,21 @@ class _Symmetric(torch.autograd.Function):
         n = len(y)
         recording = recording and ctx.needs_input_grad[0]
         keep = recording and n * (n + _ROWS) // 2 * y.element_size() <= workspace
-        z, p, count = y.new_zeros(3, n).unbind()
+        z, p = y.new_zeros(2, n).unbind()
         kept = []
-        for rows, band, same in relation.strips(_ROWS):
-            positive = same.to(y.dtype)
-            e = y[rows] @ y[rows.start :].T
-            q, slope = loss.weigh(e, positive)
+        for rows, column, some in relation.strips(_ROWS):
+            e = product(y[rows], y[rows.start :])
+            q, slope = loss.weigh(e, column, some.to(y.dtype))
             e.diagonal().zero_()
-            _add(z, rows, slice(rows.start, n), e)
-            _add(p, rows, band, q)
-            _add(count, rows, band, positive)
+            # Each pair of a strip belongs to the sum of its row and, beyond the strip's own square, of its column.
+            b = len(column)
+            z[rows].add_(e.sum(1))
+            z[rows.stop :].add_(e[:, b:].sum(0))
+            p[rows].add_(q.sum(1))
+            p.index_add_(0, (column + rows.start).view(-1), q.masked_fill(column < b, 0.0).view(-1))
             if keep:
-                kept.append(_Strip(rows, band, e, slope))
-        terms, a, b = loss.finish(z, p, count)
+                kept.append(_Strip(rows, column, e, slope))
+        terms, a, b = loss.finish(z, p, relation.counts().to(y.dtype))
         if recording:
             strips = kept if keep else _strips_again(y, relation, loss)
             largest = weights.amax().clamp_min(torch.finfo(y.dtype).tiny)  # a alone may be as large as exp(80)
@@ -102,26 +105,19 @@ class _Symmetric(torch.autograd.Function):
 
 
 def _strips_again(y: Tensor, relation: ByLabel, loss: PairSums) -> Iterator[_Strip]:
-    for rows, band, same in relation.strips(_ROWS):
-        e = y[rows] @ y[rows.start :].T
-        slope = loss.weigh(e, same.to(y.dtype)).slope
+    for rows, column, some in relation.strips(_ROWS):
+        e = product(y[rows], y[rows.start :])
+        slope = loss.weigh(e, column, some.to(y.dtype)).slope
         e.diagonal().zero_()
-        yield _Strip(rows, band, e, slope)
-
-
-def _add(total: Tensor, rows: slice, columns: slice, part: Tensor) -> None:
-    """Each pair of a strip belongs to the sum of its row and, beyond the strip's own square, of its column."""
-    total[rows] += part.sum(1)
-    if columns.stop > rows.stop:
-        total[rows.stop : columns.stop] += part[:, rows.stop - rows.start :].sum(0)
+        yield _Strip(rows, column, e, slope)
 
 
 def _derivative(y: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Tensor:
     out = torch.zeros_like(y)
-    for rows, band, e, slope in strips:
+    for rows, column, e, slope in strips:
         e.mul_(a[rows, None] + a[rows.start :])
-        e[:, : slope.shape[1]].addcmul_(slope, b[rows, None] + b[band])
-        out[rows].addmm_(e, y[rows.start :])
+        e.scatter_(1, column, e.gather(1, column).addcmul_(slope, b[rows, None] + b[rows.start :][column]))
+        out[rows].add_(product(e, y[rows.start :].T))
         if rows.stop < len(y):
-            out[rows.stop :].addmm_(e[:, rows.stop - rows.start :].T, y[rows])
+            out[rows.stop :].add_(product(e[:, len(column) :].contiguous().T, y[rows].T))
     return out

@@ -50,6 +50,8 @@ class LossDetail:
         >>> loss, detail = TripletLoss(margin=0.2)(torch.eye(4), [0, 0, 1, 1], detail=True)
         >>> detail.active_share, detail.no_positive
         (1.0, 0)
+
+    Source: ours.
     """
 
     active_share: float

@@ -96,8 +96,8 @@ class TripletLoss(nn.Module):
         >>> round(TripletLoss(margin=1.5)(embeddings, torch.arange(8) % 4).item(), 4)  # 0 - sqrt(2) + 1.5
         0.0858
 
-    Weinberger & Saul, JMLR 2009; Schroff et al., FaceNet, CVPR 2015; Hermans et al., In Defense of the Triplet Loss for
-    Person Re-Identification, 2017. "violating" as PML's TripletMarginMiner.
+    Source: Weinberger & Saul, JMLR 2009; Schroff et al., FaceNet, CVPR 2015; Hermans et al., In Defense of the Triplet
+    Loss for Person Re-Identification, 2017. "violating" as PML's TripletMarginMiner.
     """
 
     @answers_pml

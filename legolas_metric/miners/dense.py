@@ -13,12 +13,12 @@ from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.geometry import chunks, tie_distance
+from legolas_metric.geometry import chunks, product, tie_distance
 from legolas_metric.index.arithmetic import exact_arithmetic, is_exact
 from legolas_metric.lookup import turns
 from legolas_metric.miners.by_label import Part
 from legolas_metric.miners.masks import Relations
-from legolas_metric.miners.pool import Window, similarities_between
+from legolas_metric.miners.pool import Window, pair_similarities
 from legolas_metric.records import SearchStats
 from legolas_metric.rows import NO_ID, Rows
 
@@ -65,9 +65,9 @@ class Table:
         """All scores of some anchors; None: of all."""
         x = self._x if part is None else self._x[part]
         if is_exact(x.device):
-            return x @ self._y.T
+            return product(x, self._y)
         with exact_arithmetic(x.device):
-            return x @ self._y.T
+            return product(x, self._y)
 
     def as_scores(self, s: Float64[Tensor, " m"]) -> Float32[Tensor, " m"]:
         """Similarities as scores, to within the error."""
@@ -120,6 +120,15 @@ class DensePool:
         assert self._relations is not None
         return self._relations
 
+    @property
+    def reach(self) -> Float[Tensor, "n d"]:
+        """See `Pool`."""
+        return self.rows.embeddings
+
+    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        """See `Pool`."""
+        return self.rows.embeddings[row]
+
     def positives(self, *, farthest: bool) -> Int64[Tensor, " q"]:
         """See `Pool`."""
         _, row, score = self._split()
@@ -169,8 +178,8 @@ class DensePool:
         """Positives under, and negatives over, the bounds of Wang et al. (2019): their rows (-1: none), and a mask."""
         s_an, row, s_ap = self._split()
         every = torch.arange(len(row), device=row.device)
-        nearest = self._exactly(every, self.negatives(every, 1, None))[:, 0] + epsilon
-        farthest = self._exactly(every, self.positives(farthest=True)[:, None])[:, 0] - epsilon
+        nearest = pair_similarities(self, every, self.negatives(every, 1, None))[:, 0] + epsilon
+        farthest = pair_similarities(self, every, self.positives(farthest=True)[:, None])[:, 0] - epsilon
         over = self._beyond(s_an, farthest, None)
         under = self._beyond(-s_ap, nearest, row)
         return row.masked_fill(~under, NO_ID), over
@@ -234,7 +243,7 @@ class DensePool:
         least = (least - 2 * self.error).clamp_min_(torch.finfo(torch.float32).min)
         line, place = (score >= least).nonzero(as_tuple=True)
         row = place if rows is None else rows[line, place]
-        s = self._exactly(anchor[line], row[:, None])[:, 0]
+        s = pair_similarities(self, anchor[line], row[:, None])[:, 0]
         if window is not None:
             inside = (s > window[0][line]) & (s < window[1][line])
             line, row, s = line[inside], row[inside], s[inside]
@@ -245,9 +254,6 @@ class DensePool:
         out = row.new_full((len(score), k), NO_ID)
         out[line[rank < k], rank[rank < k]] = row[rank < k]
         return out
-
-    def _exactly(self, anchor: Int64[Tensor, " t"], row: Int64[Tensor, "t 1"]) -> Float64[Tensor, "t 1"]:
-        return similarities_between(self.anchors, self.rows, self.metric, anchor, row)
 
     def _beyond(
         self, score: Float32[Tensor, "q n"], bound: Float64[Tensor, " q"], rows: Int64[Tensor, "q n"] | None
@@ -263,7 +269,7 @@ class DensePool:
             line, place = (over[open_].abs() <= self.error).nonzero(as_tuple=True)
             line = open_[line]
             row = place if rows is None else rows[line, place]
-            s = self._exactly(line, row[:, None])[:, 0]
+            s = pair_similarities(self, line, row[:, None])[:, 0]
             out[line, place] = s > bound[line] if rows is None else (s < bound[line]) & (row != NO_ID)
         return out
 

@@ -69,6 +69,8 @@ class FalseNegativeGuard:
         >>> guard = FalseNegativeGuard(neighbours=3)
         >>> HardMiner(guard=guard).mine(bank, anchors=[0, 4, 5]).negative
         tensor([4, 2, 2])
+
+    Source: ours.
     """
 
     relative: float | None = None
@@ -117,6 +119,9 @@ class FalseNegativeGuard:
             pool: of the anchors.
             anchor: [p], numbers of anchors in the pool.
             row: [p, c] candidates, nearest first; -1 past the last.
+
+        Raises:
+            ValueError: `near_duplicate` under "dot", which has no distance.
         """
         found: dict[str, Tensor] = {}
         measured = self.near_duplicate is not None or self.relative is not None or self.absolute is not None

@@ -48,6 +48,9 @@ class MultiSimilarityMiner:
         relation: what is positive and negative, see `LabelRelation` (default: the same label, another label).
         max_staleness: in steps; an older bank is refused.
 
+    Raises:
+        ValueError: a negative epsilon, `max_negatives` below 1; when it mines, a bank that is too old.
+
     Example:
         >>> import torch
         >>> from legolas_metric import MultiSimilarityMiner
@@ -56,6 +59,8 @@ class MultiSimilarityMiner:
         >>> a1, p, a2, n = MultiSimilarityMiner()(embeddings, torch.tensor([0, 0, 1, 1]))
         >>> list(zip(a2.tolist(), n.tolist()))
         [(1, 2), (2, 0), (2, 1)]
+
+    Source: Wang et al. (2019), Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning.
     """
 
     epsilon: float = 0.1
@@ -83,7 +88,11 @@ class MultiSimilarityMiner:
         candidates: ArrayLike | None = None,
         step: int | None = None,
     ) -> Pairs:
-        """Mine the whole bank; arguments, memory and errors as the other miners' `mine`, 20 bytes a pair."""
+        """Mine the whole bank; arguments, memory and errors as the other miners' `mine`, 20 bytes a pair.
+
+        Raises:
+            ValueError: a bank older than `max_staleness`, or without labels.
+        """
         started = time.perf_counter()
         age = check_age(bank, step, self.max_staleness)
         source = bank_source(

@@ -12,10 +12,11 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, check_whole
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.index.interface import NeighborIndex
+from legolas_metric.index.interface import NeighborIndex, StoredRows
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.select import Selection, select, together
 from legolas_metric.miners.sources import Batch, Source, bank_source, batch_ids, batch_source
+from legolas_metric.miners.stored import stored_source
 from legolas_metric.miners.strategy import Draws, OnEmpty, Strategy
 from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.relations import LabelRelation
@@ -67,7 +68,7 @@ class Miner:
 
     def mine(
         self,
-        bank: EmbeddingBank | StoredBank,
+        bank: EmbeddingBank | StoredBank | StoredRows,
         anchors: ArrayLike | None = None,
         *,
         candidates: ArrayLike | None = None,
@@ -79,7 +80,8 @@ class Miner:
         on disk is mined within its own ceiling, see `StoredBank`.
 
         Args:
-            bank: the rows among which positives and negatives are sought, in memory or on disk.
+            bank: the rows among which positives and negatives are sought, in memory or on disk; or an index that they
+                live in, such as `LanceIndex`, which then searches them itself; its anchors are read in blocks.
             anchors: ids of the rows that need triplets (default: all with a label).
             candidates: ids of the rows among which positives and negatives are sought (default: all): the corpus of
                 queries, the gallery of probes.
@@ -92,9 +94,17 @@ class Miner:
             TypeError: something that is no `EmbeddingBank`.
             ValueError: one class only, no class of two examples, no label at all, unknown or unlabelled anchors, an
                 index of another metric, no groups where the relation needs them, a bank older than `max_staleness`,
-                or, with `on_empty="raise"`, any anchor without a triplet.
+                what rows that live in an index don't serve, or, with `on_empty="raise"`, any anchor without a triplet.
         """
         started = time.perf_counter()
+        if isinstance(bank, StoredRows):
+            given = {
+                "candidates": candidates is not None,
+                "step": step is not None,
+                "an index of the miner's": not isinstance(self.index, str),
+            }
+            source = stored_source(bank, anchors, self.strategy, self.relation, given=given)
+            return self._record(source, *self._choose(source, started, 0, None))
         age = check_age(bank, step, self.max_staleness)
         dense = self.strategy.negative == "distance_weighted"
         if dense and bank.metric != "cosine":

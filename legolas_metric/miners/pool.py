@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
@@ -20,7 +20,7 @@ from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.masks import Relations
 from legolas_metric.records import SearchStats
 from legolas_metric.rows import NO_ID, Rows
-from legolas_metric.stored.stored_rows import AnyRows, StoredRows
+from legolas_metric.stored.disk_rows import AnyRows, DiskRows
 
 Window = tuple[Float64[Tensor, " m"], Float64[Tensor, " m"]]
 
@@ -33,12 +33,25 @@ class Pool(Protocol):
     """
 
     anchors: Rows
-    rows: AnyRows
     metric: Metric
+
+    @property
+    def rows(self) -> AnyRows:
+        """In memory, or on disk."""
+        ...
 
     @property
     def relations(self) -> Relations:
         """What the rows are to each anchor."""
+        ...
+
+    @property
+    def reach(self) -> Float[Tensor, "r d"]:
+        """Rows of which the longest is as long as the longest of all."""
+        ...
+
+    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        """The embeddings of some rows."""
         ...
 
     def positives(self, *, farthest: bool) -> Int64[Tensor, " q"]:
@@ -65,20 +78,52 @@ class Pool(Protocol):
 
 
 def pair_similarities(pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
-    """The similarity that decides, of anchors and rows; -inf where the row is -1."""
-    return similarities_between(pool.anchors, pool.rows, pool.metric, anchor, row)
-
-
-def similarities_between(
-    anchors: Rows, rows: AnyRows, metric: Metric, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
-) -> Float64[Tensor, "m k"]:
-    """The same without a pool; a block at a time."""
-    x, y = anchors.embeddings, rows.embeddings
+    """The similarity that decides, of anchors and rows; -inf where the row is -1. A block at a time."""
+    x = pool.anchors.embeddings
     out = torch.empty(row.shape, dtype=torch.float64, device=row.device)
     for part in chunks(len(row), rows_for(CACHE, 24 * x.shape[1] * row.shape[1])):
-        near = y[row[part].clamp_min(0)]
-        out[part] = exact_similarity(x[anchor[part]][:, None].expand_as(near), near, metric)
+        near = pool.read(row[part].clamp_min(0))
+        out[part] = exact_similarity(x[anchor[part]][:, None].expand_as(near), near, pool.metric)
     return out.masked_fill_(row == NO_ID, -torch.inf)
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """Rows that are searched, for all blocks of anchors."""
+
+    metric: Metric
+    stats: SearchStats | None
+
+    @property
+    def rows(self) -> AnyRows:
+        """See `Pool`."""
+        ...
+
+    @property
+    def reach(self) -> Float[Tensor, "r d"]:
+        """See `Pool`."""
+        ...
+
+    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        """See `Pool`."""
+        ...
+
+    def search(
+        self,
+        own: Rows,
+        place: Int64[Tensor, " m"],
+        k: int,
+        want: Want,
+        *,
+        farthest: bool = False,
+        window: Window | None = None,
+    ) -> Int64[Tensor, "m k"]:
+        """Search for some queries, each of which is the row `place` (-1: none)."""
+        ...
+
+    def neighbours(self, k: int) -> Int64[Tensor, "n k"]:
+        """The k nearest rows of each row."""
+        ...
 
 
 class Searched:
@@ -96,6 +141,15 @@ class Searched:
         self._template = index
         self._fitted: NeighborIndex | StoredIndex | None = None
         self._near: tuple[int, Int64[Tensor, "n k"]] | None = None
+
+    @property
+    def reach(self) -> Float[Tensor, "r d"]:
+        """See `Pool`."""
+        return self.rows.reach if isinstance(self.rows, DiskRows) else self.rows.embeddings
+
+    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        """See `Pool`."""
+        return self.rows.embeddings[row]
 
     def search(
         self,
@@ -134,12 +188,12 @@ class Searched:
                 window=window,
             )
             ids = found.ids
-        self.stats = found.stats if self.stats is None else _merged(self.stats, found.stats)
+        self.stats = merged(self.stats, found.stats)
         row, there = lookup(ids, self.rows.ids)
         return torch.where(there, row, NO_ID)
 
     def _fit(self, rows: AnyRows) -> NeighborIndex | StoredIndex:
-        if isinstance(rows, StoredRows):
+        if isinstance(rows, DiskRows):
             return StoredIndex.of_rows(rows, self.metric)
         return self._template.clone().fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
 
@@ -160,11 +214,20 @@ class IndexPool:
         relations: of the anchors, by equality of labels.
     """
 
-    def __init__(self, searched: Searched, anchors: Rows, relations: Classes) -> None:
+    def __init__(self, searched: Searching, anchors: Rows, relations: Classes) -> None:
         self.anchors, self.rows = anchors, searched.rows
         self.metric: Metric = searched.metric
         self.relations: Classes = relations
         self._searched = searched
+
+    @property
+    def reach(self) -> Float[Tensor, "r d"]:
+        """See `Pool`."""
+        return self._searched.reach
+
+    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        """See `Pool`."""
+        return self._searched.read(row)
 
     def positives(self, *, farthest: bool) -> Int64[Tensor, " q"]:
         """See `Pool`."""
@@ -201,7 +264,10 @@ def _spread(bound: Float64[Tensor, " q"], where: Int64[Tensor, " q"], n: int) ->
     return bound.new_full((n,), torch.nan).index_copy_(0, where, bound)
 
 
-def _merged(first: SearchStats, second: SearchStats) -> SearchStats:
+def merged(first: SearchStats | None, second: SearchStats) -> SearchStats:
+    """How two searches were answered, one after the other; None: there was no first."""
+    if first is None:
+        return second
     recalls = [stats.recall for stats in (first, second) if stats.recall is not None]
     shares = [stats.certified for stats in (first, second) if stats.certified is not None]
     unmeasured = any(recall != recall for recall in recalls)

@@ -50,6 +50,8 @@ def mine_pairs(
         >>> triplets = mine_pairs(queries, answers, torch.tensor([[0.8, 0.3]]))
         >>> triplets.anchor.tolist(), triplets.positive.tolist(), triplets.negative.tolist()
         ([0, 1], [0, 1], [2, 2])
+
+    Source: ours.
     """
     chosen = HardMiner() if miner is None else miner
     if not isinstance(chosen, Miner):

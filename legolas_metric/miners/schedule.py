@@ -139,6 +139,8 @@ class MiningSchedule(Shown):
         'RandomMiner'
         >>> schedule.changes[-1]
         StageChange(epoch=4, before=1, after=0, reason='collapse: effective rank 1.2')
+
+    Source: ours.
     """
 
     def __init__(self, stages: Sequence[tuple[int | Plateau, TripletMiner]], *, hold: int = 1) -> None:

@@ -205,9 +205,7 @@ def _negatives(
         reference = positive if strategy.reference == "chosen" else pool.positives(farthest=False)[anchor]
         s_ap = pair_similarities(pool, anchor, reference[:, None])[:, 0]
         window = semi_hard_window(s_ap, strategy.margin, pool.metric)
-        lengths = pool.anchors.longest * pool.rows.longest if pool.metric == "dot" else 0.0
-        inside = inwards(window, pool.metric, d=pool.rows.embeddings.shape[1], lengths=lengths)
-        ranked = pool.negatives(anchor, depth, inside)
+        ranked = pool.negatives(anchor, depth, inwards(window, pool.anchors.embeddings, pool.reach, pool.metric))
     return _guarded(pool, strategy, anchor, ranked, None if strategy.ranks is None else drawn)
 
 

@@ -3,7 +3,7 @@
 Letters: q anchors, n rows, m anchors of a block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,15 +17,24 @@ from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.geometry import chunks, merge_directions, normalise
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.lookup import lookup
-from legolas_metric.miners.by_label import Classes
+from legolas_metric.miners.by_label import Classes, Part
 from legolas_metric.miners.dense import DensePool, Table, block_rows
 from legolas_metric.miners.masks import Masks, Relations
-from legolas_metric.miners.pool import IndexPool, Pool, Searched
+from legolas_metric.miners.pool import IndexPool, Pool, Searched, Searching
 from legolas_metric.names import Known, as_named, known_by
 from legolas_metric.relations import LabelRelation
-from legolas_metric.rows import NO_ID, Rows, answered_by_a_scaler, as_float_rows, as_ids, check_norms, warn_of_overflow
+from legolas_metric.rows import (
+    NO_ID,
+    Rows,
+    answered_by_a_scaler,
+    as_float_rows,
+    as_ids,
+    check_norms,
+    places_of,
+    warn_of_overflow,
+)
+from legolas_metric.stored.disk_rows import AnyRows, DiskRows, some_of
 from legolas_metric.stored.stored_bank import StoredBank
-from legolas_metric.stored.stored_rows import AnyRows, StoredRows, some_of
 
 _EACH_PAIR = 4096  # bytes of a pair of anchor and positive in a search: its slot, window and answer
 
@@ -106,8 +115,8 @@ def batch_ids(ids: ArrayLike | None, batch: Batch) -> Int64[Tensor, " b"]:
 
 def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -> Source:
     """The labelled anchors of a batch, as dense blocks."""
-    _check_groups(batch.anchors, relation, "the call, as groups and ref_groups")
-    _check_groups(batch.rows, relation, "the call, as groups and ref_groups")
+    check_groups(batch.anchors, relation, "the call, as groups and ref_groups")
+    check_groups(batch.rows, relation, "the call, as groups and ref_groups")
     assert batch.anchors.labels is not None
     if int(batch.anchors.labels.min()) > UNLABELLED:
         anchors, labelled = batch.anchors, batch.rows.ids
@@ -154,20 +163,22 @@ def bank_source(
             "which a bank on disk does not: mine bank.load()"
         )
     whole = bank.table
-    _check_groups(whole, relation, "EmbeddingBank")
-    asked = _anchor_rows(bank, anchors)
+    check_groups(whole, relation, "EmbeddingBank")
+    asked = anchor_rows(whole, anchors)
     rows, self_row = whole, asked
     if candidates is not None:
-        rows = some_of(whole, _named_rows(bank, candidates, "candidates"))
+        rows = some_of(whole, _named_rows(whole, candidates, "candidates"))
         place, there = lookup(bank.ids[asked], rows.ids)
         self_row = torch.where(there, place, NO_ID)
     if relation is None or relation.compare is None:
-        _refuse_hopeless(bank.labels, asked, rows, candidates is not None)
+        refuse_hopeless(bank.labels, asked, rows, candidates is not None)
     own, names = some_of(whole, asked), bank.ids[asked]
     if not dense:
         other_group = relation is not None and relation.positive_group == "other"
         classes = Classes.of(own, self_row, rows, other_group=other_group)
-        return Source(names, rows, _index_blocks(own, Searched(rows, index), classes, every_positive))
+        searched = Searched(rows, index)
+        most = own.at_once if isinstance(own, DiskRows) else len(own)
+        return Source(names, rows, index_blocks(own.__getitem__, searched, classes, most, every_positive))
     order = rows.ids.argsort()  # in a dense block, ties go to the smaller row
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
@@ -176,16 +187,17 @@ def bank_source(
     return Source(names, table.rows, _dense_blocks(table, names, self_row, relation))
 
 
-def _index_blocks(own: AnyRows, searched: Searched, classes: Classes, every_positive: bool) -> Iterator[Block]:
-    size = len(own)
-    if every_positive and size:
-        size = rows_for(BLOCK, _EACH_PAIR * max(1, int(classes.positives.max())))
-    if isinstance(own, StoredRows):
-        size = min(size, own.at_once)
-    for part in chunks(len(own), max(1, size)):
-        of = classes if size >= len(own) else classes[part]
+def index_blocks(
+    take: Callable[[Part], Rows], searched: Searching, classes: Classes, most: int, every_positive: bool
+) -> Iterator[Block]:
+    """Anchors behind an index: `take` gives some of them, a block has `most` at most."""
+    q = len(classes.self_row)
+    if every_positive and q:
+        most = min(most, rows_for(BLOCK, _EACH_PAIR * max(1, int(classes.positives.max()))))
+    for part in chunks(q, max(1, most)):
+        of = classes if most >= q else classes[part]
         kept, no_positive, no_negative = _usable(of)
-        anchors = own[part] if kept is None else own[kept + part.start]
+        anchors = take(part if kept is None else kept + part.start)
         pool = IndexPool(searched, anchors, of if kept is None else of[kept])
         yield Block(anchors.ids, part.stop - part.start, kept, pool, no_positive, no_negative)
 
@@ -299,32 +311,34 @@ def row_keys(rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"] | None = No
     return out
 
 
-def _named_rows(bank: EmbeddingBank | StoredBank, ids: ArrayLike, name: str) -> Int64[Tensor, " m"]:
+def _named_rows(rows: AnyRows, ids: ArrayLike, name: str) -> Int64[Tensor, " m"]:
     """Ascending rows of ids."""
     given = as_integers(ids, None, name=name)
-    return bank.rows(as_ids(given, len(given), of=name)).sort().values
+    return places_of(as_ids(given, len(given), of=name), rows.ids).sort().values
 
 
-def _anchor_rows(bank: EmbeddingBank | StoredBank, anchors: ArrayLike | None) -> Int64[Tensor, " q"]:
+def anchor_rows(rows: AnyRows, anchors: ArrayLike | None) -> Int64[Tensor, " q"]:
     """Ascending rows of the anchors asked for."""
+    assert rows.labels is not None
     if anchors is None:
-        return (bank.labels != UNLABELLED).nonzero()[:, 0]
-    rows = _named_rows(bank, anchors, "anchors")
-    unlabelled = bank.ids[rows[bank.labels[rows] == UNLABELLED]]
+        return (rows.labels != UNLABELLED).nonzero()[:, 0]
+    asked = _named_rows(rows, anchors, "anchors")
+    unlabelled = rows.ids[asked[rows.labels[asked] == UNLABELLED]]
     if len(unlabelled):
         raise ValueError(
-            f"{len(unlabelled)} of {len(rows)} anchors are unlabelled (first: {unlabelled[:5].tolist()}): "
+            f"{len(unlabelled)} of {len(asked)} anchors are unlabelled (first: {unlabelled[:5].tolist()}): "
             "rows with label -1 are never anchors, leave them out"
         )
-    return rows
+    return asked
 
 
-def _check_groups(rows: AnyRows, relation: LabelRelation | None, where: str) -> None:
+def check_groups(rows: AnyRows, relation: LabelRelation | None, where: str) -> None:
+    """Raise where a relation compares groups that there are none of; `where` says what to pass them to."""
     if relation is not None and relation.needs_groups and rows.groups is None:
         raise ValueError(f"the relation compares groups, and there are none: pass groups to {where}")
 
 
-def _refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: AnyRows, chosen: bool) -> None:
+def refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: AnyRows, chosen: bool) -> None:
     """Raise where no triplet exists at all; `chosen`: among the candidates that were given."""
     classes, counts = class_sizes(labels)
     n, labelled = len(labels), int(counts.sum())

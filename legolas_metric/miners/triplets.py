@@ -28,12 +28,17 @@ class RandomMiner(Miner):
         max_staleness: in steps; an older bank is refused.
         seed: of the choices; each call draws anew, and the sequence of calls repeats with the seed.
 
+    Raises:
+        ValueError: as `HardMiner`.
+
     Example:
         >>> import torch
         >>> from legolas_metric import EmbeddingBank, RandomMiner
         >>> bank = EmbeddingBank(torch.eye(4), [0, 0, 1, 1])
         >>> RandomMiner(per_anchor=2).mine(bank).anchor
         tensor([0, 0, 1, 1, 2, 2, 3, 3])
+
+    Source: ours.
     """
 
     def _strategy(self) -> Strategy:
@@ -62,6 +67,9 @@ class SemiHardMiner(RankingMiner):
         max_staleness: in steps; an older bank is refused.
         seed: of the choices; each call draws anew, and the sequence of calls repeats with the seed.
 
+    Raises:
+        ValueError: a negative margin; else as `HardMiner`.
+
     Example:
         >>> import torch
         >>> from legolas_metric import SemiHardMiner
@@ -70,6 +78,8 @@ class SemiHardMiner(RankingMiner):
         >>> a, p, n = SemiHardMiner(positive="nearest")(embeddings, torch.tensor([0, 0, 1, 2, 1]))
         >>> a[0], p[0], n[0]  # 2 is nearer to the anchor 0 than its positive 1 is, 3 is just beyond
         (tensor(0), tensor(1), tensor(3))
+
+    Source: Schroff et al. (2015), FaceNet, arXiv:1503.03832; over a whole set, ours.
     """
 
     margin: float = 0.2
@@ -87,6 +97,8 @@ class SemiHardMiner(RankingMiner):
 class HardMiner(RankingMiner):
     """The nearest negatives of the whole set, for a positive chosen at random, or for every positive.
 
+        n = argmax s_an over negatives n of a;  p one of the positives of a
+
     Args:
         positive: "random", "nearest", "farthest" or "all" (a triplet for each positive).
         index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
@@ -100,12 +112,18 @@ class HardMiner(RankingMiner):
         max_staleness: in steps; an older bank is refused.
         seed: of the choices; each call draws anew, and the sequence of calls repeats with the seed.
 
+    Raises:
+        ValueError: settings out of range or that exclude each other; when it mines, a bank that is too old, or with
+            on_empty="raise" an anchor without a triplet.
+
     Example:
         >>> import torch
         >>> from legolas_metric import EmbeddingBank, HardMiner
         >>> rows = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> HardMiner().mine(EmbeddingBank(rows, [0, 0, 1, 1])).negative
         tensor([2, 2, 1, 1])
+
+    Source: ours.
     """
 
     _: KW_ONLY
@@ -121,11 +139,16 @@ class HardMiner(RankingMiner):
 class FullHardMiner(RankingMiner):
     """The farthest positive and the nearest negatives of the whole set; in a batch, batch-hard (Hermans et al. 2017).
 
+        p = argmin s_ap over positives,  n = argmax s_an over negatives of a
+
     Args:
         index: an unfitted template; "auto" is `ExactIndex` of the bank's metric. Its metric is also that of batches.
         per_anchor: triplets per anchor, with different negatives, nearest first.
         ranks, mix, guard, relation, on_empty, max_staleness: see `HardMiner`.
         seed: of the choices that `ranks` and `mix` leave open; without them there are none.
+
+    Raises:
+        ValueError: as `HardMiner`.
 
     Example:
         >>> import torch
@@ -136,6 +159,8 @@ class FullHardMiner(RankingMiner):
         ([0, 1, 2], [2, 2, 0], [3, 3, 3])
         >>> triplets.stats.no_positive
         1
+
+    Source: Hermans et al. (2017), In Defense of the Triplet Loss, arXiv:1703.07737; over a whole set, ours.
     """
 
     def _strategy(self) -> Strategy:
@@ -148,6 +173,8 @@ class FullHardMiner(RankingMiner):
 class EasyPositiveMiner(RankingMiner):
     """The nearest positive, with a semi-hard or a hard negative (Xuan et al. 2020).
 
+        p = argmax s_ap over positives;  n = argmax s_an over negatives, of those with s_an < s_ap under "semi_hard"
+
     It leaves classes free to be spread out: only the nearest positive is drawn in.
 
     Args:
@@ -158,6 +185,9 @@ class EasyPositiveMiner(RankingMiner):
         ranks, mix, guard, relation, on_empty, max_staleness: see `SemiHardMiner`.
         seed: of the choices that `ranks` and `mix` leave open; without them there are none.
 
+    Raises:
+        ValueError: an unknown `negative`; else as `HardMiner`.
+
     Example:
         >>> import torch
         >>> from legolas_metric import EasyPositiveMiner, EmbeddingBank
@@ -165,6 +195,8 @@ class EasyPositiveMiner(RankingMiner):
         >>> triplets = EasyPositiveMiner().mine(EmbeddingBank(rows, [0, 0, 0, 1]))
         >>> triplets.anchor.tolist(), triplets.positive.tolist(), triplets.stats.outside_window
         ([0], [1], 2)
+
+    Source: Xuan et al. (2020), Improved Embeddings with Easy Positive Triplet Mining, arXiv:1904.04370.
     """
 
     _: KW_ONLY
@@ -206,6 +238,8 @@ class DistanceWeightedMiner(Miner):
         >>> bank = EmbeddingBank(torch.tensor([[3.0, 1.0], [3.0, 0.0], [1.0, 1.0], [-1.0, 0.0]]), [0, 0, 1, 1])
         >>> DistanceWeightedMiner().mine(bank, anchors=[0, 1]).negative  # 3 is farther than 1.4
         tensor([2, 2])
+
+    Source: Wu et al. (2017), Sampling Matters in Deep Embedding Learning, arXiv:1706.07567.
     """
 
     _: KW_ONLY

@@ -45,6 +45,8 @@ class CollapseProbe:
         ...     probe = probe.update(torch.randn(100, 8))
         >>> probe.compute().n
         400
+
+    Source: ours; of the measures, see `CollapseReport`.
     """
 
     def __init__(self) -> None:
@@ -178,6 +180,8 @@ def probe_embeddings(
         >>> report = probe_embeddings(line)
         >>> round(report.top1_variance, 3), round(report.effective_rank, 3)
         (1.0, 1.0)
+
+    Source: ours; of the measures, see `CollapseReport`.
     """
     if sample is not None:
         check_at_least("sample", sample, 2)

@@ -42,6 +42,8 @@ class GuardAction:
         >>> action = CollapseGuard("stop").check(probe_embeddings(torch.ones(50, 8)), epoch=3)
         >>> action.epoch, action.act, action.fault
         (3, 'stop', 'point collapse')
+
+    Source: ours.
     """
 
     epoch: int
@@ -93,6 +95,8 @@ class CollapseGuard:
         'point collapse'
         >>> type(schedule.miner).__name__
         'RandomMiner'
+
+    Source: ours.
     """
 
     @typed

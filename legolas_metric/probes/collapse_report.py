@@ -61,6 +61,8 @@ class CollapseReport:
         >>> report = probe_embeddings(torch.ones(9, 4))
         >>> report.verdict, report.baseline.verdict
         ('point collapse', 'healthy')
+
+    Source: beside each measure; the verdict is ours.
     """
 
     n: int

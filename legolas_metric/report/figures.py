@@ -29,7 +29,7 @@ def curves(
     """A value over epochs, one line for each run.
 
     Args:
-        runs: name -> one value for each epoch (NaN = not measured).
+        runs: name -> [e], one value for each epoch (NaN = not measured).
         y, x: names of the axes, with units.
         start: number of the first epoch.
         references: name -> a level to compare with, drawn as a grey line; for example the untrained encoder's.
@@ -39,6 +39,8 @@ def curves(
         >>> figure = curves({"ours": [0.2, 0.6, 0.7]}, y="Rank@1", references={"untrained": 0.15})
         >>> [trace.name for trace in figure.data]
         ['ours', 'untrained']
+
+    Source: ours.
     """
     figure = chart(x=x, y=y)
     last = start
@@ -59,7 +61,7 @@ def spectra(runs: Runs, *, baseline: ArrayLike | None = None) -> go.Figure:
     """Singular values in descending order, one line for each run, on a logarithmic axis.
 
     Args:
-        runs: name -> singular values, largest first.
+        runs: name -> [r] singular values, largest first.
         baseline: those of iid rows of the same n and d.
 
     Example:
@@ -67,6 +69,8 @@ def spectra(runs: Runs, *, baseline: ArrayLike | None = None) -> go.Figure:
         >>> figure = spectra({"collapsed": [9.0, 0.1, 0.01]}, baseline=[3.0, 2.9, 2.8])
         >>> [trace.name for trace in figure.data]
         ['collapsed', 'iid rows']
+
+    Source: ours.
     """
     figure = chart(x="direction, strongest first", y="singular value (log)", log_y=True)
     drawn = {
@@ -98,6 +102,8 @@ def similarity_histogram(edges: ArrayLike, genuine: ArrayLike, impostor: ArrayLi
         >>> figure = similarity_histogram([-1.0, 0.0, 1.0], genuine=[1, 3], impostor=[8, 2])
         >>> [list(trace.y) for trace in figure.data]
         [[0.8, 0.2], [0.25, 0.75]]
+
+    Source: ours.
     """
     borders = numbers(edges, name="edges")
     figure = chart(x="similarity", y="share of the pairs")
@@ -132,6 +138,8 @@ def bars(values: Mapping[str, float], *, x: str) -> go.Figure:
         >>> figure = bars({"exact": 0.4, "faiss:Flat": 1.3}, x="seconds for one pass")
         >>> list(figure.data[0].x)
         [0.4, 1.3]
+
+    Source: ours.
     """
     names, amounts = list(_some(values)), numbers(list(values.values()), name="values")
     figure = chart(x=x, y="", height=110 + 44 * len(names))
@@ -156,10 +164,15 @@ def cmc(runs: Runs) -> go.Figure:
     Args:
         runs: name -> Rank@1, Rank@2, ..., as `RankingReport.cmc` gives it.
 
+    Raises:
+        ValueError: no run.
+
     Example:
         >>> from legolas_metric.report import cmc
         >>> list(cmc({"ours": [0.6, 0.8, 0.9]}).data[0].x)
         [1, 2, 3]
+
+    Source: ours.
     """
     figure = chart(x="k, places looked at", y="share of queries answered")
     for number, (name, given) in enumerate(_some(runs).items()):
@@ -179,6 +192,8 @@ def rank1_against_gallery(runs: Mapping[str, Mapping[int, float]]) -> go.Figure:
         >>> from legolas_metric.report import rank1_against_gallery
         >>> list(rank1_against_gallery({"ours": {100: 0.9, 10: 0.99}}).data[0].y)
         [0.99, 0.9]
+
+    Source: ours.
     """
     figure = chart(x="gallery size (log scale)", y="Rank@1", log_x=True)
     for number, (name, shares) in enumerate(_some(runs).items()):
@@ -195,10 +210,15 @@ def roc(runs: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> go.Figure:
     Args:
         runs: name -> (false accept rates, true accept rates), as `VerificationReport` holds them.
 
+    Raises:
+        ValueError: no run, or rates of different lengths.
+
     Example:
         >>> from legolas_metric.report import roc
         >>> list(roc({"ours": ([0.0, 0.01, 1.0], [0.2, 0.7, 1.0])}).data[0].x)
         [None, 0.01, 1.0]
+
+    Source: ours.
     """
     figure = chart(x="false accept rate (log scale)", y="genuine pairs accepted", log_x=True)
     drawn = {name: _rates(far, tar, name) for name, (far, tar) in _some(runs).items()}
@@ -214,10 +234,15 @@ def det(runs: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> go.Figure:
     Args:
         runs: name -> (false accept rates, true accept rates), as `VerificationReport` holds them.
 
+    Raises:
+        ValueError: no run, or rates of different lengths.
+
     Example:
         >>> from legolas_metric.report import det
         >>> list(det({"ours": ([0.0, 0.01, 1.0], [0.25, 0.75, 1.0])}).data[0].y)
         [0.75, 0.25, None]
+
+    Source: Martin et al. (1997), The DET Curve in Assessment of Detection Task Performance.
     """
     figure = chart(x="false accept rate (log scale)", y="false reject rate (log)", log_x=True, log_y=True)
     drawn = {name: _rates(far, tar, name) for name, (far, tar) in _some(runs).items()}
@@ -237,11 +262,16 @@ def drift_and_age(drift: ArrayLike, age: ArrayLike, *, start: int = 0) -> go.Fig
         age: encoder steps of the oldest row, one for each refresh.
         start: number of the first refresh.
 
+    Raises:
+        ValueError: lengths that differ.
+
     Example:
         >>> from legolas_metric.report import drift_and_age
         >>> figure = drift_and_age([float("nan"), 0.7, 0.9], [0, 115, 115])
         >>> [trace.name for trace in figure.data]
         ['drift', 'age']
+
+    Source: ours.
     """
     cosines, steps = numbers(drift, name="drift"), numbers(age, name="age")
     if len(cosines) != len(steps):
@@ -264,10 +294,15 @@ def projection(points: ArrayLike, labels: ArrayLike, *, x: str = "first axis", y
         labels: [n], shown when a point is pointed at.
         x, y: names of the axes, for example with the share of variance that each holds.
 
+    Raises:
+        ValueError: points that are not [n, 2], or as many labels.
+
     Example:
         >>> from legolas_metric.report import projection
         >>> len(projection([[0.0, 1.0], [1.0, 0.0]], [3, 4]).data[0].x)
         2
+
+    Source: ours.
     """
     coordinates = numbers_of(points, name="points", columns=2)
     names = [int(label) for label in numbers(labels, name="labels")]

@@ -1,5 +1,6 @@
 """One HTML page that needs no network: plotly.js once, pictures as data, text beside every chart."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Section:
         >>> from legolas_metric.report import Section, Table
         >>> Section("Result", "After 900 steps.", Table(["run", "Rank@1"], [("ours", 0.68)])).title
         'Result'
+
+    Source: ours.
     """
 
     title: str
@@ -67,6 +70,8 @@ def write_page(path: str | os.PathLike[str], title: str, lead: str, sections: Se
         >>> sections = [Section("Rank@1", "Share of the queries whose nearest neighbour is right; up is good.", chart)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_page(f"{folder}/report.html", "A run", "What happened.", sections)
+
+    Source: ours.
     """
     write_text(path, page_html(title, lead, sections))
 
@@ -74,10 +79,18 @@ def write_page(path: str | os.PathLike[str], title: str, lead: str, sections: Se
 def page_html(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The page that `write_page` writes, as text.
 
+    Args:
+        title, lead, sections: as `write_page`.
+
+    Raises:
+        ValueError: no sections.
+
     Example:
         >>> from legolas_metric.report import Section, page_html
         >>> page_html("A run", "What happened.", [Section("Result", "It collapsed.")])[:15]
         '<!doctype html>'
+
+    Source: ours.
     """
     if not sections:
         raise ValueError("a page needs at least one section")
@@ -103,7 +116,7 @@ def _shown(number: int, section: Section) -> dict[str, object]:
     """What the template reads of a section; only what is made here is markup, whatever users write is text."""
     shown: dict[str, object] = {"title": section.title, "text": section.text, "kind": "below"}
     if isinstance(section.content, go.Figure):
-        return shown | {"kind": "beside", "chart": _chart(number, section.content)}
+        return shown | {"kind": "beside", "chart": _chart(number, section.content), "spoken": _spoken(section)}
     if isinstance(section.content, Table):
         return shown | {"table": _cells(section.content)}
     if isinstance(section.content, Gallery):
@@ -122,6 +135,18 @@ def _chart(number: int, figure: go.Figure) -> Markup:
             default_height=f"{figure.layout.height}px",
         )
     )
+
+
+def _spoken(section: Section) -> str:
+    """What a chart shows, for those who hear the page: each bar, and where each line begins and ends."""
+    told = [section.title]
+    for trace in getattr(section.content, "data", ()):
+        if trace.type == "bar" and trace.orientation == "h":
+            told += [f"{name} {value:.3g}" for name, value in zip(trace.y, trace.x)]
+        elif trace.name and "lines" in (getattr(trace, "mode", None) or ""):
+            y = [value for value in trace.y if value is not None and math.isfinite(value)]
+            told += [f"{trace.name} {y[0]:.3g} to {y[-1]:.3g}"] if y else []
+    return f"{told[0]}: chart" + (f" of {'; '.join(told[1:])}" if told[1:] else "")
 
 
 def _cells(table: Table) -> dict[str, object]:

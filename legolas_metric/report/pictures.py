@@ -29,6 +29,8 @@ class Card:
         >>> from legolas_metric.report import Card
         >>> image = np.zeros((28, 28), np.uint8)
         >>> card = Card([("anchor, class 3", image), ("negative, class 8", image)], "similarity 0.93")
+
+    Source: ours.
     """
 
     pictures: Sequence[tuple[str, ArrayLike]]
@@ -48,6 +50,8 @@ class Gallery:
         >>> beat = np.sin(np.arange(250) / 20)
         >>> len(Gallery([Card([("person 3", beat), ("person 5", beat)], "similarity 1.00")]).cards)
         1
+
+    Source: ours.
     """
 
     cards: Sequence[Card]

@@ -24,6 +24,8 @@ class Remark:
         >>> from legolas_metric.report import Remark
         >>> Remark(number=1, severity="note", sentence="It rose.", value="rank_at_1", epoch=3).epoch
         3
+
+    Source: ours.
     """
 
     number: int
@@ -50,6 +52,8 @@ def run_sections(
         >>> said = Remark(number=1, severity="fault", sentence="it falls", value="rank_at_1", epoch=2)
         >>> [section.title for section in run_sections({"rank_at_1": ([1, 2], [0.5, 0.4])}, [said])]
         ['Rank@1']
+
+    Source: ours.
     """
     marked = list(dict.fromkeys(remark.value for remark in remarks if remark.value in curves))
     ordered = [*marked, *(name for name in curves if name not in marked)]

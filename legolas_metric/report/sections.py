@@ -42,6 +42,8 @@ def collapse_sections(reports: Mapping[str, CollapseReport]) -> list[Section]:
         >>> from legolas_metric.report import collapse_sections
         >>> [part.title for part in collapse_sections({"ours": probe_embeddings(torch.eye(4))})]
         ['Collapse', 'Singular spectrum']
+
+    Source: ours.
     """
     last = list(reports.values())[-1]
     assert last.baseline is not None
@@ -76,6 +78,8 @@ def ranking_sections(reports: Mapping[str, RankingReport], example: Example | No
         >>> report = evaluate_ranking(torch.eye(6), [0, 0, 1, 1, 2, 2], full=True)
         >>> [part.title for part in ranking_sections({"ours": report})]
         ['Ranking', 'Rank@k', 'Rank@1 and the gallery']
+
+    Source: ours.
     """
     last = list(reports.values())[-1]
     figures = {name: ranking_figures(report) for name, report in reports.items()}
@@ -108,6 +112,8 @@ def verification_sections(reports: Mapping[str, VerificationReport]) -> list[Sec
         >>> report = evaluate_verification(torch.randn(8, 4), [0, 0, 1, 1, 2, 2, 3, 3])
         >>> [part.title for part in verification_sections({"ours": report})]
         ['Verification', 'Similarity of pairs', 'ROC', 'DET']
+
+    Source: ours.
     """
     last = list(reports.values())[-1]
     figures = {name: verification_figures(report) for name, report in reports.items()}
@@ -130,12 +136,17 @@ def plane_section(plane: Plane, labels: ArrayLike) -> Section:
         plane: of `principal_plane`.
         labels: [n], of all rows that the plane was made from.
 
+    Raises:
+        TypeError: labels that are not integers.
+
     Example:
         >>> import torch
         >>> from legolas_metric.probes.plane import principal_plane
         >>> from legolas_metric.report import plane_section
         >>> plane_section(principal_plane(torch.eye(4)), torch.tensor([0, 0, 1, 1])).title
         'The main plane'
+
+    Source: ours.
     """
     first, second = plane.shares
     own = as_labels(labels, None)[plane.rows.cpu()].tolist()
@@ -162,6 +173,8 @@ def worst_gallery(worst: Sequence[WrongNeighbours], example: Example, *, wrong: 
         >>> gallery = worst_gallery(report.worst, lambda id: np.zeros((8, 8), np.uint8))
         >>> len(gallery.cards), gallery.cards[0].pictures[0][0]
         (4, 'query, class 0')
+
+    Source: ours.
     """
     cards = []
     for query in worst:

@@ -13,6 +13,7 @@ from legolas_metric.datasets.leakage import find_leakage
 from legolas_metric.datasets.source import Inputs
 from legolas_metric.datasets.splits import class_disjoint_split, group_disjoint_split
 from legolas_metric.evaluation.ranking_report import RankingReport
+from legolas_metric.evaluation.verification import evaluate_verification
 from legolas_metric.files import check_output, write_named
 from legolas_metric.runs.one_run import Judged, best_path, embed, judge, read_encoder, train_one, untrained_as
 from legolas_metric.runs.run_data import RunData, load_data, load_official_split
@@ -59,7 +60,7 @@ def train(settings: RunSettings, folder: Path) -> Judged:
         if before is not None and found.first.rank[1] <= before.rank[1]:
             log.warning("No epoch ranks better than the untrained encoder: train longer, or ask `doctor`.")
         write_run_page(folder, settings, found, table, data.labels[validation])
-        log.info("Report: %s", (folder / "report.html").resolve().as_uri())
+        log.info("Wrote %s.", folder / "report.html")
     return found
 
 
@@ -77,10 +78,10 @@ def kfold(settings: RunSettings, folder: Path) -> FoldsResult:
         for said in folds.leakage().sentences():
             log.info("Shared between the parts: %s.", said)
 
-        def run(task: FoldTask) -> RankingReport:
+        def run(task: FoldTask) -> tuple[RankingReport, dict[str, float]]:
             log.info("Fold %d of %d: %d rows to train on.", task.number + 1, len(folds), len(task.train))
             found = train_one(data, task.train, task.validation, settings, task.folder, fold=task.number)
-            return found.first
+            return found.first, _pairs(found, data.take(task.validation))
 
         told = {name: value for name, value in settings.plain().items() if name not in FREE}
         result = run_folds(folds, run, folder=folder, settings=told)
@@ -88,7 +89,7 @@ def kfold(settings: RunSettings, folder: Path) -> FoldsResult:
         table = folds_table(result, test)
         _show(table, "The interval is of the pooled queries, by the bootstrap over identities.")
         write_folds_page(folder, settings, result, table)
-        log.info("Report: %s", (folder / "report.html").resolve().as_uri())
+        log.info("Wrote %s.", folder / "report.html")
     return result
 
 
@@ -117,6 +118,15 @@ def join(run: Path, *, how: EnsembleHow | None = None, data: str | None = None) 
         return _join(run, settings, part)
 
 
+def _pairs(found: Judged, part: RunData) -> dict[str, float]:
+    """Figures of all pairs of a fold's rows: a threshold that moves between folds serves none of them."""
+    try:
+        report = evaluate_verification(found.embeddings, part.labels, groups=part.groups)
+    except ValueError:  # no pair of one sort
+        return {}
+    return {"auc": report.auc, "eer": report.eer, "eer_threshold": report.eer_threshold}
+
+
 def _join(run: Path, settings: RunSettings, part: RunData) -> dict[str, RankingReport]:
     members = [read_encoder(best_path(run / f"fold_{n}", n), settings)[0] for n in range(settings.folds)]
     ensemble = EncoderEnsemble(members, settings.ensemble)
@@ -136,7 +146,7 @@ def _join(run: Path, settings: RunSettings, part: RunData) -> dict[str, RankingR
     table = figures_table(reports)
     _show(table, f"{ranking.ensemble.queries} queries of identities that no fold saw.")
     write_folds_page(run / "ensemble", settings, None, table)
-    log.info("Report: %s", (run / "ensemble" / "report.html").resolve().as_uri())
+    log.info("Wrote %s.", run / "ensemble" / "report.html")
     return reports
 
 
@@ -220,4 +230,4 @@ def _rows(rankings: Mapping[str, RankingReport]) -> dict[str, RankingReport]:
 
 
 def _show(table: Table, below: str) -> None:
-    log.info("\n%s\n\n%s", table.markdown(), below)
+    log.info("\n%s\n\n%s", table.markdown(), below, extra={"table": table})

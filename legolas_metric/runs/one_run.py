@@ -32,6 +32,7 @@ from legolas_metric.runs.run_parts import (
     build_schedule,
 )
 from legolas_metric.runs.run_settings import OF_LOGITS, RunSettings
+from legolas_metric.runs.split_record import SplitRecord
 from legolas_metric.runs.steps import PrepareSteps
 from legolas_metric.training.attention_monitor import AttentionMonitor
 from legolas_metric.training.batches import CollateExamples, Examples
@@ -100,7 +101,8 @@ def train_one(
     if settings.encoder == "bilstm":
         callbacks.append(_attention(encoder, parts[1]))
     best = _best(data, settings, folder, fold)
-    callbacks += [_monitor(parts[1], settings, folder), CollapseMonitor("warn")]
+    callbacks += [_monitor(parts[1], settings, folder), SplitRecord(parts[0].labels, parts[1].labels)]
+    callbacks.append(CollapseMonitor("warn"))
     if settings.patience is not None:
         callbacks.append(EarlyStopping(settings.monitor, mode=settings.mode, patience=settings.patience))
     callbacks.append(best)

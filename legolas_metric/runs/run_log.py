@@ -7,8 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+
+from legolas_metric.tables import Table
+
 NAME = "legolas_metric"
 log = logging.getLogger(f"{NAME}.runs")
+
+
+class _OnScreen(logging.Formatter):
+    """A record that brings a table shows it as a terminal can: drawn, and turned where it is too wide."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        table: Table | None = getattr(record, "table", None)
+        if table is None or not sys.stdout.isatty():
+            return super().format(record)
+        console = Console()
+        with console.capture() as drawn:
+            console.print(table.screen(console.width))
+        return f"\n{drawn.get()}\n{record.args[-1] if isinstance(record.args, tuple) else ''}"
 
 
 @contextmanager
@@ -18,7 +35,7 @@ def run_log(folder: Path) -> Iterator[None]:
     written = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     shown = logging.StreamHandler(sys.stdout)
-    shown.setFormatter(logging.Formatter("%(message)s"))
+    shown.setFormatter(_OnScreen("%(message)s"))
     logger = logging.getLogger(NAME)
     level, show = logger.level, warnings.showwarning
 

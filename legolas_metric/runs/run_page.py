@@ -46,10 +46,13 @@ def folds_table(result: FoldsResult, test: Mapping[str, RankingReport]) -> Table
     ]
     rows.append(("mean", *(f"{result.mean(name):.4f}" for name in names)))
     rows.append(("spread", *(f"{result.spread(name):.4f}" for name in names)))
-    rows.append(("pooled", *(f"{result.pooled(name):.4f} {_interval(result.interval(name))}" for name in names)))
+    pooled = [name for name in names if all(name in fold.per_query for fold in result.folds)]
+    told = {name: f"{result.pooled(name):.4f} {_interval(result.interval(name))}" for name in pooled}
+    rows.append(("pooled", *(told.get(name) for name in names)))
     for name in [list(test)[place] for place in (0, -1) if test]:
         values, intervals = test[name].scalars(), test[name].intervals()
-        rows.append((f"test, {name}", *(f"{values[key]:.4f} {_interval(intervals[key])}" for key in names)))
+        told = {key: f"{values[key]:.4f} {_interval(intervals[key])}" for key in names if key in intervals}
+        rows.append((f"test, {name}", *(told.get(key) for key in names)))
     return Table(["fold", *(measure(name).title for name in names)], rows)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from legolas_metric.checks import check_whole
 from legolas_metric.outputs import check_writable
-from legolas_metric.runs.run_log import log
+from legolas_metric.runs.run_log import log, run_log
 from legolas_metric.runs.run_settings import RunSettings
 
 if TYPE_CHECKING:
@@ -111,10 +111,11 @@ def search_settings(settings: RunSettings, space: Space, *, trials: int, folder:
     while (left := trials - len(study.get_trials(states=ended))) > 0:
         study.optimize(objective, n_trials=min(left, 1))
     if study.get_trials(states=ended[:1]):
-        log.info("Best of %d trials: %s with %s", trials, study.best_value, study.best_params)
-        RunSettings.of(settings.plain() | study.best_params).write(
-            folder / "best.toml", {settings.monitor: str(study.best_value)}
-        )
+        best = folder / "best.toml"
+        RunSettings.of(settings.plain() | study.best_params).write(best, {settings.monitor: str(study.best_value)})
+        with run_log(folder):  # those of the trials have ended
+            log.info("Best of %d trials: %s with %s", trials, study.best_value, study.best_params)
+            log.info("Wrote %s.", best)
     return study
 
 

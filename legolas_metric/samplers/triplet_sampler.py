@@ -95,6 +95,8 @@ class TripletSampler(PlannedSampler):
         >>> a, p, n = triplets.locate(torch.tensor(batch))
         >>> len(batch) <= 12, len(a) >= 4
         (True, True)
+
+    Source: ours.
     """
 
     @typed

@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from legolas_metric.bank import EmbeddingBank, rows_named
+from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, as_device, check_choice, check_metric, check_whole
 from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_each, evened, input_loader
 from legolas_metric.datasets.source import Inputs, Source
 from legolas_metric.geometry import chunks
-from legolas_metric.rows import Rows, named_rows
+from legolas_metric.rows import Rows, named_rows, places_of
 from legolas_metric.signatures import typed
 from legolas_metric.stored.bank_writer import FORMAT, Kind, bank_writer
 from legolas_metric.stored.codes import Codes, Storage
 from legolas_metric.stored.container import Container
-from legolas_metric.stored.stored_rows import StoredRows, StoredTable, unread
+from legolas_metric.stored.disk_rows import DiskRows, StoredTable, unread
 
 
 class StoredBank:
@@ -74,7 +74,7 @@ class StoredBank:
         self.mean_error: float = notes["mean_error"]
         self.drift: float | None = None  # of the refresh that wrote it
         codes = Codes(self._container.table("rows"), self._scale(), self.metric)
-        self._table = StoredRows(
+        self._table = DiskRows(
             StoredTable(self._container, codes), self._named(codes.shape), notes["longest"], memory_mb
         )
 
@@ -95,7 +95,7 @@ class StoredBank:
         return len(self._table)
 
     @property
-    def table(self) -> StoredRows:
+    def table(self) -> DiskRows:
         """The rows, as miners and searches take them."""
         return self._table
 
@@ -136,7 +136,7 @@ class StoredBank:
         Raises:
             ValueError: an id that the bank does not hold.
         """
-        return rows_named(ids, self.ids)
+        return places_of(ids, self.ids)
 
     @typed
     def load(self) -> EmbeddingBank:

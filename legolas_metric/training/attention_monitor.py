@@ -32,6 +32,8 @@ class AttentionMonitor(L.Callback):
         >>> from legolas_metric.training.attention_monitor import AttentionMonitor
         >>> AttentionMonitor(torch.randn(8, 20, 3)).history
         []
+
+    Source: ours.
     """
 
     def __init__(

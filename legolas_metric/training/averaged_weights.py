@@ -14,10 +14,15 @@ class AveragedWeights(L.Callback):
         decay: of an exponential moving average over the steps.
         last: mean of the weights at the end of the last N epochs, in place of it.
 
+    Raises:
+        ValueError: both or neither of `decay` and `last`.
+
     Example:
         >>> from legolas_metric.training.averaged_weights import AveragedWeights
         >>> AveragedWeights(last=5).average.last
         5
+
+    Source: ours.
     """
 
     def __init__(self, *, decay: float | None = None, last: int | None = None) -> None:

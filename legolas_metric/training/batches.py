@@ -46,7 +46,7 @@ class CollateExamples:
 
 
 class WithIds(Dataset[Any]):
-    """A data set whose items also tell their id: (x, y) becomes (x, y, id), x (x, id), and a dict has "ids". Ours.
+    """A data set whose items also tell their id: (x, y) becomes (x, y, id), x (x, id), and a dict has "ids".
 
     For a loader of one's own, so that the training loop can ask for the mined triplets of its batch:
     `loop.indices(ids)`, or `triplets.locate(ids)`.
@@ -62,6 +62,8 @@ class WithIds(Dataset[Any]):
         >>> from legolas_metric.training import WithIds
         >>> WithIds([("a", 0), ("b", 1)], ids=[7, 9])[1]
         ('b', 1, 9)
+
+    Source: ours.
     """
 
     def __init__(self, dataset: Source, *, ids: ArrayLike | None = None) -> None:

@@ -36,6 +36,8 @@ class BestCheckpoint(LastInLine):
         >>> from legolas_metric.training.best_checkpoint import BestCheckpoint
         >>> BestCheckpoint("rank_at_1", folder="kept", fold=2).path.name
         'best_model_fold2.safetensors'
+
+    Source: ours.
     """
 
     def __init__(

@@ -40,6 +40,8 @@ class WeightsFile:
         True
         >>> read_weights_file(best.path).label_names
         ('ann', 'bob')
+
+    Source: ours.
     """
 
     weights: dict[str, Tensor]
@@ -86,6 +88,8 @@ class BestWeights:
         [True, True, False]
         >>> best.path.name, read_weights_file(best.path).epoch
         ('best_model_fold0.safetensors', 1)
+
+    Source: ours.
     """
 
     @typed
@@ -167,6 +171,9 @@ class BestWeights:
 def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
     """Read what `BestWeights` wrote; no code of the file is run.
 
+    Args:
+        path: of the file.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: not such a file, cut short, or weights that don't agree with their digest.
@@ -178,6 +185,8 @@ def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
         >>> _ = best.update(0.5, 3, torch.nn.Linear(2, 2).state_dict())
         >>> torch.nn.Linear(2, 2).load_state_dict(read_weights_file(best.path).weights)
         <All keys matched successfully>
+
+    Source: ours.
     """
     weights, metadata = read_tensors(path)
     if _ABOUT not in metadata:

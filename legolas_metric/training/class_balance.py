@@ -91,6 +91,8 @@ def balanced_sampler(
         >>> from legolas_metric.training.class_balance import balanced_sampler
         >>> len(list(balanced_sampler([0, 0, 0, 1], 2, size=100)))
         100
+
+    Source: torch's `WeightedRandomSampler`.
     """
     values = as_labels(labels, None)
     count = class_counts(values, num_classes)
@@ -105,12 +107,18 @@ def balancings(loss: Callable[..., Any], samplers: Sequence[object] = ()) -> tup
 
     Known are class weights, `FocalLoss` with gamma > 0, `WeightedRandomSampler` with unequal weights, and `PKSampler`.
 
+    Args:
+        loss: of the training.
+        samplers: of its loader.
+
     Example:
         >>> import torch
         >>> from legolas_metric import FocalLoss
         >>> from legolas_metric.training.class_balance import balanced_sampler, balancings
         >>> balancings(FocalLoss(), [balanced_sampler([0, 0, 1], 2)])
         ('focal loss', 'a weighted sampler')
+
+    Source: ours.
     """
     found = []
     if isinstance(loss, FocalLoss) and loss.gamma > 0:
@@ -144,6 +152,9 @@ def mixup(
     Returns:
         Mixed inputs, and targets [b, num_classes] that sum to 1.
 
+    Raises:
+        ValueError: alpha that is not positive, or labels that no class stands for, -1 among them.
+
     Example:
         >>> import torch
         >>> from legolas_metric.training.class_balance import mixup
@@ -167,13 +178,23 @@ def mixup(
 def mixed_accuracy(logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) -> float:
     """Accuracy against mixed targets: the mean weight that the target gives to the class that was predicted.
 
+        mean over i of targets[i, argmax logits[i]]
+
     Counted against one of the two mixed classes alone, a perfect model would seem wrong about every other row.
+
+    Args:
+        logits, targets: [b, c].
+
+    Raises:
+        ValueError: logits and targets of different shapes.
 
     Example:
         >>> import torch
         >>> from legolas_metric.training.class_balance import mixed_accuracy
         >>> round(mixed_accuracy(torch.tensor([[2.0, 1.0]]), torch.tensor([[0.7, 0.3]])), 3)
         0.7
+
+    Source: ours.
     """
     if not isinstance(targets, Tensor) or targets.shape != logits.shape or not targets.is_floating_point():
         raise ValueError(

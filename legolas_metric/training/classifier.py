@@ -41,8 +41,9 @@ class ClassifierLearner(L.LightningModule):
     """Train encoder and linear head as a classifier; batches are (inputs, labels) or (inputs, labels, ids).
 
     Logs `train_loss`, `train_accuracy`, `train_balanced_accuracy`, `train_macro_f1`, `train_mpca`, `train_precision`,
-    `train_recall`, `train_f1_spread`, `train_empty_classes`, the same as `val_...`, and `train_loss/{name}` of each
-    auxiliary loss. Under mixup `train_accuracy` counts the mixed targets, and no other train figure is logged.
+    `train_recall`, `train_f1_spread`, `train_empty_classes`, the same as `val_...`, `train_loss/{name}` of each
+    auxiliary loss, and `lr`. Under mixup `train_accuracy` counts the mixed targets, and no other figure of training is
+    logged.
 
     Args:
         encoder: maps inputs to [b, embedding_dim].
@@ -71,6 +72,8 @@ class ClassifierLearner(L.LightningModule):
         >>> learner = ClassifierLearner(torch.nn.Linear(8, 4), 10, embedding_dim=4)
         >>> learner(torch.zeros(2, 8)).shape
         torch.Size([2, 10])
+
+    Source: ours.
     """
 
     def __init__(
@@ -101,6 +104,9 @@ class ClassifierLearner(L.LightningModule):
             raise ValueError("mixup has mixed targets, but auxiliary losses take hard labels: leave out one of them")
         self.mixup_alpha = float(mixup_alpha)
         self.lr, self.weight_decay, self.schedule, self.seed = lr, weight_decay, schedule, seed
+        weights = {name: float(weight) for name, (weight, _) in self.auxiliary.items()}
+        told = {"num_classes": self.num_classes, "mixup_alpha": self.mixup_alpha, "auxiliary_weights": weights}
+        self.save_hyperparameters({"lr": lr, "weight_decay": weight_decay, **told})
         self.events: list[TrainingEvent] = []
         self.reports: dict[str, ClassificationReport] = {}
         self._counted = {"train": EpochConfusion(num_classes), "val": EpochConfusion(num_classes)}
@@ -119,9 +125,14 @@ class ClassifierLearner(L.LightningModule):
             )
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """One step."""
+        """One step.
+
+        Raises:
+            ValueError: labels that no class stands for.
+        """
         inputs, labels = batch[0], batch[1]
         check_classes(labels, self.num_classes)
+        self._log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], labels)
         if self.mixup_alpha:
             return self._mixed_step(inputs, labels)
         embeddings = self.encoder(inputs)
@@ -146,7 +157,11 @@ class ClassifierLearner(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
-        """Count a batch of the validation set."""
+        """Count a batch of the validation set.
+
+        Raises:
+            ValueError: labels that no class stands for.
+        """
         inputs, labels = batch[0], batch[1]
         check_classes(labels, self.num_classes)
         logits = self(inputs)

@@ -26,7 +26,7 @@ _Kind = TypeVar("_Kind", bound=L.Callback)
 
 
 class CollapseMonitor(L.Callback):
-    """Probe the embeddings after every epoch, and warn, step the mining back or stop the run when they collapse. Ours.
+    """Probe the embeddings after every epoch, and warn, step the mining back or stop the run when they collapse.
 
     Looks at the bank of `GlobalMining` and at the validation set of `ValidationMonitor`, whichever the Trainer has,
     each against its own first report: what the encoder began with. Each has a `CollapseGuard` of its own. What was done
@@ -47,6 +47,8 @@ class CollapseMonitor(L.Callback):
         >>> from legolas_metric.training import CollapseMonitor
         >>> CollapseMonitor("stop", patience=2).actions
         []
+
+    Source: ours.
     """
 
     def __init__(

@@ -40,6 +40,8 @@ class EarlyStopping(LastInLine):
         >>> from legolas_metric.training.early_stopping import EarlyStopping
         >>> EarlyStopping("rank_at_1", patience=5).rule.patience
         5
+
+    Source: ours.
     """
 
     def __init__(
@@ -74,10 +76,10 @@ class EarlyStopping(LastInLine):
             self._miss(trainer, needed)
             return
         pair = None if self.ratio is None else (there[1], there[2])
-        report = _report(trainer, self.monitor) if self.paired else None
+        report, measure = _report(trainer, self.monitor) if self.paired else (None, "")
         interval = None
         if report is not None and self._best is not None:
-            difference = replace(report, baseline=self._best).difference(self.monitor.split("/")[0])
+            difference = replace(report, baseline=self._best).difference(measure)
             interval = (difference.low, difference.high)
         epoch, before = trainer.current_epoch, self.rule.stopped
         stop = self._told(there[0], epoch, module, pair, interval)
@@ -132,6 +134,8 @@ class RestoringEarlyStopping(EarlyStopping):
         >>> stop = RestoringEarlyStopping("rank_at_1", patience=5, ratio=("val_loss", "train_loss", 1.15))
         >>> stop.rule.ratio_limit
         1.15
+
+    Source: ours.
     """
 
     def __init__(
@@ -201,16 +205,18 @@ def _checked(ratio: Ratio) -> Ratio:
     return ratio
 
 
-def _report(trainer: L.Trainer, monitor: str) -> RankingReport:
-    """The ranking that the logged value is of, as the epoch's validation left it."""
-    monitors = [held for held in _callbacks(trainer) if isinstance(held, ValidationMonitor)]
-    if not monitors or not monitors[0].history:
+def _report(trainer: L.Trainer, monitor: str) -> tuple[RankingReport, str]:
+    """The ranking that the logged value is of, as the epoch's validation left it, and which of its measures it is."""
+    monitors = [held for held in _callbacks(trainer) if isinstance(held, ValidationMonitor) and held.history]
+    named = [held for held in monitors if monitor.startswith(held.prefix)]
+    if not named:
         raise ValueError("paired=True compares rankings of a ValidationMonitor: add one to the Trainer's callbacks")
-    record = monitors[0].history[-1]
-    _, _, protocol = monitor.partition("/")
+    of = max(named, key=lambda held: len(held.prefix))
+    record = of.history[-1]
+    measure, _, protocol = monitor.removeprefix(of.prefix).partition("/")
     if protocol and protocol not in record.rankings:
         raise ValueError(f"no protocol {protocol!r} in the ValidationMonitor; it has {', '.join(record.rankings)}")
-    return record.rankings[protocol] if protocol else record.ranking
+    return (record.rankings[protocol] if protocol else record.ranking), measure
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:

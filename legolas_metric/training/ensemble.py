@@ -158,6 +158,9 @@ class EncoderEnsemble(nn.Module):
     def ask(self, question: Callable[[nn.Module], Any], *, of: int | None = None) -> list[Any]:
         """Ask the members something, such as attention weights or `saliency`: of one (the best fold), or of all.
 
+        Raises:
+            ValueError: `of` is no member.
+
         Example:
             >>> import torch
             >>> from legolas_metric.training.ensemble import EncoderEnsemble, saliency
@@ -216,12 +219,22 @@ def vote(logits: Sequence[Float[Tensor, "n c"]], how: Vote = "soft") -> Int64[Te
     "soft" takes the largest mean probability; "hard" the class that most members chose, among equals that of the
     largest mean probability.
 
+    Args:
+        logits: [n, c] of each classifier.
+        how: "soft" or "hard".
+
+    Raises:
+        TypeError: no list of tensors [n, c].
+            ValueError: an unknown `how`, or no logits.
+
     Example:
         >>> import torch
         >>> from legolas_metric.training.ensemble import vote
         >>> sure, unsure = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 0.1]])
         >>> vote([sure, unsure, unsure]).item(), vote([sure, unsure, unsure], "hard").item()
         (0, 1)
+
+    Source: Kittler et al. (1998), On Combining Classifiers.
     """
     check_choice("how", how, get_args(Vote))
     if isinstance(logits, Tensor) and logits.ndim == 3:
@@ -241,7 +254,14 @@ def vote(logits: Sequence[Float[Tensor, "n c"]], how: Vote = "soft") -> Int64[Te
 def saliency(encoder: nn.Module, inputs: Float[Tensor, "b *s"]) -> Float[Tensor, "b *s"]:
     """How much each number of an input moves its unit embedding: | d (z . stop(z)) / d x |, z the raw embedding.
 
+    Args:
+        encoder: a module from inputs to [b, d].
+        inputs: [b, ...], floating point.
+
     Source: Simonyan et al. (2014), Deep Inside Convolutional Networks, arXiv:1312.6034; of an embedding, ours.
+
+    Raises:
+        RuntimeError: inputs that are not floating point.
 
     Example:
         >>> import torch

@@ -15,6 +15,12 @@ class EpochConfusion:
     Args:
         num_classes: declared.
 
+    Args:
+        num_classes: declared, as the highest label that happens to occur says little.
+
+    Raises:
+        ValueError: fewer than two classes.
+
     Example:
         >>> import torch
         >>> from legolas_metric.training.epoch_confusion import EpochConfusion
@@ -24,6 +30,8 @@ class EpochConfusion:
         {'accuracy': 0.5, 'mpca': 0.5}
         >>> counted.only_class()
         0
+
+    Source: ours.
     """
 
     def __init__(self, num_classes: int) -> None:

@@ -25,6 +25,8 @@ class EpochRecord:
         >>> ranking, collapse = evaluate_ranking(rows, labels), probe_embeddings(rows)
         >>> EpochRecord(epoch=0, ranking=ranking, collapse=collapse).ranking.queries
         4
+
+    Source: ours.
     """
 
     epoch: int

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import check_at_least
+from legolas_metric.checks import UNLABELLED, ArrayLike, check_at_least
 from legolas_metric.datasets.folds import Fold, KFold
 from legolas_metric.evaluation.bootstrap import intervals
 from legolas_metric.evaluation.ranking_measures import rank_at
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.files import read_tensors, write_tensors
+from legolas_metric.rows import as_labels
 
-_RESULT = "result.safetensors"
+RESULT = "result.safetensors"
+"""In a fold's folder, what it came to."""
 _OF_QUERIES = ("rank_at_1", "map_at_r", "r_precision")
 
 
@@ -40,6 +42,8 @@ class FoldTask:
         >>> task = FoldTask(number=0, train=torch.arange(3), validation=torch.arange(3, 5), folder=Path("fold_0"))
         >>> task.checkpoint is None
         True
+
+    Source: ours.
     """
 
     number: int
@@ -63,20 +67,24 @@ class FoldResult:
         values: name -> figure.
         per_query: name -> [q], what a figure is the mean of; empty where that is not known.
         identities: [q] whose queries they are.
+        shared: how many "rows", and, where labels are known, "identities", the fold's two parts both hold.
 
     Example:
         >>> from legolas_metric.training.fold_runs import FoldResult
         >>> FoldResult(number=0, values={"rank_at_1": 0.5}).per_query
         {}
+
+    Source: ours.
     """
 
     number: int
     values: Mapping[str, float]
     per_query: Mapping[str, Float64[Tensor, " q"]] = field(default_factory=dict, repr=False)
     identities: Int64[Tensor, " q"] | None = field(default=None, repr=False)
+    shared: Mapping[str, int] = field(default_factory=dict)
 
 
-Outcome = RankingReport | Mapping[str, Any]
+Outcome = RankingReport | Mapping[str, Any] | tuple[RankingReport, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,8 @@ class FoldsResult:
         >>> result = FoldsResult(tuple(FoldResult(number=k, values={"auc": v}) for k, v in enumerate([0.5, 0.7])))
         >>> round(result.mean("auc"), 3), round(result.spread("auc"), 3)
         (0.6, 0.141)
+
+    Source: ours.
     """
 
     folds: tuple[FoldResult, ...]
@@ -168,6 +178,7 @@ def run_folds(
     *,
     folder: str | os.PathLike[str],
     settings: Mapping[str, Any] | None = None,
+    labels: ArrayLike | None = None,
 ) -> FoldsResult:
     """Train and evaluate each fold in turn; a fold that is done is never done again.
 
@@ -177,9 +188,12 @@ def run_folds(
 
     Args:
         folds: a `KFold`, or pairs (train rows, validation rows).
-        train: trains one fold and returns its `RankingReport` on the validation rows, or a mapping name -> figure.
+        train: trains one fold and returns its `RankingReport` on the validation rows, a mapping name -> figure, or a
+            pair of both.
         folder: of the run.
         settings: plain values; results of other settings, or other folds, are refused rather than mixed.
+        labels: [n] of all rows, by which a fold's result tells how many identities its two parts share, for the doctor
+            (default: those of a `KFold` by identity).
 
     Raises:
         ValueError: no fold, or a folder with results of other folds or settings.
@@ -196,19 +210,49 @@ def run_folds(
     Source: ours.
     """
     check_at_least("the number of folds", len(folds), 1)
+    identities = None if labels is None else as_labels(labels, None).cpu()
+    if identities is None and isinstance(folds, KFold) and folds.how == "identity":
+        identities = folds.labels
     done = []
     for number, (rows, validation) in enumerate(folds):
         own = Path(folder) / f"fold_{number}"
         digest = _digest(rows, validation, settings or {})
-        if not (own / _RESULT).is_file():
+        if not (own / RESULT).is_file():
             own.mkdir(parents=True, exist_ok=True)
             outcome = train(FoldTask(number=number, train=rows, validation=validation, folder=own))
-            _write(own / _RESULT, _result(number, outcome), digest)
-        done.append(_read(own / _RESULT, number, digest))
+            result = replace(_result(number, outcome), shared=_shared(rows, validation, identities))
+            _write(own / RESULT, result, digest)
+        done.append(_read(own / RESULT, number, digest))
     return FoldsResult(tuple(done))
 
 
+def read_folds(folder: str | os.PathLike[str]) -> FoldsResult:
+    """What the folds of a folder came to, those that are done; `FoldsResult(())` where none is.
+
+    Example:
+        >>> from legolas_metric.training.fold_runs import read_folds
+        >>> read_folds(".").folds
+        ()
+    """
+    done = {path.parent.name.removeprefix("fold_"): path for path in Path(folder).glob(f"fold_*/{RESULT}")}
+    numbers = sorted(int(name) for name in done if name.isdecimal())
+    return FoldsResult(tuple(_read(done[str(number)], number, None) for number in numbers))
+
+
+def _shared(rows: Tensor, validation: Tensor, labels: Tensor | None) -> dict[str, int]:
+    """How much of the validation part the training part holds too."""
+    shared = {"rows": int(torch.isin(validation, rows).sum())}
+    if labels is not None:
+        asked = labels[validation.cpu()].unique()
+        shared["identities"] = int(torch.isin(asked[asked != UNLABELLED], labels[rows.cpu()]).sum())
+    return shared
+
+
 def _result(number: int, outcome: Outcome) -> FoldResult:
+    if isinstance(outcome, tuple) and len(outcome) == 2 and isinstance(outcome[0], RankingReport):
+        result = _result(number, outcome[0])
+        beside = _result(number, outcome[1]).values
+        return replace(result, values={**result.values, **{k: v for k, v in beside.items() if k not in result.values}})
     if isinstance(outcome, RankingReport):
         queries = outcome.per_query
         first = rank_at(queries.start, queries.size, queries.tied, 1)
@@ -219,7 +263,8 @@ def _result(number: int, outcome: Outcome) -> FoldResult:
     if isinstance(outcome, Mapping):
         return FoldResult(number=number, values={str(name): float(value) for name, value in outcome.items()})
     raise TypeError(
-        f"fold {number} returned {type(outcome).__name__}: return a RankingReport, or a mapping of names to numbers"
+        f"fold {number} returned {type(outcome).__name__}: return a RankingReport, a mapping of names to numbers, or "
+        "a pair of both"
     )
 
 
@@ -228,16 +273,24 @@ def _write(path: Path, result: FoldResult, digest: str) -> None:
     if result.identities is not None:
         tensors["identities"] = result.identities
     tensors["values"] = torch.tensor(list(result.values.values()), dtype=torch.float64)
-    write_tensors(path, tensors, {"names": json.dumps(list(result.values)), "digest": digest})
+    write_tensors(
+        path, tensors, {"names": json.dumps(list(result.values)), "digest": digest, "shared": json.dumps(result.shared)}
+    )
 
 
-def _read(path: Path, number: int, digest: str) -> FoldResult:
+def _read(path: Path, number: int, digest: str | None) -> FoldResult:
     tensors, about = read_tensors(path)
-    if about.get("digest") != digest:
+    if digest is not None and about.get("digest") != digest:
         raise ValueError(f"{path} is of other folds or settings: choose another folder, or delete that of the old run")
     values = dict(zip(json.loads(about["names"]), tensors["values"].tolist(), strict=True))
     per_query = {name.removeprefix("query/"): column for name, column in tensors.items() if name.startswith("query/")}
-    return FoldResult(number=number, values=values, per_query=per_query, identities=tensors.get("identities"))
+    return FoldResult(
+        number=number,
+        values=values,
+        per_query=per_query,
+        identities=tensors.get("identities"),
+        shared=json.loads(about.get("shared", "{}")),
+    )
 
 
 def _digest(rows: Tensor, validation: Tensor, settings: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ class MinedRows(Sampler[int]):
 
 
 class MiningCallback(TrainerCallback):
-    """A `MiningLoop` that the `Trainer` of transformers drives: mines at the start of every epoch, and resumes. Ours.
+    """A `MiningLoop` that the `Trainer` of transformers drives: mines at the start of every epoch, and resumes.
 
     ```
     loop = MiningLoop(dataset, labels, miner=HardMiner(), batch_size=64, collate_fn=...)
@@ -92,6 +92,8 @@ class MiningCallback(TrainerCallback):
         >>> loop = MiningLoop(torch.randn(60, 8), torch.arange(60) // 6, miner=HardMiner(), batch_size=20)
         >>> len(MiningCallback(loop).sampler)
         60
+
+    Source: ours.
     """
 
     def __init__(self, loop: MiningLoop, *, encoder: EncoderOption = None, monitor: str | None = None) -> None:

@@ -16,7 +16,7 @@ _PACKAGES = ("legolas-metric", "torch", "numpy", "lightning", "faiss-cpu", "pyto
 
 
 class RunHistory:
-    """`history.jsonl` of a run: one JSON object a line, by `kind`; lines are only ever added, and whole. Ours.
+    """`history.jsonl` of a run: one JSON object a line, by `kind`; lines are only ever added, and whole.
 
     Kinds: `start` (settings, versions, seed, digests), `epoch` (values of an epoch; 0 is the encoder before training),
     `round` (values of mining), `event` (a stage, a guard, a stop, a resume, and why), `end`. Of an epoch that was run
@@ -40,6 +40,8 @@ class RunHistory:
         ...     history.epoch(epoch=1, step=10, values={"rank_at_1": 0.5})
         ...     RunHistory(Path(folder) / "history.jsonl").series("rank_at_1")
         {0: 0.25, 1: 0.5}
+
+    Source: ours.
     """
 
     @typed

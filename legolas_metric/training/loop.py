@@ -38,16 +38,7 @@ Batch = tuple[Any, Int64[Tensor, " b"], Int64[Tensor, " b"]]
 
 
 class MiningLoop:
-    """Mines the whole training set at the start of every epoch, and hands out batches made of what was found. Ours.
-
-    ```
-    loop = MiningLoop(dataset, labels, miner=HardMiner())
-    for epoch in range(20):
-        for x, y, ids in loop.epoch(encoder):
-            loss = loss_fn(encoder(x), y, loop.indices(ids))
-            ...
-        print(loop.last.summary())
-    ```
+    """Mines the whole training set at the start of every epoch, and hands out batches made of what was found.
 
     Each round embeds the data set with the encoder as it is, asks the schedule for the epoch's miner, mines, and plans
     batches in which anchor, positive and negative stand together. Triplets of different classes share few rows, so
@@ -92,8 +83,7 @@ class MiningLoop:
 
     Example:
         >>> import torch
-        >>> from legolas_metric import HardMiner, SupConLoss
-        >>> from legolas_metric.training import MiningLoop
+        >>> from legolas_metric import HardMiner, MiningLoop, SupConLoss
         >>> x, labels = torch.randn(60, 8), torch.arange(60) // 6
         >>> encoder, loss = torch.nn.Linear(8, 4), SupConLoss()
         >>> loop = MiningLoop(x, labels, miner=HardMiner(), batch_size=20, progress=False)
@@ -101,6 +91,8 @@ class MiningLoop:
         ...     value = loss(encoder(inputs), y, loop.indices(ids))
         >>> loop.last.miner, len(loop.last.triplets), loop.next_epoch
         ('HardMiner', 60, 1)
+
+    Source: ours.
     """
 
     @typed
@@ -179,7 +171,11 @@ class MiningLoop:
 
     @property
     def last(self) -> MiningRound:
-        """The last round."""
+        """The last round.
+
+        Raises:
+            ValueError: nothing was mined yet.
+        """
         if not self.rounds:
             raise ValueError("nothing was mined yet: iterate epoch(encoder)")
         return self.rounds[-1]
@@ -295,7 +291,11 @@ class MiningLoop:
             self.mine(placed)
 
     def mine(self, placed: Placed) -> None:
-        """One round: refresh the bank, mine it, make batches for the steps that are left, and keep the record."""
+        """One round: refresh the bank, mine it, make batches for the steps that are left, and keep the record.
+
+        Raises:
+            ValueError: a miner that finds no triplet.
+        """
         epoch, step, encoding = self.current, self.step, self._embedding(placed)
         with self.world.meeting("mining"):
             self.world.barrier()

@@ -57,8 +57,7 @@ class GlobalMining(L.Callback):
             it. A module of one's own passes `mining.indices(ids)` to its loss.
         every, every_steps, rotate, ema: when is mined, and by which encoder, see `MiningLoop`.
         monitor: the logged metric that a schedule's `Plateau` looks at, such as "rank_at_1" of `ValidationMonitor`.
-            Until it is logged no epoch counts, which is warned of from the second epoch on. A `patience` should be
-            longer than the epochs between two validations.
+            Until it is logged no epoch counts, which is warned of; `patience` outlasts the epochs between validations.
         ids, groups, metric: as `EmbeddingBank`.
         embed_batch_size, collate_fn, num_workers, pin_memory, persistent_workers: how the data set is read, see
             `MiningLoop`. `num_workers` serves embedding, and is the default of `loader`.
@@ -78,6 +77,8 @@ class GlobalMining(L.Callback):
         >>> mining = GlobalMining(train, train.labels, schedule=schedule)
         >>> len(mining.loader())  # steps an epoch: Trainer(callbacks=[mining]).fit(learner, mining.loader())
         115
+
+    Source: ours.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class MetricLearner(L.LightningModule):
     and the step. Prediction (`Trainer.predict`) embeds: the inputs alone, or the first part of a batch.
 
     `GlobalMining` sets `triplets` to have the loss see only the mined ones that lie in the batch; None leaves every
-    pair of the batch to the loss. The mean loss of an epoch is logged as `train_loss`.
+    pair of the batch to the loss. The mean loss of an epoch is logged as `train_loss`, its mean rate as `lr`.
 
     Args:
         encoder: maps inputs to [b, d]; a tuple of inputs as positional arguments, anything else as one.
@@ -51,6 +51,8 @@ class MetricLearner(L.LightningModule):
 
     From a checkpoint: `MetricLearner.load_from_checkpoint(path, encoder=Conv4())` has the weights; pass `loss=` too to
     train on.
+
+    Source: ours.
     """
 
     triplets: Triplets | None = None
@@ -90,7 +92,11 @@ class MetricLearner(L.LightningModule):
             self.loss.gather = world_of(self.trainer)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportFunctionMemberAccess]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step: the loss over a batch, or over its mined triplets."""
+        """One step: the loss over a batch, or over its mined triplets.
+
+        Raises:
+            ValueError: no loss, or mined triplets and a batch without ids.
+        """
         if self.loss is None:
             raise ValueError("this MetricLearner has no loss: pass loss, to train it")
         inputs, labels, ids = _parts(batch)
@@ -119,6 +125,8 @@ class MetricLearner(L.LightningModule):
             batch_size=len(labels),
             sync_dist=True,
         )
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("lr", rate, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 
     def _joint(self, triplets: Triplets, embeddings: Tensor, labels: Tensor, ids: Tensor) -> tuple[Any, Tensor, Tensor]:
@@ -140,7 +148,11 @@ class MetricLearner(L.LightningModule):
             checkpoint["state_dict"] = {name: part for name, part in weights.items() if not name.startswith("loss.")}
 
     def configure_optimizers(self) -> Any:
-        """AdamW on one cycle, or what was asked for; the loss's parameters in a group of their own."""
+        """AdamW on one cycle, or what was asked for; the loss's parameters in a group of their own.
+
+        Raises:
+            ValueError: a cycle over a run that has no end.
+        """
         groups = [{"params": list(self.encoder.parameters()), "lr": self.lr, "weight_decay": self.weight_decay}]
         own = list(self.loss.parameters()) if isinstance(self.loss, nn.Module) else []
         if own:

@@ -39,9 +39,10 @@ class ValidationMonitor(L.Callback):
     """Embed a validation set before training and after every epoch; rank it, probe it, log both, keep both.
 
     Logs `rank_at_1`, `map_at_r`, `effective_rank`, `mean_cosine`, `top1_variance` and more of the first protocol; with
-    several, the ranking of each also under `rank_at_1/<protocol's name>`. The reports are in `history`; epoch 0 is the
-    untrained encoder, in a resumed run too, and it is the `baseline` of every later ranking's difference. For any
-    LightningModule; the encoder embeds in the Trainer's precision, on the module's device.
+    several, the ranking of each also under `rank_at_1/<protocol's name>`. A monitor with a name logs `<name>_rank_at_1`
+    and so on: "train" for part of the training set, beside the monitor of unseen classes. The reports are in `history`;
+    epoch 0 is the untrained encoder, in a resumed run too, and it is the `baseline` of every later ranking's
+    difference. For any LightningModule; the encoder embeds in the Trainer's precision, on the module's device.
 
     Behaviour in corner cases: an epoch that `every` leaves out is neither measured nor logged again; a run that resumes
     from a checkpoint of an epoch's last step measures that epoch first, since its validation was still to come. Of the
@@ -55,6 +56,7 @@ class ValidationMonitor(L.Callback):
         metric: "cosine", "dot" or "euclidean".
         every: measure every so many epochs; the first measure is always that of epoch 0.
         ids: [n], see `EmbeddingBank`.
+        name: goes before the names of all that is logged; several monitors of one Trainer have names of their own.
         encoder: of the LightningModule: an attribute's name, or a function of the module (default: the one that a
             `GlobalMining` of the same Trainer was given, else `module.encoder`, else the module itself).
         embed_batch_size, num_workers, collate_fn, pin_memory, persistent_workers: how the data set is read, see
@@ -64,6 +66,7 @@ class ValidationMonitor(L.Callback):
 
     Raises:
         TypeError, ValueError: settings of another type or out of bounds, lengths that differ, protocols of one name.
+            (Two monitors of one name are refused by Lightning, when the Trainer is made.)
 
     Example:
         >>> from legolas_metric.datasets import split_omniglot
@@ -72,6 +75,8 @@ class ValidationMonitor(L.Callback):
         >>> monitor = ValidationMonitor(validation, validation.labels)
         >>> monitor.history
         []
+
+    Source: ours.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class ValidationMonitor(L.Callback):
         metric: Metric = "cosine",
         every: int = 1,
         ids: ArrayLike | None = None,
+        name: str = "",
         encoder: EncoderOption = None,
         embed_batch_size: int = 512,
         num_workers: int = 0,
@@ -95,6 +101,9 @@ class ValidationMonitor(L.Callback):
         super().__init__()
         check_encoder(encoder)
         check_history(history)
+        if not isinstance(name, str):
+            raise TypeError(f"name must be text, got {name!r}")
+        self.prefix = f"{name}_" if name else ""
         self.every = check_whole("every", every, 1)
         self.protocols = _as_protocols(protocol)
         self.inputs = Inputs(dataset)
@@ -128,6 +137,11 @@ class ValidationMonitor(L.Callback):
         return self.embedder.embed(Placed(chosen, device=device if isinstance(device, torch.device) else None), step=0)
 
     @property
+    def state_key(self) -> str:
+        """Under which Lightning keeps the state: one for each name."""
+        return f"{super().state_key}{self.prefix}"
+
+    @property
     def baseline(self) -> EpochRecord | None:
         """What the untrained encoder reached; None before training."""
         return self.history[0] if self.history else None
@@ -151,8 +165,9 @@ class ValidationMonitor(L.Callback):
         """Measure the epoch, and log it."""
         epoch = trainer.current_epoch + 1
         if epoch % self.every == 0:
-            values = dict(self._measure(trainer, pl_module, epoch=epoch).values())
-            pl_module.log("rank_at_1", values.pop("rank_at_1"), prog_bar=True, sync_dist=True)
+            values = self._named(self._measure(trainer, pl_module, epoch=epoch))
+            rank_1 = f"{self.prefix}rank_at_1"
+            pl_module.log(rank_1, values.pop(rank_1), prog_bar=True, sync_dist=True)
             pl_module.log_dict(values, sync_dist=True)
         record_epoch(self, trainer, epoch=epoch)
 
@@ -170,7 +185,7 @@ class ValidationMonitor(L.Callback):
         if resumed is not None and self.history[-1].epoch < resumed[0] and resumed[0] % self.every == 0:
             self._measure(trainer, pl_module, epoch=resumed[0])
             self._record_alone(trainer)
-        return self.history[-1].values() if self.history else {}
+        return self._named(self.history[-1]) if self.history else {}
 
     def state_dict(self) -> dict[str, Any]:
         """The records so far, and which epochs are through: what resuming needs."""
@@ -197,11 +212,14 @@ class ValidationMonitor(L.Callback):
 
     def recorded_values(self, epoch: int) -> Mapping[str, float | int]:
         """The measures of an epoch, if it was measured."""
-        return self.history[-1].values() if self.history and self.history[-1].epoch == epoch else {}
+        return self._named(self.history[-1]) if self.history and self.history[-1].epoch == epoch else {}
 
     def recorded_names(self) -> set[str]:
         """Of all that is measured."""
-        return set(self.history[0].values()) if self.history else set()
+        return set(self._named(self.history[0])) if self.history else set()
+
+    def _named(self, record: EpochRecord) -> dict[str, float | int]:
+        return {f"{self.prefix}{name}": value for name, value in record.values().items()}
 
     def _measure(self, trainer: L.Trainer, pl_module: L.LightningModule, *, epoch: int) -> EpochRecord:
         placed = placed_encoder(trainer, pl_module, trained_encoder(trainer, self.encoder))
@@ -225,12 +243,13 @@ class ValidationMonitor(L.Callback):
         return record
 
     def _record_alone(self, trainer: L.Trainer) -> None:
-        """Log and write the last record outside of an epoch's end, where Lightning gathers nothing."""
-        record, history = self.history[-1], writes(trainer)
-        values = record.values()
-        log_values(trainer, values, step=trainer.global_step)
-        if history is not None:
-            history.epoch(epoch=record.epoch, step=trainer.global_step, values=values, verdict=record.collapse.verdict)
+        """Log the last record outside of an epoch's end, where Lightning gathers nothing; the last monitor writes."""
+        epoch, monitors, history = self.history[-1].epoch, _monitors(trainer), writes(trainer)
+        log_values(trainer, self._named(self.history[-1]), step=trainer.global_step)
+        if history is not None and monitors[-1] is self:
+            values = {name: value for held in monitors for name, value in held.recorded_values(epoch).items()}
+            verdict = monitors[0].history[-1].collapse.verdict
+            history.epoch(epoch=epoch, step=trainer.global_step, values=values, verdict=verdict)
 
     def _of_own_protocols(self, record: EpochRecord) -> EpochRecord:
         """The same record with the protocols that it was made by, whose functions no file holds."""
@@ -240,6 +259,10 @@ class ValidationMonitor(L.Callback):
         }
         ranking = rankings.get(record.ranking.protocol.name, record.ranking)
         return replace(record, ranking=ranking, rankings=rankings)
+
+
+def _monitors(trainer: L.Trainer) -> list[ValidationMonitor]:
+    return [held for held in trainer.callbacks if isinstance(held, ValidationMonitor)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _as_protocols(protocol: RetrievalProtocol | Sequence[RetrievalProtocol] | None) -> tuple[RetrievalProtocol, ...]:

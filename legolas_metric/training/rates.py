@@ -20,6 +20,9 @@ def warm_restarts(
         growth: each cosine is so many times as long as the one before.
         lowest: rate at the end of a cosine.
 
+    Raises:
+        ValueError: a negative warm-up or lowest rate, a period or growth below 1.
+
     Example:
         >>> import torch
         >>> from legolas_metric.training.rates import warm_restarts

@@ -30,6 +30,8 @@ class MiningRound:
         >>> seconds = {"encode_seconds": 0.1, "mine_seconds": 0.2}
         >>> len(MiningRound(epoch=0, step=0, miner="hard", triplets=mined, fed=1.0, drift=None, **seconds).triplets)
         4
+
+    Source: ours.
     """
 
     epoch: int

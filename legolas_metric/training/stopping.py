@@ -39,6 +39,9 @@ class StoppingRule:
 
     Behaviour in corner cases: a ratio whose training value is 0 is infinite; one that is NaN counts as exceeded.
 
+    Raises:
+        ValueError: an unknown mode, a patience below 1, or limits that are negative or not finite.
+
     Example:
         >>> from legolas_metric.training.stopping import StoppingRule
         >>> rule = StoppingRule(patience=2)
@@ -158,6 +161,8 @@ class EpochWeights:
         >>> from legolas_metric.training.stopping import EpochWeights
         >>> EpochWeights(3, {"weight": torch.zeros(2)}).epoch
         3
+
+    Source: ours.
     """
 
     epoch: int
@@ -180,6 +185,9 @@ class RestoringStopper:
     Behaviour in corner cases: where the files of a resumed state are gone (an older checkpoint than the last one), that
     is warned of, and the best epoch is chosen among those that follow.
 
+    Raises:
+        ValueError: an unknown `restore`.
+
     Example:
         >>> import torch
         >>> from legolas_metric.training.stopping import RestoringStopper, StoppingRule
@@ -191,6 +199,8 @@ class RestoringStopper:
         >>> _ = encoder.load_state_dict(kept.weights)
         >>> stopped, kept.epoch
         (True, 1)
+
+    Source: ours.
     """
 
     @typed

@@ -19,6 +19,9 @@ def mean_weights(states: Sequence[Mapping[str, Tensor]]) -> Weights:
     Running statistics of batch norm are averaged too, which is near what the averaged weights give; exactly it is what
     `torch.optim.swa_utils.update_bn` finds over the training set.
 
+    Args:
+        states: [k] state dicts, alike in names and shapes.
+
     Raises:
         ValueError: no state, or states whose names or shapes differ.
 

@@ -43,6 +43,8 @@ class ExactIndex:
         >>> found = ExactIndex().fit(rows, [0, 0, 1, 1]).self_join(1, want="negative")
         >>> found.ids.flatten().tolist()
         [2, 2, 1, 1]
+
+    Source: ours.
     """
 
     @typed
@@ -136,7 +138,11 @@ class ExactIndex:
         return self._rows
 
     def answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
-        """`search` of queries that are checked and prepared already."""
+        """`search` of queries that are checked and prepared already.
+
+        Raises:
+            ValueError: as `search`.
+        """
         rows = self.rows
         check_request(own, rows, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)

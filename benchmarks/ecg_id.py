@@ -4,9 +4,9 @@ Persons are dealt to folds, so that each is judged once, by encoders that never 
 questions: who is it in another recording, and who on another day? Each person counts once, however many beats there
 are; intervals are by the bootstrap over persons. About two minutes on two cores; docs/ecg.md explains the table.
 
-python examples/ecg_id.py --steps 150
-python examples/ecg_id.py --data ecg-id-database-1.0.0   # PhysioNet's own folder, with the extra `ecg`
-python examples/ecg_id.py --peaks found                  # R peaks by wfdb's detector: none need be given
+python benchmarks/ecg_id.py --steps 150
+python benchmarks/ecg_id.py --data ecg-id-database-1.0.0   # PhysioNet's own folder, with the extra `ecg`
+python benchmarks/ecg_id.py --peaks found                  # R peaks by wfdb's detector: none need be given
 """
 
 import argparse
@@ -35,7 +35,7 @@ from legolas_metric import (
 from legolas_metric.datasets import EcgBeats, load_ecg_id
 from legolas_metric.encoders import ResNet1D
 
-BUNDLED = Path(__file__).parent / "data/ecgid_dev.npz"
+BUNDLED = Path(__file__).parents[1] / "examples/data/ecgid_dev.npz"
 BATCH, K = 64, 4
 QUESTIONS = ("another recording", "another day")
 Found = dict[tuple[str, str], list[tuple[Tensor, Tensor]]]  # (method, question) -> persons and their Rank@1, by fold

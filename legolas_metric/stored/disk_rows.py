@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
@@ -75,7 +75,7 @@ class StoredTable:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredRows:
+class DiskRows:
     """The rows of a bank on disk, all or some: `Rows` whose embeddings come when they are asked for.
 
     Attributes:
@@ -112,15 +112,22 @@ class StoredRows:
         """Some of the rows, in memory."""
         return replace(self._named(part), embeddings=self.embeddings[part])
 
-    def view(self, place: Int64[Tensor, " m"]) -> "StoredRows":
+    def view(self, place: Int64[Tensor, " m"]) -> "DiskRows":
         """Some of the rows, still on disk."""
-        return StoredRows(self.embeddings.view(place), self._named(place), self.longest, self.memory_mb)
+        return DiskRows(self.embeddings.view(place), self._named(place), self.longest, self.memory_mb)
 
     def _named(self, part: slice | Int64[Tensor, " m"]) -> Rows:
         labels, ids, groups = (None if of is None else of[part] for of in (self.labels, self.ids, self.groups))
         assert ids is not None
         names = self.named.label_names, self.named.group_names
         return Rows(unread(len(ids), self.embeddings.shape[1]), labels, ids, groups, *names)
+
+    @property
+    def reach(self) -> Float64[Tensor, "1 d"]:
+        """A row as long as the longest."""
+        row = torch.zeros(1, self.embeddings.shape[1], dtype=torch.float64)
+        row[0, 0] = self.longest
+        return row
 
     @property
     def memory(self) -> int:
@@ -133,13 +140,13 @@ class StoredRows:
         return rows_for(max(0, self.memory) // _SHARE, 8 * self.embeddings.shape[1] + 600)
 
 
-AnyRows = Rows | StoredRows
+AnyRows = Rows | DiskRows
 """Rows in memory, or on disk: both give `Rows` by number."""
 
 
 def some_of(rows: Any, place: Int64[Tensor, " m"]) -> Any:
     """Some of the rows, where they are: in memory, or on disk."""
-    return rows.view(place) if isinstance(rows, StoredRows) else rows[place]
+    return rows.view(place) if isinstance(rows, DiskRows) else rows[place]
 
 
 def unread(n: int, d: int) -> Float32[Tensor, "n d"]:
