@@ -23,7 +23,7 @@ LAYERS = (
     {"records"},
     {"datasets", "encoders"},
     {"bank"},
-    {"stored"},
+    {"disk"},
     {"samplers", "index"},
     {"miners", "losses"},
     {"probes", "evaluation"},

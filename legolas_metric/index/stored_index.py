@@ -13,6 +13,8 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, Metric, check_choice
+from legolas_metric.disk.disk_rows import AnyRows, DiskRows, some_of
+from legolas_metric.disk.stored_bank import StoredBank
 from legolas_metric.geometry import chunks
 from legolas_metric.index.brute_force import part_of
 from legolas_metric.index.exact import ExactIndex
@@ -23,8 +25,6 @@ from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, query_rows
 from legolas_metric.signatures import typed
-from legolas_metric.stored.disk_rows import AnyRows, DiskRows, some_of
-from legolas_metric.stored.stored_bank import StoredBank
 
 _FEWEST_ROWS, _FEWEST_QUERIES = 1024, 256  # below that, blocks cost more than what is in them
 
@@ -137,8 +137,10 @@ class StoredIndex:
         ids = torch.full((len(own), k), NO_ID)
         similarities = torch.full((len(own), k), -torch.inf)
         asked, stats = min(k, len(rows)), []
-        plan = Plan.of(rows, len(own), asked) if asked else None
-        for part in chunks(len(own), plan.queries) if plan else ():
+        if not asked:
+            return Neighbors(ids, similarities, _summed(stats, len(own)))
+        plan = Plan.of(rows, len(own), asked)
+        for part in chunks(len(own), plan.queries):
             some, limits = own[part], part_of(bounds, part)
             best = _Best(len(some), asked, farthest)
             for block in chunks(len(rows), plan.rows):

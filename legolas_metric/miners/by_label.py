@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.disk.disk_rows import AnyRows
 from legolas_metric.lookup import runs_of
 from legolas_metric.rows import NO_ID
-from legolas_metric.stored.disk_rows import AnyRows
 
 Part = slice | Int64[Tensor, " m"]
 

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_at_least, check_whole
+from legolas_metric.disk.stored_bank import StoredBank
+from legolas_metric.miners.batch_rows import Batch, batch_ids
 from legolas_metric.miners.dense import DensePool
 from legolas_metric.miners.foreign_arguments import explains
 from legolas_metric.miners.miner import Index, batch_metric, check_age, check_shared, described, template
 from legolas_metric.miners.pool import Pool, pair_similarities
-from legolas_metric.miners.sources import Batch, Source, bank_source, batch_ids, batch_source
+from legolas_metric.miners.sources import Source, bank_source, batch_source
 from legolas_metric.records import MiningStats, Pairs, SearchStats
 from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import NO_ID
 from legolas_metric.signatures import typed_fields
-from legolas_metric.stored.stored_bank import StoredBank
 
 PairTuple = tuple[Int64[Tensor, " s"], Int64[Tensor, " s"], Int64[Tensor, " t"], Int64[Tensor, " t"]]
 

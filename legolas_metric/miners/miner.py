@@ -11,16 +11,17 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, check_whole
+from legolas_metric.disk.stored_bank import StoredBank
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.interface import NeighborIndex, StoredRows
+from legolas_metric.miners.batch_rows import Batch, batch_ids
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
 from legolas_metric.miners.select import Selection, select, together
-from legolas_metric.miners.sources import Batch, Source, bank_source, batch_ids, batch_source
+from legolas_metric.miners.sources import Source, bank_source, batch_source
 from legolas_metric.miners.stored import stored_source
 from legolas_metric.miners.strategy import Draws, OnEmpty, Strategy
 from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.relations import LabelRelation
-from legolas_metric.stored.stored_bank import StoredBank
 
 Index = NeighborIndex | Literal["auto"]
 Tuple = tuple[Int64[Tensor, " t"], Int64[Tensor, " t"], Int64[Tensor, " t"]]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
+from legolas_metric.disk.disk_rows import AnyRows, DiskRows
 from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.index.interface import NeighborIndex, Want
 from legolas_metric.index.stored_index import StoredIndex
@@ -20,7 +21,6 @@ from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.masks import Relations
 from legolas_metric.records import SearchStats
 from legolas_metric.rows import NO_ID, Rows
-from legolas_metric.stored.disk_rows import AnyRows, DiskRows
 
 Window = tuple[Float64[Tensor, " m"], Float64[Tensor, " m"]]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import UNLABELLED, ArrayLike, check_dimension
 from legolas_metric.lookup import lookup
+from legolas_metric.miners.batch_rows import row_keys
 from legolas_metric.miners.miner import Miner, RankingMiner, batch_metric
-from legolas_metric.miners.sources import row_keys
 from legolas_metric.miners.triplets import HardMiner
 from legolas_metric.records import Triplets
 from legolas_metric.rows import as_prepared

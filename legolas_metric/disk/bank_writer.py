@@ -19,11 +19,11 @@ from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_dimension
+from legolas_metric.disk.codes import DTYPES, Codes, Storage, kept
+from legolas_metric.disk.container import add_table, aligned, write_header
 from legolas_metric.geometry import chunks, one_direction, projected, tie_distance
 from legolas_metric.outputs import whole_file
 from legolas_metric.rows import Rows, as_prepared
-from legolas_metric.stored.codes import DTYPES, Codes, Storage, kept
-from legolas_metric.stored.container import add_table, aligned, write_header
 
 FORMAT = 1
 
@@ -101,7 +101,7 @@ class BankWriter:
             self._place[at] = projected(back)
         if self._scale is not None and codes.scale is not None:
             self._scale[at] = codes.scale
-        self.file.write(memoryview(codes.values.flatten().view(torch.uint8).numpy()))
+        self.file.write(codes.values.flatten().view(torch.uint8).numpy().data)
         self._written, self._like = at.stop, codes
 
     def finish(self) -> None:

@@ -12,13 +12,13 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, Metric, as_device, check_choice, check_metric, check_whole
 from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_each, evened, input_loader
 from legolas_metric.datasets.source import Inputs, Source
+from legolas_metric.disk.bank_writer import FORMAT, Kind, bank_writer
+from legolas_metric.disk.codes import Codes, Storage
+from legolas_metric.disk.container import Container
+from legolas_metric.disk.disk_rows import DiskRows, StoredTable, unread
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows, named_rows, places_of
 from legolas_metric.signatures import typed
-from legolas_metric.stored.bank_writer import FORMAT, Kind, bank_writer
-from legolas_metric.stored.codes import Codes, Storage
-from legolas_metric.stored.container import Container
-from legolas_metric.stored.disk_rows import DiskRows, StoredTable, unread
 
 
 class StoredBank:

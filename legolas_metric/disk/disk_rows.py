@@ -9,10 +9,10 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
+from legolas_metric.disk.codes import Codes
+from legolas_metric.disk.container import Container
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
-from legolas_metric.stored.codes import Codes
-from legolas_metric.stored.container import Container
 
 _NAMED = 128  # bytes a row in memory: label, id, group, and what is sorted and looked up by them
 _SHARE = 8  # of the memory that anchors may take beside what searches them

@@ -50,7 +50,7 @@ def write_header(file: BinaryIO, tables: Mapping[str, tuple[torch.dtype, list[in
 def add_table(file: BinaryIO, values: Tensor) -> tuple[torch.dtype, list[int], int]:
     """Write a table at the end of a file."""
     begin = aligned(file)
-    file.write(memoryview(values.contiguous().flatten().view(torch.uint8).numpy()))
+    file.write(values.contiguous().flatten().view(torch.uint8).numpy().data)
     return values.dtype, list(values.shape), begin
 
 

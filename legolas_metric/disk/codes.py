@@ -65,7 +65,7 @@ def kept(rows: Float32[Tensor, "n d"], storage: Storage, metric: Metric) -> Code
 
     Example:
         >>> import torch
-        >>> from legolas_metric.stored.codes import kept
+        >>> from legolas_metric.disk.codes import kept
         >>> kept(torch.tensor([[0.6, 0.8]]), "int8", "cosine").values
         tensor([[ 95, 127]], dtype=torch.int8)
     """
