@@ -113,7 +113,7 @@ from .runs.run_settings import RunSettings as RunSettings
 from .samplers.neighbor_pk import NeighborPKSampler as NeighborPKSampler
 from .samplers.pk import PKSampler as PKSampler
 from .samplers.triplet_sampler import TripletSampler as TripletSampler
-from .stored.stored_bank import StoredBank as StoredBank
+from .disk.stored_bank import StoredBank as StoredBank
 from .training.batches import WithIds as WithIds
 from .training.best_weights import BestWeights as BestWeights
 from .training.best_weights import WeightsFile as WeightsFile

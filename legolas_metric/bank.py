@@ -86,9 +86,12 @@ class EmbeddingBank:
         metric: Metric = "cosine",
         step: int = 0,
     ) -> "EmbeddingBank":
-        """A bank of prepared rows that it owns from now on, without a second copy of them."""
+        """A bank of prepared rows that it owns from now on, without a second copy of them.
+
+        There may be none: of a process that takes part in `mine(world=...)` without rows of its own.
+        """
         bank = cls.__new__(cls)
-        if metric == "cosine":
+        if metric == "cosine" and len(rows):
             merge_directions(rows)
         bank._hold(named_rows(rows, labels, ids=ids, groups=groups), metric, step)
         return bank
@@ -119,12 +122,12 @@ class EmbeddingBank:
     @property
     def step(self) -> int:
         """The newest step at which a row was written."""
-        return int(self.steps.max())
+        return int(self.steps.max()) if len(self.steps) else 0
 
     @property
     def max_age(self) -> int:
         """Steps between the oldest row and the newest."""
-        return self.step - int(self.steps.min())
+        return self.step - int(self.steps.min()) if len(self.steps) else 0
 
     @classmethod
     @typed

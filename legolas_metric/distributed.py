@@ -5,7 +5,7 @@ must then make the same calls in the same order.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _KEEPER = "process 0 of the run, or the launcher that keeps its store,"
+_TOLD = "_told_the_other_processes"  # of an error: it is this process's own, and nobody is lost
 
 
 class ProcessFailed(RuntimeError):
@@ -98,9 +99,9 @@ class World:
         try:
             own = self._count("meetings", 1)
             yield
-        except ProcessFailed:
-            raise
         except RuntimeError as error:
+            if isinstance(error, ProcessFailed) or hasattr(error, _TOLD):
+                raise
             lost = self._behind("meetings", own) or self.silent()
             raise RuntimeError(
                 f"process {self.rank} of {self.size} waited in vain while {what}: "
@@ -146,12 +147,24 @@ class World:
             yield
         except Exception as error:
             own = error
-        failures = self.gather_objects(None if own is None else f"{type(own).__name__}: {own}")
+        self.tell(None, what, own)
         if own is not None:
             raise own
-        for rank, failure in enumerate(failures):
-            if failure is not None:
-                raise ProcessFailed(f"process {rank} of {self.size} failed while {what}: {failure}")
+
+    def tell(self, value: Any, what: str, failure: Exception | None = None) -> list[Any]:
+        """What each process tells the others, in order of rank; of one that tells of a failure the others hear by name.
+
+        Raises:
+            ProcessFailed: another process told of a failure.
+        """
+        told = self.gather_objects((value, None if failure is None else f"{type(failure).__name__}: {failure}"))
+        if failure is not None:
+            setattr(failure, _TOLD, True)
+            return []
+        for rank, (_, text) in enumerate(told):
+            if text is not None:
+                raise ProcessFailed(f"process {rank} of {self.size} failed while {what}: {text}")
+        return [value for value, _ in told]
 
     def gather_objects(self, value: Any) -> list[Any]:
         """What each process has, in order of rank: anything small that can be pickled."""
@@ -168,6 +181,17 @@ class World:
         received = torch.empty_like(parts)
         dist.all_to_all_single(received, parts.contiguous(), group=self.group)
         return received
+
+    def deliver(self, parts: Sequence[Shaped[Tensor, "_ *d"]]) -> list[Shaped[Tensor, "_ *d"]]:
+        """`exchange` of parts of any number of rows."""
+        if self.size == 1:
+            return list(parts)
+        sizes = [len(part) for part in parts]
+        sent = torch.cat(list(parts))
+        counts = self.exchange(torch.tensor(sizes, device=sent.device)).tolist()
+        received = sent.new_empty(sum(counts), *sent.shape[1:])
+        dist.all_to_all_single(received, sent, counts, sizes, group=self.group)
+        return list(received.split(counts))
 
     def lead(self, value: Shaped[Tensor, "*d"]) -> None:
         """Write the first process's values over everybody's, in place."""

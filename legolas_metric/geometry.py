@@ -210,21 +210,18 @@ def semi_hard_window(
 
 
 def inwards(
-    window: tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]],
-    x: Float[Tensor, "q d"],
-    y: Float[Tensor, "n d"],
-    metric: Metric,
+    window: tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]], metric: Metric, *, d: int, lengths: float | int = 0.0
 ) -> tuple[Float64[Tensor, "*b"], Float64[Tensor, "*b"]]:
-    """A window of similarities of x and y, less the last of the 33 bits to which sums are kept.
+    """A window of similarities of rows of d dimensions, less the last of the 33 bits to which sums are kept.
 
     Its bounds were added up in one order, and a search adds in its own: where a sum lies between two values of 33 bits,
     one may round up and the other down, and a negative that is equal to the positive must not fall inside by that.
+    `lengths` is the product of the largest norms of both sides, which matters under "dot".
     """
     low, high = window
     slack = (2 - 2 * high if metric == "cosine" else high).abs() * 2.0**-32
     if metric == "dot":
-        lengths = [float(side.norm(dim=1, dtype=torch.float64).max()) for side in (x, y)]
-        slack = slack + y.shape[1] * 2.0**-52 * lengths[0] * lengths[1]
+        slack = slack + d * 2.0**-52 * lengths
     return low + slack, high - slack
 
 

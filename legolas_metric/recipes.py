@@ -46,6 +46,8 @@ class Recipe:
             "mined" triplets. Only with the last two does anyone look at the whole training set.
         k: examples of a class in batches that are not mined.
         pool: nearest classes among which a batch's are drawn, see `NeighborPKSampler`.
+        hard: share of a class's examples, those nearest to the batch's other classes, that batches of near classes draw
+            from; None draws from all.
         distinct_groups: positives come from other groups (sessions, cameras, speakers) than their anchors.
         warm_up: epochs of random batches before the turns begin; under the triplet loss, of semi-hard triplets.
         every: epochs between two looks at the whole set.
@@ -72,6 +74,7 @@ class Recipe:
     turns: tuple[Kind, ...] = ("random",)
     k: int = 4
     pool: int | None = None
+    hard: float | int | None = None
     distinct_groups: bool = False
     warm_up: int = 0
     every: int = 1
@@ -89,6 +92,10 @@ class Recipe:
             check_choice("turns", kind, get_args(Kind))
         for name, least in (("k", 2), ("warm_up", 0), ("every", 1)):
             check_whole(name, getattr(self, name), least)
+        if self.hard is not None and "neighbors" not in self.turns:
+            raise ValueError(f"hard belongs to batches of near classes, got turns={self.turns}: leave it out")
+        if self.hard is not None and not 0 < self.hard <= 1:
+            raise ValueError(f"hard must lie in (0, 1], the share of a class's examples to draw from, got {self.hard}")
         if self.guard is not None and "mined" not in self.turns:
             raise ValueError(f"guard belongs to mined triplets, got turns={self.turns}: leave it out")
 
@@ -145,16 +152,24 @@ class Recipe:
         )
 
 
-def near(*, temperature: float | int = 0.02, pool: int | None = None, distinct_groups: bool = False) -> Recipe:
+def near(
+    *,
+    temperature: float | int = 0.02,
+    pool: int | None = None,
+    hard: float | int | None = 0.5,
+    distinct_groups: bool = False,
+) -> Recipe:
     """Batches of classes that lie near each other in the whole set, SupCon: many classes, few of them in a batch.
 
+    Of each class, batches show the half that lies nearest to their other classes, unless `hard` is None.
+
     Args:
-        temperature, pool, distinct_groups: see `Recipe`.
+        temperature, pool, hard, distinct_groups: see `Recipe`.
 
     Example:
         >>> from legolas_metric import recipes
-        >>> recipes.near().temperature
-        0.02
+        >>> recipes.near().temperature, recipes.near().hard
+        (0.02, 0.5)
 
     Source: ours, after the graph sampling of Liao and Shao (2022), arXiv:2104.01546.
     """
@@ -163,6 +178,7 @@ def near(*, temperature: float | int = 0.02, pool: int | None = None, distinct_g
         temperature=temperature,
         turns=("neighbors",),
         pool=pool,
+        hard=hard,
         distinct_groups=distinct_groups,
         warm_up=1,
     )

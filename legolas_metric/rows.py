@@ -44,6 +44,11 @@ class Rows:
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
+    @property
+    def longest(self) -> float:
+        """The largest norm."""
+        return float(self.embeddings.norm(dim=1, dtype=torch.float64).max())
+
     def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Rows":
         return Rows(
             self.embeddings[part],

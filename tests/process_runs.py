@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from legolas_metric import HardMiner, MiningSchedule, SemiHardMiner, SupConLoss
 from legolas_metric.datasets import load_omniglot
 from legolas_metric.distributed import World
+from legolas_metric.index.placement import needed
 from legolas_metric.training import CollapseMonitor, GlobalMining, MetricLearner, MiningLoop, ValidationMonitor
 
 JOINT, STEPS, EPOCHS = 48, 10, 5  # rows of a joint batch; 50 steps
@@ -90,6 +91,7 @@ def run_plain(world: World, **settings):
     seen = train(loop, model, optimizer)
     rounds = [[r.triplets.anchor, r.triplets.positive, r.triplets.negative] for r in loop.rounds]
     kept = {"seen": seen, "rounds": rounds, "bank": loop.bank.embeddings, "reads": reads.read, "drift": loop.last.drift}
+    kept["placing"] = loop.holding.placing
     kept["weights"] = net.state_dict()
 
     net = encoder()
@@ -115,14 +117,19 @@ SETTINGS = {
     "rotating": {"rotate": 0.2, "ema": 0.9},
     "turns": {"turns": ("mined", "neighbors", "random"), "k": 8},
 }
+TOO_LITTLE = {"memory_mb": (needed(160, 160, 8, 1) - 1) / 2**20}  # for all 160 rows on one process, not for its own
+SHARDED = {  # by the number of processes
+    2: {"sharded": {"turns": ("mined", "neighbors", "random"), "k": 8, **TOO_LITTLE}},
+    4: {"rotating by parts": {"rotate": 0.2, **TOO_LITTLE}},
+}
 
 
 def many(rank: int, size: int, port: int, folder: Path, checkpoint: Path | None) -> None:
     """Several runs in the same processes, since starting one takes longer than a run."""
     begin(rank, size, port)
     world = World.current(averages_gradients=True)
-    for name in SETTINGS if size == 2 else ["whole"]:
-        torch.save(run_plain(world, **SETTINGS[name]), folder / f"{name}-{rank}.pt")
+    for name, settings in (SETTINGS | SHARDED[2] if size == 2 else {"whole": {}} | SHARDED[4]).items():
+        torch.save(run_plain(world, **settings), folder / f"{name}-{rank}.pt")
     # as torchrun would, which Lightning then goes by
     os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     if size == 4:
@@ -207,7 +214,7 @@ class First(L.Callback):
         torch.save(self.mining.bank.embeddings, self.folder / f"first-{trainer.global_rank}.pt")
 
 
-def under_lightning(folder: Path, size: int, strategy: str, *, norm=False, pairs="batch", resume=None):
+def under_lightning(folder: Path, size: int, strategy: str, *, norm=False, pairs="batch", resume=None, **memory):
     folder.mkdir(exist_ok=True)
     x, labels = data()
     other = load_omniglot().take(torch.arange(300, 360))
@@ -221,6 +228,7 @@ def under_lightning(folder: Path, size: int, strategy: str, *, norm=False, pairs
         every_steps=7,
         embed_batch_size=40,
         pairs=pairs,
+        **memory,
     )
     watch = ValidationMonitor(held, other.labels)
     learner = MetricLearner(encoder(norm=norm), SupConLoss(), gather=size > 1, optimizer=descent, schedule=steady)
@@ -246,9 +254,10 @@ def steady(optimizer):
     """No schedule."""
 
 
-if __name__ == "__main__":  # by torchrun: a run with batch norm, and one in which a process is lost
+if __name__ == "__main__":  # by torchrun: with batch norm, with rows on their own processes, and with a process lost
     torch.set_num_threads(1)
     under_lightning(Path(sys.argv[1]), 2, "ddp", norm=True)
+    under_lightning(Path(sys.argv[1]) / "sharded", 2, "ddp", **TOO_LITTLE)
     if os.environ["RANK"] == "1":  # in the second epoch, when the others wait for its rows
         MetricLearner.on_train_epoch_end = lambda self: os._exit(3)
-    under_lightning(Path(sys.argv[1]) / "lost", 2, "ddp")
+    under_lightning(Path(sys.argv[1]) / "lost", 2, "ddp", **TOO_LITTLE)

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -113,12 +114,12 @@ def test_the_queue_goes_on_where_it_was_broken_off(data, tmp_path, monkeypatch, 
     assert len(out.read_text().splitlines()) == 2
 
 
-def played(worth, most: int = 6) -> list[dict]:
+def played(worth, part: Literal["all", "claim", "rest"] = "all") -> list[dict]:
     """The whole plan, with made-up results."""
     from benchmarks.recipes.plan import RECIPES, remaining
 
     lines: list[dict] = []
-    while (following := next(remaining(lines, most, most), None)) is not None:
+    while (following := next(remaining(lines, part=part), None)) is not None:
         rank1 = worth(following)
         found = {"rank1": rank1, "map_at_r": rank1 / 2, "side": RECIPES[following.recipe].side}
         lines.append(following.plain() | found)
@@ -126,20 +127,20 @@ def played(worth, most: int = 6) -> list[dict]:
 
 
 def test_the_plan_is_fair_and_ends():
-    from benchmarks.recipes.plan import FIRST, LONG, SHORT, VARIANTS
+    from benchmarks.recipes.plan import FIRST, LONG, MOST_TRIALS, SHORT, TRIED, VARIANTS
 
     liked = {recipe.name: 0.5 + 0.01 * number for number, recipe in enumerate((*FIRST, *VARIANTS))}
 
     def worth(asked) -> float:
-        return liked.get(asked.recipe, 0.1) + 0.05 * asked.head + 0.02 * (asked.rate == 4e-3)
+        return liked.get(asked.recipe, 0.1) + 0.05 * asked.head + 0.02 * (asked.rate == 4e-3) - (asked.recipe in TRIED)
 
     lines = played(worth)
     keys = [tuple(line[name] for name in trial("x").plain()) for line in lines]
     assert len(set(keys)) == len(keys)
     chosen = [x for x in lines if (x["task"], x["steps"], x["seed"]) == ("omniglot", SHORT, 3)]
-    assert set(Counter(x["recipe"] for x in chosen).values()) <= {5, 6}
+    assert Counter(x["recipe"] for x in chosen) == {name: 1 if name in TRIED else MOST_TRIALS for name in liked}
     assert {x["recipe"] for x in chosen} == set(liked)
-    for recipe in liked:  # the head and the higher rate were found in each
+    for recipe in liked.keys() - set(TRIED):  # the head and the higher rate were found in each
         own = [x for x in chosen if x["recipe"] == recipe]
         assert any(x["head"] and x["rate"] == 4e-3 for x in own)
     starts = [x["recipe"] for x in chosen[: len(FIRST)]]
@@ -148,12 +149,72 @@ def test_the_plan_is_fair_and_ends():
     assert Counter(x["seed"] for x in finals) == {0: 6, 1: 6, 2: 6}
     assert all(x["head"] and x["rate"] == 4e-3 for x in finals)
     assert [x["side"] for x in finals[:6]] == ["batch", "global"] * 3
-    best = sorted(liked, key=lambda name: -liked[name])
+    best = sorted(liked.keys() - set(TRIED), key=lambda name: -liked[name])
     sides = {x["recipe"]: x["side"] for x in chosen}
     for side in ("batch", "global"):
         assert {x["recipe"] for x in finals if x["side"] == side} == set(
             [name for name in best if sides[name] == side][:3]
         )
+
+
+def test_two_processes_share_the_plan_without_meeting():
+    whole, claim, rest = (
+        {tuple(line[name] for name in trial("x").plain()) for line in played(lambda asked: 0.5, part)}
+        for part in ("all", "claim", "rest")
+    )
+    assert claim | rest == whole
+    assert not claim & rest
+    assert claim
+    assert rest
+
+
+def test_shares_by_person_against_counting_by_hand():
+    from benchmarks.recipes.persons import by_person, error_rates
+    from legolas_metric import ScoreNorm
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 6 + [1] * 6 + [2] * 4 + [3] * 2)
+    sessions = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 6])  # the last person has one only
+    rows = torch.randn(4, 3, generator=generator)[labels] + torch.randn(18, 3, generator=generator)
+    cohort = torch.nn.functional.normalize(torch.randn(30, 3, generator=generator))
+    unit = torch.nn.functional.normalize(rows)
+
+    def normed(scores: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        left, right = ((side @ cohort.T).sort(descending=True).values[:, :10] for side in (x, y))
+        right_mean, right_std = right.mean(1), right.std(1, correction=0)
+        return (
+            (scores - left.mean(1, keepdim=True)) / left.std(1, correction=0, keepdim=True)
+            + (scores - right_mean) / right_std
+        ) / 2
+
+    shares = by_person(rows, labels, {"s": sessions}, ScoreNorm(cohort, top=10))
+    hits: dict[str, dict[int, list[bool]]] = {}
+
+    def count(how: str, person: int, hit: object) -> None:
+        hits.setdefault(how, {}).setdefault(person, []).append(bool(hit))
+
+    for i in range(16):
+        person, others = int(labels[i]), [j for j in range(18) if j != i and sessions[j] != sessions[i]]
+        y = unit[others]
+        plain = unit[i] @ y.T
+        count("s", person, labels[others[int(plain.argmax())]] == person)
+        count("s, AS-norm", person, labels[others[int(normed(plain[None], unit[i : i + 1], y).argmax())]] == person)
+        means = torch.stack([unit[[j for j in others if labels[j] == c]].sum(0) for c in range(4)])
+        means = torch.nn.functional.normalize(means)
+        probe = unit[sessions == sessions[i]].sum(0)
+        count("s, templates", person, (unit[i] @ means.T).argmax() == person)
+        scores = normed((unit[i] @ means.T)[None], unit[i : i + 1], means)
+        count("s, templates, AS-norm", person, scores.argmax() == person)
+        count("s, averaged probe and templates", person, (probe @ means.T).argmax() == person)
+    assert shares == {
+        how: {str(person): pytest.approx(np.mean(own)) for person, own in people.items()}
+        for how, people in hits.items()
+    }
+    assert len({tuple(own.values()) for own in shares.values()}) > 2
+    rates = error_rates(rows, labels, sessions, ScoreNorm(cohort, top=10))
+    assert 0 < rates["eer"] < 0.5
+    assert 0 < rates["eer_as_norm"] < 0.5
+    assert rates["eer"] != rates["eer_as_norm"]
 
 
 def test_losers_wait():
@@ -246,12 +307,70 @@ def test_the_tables_add_up():
     assert gains(lines[2:], lines[:2], "rank1") == pytest.approx([0.1, 0.2])
     shown = means_table(lines).splitlines()
     assert shown[2] == (
-        "| near + SupCon | none | 0.002 | 0.02 | 0.750 ± 0.212 | 0.375 ± 0.106 | +0.150 ± 0.071 | 0.900 ± 0.000 "
-        "| 0.800 ± 0.000 | 40 | 2 |"
+        "| near + SupCon | none | 0.002 | 0.02 | 0.750 ± 0.212 | 0.375 ± 0.106 | +0.150 ± 0.071 | +0.075 ± 0.035 "
+        "| 0.900 ± 0.000 | 0.800 ± 0.000 | 40 | 2 |"
     )
     assert "| +0.000 ± 0.000 |" in shown[3]
     chosen = selection_table([line("near + SupCon", 3, 0.6), line("near + SupCon", 3, 0.8, head=True)], 3).splitlines()
     assert chosen[2].startswith("| global | near + SupCon | linear | 0.002 | 0.02 | 0.800 | 0.400 ")
     assert chosen[2].endswith("| 0.950 | 40 (10%) | 2 |")
     drawn = curve_table(lines, ("PK + SupCon", "near + SupCon")).splitlines()
-    assert drawn[2] == "| 100 | 0.07 | +0.150 ± 0.071 | +0.075 ± 0.035 | 2 |"
+    assert drawn[2] == "| omniglot | 100 | 8 | 0.07 | +0.150 ± 0.071 | +0.075 ± 0.035 | 2 |"
+
+
+def test_a_page_is_renewed_from_the_lines_and_the_log_is_as_they_say():
+    from benchmarks.recipes.table import read, renewed, tables
+
+    page = "a\n<!-- table: x -->\nold\nrows\n<!-- end -->\nb\n<!-- table: y z -->\n<!-- end -->\n"
+    assert renewed(page, {"x": "| 1 |", "y z": "| 2 |"}) == (
+        "a\n<!-- table: x -->\n| 1 |\n<!-- end -->\nb\n<!-- table: y z -->\n| 2 |\n<!-- end -->\n"
+    )
+    with pytest.raises(ValueError, match="names a table 'x', the results have y"):
+        renewed(page, {"y": ""})
+    results = ROOT / "benchmarks" / "results"
+    log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    lines = read(results / "arena.jsonl") + read(results / "chances.jsonl")
+    assert renewed(log, tables(lines, read(results / "ceiling.jsonl"))) == log
+
+
+def test_persons_count_once_however_often_they_were_judged():
+    from benchmarks.recipes.table import PERSONS, by_person, interval, persons_table
+
+    def line(recipe: str, seed: int, values: dict[str, float]) -> dict:
+        told = trial(recipe, seed=seed).plain() | {"rank1": 0.5, "map_at_r": 0.1, "eer": 0.2, "eer_as_norm": 0.1}
+        return told | {"persons": dict.fromkeys(PERSONS, values)}
+
+    lines = [line("PK + SupCon", 0, {"1": 0.2, "2": 0.6}), line("PK + SupCon", 1, {"1": 0.4, "3": 1.0})]
+    assert by_person(lines, "other day") == pytest.approx({"1": 0.3, "2": 0.6, "3": 1.0})
+    low, high = interval([0.0, 1.0] * 50)
+    assert 0.4 - 0.01 < low < 0.42 < 0.58 < high < 0.6 + 0.01  # 1.96 * 0.05 on each side
+    better = [line("near + SupCon", 0, {"1": 0.5, "2": 0.8, "3": 1.0})]
+    shown = persons_table([*lines, *better]).splitlines()
+    assert "| +0.133 [+0.000, +0.200] |" in next(row for row in shown if "near" in row)
+    assert shown[2].endswith("| 0.200 | 0.100 | 3 | 2 |") or shown[3].endswith("| 0.200 | 0.100 | 3 | 2 |")
+
+
+def test_mistakes_that_all_encoders_share():
+    from benchmarks.recipes.ceiling import shared_mistakes
+
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(12) // 3
+    members = [torch.nn.functional.normalize(torch.randn(12, 2, generator=generator)) for _ in range(3)]
+    nearest = []
+    for rows in members:
+        own = []
+        for i in range(12):
+            others = [j for j in range(12) if j != i]
+            own.append(int(labels[max(others, key=lambda j: float(rows[i] @ rows[j]))]))
+        nearest.append(own)
+    wrong = [[own[i] != int(labels[i]) for own in nearest] for i in range(12)]
+    alike = [len({own[i] for own in nearest}) == 1 for i in range(12)]
+    found = shared_mistakes(members, labels)
+    assert found == pytest.approx(
+        {
+            "missed_by_all": sum(map(all, wrong)) / 12,
+            "same_mistake": sum(all(w) and a for w, a in zip(wrong, alike)) / 12,
+            "missed_by_one": sum(map(any, wrong)) / 12,
+        }
+    )
+    assert 0 < found["same_mistake"] < found["missed_by_all"] < found["missed_by_one"]

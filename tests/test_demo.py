@@ -9,7 +9,14 @@ import torch
 from rich.console import Console
 
 from legolas_metric.datasets import Omniglot, split_omniglot
-from legolas_metric.demo.run import figures_table, run_demo, summary
+from legolas_metric.demo.run import (
+    figures_table,
+    hardest_gallery,
+    nearest_gallery,
+    rounds_table,
+    run_demo,
+    summary,
+)
 
 FIGURES = {"rank_at_1", "map_at_r", "auc", "effective_rank", "mean_cosine", "top1_variance"}
 
@@ -56,9 +63,39 @@ def test_training_ranks_better_than_no_training(run):
         assert outcome.ranking.map_at_r > result.untrained.ranking.map_at_r
 
 
-def test_the_schedule_goes_from_random_to_full_hard(run):
+def test_looks_and_near_pairs_against_counting_by_hand():
+    from legolas_metric import EmbeddingBank
+    from legolas_metric.demo.recipe import look_at, near_pairs
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(6, (40,), generator=generator) * 2
+    rows = torch.randn(12, 5, generator=generator)[labels] + torch.randn(40, 5, generator=generator)
+    bank = EmbeddingBank(rows, labels)
+    unit = torch.nn.functional.normalize(rows)
+    means = {c: torch.nn.functional.normalize(unit[labels == c].sum(0), dim=0) for c in range(0, 12, 2)}
+    nearest = [max(float(means[c] @ means[d]) for d in means if d != c) for c in means]
+    own = [max(means, key=lambda c: float(unit[i] @ means[c])) == int(labels[i]) for i in range(40)]
+    look = look_at(bank, 3)
+    assert (look.epoch, look.confused) == (3, pytest.approx(1 - sum(own) / 40))
+    assert look.nearest == pytest.approx(sum(nearest) / 6)
+    left, found = set(means), near_pairs(bank)
+    assert len(found) == 3
+    for pair in found:
+        a, b = max(((a, b) for a in left for b in left if a < b), key=lambda ab: float(means[ab[0]] @ means[ab[1]]))
+        left -= {a, b}
+        assert pair.similarity == pytest.approx(float(means[a] @ means[b]))
+        for row, c, other in zip(pair.rows, (a, b), (b, a)):
+            assert row == max((labels == c).nonzero().flatten().tolist(), key=lambda i: float(unit[i] @ means[other]))
+
+
+def test_the_whole_set_is_looked_at_each_epoch_and_its_nearest_classes_shown(run):
     _, result, _ = run
-    assert [r.miner for r in result.mined.rounds] == ["RandomMiner", "SemiHardMiner", "HardMiner", "FullHardMiner"]
+    assert [look.epoch for look in result.mined.looks] == [r.epoch for r in result.mined.rounds] == [0, 1, 2, 3]
+    table = rounds_table(result.mined).text()
+    assert [cells[1] for cells in table] == ["random classes"] + ["near classes"] * 3
+    assert len(nearest_gallery(result).cards) == len(result.near) == 12
+    assert len(hardest_gallery(result).cards) > 0
+    assert not result.batch_only.looks
 
 
 def test_both_engines_find_the_same(run):
@@ -87,6 +124,7 @@ def test_the_report_is_one_offline_page_with_every_part(run):
         "Singular spectrum",
         "Similarity of pairs",
         "Mining engines",
+        "Nearest classes",
         "Hardest mined pairs",
     ):
         assert f">{part}</h2>" in page
@@ -114,5 +152,5 @@ def test_a_run_interrupted_while_it_reports_leaves_nothing_half_written(run, tmp
 
 
 def test_too_few_epochs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="epochs must be at least 4, got 3"):
-        run_demo(tmp_path, epochs=3)
+    with pytest.raises(ValueError, match="epochs must be at least 2, got 1"):
+        run_demo(tmp_path, epochs=1)

@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from joint_mining import mines_as_one, refuses_alike
 
-from legolas_metric import ExactIndex, ShardedIndex
+from legolas_metric import EmbeddingBank, ExactIndex, HardMiner, ShardedIndex
 from legolas_metric.distributed import ProcessFailed, World
+from legolas_metric.miners.joint import JointSearch
 
 N, D = 61, 3
 SHARES = {1: [61], 2: [20, 41], 3: [0, 2, 59], 4: [30, 0, 30, 1]}  # uneven and empty shards; k is larger than some
@@ -67,7 +69,11 @@ def compare(rank: int, size: int, port: int) -> None:
                     one.search(x + 0.5, k, **named, **asked, window=window),
                     own,
                 )
+        mines_as_one(own, metric, x, labels, groups, ids)
     refusals(rank, size, own)
+    if size > 1:
+        x, labels, groups, ids, _ = table("cosine")
+        refuses_alike(rank, size, own, x, labels, groups, ids)
     dist.destroy_process_group()
 
 
@@ -117,6 +123,13 @@ def dying(rank: int, size: int, port: int, how: str) -> None:
     own = shares(size)[rank]
     index = ShardedIndex().fit(x[own], labels[own])
     index.self_join(2)
+    mined = how == "dies while it is mined"
+    if mined:
+        bank = EmbeddingBank(x[own], labels[own], ids=torch.arange(61)[own])
+        HardMiner(index=ShardedIndex()).mine(bank)
+    if mined and rank == 1:
+        JointSearch._delivered = lambda *a: os._exit(0)  # behind the search, when the others wait for its rows
+        HardMiner(index=ShardedIndex()).mine(bank)
     if rank == 1:
         answer = index._local.answer
         index._local.answer = lambda *a: os._exit(0) if how == "dies" else time.sleep(12) or answer(*a)  # in the middle
@@ -124,12 +137,12 @@ def dying(rank: int, size: int, port: int, how: str) -> None:
             index.self_join(2)
         return
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match="waited in vain while searching a sharded index"):
-        index.self_join(2)
+    with pytest.raises(RuntimeError, match=r"waited in vain while (searching|mining).*process 1 has died"):
+        HardMiner(index=ShardedIndex()).mine(bank) if mined else index.self_join(2)
     assert time.monotonic() - start < 11
 
 
-@pytest.mark.parametrize("how", ["dies", "sleeps"])
+@pytest.mark.parametrize("how", ["dies", "sleeps", "dies while it is mined"])
 def test_a_process_that_ends_within_a_search_ends_all(how):
     spawn(dying, 2, how)
 

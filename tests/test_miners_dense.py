@@ -78,7 +78,12 @@ class Slow:
         return min(self.positive[a].nonzero()[:, 0].tolist(), key=lambda p: (float(self.s[a, p]), p))
 
     def semi_hard(self, a, p, margin, metric):
-        low, high = inwards(semi_hard_window(self.s[a, p][None], margin, metric), self.x, self.y, metric)
+        low, high = inwards(
+            semi_hard_window(self.s[a, p][None], margin, metric),
+            metric,
+            d=self.x.shape[1],
+            lengths=float(self.x.norm(dim=1).max() * self.y.norm(dim=1).max()),
+        )
         return self.nearest(a, self.negative[a] & (self.s[a] > low) & (self.s[a] < high))
 
 

@@ -39,13 +39,21 @@ def test_near_warms_up_on_random_classes_and_then_takes_near_ones_without_mining
     for epoch in (0, 1):
         random.set_epoch(epoch)
         assert seen[epoch] == list(random)
-    near = NeighborPKSampler(loop.bank, 4, 3, pool=3, batches_per_epoch=6, seed=0)
+    near = NeighborPKSampler(loop.bank, 4, 3, pool=3, hard=0.5, batches_per_epoch=6, seed=0)
     near.set_epoch(2)
     assert seen[2] == list(near)
     assert [(r.miner, len(r.triplets), r.fed) for r in loop.rounds] == [("NoMiner", 0, 0.0)] * 3
     assert "triplets" not in loop.last.values()
     assert loop.last.values()["drift"] == 1.0
     assert "near classes by a new bank, drift 1.0000" in loop.last.summary()
+
+
+def test_near_shows_classes_of_few_examples_too(rows):
+    labels = LABELS.clone()
+    labels[:4] = torch.arange(4) + 100  # four classes of one example each
+    loop = MiningLoop(rows, labels, recipe=replace(recipes.near(), k=3), batch_size=12, progress=False)
+    seen = ids_of(loop, torch.nn.Linear(5, 4), 4)
+    assert {0, 1, 2, 3} <= {i for epoch in seen for ids in epoch for i in ids}
 
 
 def test_mined_feeds_triplets_of_the_ranks_that_it_names(rows):
@@ -136,6 +144,8 @@ def test_what_is_no_recipe_for_a_loop_is_said(rows):
         ({"every": 0}, "every must be at least 1, got 0"),
         ({"temperature": 0.0}, "temperature"),
         ({"guard": FalseNegativeGuard()}, "guard belongs to mined triplets"),
+        ({"hard": 0.5}, "hard belongs to batches of near classes"),
+        ({"hard": 0, "turns": ("neighbors",)}, r"hard must lie in \(0, 1\]"),
         ({"loss": "magic"}, "loss must be one of"),
     ],
 )

@@ -144,7 +144,7 @@ def test_a_run_that_has_ended_trains_no_further(arrays, whole, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("recipe", "rounds", "losses"),
     [
-        ("auto", 0, ["SupConLoss"] * 2),
+        (None, 0, ["SupConLoss"] * 2),
         ("near", 2, ["SupConLoss"] * 2),
         ("pk-batch-hard", 0, ["semihard", "hard"]),
     ],
@@ -159,12 +159,15 @@ def test_a_recipe_by_name_feeds_and_loses(recipe, rounds, losses, arrays, tmp_pa
 
     monkeypatch.setattr(MetricLearner, "training_step", watched)
     found = {name: value for name, value in TINY.items() if name != "mining"}
-    found |= {"recipe": recipe, "epochs": 2, "steps_per_epoch": 1, "batch_size": 20}
+    found |= {"epochs": 2, "steps_per_epoch": 1, "batch_size": 128} | ({} if recipe is None else {"recipe": recipe})
     train(RunSettings.of(found | {"data": str(arrays)}), tmp_path)
     assert seen == losses
     assert len(RunHistory(tmp_path).rounds) == rounds
     told = (tmp_path / "log.txt").read_text()
-    assert ("Recipe pk-supcon: a random batch of 5 of " in told) == (recipe == "auto")
+    assert ("Recipe pk-supcon: a random batch of " in told) == (recipe is None)
+    page = (tmp_path / "report.html").read_text()
+    assert ("recipe pk-supcon (a random batch of" in page) == (recipe is None)
+    assert f"recipe {recipe or 'pk-supcon'}" in page
 
 
 def test_patience_ends_a_run(arrays, tmp_path):

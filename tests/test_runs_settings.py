@@ -4,6 +4,7 @@ import pytest
 
 from legolas_metric.runs import RunSettings
 from legolas_metric.runs.run_folder import claim, command_of, settings_of
+from legolas_metric.runs.run_settings import PARTS
 from legolas_metric.runs.search import Range, read_space
 
 
@@ -46,7 +47,7 @@ WRONG = [
     ({"k": 64, "batch_size": 64}, "batch_size=64 and k=64 leave fewer than 2 classes"),
     ({"temperature": 0.1, "loss": "triplet"}, "temperature belongs to loss='supcon'"),
     ({"margin": 0.1, "mining": "hard"}, "margin belongs to loss='triplet'"),
-    ({"epochs": 3}, "mining='schedule' has four stages, got epochs=3"),
+    ({"epochs": 3, "mining": "schedule"}, "mining='schedule' has four stages, got epochs=3"),
     ({"recipe": "magic"}, "recipe must be"),
     ({"recipe": "near", "loss": "triplet"}, "recipe='near' sets loss itself, got 'triplet': leave loss out"),
     ({"recipe": "near", "mining": "hard"}, "recipe='near' sets mining itself"),
@@ -54,7 +55,7 @@ WRONG = [
     ({"layout": "folder"}, "layout='folder' contradicts data='omniglot'"),
     ({"data": ""}, "data is empty"),
     ({"query": "q"}, "gallery is missing: the official split needs both"),
-    ({"loss": "focal"}, "mining='schedule' contradicts loss='focal', which sees no triplets"),
+    ({"loss": "focal", "mining": "schedule"}, "mining='schedule' contradicts loss='focal', which sees no triplets"),
     ({"augment": "some"}, "augment must be"),
     ({"r_peaks": "guessed"}, "r_peaks must be"),
 ]
@@ -113,3 +114,31 @@ def test_recipes_of_settings_are_those_that_there_are():
 
     assert set(get_args(RecipeName)) == {"auto", *get_args(Name)}
     assert RunSettings(recipe="near", epochs=2).recipe == "near"  # four stages are the schedule's
+
+
+def test_the_data_choose_a_recipe_unless_one_of_its_parts_is_given():
+    assert RunSettings().plain().items() >= {"recipe": "auto"}.items()
+    assert not RunSettings().plain().keys() & set(PARTS)
+    parts = {"loss": "supcon", "mining": "schedule"}
+    for given, wanted in (
+        ({"loss": "triplet"}, {"loss": "triplet"}),
+        ({"mining": "hard"}, {"mining": "hard"}),
+        ({"temperature": 0.5}, {"temperature": 0.5}),
+        ({"loss": "focal"}, {"loss": "focal", "mining": "none"}),
+    ):
+        found = RunSettings.of(given).plain()
+        assert "recipe" not in found
+        assert {name: found[name] for name in found.keys() & set(PARTS)} == parts | wanted
+        assert RunSettings.of(RunSettings.of(given).plain()) == RunSettings.of(given)
+
+
+def test_a_changed_part_takes_the_place_of_the_default_recipe_and_of_no_other(tmp_path):
+    path = tmp_path / "run.toml"
+    RunSettings(epochs=5).write(path, {})
+    assert RunSettings.read(path).recipe == "auto"
+    changed = RunSettings.read(path, ["loss=triplet", "margin=0.3"])
+    assert (changed.recipe, changed.loss, changed.margin, changed.epochs) == (None, "triplet", 0.3, 5)
+    assert RunSettings.read(path, ["recipe=near"]).recipe == "near"
+    RunSettings(recipe="near").write(path, {})
+    with pytest.raises(ValueError, match="recipe='near' sets loss itself"):
+        RunSettings.read(path, ["loss=triplet"])

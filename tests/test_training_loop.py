@@ -164,7 +164,7 @@ def test_random_views_are_told_with_what_they_do(omniglot):
     loop = MiningLoop(Views(), omniglot.labels, miner=HardMiner(), progress=False)
     before = torch.get_rng_state()
     with pytest.warns(UserWarning, match=r"32 examples, read twice, have a mean cosine of 0\.\d+ .*pass embed_dataset"):
-        loop.embedder.warn_of_random_views(loop._embedding(Placed(net)))
+        loop.embedder.warn_of_random_views(loop.embedding(Placed(net)))
     assert torch.equal(torch.get_rng_state(), before)
     plain = MiningLoop(Views(), omniglot.labels, miner=HardMiner(), embed_dataset=omniglot, progress=False)
     next(iter(plain.epoch(net)))  # pytest makes an error of a warning

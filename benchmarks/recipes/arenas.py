@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from benchmarks.recipes.trial import Recipe, Trial
 from legolas_metric import RetrievalProtocol, class_disjoint_folds, class_disjoint_split
-from legolas_metric.datasets import load_ecg_id, split_omniglot
+from legolas_metric.datasets import Omniglot, load_ecg_id, load_omniglot, split_omniglot
 from legolas_metric.encoders import Conv4, ResNet1D
 
 HEAD = 128
 EPISODES = 1000
+WIDTHS = {"omniglot": 64, "omniglot, 32 channels": 32, "omniglot, 128 channels": 128}
+"""Channels of the encoder, by task."""
+DRAWN = {"eight alphabets, ragged": False, "eight alphabets, smooth": True}
+"""Whether the drawings are reduced smoothly, by task."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -34,6 +38,7 @@ class Arena:
         augment: a batch as it is trained on.
         plain: a batch as it is embedded.
         bfloat16: train and look under autocast; judging is in float32.
+        unseen_days: of heartbeats.
     """
 
     inputs: Tensor
@@ -48,6 +53,7 @@ class Arena:
     augment: Augment
     plain: Callable[[Tensor], Tensor]
     bfloat16: bool
+    unseen_days: Tensor | None = None
 
 
 def arena(trial: Trial, recipe: Recipe, data: Path) -> Arena:
@@ -56,17 +62,21 @@ def arena(trial: Trial, recipe: Recipe, data: Path) -> Arena:
     Args:
         data: folder of `clinc150.npz` and `ecgid_dev.npz`; Omniglot is bundled.
     """
-    if trial.task == "omniglot":
-        return _omniglot(trial, recipe.rotations)
+    if trial.task in WIDTHS:
+        return _omniglot(trial, recipe.rotations, split_omniglot(seed=trial.seed))
+    if trial.task in DRAWN:
+        return _omniglot(
+            trial, recipe.rotations, _small(data / "omniglot_small_gray.npz", DRAWN[trial.task], trial.seed)
+        )
     if trial.task == "ecg":
-        return _ecg(data / "ecgid_dev.npz", trial.seed, recipe.augmented)
+        return _ecg(data / "ecgid_dev.npz", trial.seed, recipe)
     path = data / "clinc150.npz"
     return _clinc(path, trial.seed) if trial.task == "clinc" else _clinc_domains(path, trial.seed)
 
 
-def _omniglot(trial: Trial, rotations: bool) -> Arena:
-    """24 alphabets to train on, 6 unseen ones; the seed chooses which."""
-    train, unseen = split_omniglot(seed=trial.seed)
+def _omniglot(trial: Trial, rotations: bool, split: tuple[Omniglot, Omniglot]) -> Arena:
+    """Some alphabets to train on, other ones unseen; the seed chooses which."""
+    train, unseen = split
     images, labels = train.images, _compact(train.labels)
     if trial.classes is not None:
         generator = torch.Generator().manual_seed(trial.seed)
@@ -87,11 +97,23 @@ def _omniglot(trial: Trial, rotations: bool) -> Arena:
         unseen_groups=unseen.alphabets,
         questions={"": RetrievalProtocol(), "few": few(), "few_within": few(within_group=True)},
         grouped=frozenset({"few_within"}),
-        encoder=_conv4,
+        encoder=partial(_conv4, WIDTHS.get(trial.task, 64)),
         augment=jitter_drawings,
         plain=_scaled,
         bfloat16=True,
     )
+
+
+def _small(path: Path, smooth: bool, seed: int) -> tuple[Omniglot, Omniglot]:
+    """The drawings of eight alphabets that are at hand both ragged and smooth: six alphabets to train, two unseen."""
+    data = load_omniglot()
+    with np.load(path, allow_pickle=False) as file:
+        kept = data.take(torch.from_numpy(file["background_row"].astype(np.int64)))
+        drawn = replace(kept, images=torch.from_numpy(file["x"])) if smooth else kept
+    present = drawn.alphabets.unique()
+    generator = torch.Generator().manual_seed(seed)
+    unseen = torch.isin(drawn.alphabets, present[torch.randperm(len(present), generator=generator)[:2]])
+    return drawn.take((~unseen).nonzero().flatten()), drawn.take(unseen.nonzero().flatten())
 
 
 def _clinc(path: Path, seed: int) -> Arena:
@@ -116,24 +138,26 @@ def _clinc_domains(path: Path, seed: int) -> Arena:
     return _vectors(vectors, domains, intents, *parts, {"": RetrievalProtocol.cross_session()})
 
 
-def _ecg(path: Path, seed: int, augmented: bool) -> Arena:
+def _ecg(path: Path, seed: int, recipe: Recipe) -> Arena:
     """Heartbeats: 30 persons to train on, 15 unseen; three seeds in a row are the folds of one partition.
 
     The group is the recording: a query must find its person in another one. Every row counts alike.
     """
     beats = load_ecg_id(path)
     train, unseen = list(class_disjoint_folds(beats.labels, 3, seed=seed // 3))[seed % 3]
+    days = torch.stack([beats.labels, beats.days], 1).unique(dim=0, return_inverse=True)[1]  # a person's, no one else's
     return Arena(
         inputs=beats.signals[train],
         labels=_compact(beats.labels[train]),
-        groups=beats.recordings[train],
+        groups=days[train] if recipe.days else beats.recordings[train],
         unseen_inputs=beats.signals[unseen],
         unseen_labels=beats.labels[unseen],
         unseen_groups=beats.recordings[unseen],
+        unseen_days=days[unseen],
         questions={"": RetrievalProtocol.cross_session()},
         grouped=frozenset({""}),
         encoder=_resnet,
-        augment=jitter_beats if augmented else lambda rows, generator: rows,
+        augment=jitter_beats if recipe.augmented else lambda rows, generator: rows,
         plain=lambda rows: rows,
         bfloat16=False,
     )
@@ -175,9 +199,9 @@ def _compact(labels: Tensor) -> Tensor:
     return labels.unique(return_inverse=True)[1]
 
 
-def _conv4(head: bool) -> tuple[nn.Module, int]:
-    trunk = Conv4()
-    return (nn.Sequential(trunk, nn.Linear(64, HEAD)), HEAD) if head else (trunk, 64)
+def _conv4(width: int, head: bool) -> tuple[nn.Module, int]:
+    trunk = Conv4(width=width)
+    return (nn.Sequential(trunk, nn.Linear(width, HEAD)), HEAD) if head else (trunk, width)
 
 
 def _mlp(width: int, head: bool) -> tuple[nn.Module, int]:

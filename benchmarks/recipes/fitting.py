@@ -15,8 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from benchmarks.recipes.arenas import Arena, arena
 from benchmarks.recipes.feeds import Batches
 from benchmarks.recipes.objectives import objective, proxies_at_own_rate
+from benchmarks.recipes.persons import COHORT, by_person, error_rates
 from benchmarks.recipes.trial import Recipe, Trial
-from legolas_metric import __version__, evaluate_ranking, probe_embeddings
+from legolas_metric import ScoreNorm, __version__, evaluate_ranking, probe_embeddings
 
 EMBED = 256  # rows of a forward pass
 SEEN_SHARE = 3  # every third training class is ranked, to see whether training is saturated
@@ -79,10 +80,10 @@ def fit(trial: Trial, recipe: Recipe, stage: Arena) -> tuple[nn.Module, dict[str
     return judged, took | ({"near_share": batches.looks} if batches.looks else {})
 
 
-def judge(encoder: nn.Module, stage: Arena) -> dict[str, float | str]:
+def judge(encoder: nn.Module, stage: Arena) -> dict[str, Any]:
     """Measures on unseen classes, and Rank@1 on some of the training classes."""
     rows = embed(encoder, stage, stage.unseen_inputs, bfloat16=False)
-    values: dict[str, float | str] = {}
+    values: dict[str, Any] = {}
     for name, protocol in stage.questions.items():
         groups = stage.unseen_groups if name in stage.grouped else None
         report = evaluate_ranking(rows, stage.unseen_labels, groups=groups, protocol=protocol)
@@ -94,7 +95,18 @@ def judge(encoder: nn.Module, stage: Arena) -> dict[str, float | str]:
     own = evaluate_ranking(embed(encoder, stage, stage.inputs[seen], bfloat16=False), stage.labels[seen])
     values |= {"effective_rank": probe.effective_rank, "verdict": str(probe.verdict)}
     values |= {"mean_cosine": probe.mean_cosine}
-    return values | {"train_rank1": own.rank[1], "train_map_at_r": own.map_at_r}
+    values |= {"train_rank1": own.rank[1], "train_map_at_r": own.map_at_r}
+    return values if stage.unseen_days is None else values | _of_persons(encoder, stage, rows)
+
+
+def _of_persons(encoder: nn.Module, stage: Arena, rows: Tensor) -> dict[str, Any]:
+    """Shares by person, and error rates; the training persons are the cohort of AS-norm."""
+    assert stage.unseen_groups is not None
+    assert stage.unseen_days is not None
+    norm = ScoreNorm(embed(encoder, stage, stage.inputs, bfloat16=False), top=COHORT)
+    sessions = {"other recording": stage.unseen_groups, "other day": stage.unseen_days}
+    shares = by_person(rows, stage.unseen_labels, sessions, norm)
+    return {"persons": shares, **error_rates(rows, stage.unseen_labels, stage.unseen_groups, norm)}
 
 
 @torch.no_grad()

@@ -1,23 +1,27 @@
 """What is run, in which order: a pure function of what has been run.
 
-1. Selection: at most six trials of each recipe, 800 steps, seed 3. Rate, head and sharpness are tried one after the
-   other, each from the best so far; the recipe with fewest trials is next, so that a slow hour hits all alike, but
-   those far behind wait. Variants start from the best settings of the recipe that they vary.
+1. Selection: four trials of each contender, 800 steps, seed 3: as it comes, with the other head, another sharpness and
+   another rate, each from the best so far. The recipe with fewest trials is next, so that a slow hour hits all alike,
+   but those far behind wait. Variants start from the best settings of the recipe that they vary; those that a first
+   trial showed to add nothing to it are no contenders.
 2. Finals: the three best of each side, 2,400 steps, seeds 0 to 2, recipes alternating.
-3. Other data, and the curve of what near classes gain over the chance to meet the nearest class in a random batch.
+3. The rest, which a second process may run meanwhile: the curve of what near classes gain over the chance to meet the
+   nearest class in a random batch, and other data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+from benchmarks.recipes.arenas import DRAWN, WIDTHS
 from benchmarks.recipes.trial import Recipe, Trial
 
 Line = Mapping[str, Any]
+Part = Literal["all", "claim", "rest", "sentences", "chances", "curve", "heartbeats", "bounds"]
 
 SHORT, LONG = 800, 2400
 SELECTION_SEED, FINAL_SEEDS = 3, (0, 1, 2)
-MOST_TRIALS, FINALISTS = 6, 3
+MOST_TRIALS, FINALISTS = 4, 3
 RATE, RATES = 2e-3, (4e-3, 1e-3)
 BEHIND = 0.06
 """Of Rank@1 + MAP@R: losers wait, so that a broken-off selection has tried the promising settings."""
@@ -52,6 +56,7 @@ VARIANTS = (
     _of(NEAR, "near by confusions + SupCon", feed="confused"),
     _of(NEAR, "near, rotations + SupCon", rotations=True, looks=2),
     _of(PK, "PK, rotations + SupCon", rotations=True),
+    _of(FIRST[2], "PK, rotations + batch-hard", rotations=True),
     _of(NEAR, "communities + SupCon", feed="communities"),
     _of(NEAR, "near, rising share + SupCon", feed="rising"),
     _of(NEAR, "near + SupCon, cooled", cooled=True),
@@ -66,8 +71,27 @@ ACROSS = (
 BEATS = (
     replace(PK, name="PK, augmented + SupCon", augmented=True),
     replace(PK, name="PK across groups, augmented + SupCon", augmented=True, across=True),
+    replace(PK, name="PK across days, augmented + SupCon", augmented=True, across=True, days=True),
 )
 RECIPES = {recipe.name: recipe for recipe in (*FIRST, *VARIANTS, *ACROSS, *BEATS)}
+
+TRIED = (
+    "near, averaged weights + SupCon",
+    "PK, averaged weights + SupCon",
+    "near by confusions + SupCon",
+    "communities + SupCon",
+    "near, rising share + SupCon",
+    "near + SupCon, cooled",
+    "PK + SupCon, cooled",
+    "near + normalised softmax",
+    "near, pool 200 + batch-hard",
+    "near + softmax and SupCon",
+    "mined ranks 1-10 + SupCon",
+)
+"""At most one or two points from the recipe that they vary, up or down, or far behind: no contenders."""
+
+CHANCE_CLASSES = (2, 4, 8, 16)
+"""Of a batch; 32 are among the sentences."""
 
 CURVE_CLASSES = (40, 80, 160, 320, None)
 
@@ -118,12 +142,13 @@ def place_in_line(recipe: Recipe, lines: Sequence[Line]) -> float:
     return len(own) + (max(map(merit, side)) - max(map(merit, own))) / BEHIND if own else 0.0
 
 
-def selection(lines: Sequence[Line], most: int, of_variants: int) -> Trial | None:
-    """The next trial of the selection, with so many trials of each recipe at most."""
+def selection(lines: Sequence[Line], most: int) -> Trial | None:
+    """The next trial of the selection, with so many trials of each contender at most, and one of the others."""
     counts = {r.name: len(selection_lines(lines, r.name)) for r in (*FIRST, *VARIANTS)}
-    open_ = [r for r in FIRST if counts[r.name] < most]
-    if all(counts[r.after] >= BASE_TRIALS for r in VARIANTS if r.after):
-        open_ += [r for r in VARIANTS if counts[r.name] < of_variants]
+    allowed = {name: 1 if name in TRIED else most for name in counts}
+    open_ = [r for r in FIRST if counts[r.name] < allowed[r.name]]
+    if all(counts[r.after] >= min(BASE_TRIALS, allowed[r.after]) for r in VARIANTS if r.after):
+        open_ += [r for r in VARIANTS if counts[r.name] < allowed[r.name]]
     for recipe in sorted(open_, key=lambda r: place_in_line(r, lines)):
         start = best(selection_lines(lines, recipe.after)) if recipe.after else None
         chosen = next_settings(recipe, selection_lines(lines, recipe.name), start)
@@ -186,31 +211,82 @@ def sentences() -> Iterator[Trial]:
 
 
 def heartbeats() -> Iterator[Trial]:
-    """ECG-ID: three partitions of three folds, 200 steps of 64 beats."""
-    for seed in range(9):
-        for recipe in (PK, BEATS[0], ACROSS[0], BEATS[1], NEAR):
+    """ECG-ID: two partitions of three folds, 200 steps of 64 beats."""
+    for seed in range(6):
+        for recipe in (PK, BEATS[1], BEATS[0], ACROSS[0], BEATS[2]):
             yield Trial(task="ecg", recipe=recipe.name, head=False, rate=RATE, value=0.05, steps=200, seed=seed, p=16)
 
 
-def curve(lines: Sequence[Line]) -> Iterator[Trial]:
-    """PK and near classes on fewer and fewer training classes, at the settings chosen for each."""
+def chances() -> Iterator[Trial]:
+    """PK and near classes of CLINC's 100 intents, in batches of fewer and fewer of them: cheap, and 1 % to 15 %."""
+    for seed in FINAL_SEEDS:
+        for p in CHANCE_CLASSES:
+            for recipe in (PK, NEAR):
+                yield Trial(
+                    task="clinc", recipe=recipe.name, head=True, rate=RATE, value=0.05, steps=SHORT, seed=seed, p=p
+                )
+
+
+def bounds() -> Iterator[Trial]:
+    """What bounds the drawings: ragged or smooth ones of the same hand, and the encoder's width."""
+    for seed in FINAL_SEEDS:
+        for task in DRAWN:
+            for recipe in (PK, NEAR):
+                yield _short(task, recipe, seed)
+    for task, width in WIDTHS.items():
+        if width != WIDTHS["omniglot"]:
+            for recipe in (PK, NEAR):
+                yield _short(task, recipe, SELECTION_SEED)
+
+
+def _short(task: str, recipe: Recipe, seed: int, classes: int | None = None) -> Trial:
+    return Trial(
+        task=task,
+        recipe=recipe.name,
+        head=False,
+        rate=RATE,
+        value=COLD[0],
+        steps=SHORT,
+        seed=seed,
+        classes=classes,
+    )
+
+
+def curve() -> Iterator[Trial]:
+    """PK and near classes on fewer and fewer training classes, both as they come."""
     for seed in FINAL_SEEDS:
         for classes in CURVE_CLASSES:
             for recipe in (PK, NEAR):
-                top = best(selection_lines(lines, recipe.name))
-                if top is not None:
-                    yield _again(top, classes=classes, seed=seed)
+                yield _short("omniglot", recipe, seed, classes)
 
 
-def remaining(lines: Sequence[Line], most: int = MOST_TRIALS, of_variants: int = MOST_TRIALS) -> Iterator[Trial]:
-    """What is left to do; of the selection only the next trial is known."""
+RESTS = {
+    "sentences": sentences,
+    "chances": chances,
+    "curve": curve,
+    "heartbeats": heartbeats,
+    "bounds": bounds,
+}
+"""What need not wait for the selection."""
+
+
+def remaining(lines: Sequence[Line], most: int = MOST_TRIALS, part: Part = "all") -> Iterator[Trial]:
+    """What is left to do; of the selection only the next trial is known.
+
+    Args:
+        most: trials of each contender in the selection.
+        part: "claim" is the selection and the finals, "rest" what a second process need not wait for, of which the
+            others are parts.
+    """
     done = {Trial(**{name: x[name] for name in Trial.__dataclass_fields__}).key() for x in lines}
-    chosen = selection(lines, most, of_variants)
-    if chosen is not None:
-        yield chosen
-        return
-    finals, vectors = list(final(lines)), list(sentences())
-    first, half = len(FINAL_SEEDS) * 2, len(vectors) // 2
-    for trial in (*finals[:first], *vectors[:half], *finals[first:], *heartbeats(), *vectors[half:], *curve(lines)):
-        if trial.key() not in done:
-            yield trial
+    wanted: list[Trial] = []
+    if part in ("all", "claim"):
+        chosen = selection(lines, most)
+        if chosen is not None:
+            yield chosen
+            return
+        wanted += final(lines)
+    for name, trials in RESTS.items():
+        if part in ("all", "rest", name):
+            wanted += trials()
+    yield from (trial for trial in wanted if trial.key() not in done)

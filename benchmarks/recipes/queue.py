@@ -1,6 +1,7 @@
 """Run what is left of the plan, one trial after the other, until a time of day; begin it again at any time.
 
 python -m benchmarks.recipes.queue --data FOLDER --until 07:05
+python -m benchmarks.recipes.queue --part claim & python -m benchmarks.recipes.queue --part rest
 python -m benchmarks.recipes.queue --left
 python -m benchmarks.recipes.table benchmarks/results/arena.jsonl
 
@@ -12,11 +13,12 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from benchmarks.recipes.fitting import run
-from benchmarks.recipes.plan import MOST_TRIALS, RECIPES, remaining
+from benchmarks.recipes.plan import MOST_TRIALS, RECIPES, Part, remaining
 from benchmarks.recipes.table import read
 
 RESULTS = Path("benchmarks/results/arena.jsonl")
@@ -28,17 +30,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of clinc150.npz")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"file of results (default: {RESULTS})")
     parser.add_argument("--until", metavar="HH:MM", help="begin no trial after this time of day")
-    parser.add_argument("--trials", type=int, default=MOST_TRIALS, help="of each recipe in the selection, at most")
-    parser.add_argument("--variant-trials", type=int, default=MOST_TRIALS, help="the same of each variant")
+    parser.add_argument("--trials", type=int, default=MOST_TRIALS, help="of each contender in the selection")
+    parser.add_argument("--part", choices=get_args(Part), default="all", help="of the plan, for several processes")
     parser.add_argument("--left", action="store_true", help="list what is left, and stop")
     options = parser.parse_args(arguments)
     if options.left:
-        for trial in remaining(read(options.out), options.trials, options.variant_trials):
+        for trial in remaining(read(options.out), options.trials, options.part):
             print(trial.key())
         return
     torch.set_num_threads(1)
     while options.until is None or datetime.now().strftime("%H:%M") < options.until:
-        trial = next(remaining(read(options.out), options.trials, options.variant_trials), None)
+        trial = next(remaining(read(options.out), options.trials, options.part), None)
         if trial is None:
             print("nothing is left")
             return

@@ -29,6 +29,7 @@ class Recipe:
         cooled: the temperature falls from 0.1 to `value` in the first third.
         augmented: heartbeats are augmented, as drawings always are.
         across: a class's examples in a batch come from different groups.
+        days: of heartbeats, those groups are days instead of recordings.
         warm_up: share of the steps before the first look; for the triplet loss on random batches, before batch-hard.
         looks: how often the whole set is embedded, at equal distances.
         pool: nearest classes among which neighbours are drawn (default: 2 (p - 1)).
@@ -46,6 +47,7 @@ class Recipe:
     cooled: bool = False
     augmented: bool = False
     across: bool = False
+    days: bool = False
     warm_up: float = 0.2
     looks: int = 4
     pool: int | None = None
@@ -57,7 +59,7 @@ class Trial:
     """One run.
 
     Attributes:
-        task: "omniglot", "clinc", "clinc domains" or "ecg".
+        task: "omniglot" (or one of its variants, see `plan.bounds`), "clinc", "clinc domains" or "ecg".
         recipe: its name.
         head: whether a linear layer of 128 ends the encoder.
         rate: highest of the one cycle.

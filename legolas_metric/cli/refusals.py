@@ -34,10 +34,8 @@ def run(app: typer.Typer) -> NoReturn:
         complain(error.format_message().replace("Value error, ", "").removesuffix(".") + where)
         raise SystemExit(2) from None
     except BAD_INPUT as error:
-        absent = error.name if isinstance(error, ModuleNotFoundError) else None
-        complain(
-            f"this needs {absent}: pip install 'legolas-metric[train,report]'" if absent in _OF_TRAINING else error
-        )
+        lacks = error.name if isinstance(error, ModuleNotFoundError) else None
+        complain(f"this needs {lacks}: pip install 'legolas-metric[train,report]'" if lacks in _OF_TRAINING else error)
         raise SystemExit(2) from None
     raise SystemExit(status or 0)
 

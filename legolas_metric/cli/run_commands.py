@@ -31,11 +31,11 @@ OtherData = Annotated[
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the report goes.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=4, help="Of 115 steps, for each of two trained encoders.")] = 6,
+    epochs: Annotated[int, typer.Option(min=2, help="Of 115 steps, for each of two trained encoders.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Of the split, the weights and the batches.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor (default: all cores).")] = None,
 ) -> None:
-    """Train on bundled handwriting for a few minutes, and see global mining beside batch-only training.
+    """Train on bundled handwriting for a few minutes, and see what a look at the whole set is worth.
 
     Ends with a table, and writes report.html and summary.json into the folder. Needs the extras `train` and `report`.
     """

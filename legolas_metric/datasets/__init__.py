@@ -10,4 +10,5 @@ from legolas_metric.datasets.labels import LabelIndex as LabelIndex
 from legolas_metric.datasets.omniglot import Omniglot as Omniglot
 from legolas_metric.datasets.omniglot import load_omniglot as load_omniglot
 from legolas_metric.datasets.omniglot import split_omniglot as split_omniglot
+from legolas_metric.datasets.rotated import RotatedClasses as RotatedClasses
 from legolas_metric.datasets.source import Inputs as Inputs

@@ -1,6 +1,5 @@
 """One view of what users have: any object with `len` and `[]`, or arrays."""
 
-from collections.abc import Sequence
 from numbers import Number
 from typing import Any
 
@@ -52,7 +51,7 @@ class Inputs(Dataset[Any]):
 class Whole:
     """A list whose items are inputs as a whole, also where they are lists themselves: rows of different lengths."""
 
-    def __init__(self, items: Sequence[Any]) -> None:
+    def __init__(self, items: Any) -> None:
         self.items = items
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
@@ -121,13 +121,6 @@ class DiskRows:
         assert ids is not None
         names = self.named.label_names, self.named.group_names
         return Rows(unread(len(ids), self.embeddings.shape[1]), labels, ids, groups, *names)
-
-    @property
-    def reach(self) -> Float64[Tensor, "1 d"]:
-        """A row as long as the longest."""
-        row = torch.zeros(1, self.embeddings.shape[1], dtype=torch.float64)
-        row[0, 0] = self.longest
-        return row
 
     @property
     def memory(self) -> int:

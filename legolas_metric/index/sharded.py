@@ -7,22 +7,22 @@ process with all rows, bit for bit, whatever the number of processes.
 Letters: w processes, q queries, n rows, d dimensions, k neighbours.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from legolas_metric.budgets import BLOCK, WORKSPACE, rows_for
+from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_metric
 from legolas_metric.distributed import World
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.shard_rows import joined
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities
 from legolas_metric.lookup import lookup
-from legolas_metric.names import Names
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
 from legolas_metric.signatures import typed
@@ -109,13 +109,10 @@ class ShardedIndex:
         with world.meeting("fitting a sharded index"):
             with world.together("fitting a sharded index"):
                 rows = _own_rows(embeddings, labels, ids, groups, self.metric)
-            parts = world.gather_objects(_Shard.of(rows, ids is not None))
-            _check_alike(parts)
-            if ids is None:
-                rows = replace(rows, ids=rows.ids + sum(part.rows for part in parts[: world.rank]))
-            rows = _numbered_alike(rows, parts)
-            if ids is not None:
-                _check_unique(rows.ids, parts, world)
+            return self.take(joined(rows, world, has_ids=ids is not None))
+
+    def take(self, rows: Rows) -> "ShardedIndex":
+        """`fit` of rows that are `joined` already, and are not copied."""
         if len(rows):
             self._local.take(rows)
         self._rows = rows
@@ -143,7 +140,7 @@ class ShardedIndex:
                     own = _none_of(given, labels, groups)
                 else:
                     own = query_rows(given, self.rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
-            return self._answer(own, _Asked(k, want, farthest, window is not None), window, world)
+            return self.answer(own, Asked(k, want, farthest, window is not None), window)
 
     @typed
     def self_join(
@@ -152,10 +149,14 @@ class ShardedIndex:
         """`search` with this process's rows as queries, in the order of `fit`."""
         world = self.world
         with world.meeting("searching a sharded index"):
-            return self._answer(self.rows, _Asked(k, want, farthest, window is not None), window, world)
+            return self.answer(self.rows, Asked(k, want, farthest, window is not None), window)
 
-    def _answer(self, own: Rows, asked: "_Asked", window: Window | None, world: World) -> Neighbors:
-        """Block by block: every process's queries to all, all answers to the owner, who merges them."""
+    def answer(self, own: Rows, asked: "Asked", window: Window | None) -> Neighbors:
+        """`search` of queries that are checked and prepared already, within a meeting of the processes.
+
+        Block by block: every process's queries to all, all answers to the owner, who merges them.
+        """
+        world = self.world
         with world.together("searching a sharded index"):
             check_request(own, self.rows, asked.k, asked.want)
             bounds = window_bounds(window, len(own), own.ids.device)
@@ -174,7 +175,7 @@ class ShardedIndex:
         return Neighbors(ids, similarities, _summed(stats, world.size))
 
     def _exchange(
-        self, own: Rows, bounds: Bounds | None, asked: "_Asked", counts: list[int], stats: list, world: World
+        self, own: Rows, bounds: Bounds | None, asked: "Asked", counts: list[int], stats: list, world: World
     ) -> tuple[Int64[Tensor, "q k"], Tensor]:
         """The answers to this process's queries of a block; what this process answered goes into `stats`."""
         joint, limits = _to_all(own, bounds, world)
@@ -197,30 +198,13 @@ class ShardedIndex:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """What is asked of all processes alike."""
 
     k: int
     want: Want
     farthest: bool
     windowed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """What the others must know of a process's rows."""
-
-    rows: int
-    dimension: int
-    given: tuple[str, ...]
-    label_names: Names | None
-    group_names: Names | None
-
-    @classmethod
-    def of(cls, rows: Rows, has_ids: bool) -> "_Shard":
-        there = {"labels": rows.labels is not None, "groups": rows.groups is not None, "ids": has_ids}
-        given = tuple(name for name, is_given in there.items() if is_given)
-        return cls(len(rows), rows.embeddings.shape[1], given, rows.label_names, rows.group_names)
 
 
 def _own_rows(
@@ -237,65 +221,6 @@ def _none_of(given: Tensor, labels: ArrayLike | None, groups: ArrayLike | None) 
     nothing = torch.zeros(0, dtype=torch.int64, device=given.device)
     known = (None if values is None else nothing for values in (labels, groups))
     return Rows(given.float(), next(known), nothing, next(known))
-
-
-def _check_alike(parts: list[_Shard]) -> None:
-    """Refuse shards of which no index can be made; all processes see the same and say the same."""
-    if not any(part.rows for part in parts):
-        raise ValueError("a sharded index needs a row on one process at least, got none on any")
-    for what, values in (
-        ("embeddings' dimensions", [part.dimension for part in parts]),
-        ("arguments", [" and ".join(part.given) or "embeddings alone" for part in parts]),
-    ):
-        if len(set(values)) > 1:
-            raise ValueError(f"every process must give the same {what}, got {values} by rank")
-    for name in ("label_names", "group_names"):
-        named = [getattr(part, name) is not None for part in parts if part.rows]
-        if any(named) and not all(named):
-            raise ValueError(f"{name[:5]}s are names on some processes and integers on others: give one kind")
-
-
-def _numbered_alike(rows: Rows, parts: list[_Shard]) -> Rows:
-    """Names numbered in ascending order over all processes."""
-    label_names, group_names = (
-        _union([getattr(part, name) for part in parts]) for name in ("label_names", "group_names")
-    )
-    return replace(
-        rows,
-        labels=_renumbered(rows.labels, rows.label_names, label_names),
-        groups=_renumbered(rows.groups, rows.group_names, group_names),
-        label_names=label_names,
-        group_names=group_names,
-    )
-
-
-def _union(names: list[Names | None]) -> Names | None:
-    known = [some for some in names if some is not None]
-    return tuple(sorted(set().union(*known))) if known else None
-
-
-def _renumbered(codes: Tensor | None, names: Names | None, among: Names | None) -> Tensor | None:
-    if codes is None or names is None or among is None:
-        return codes
-    number = {name: code for code, name in enumerate(among)}
-    new = torch.tensor([*(number[name] for name in names), NO_ID], device=codes.device)  # -1 stays: the last
-    return new[codes]
-
-
-def _check_unique(ids: Int64[Tensor, " n"], parts: list[_Shard], world: World) -> None:
-    """Refuse an id of two processes; each process's ids pass by the others in blocks."""
-    size = rows_for(BLOCK, 32 * world.size)
-    repeated = ids.new_zeros(0)
-    for part in chunks(max(shard.rows for shard in parts), size):
-        passing = world.gather(ids[part])
-        counts = [len(range(*part.indices(shard.rows))) for shard in parts]
-        theirs = torch.ones_like(passing, dtype=torch.bool)
-        theirs[sum(counts[: world.rank]) :][: counts[world.rank]] = False
-        found = lookup(passing, ids)[1] & theirs
-        repeated = torch.cat([repeated, passing[found]])
-    shared = sorted({name for some in world.gather_objects(repeated.tolist()[:5]) for name in some})
-    if shared:
-        raise ValueError(f"ids must be unique over all processes, got some on several (first: {shared[:5]})")
 
 
 def _to_all(own: Rows, bounds: Bounds | None, world: World) -> tuple[Rows, Bounds | None]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from legolas_metric.disk.disk_rows import AnyRows
 from legolas_metric.lookup import runs_of
+from legolas_metric.miners.joint import JointNames
 from legolas_metric.rows import NO_ID
 
 Part = slice | Int64[Tensor, " m"]
@@ -37,7 +38,7 @@ class Classes:
 
     @classmethod
     def of(
-        cls, anchors: AnyRows, self_row: Int64[Tensor, " q"], rows: AnyRows, *, other_group: bool = False
+        cls, anchors: AnyRows, self_row: Int64[Tensor, " q"], rows: AnyRows | JointNames, *, other_group: bool = False
     ) -> "Classes":
         """Classes of the anchors, each of which is row `self_row` (-1: none of the rows).
 

@@ -18,7 +18,7 @@ from legolas_metric.index.arithmetic import exact_arithmetic, is_exact
 from legolas_metric.lookup import turns
 from legolas_metric.miners.by_label import Part
 from legolas_metric.miners.masks import Relations
-from legolas_metric.miners.pool import Window, pair_similarities
+from legolas_metric.miners.pool import Window, similarities_between
 from legolas_metric.records import SearchStats
 from legolas_metric.rows import NO_ID, Rows
 
@@ -121,13 +121,9 @@ class DensePool:
         return self._relations
 
     @property
-    def reach(self) -> Float[Tensor, "n d"]:
+    def longest(self) -> float:
         """See `Pool`."""
-        return self.rows.embeddings
-
-    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
-        """See `Pool`."""
-        return self.rows.embeddings[row]
+        return self.rows.longest
 
     def positives(self, *, farthest: bool) -> Int64[Tensor, " q"]:
         """See `Pool`."""
@@ -165,10 +161,15 @@ class DensePool:
                 weight.scatter_(1, place, 0)
         return row
 
-    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"] | None) -> Int64[Tensor, "m k"]:
         """See `Pool`."""
-        found = self._table.neighbours(k, of_anchors=of_anchors)
-        return found[self._part] if of_anchors and self._part is not None else found
+        found = self._table.neighbours(k, of_anchors=rows is None)
+        which = self._part if rows is None else rows
+        return found if which is None else found[which]
+
+    def similarities(self, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
+        """See `Pool`."""
+        return similarities_between(self.anchors, self.rows.embeddings.__getitem__, self.metric, anchor, row)
 
     def stats(self) -> SearchStats:
         """See `Pool`."""
@@ -178,8 +179,8 @@ class DensePool:
         """Positives under, and negatives over, the bounds of Wang et al. (2019): their rows (-1: none), and a mask."""
         s_an, row, s_ap = self._split()
         every = torch.arange(len(row), device=row.device)
-        nearest = pair_similarities(self, every, self.negatives(every, 1, None))[:, 0] + epsilon
-        farthest = pair_similarities(self, every, self.positives(farthest=True)[:, None])[:, 0] - epsilon
+        nearest = self.similarities(every, self.negatives(every, 1, None))[:, 0] + epsilon
+        farthest = self.similarities(every, self.positives(farthest=True)[:, None])[:, 0] - epsilon
         over = self._beyond(s_an, farthest, None)
         under = self._beyond(-s_ap, nearest, row)
         return row.masked_fill(~under, NO_ID), over
@@ -243,7 +244,7 @@ class DensePool:
         least = (least - 2 * self.error).clamp_min_(torch.finfo(torch.float32).min)
         line, place = (score >= least).nonzero(as_tuple=True)
         row = place if rows is None else rows[line, place]
-        s = pair_similarities(self, anchor[line], row[:, None])[:, 0]
+        s = self.similarities(anchor[line], row[:, None])[:, 0]
         if window is not None:
             inside = (s > window[0][line]) & (s < window[1][line])
             line, row, s = line[inside], row[inside], s[inside]
@@ -269,7 +270,7 @@ class DensePool:
             line, place = (over[open_].abs() <= self.error).nonzero(as_tuple=True)
             line = open_[line]
             row = place if rows is None else rows[line, place]
-            s = pair_similarities(self, line, row[:, None])[:, 0]
+            s = self.similarities(line, row[:, None])[:, 0]
             out[line, place] = s > bound[line] if rows is None else (s < bound[line]) & (row != NO_ID)
         return out
 

@@ -17,7 +17,7 @@ from legolas_metric.checks import UNLABELLED, check_choice, check_number, check_
 from legolas_metric.geometry import chunks, similarity
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.masks import Masks
-from legolas_metric.miners.pool import Pool, pair_similarities
+from legolas_metric.miners.pool import Pool
 from legolas_metric.rows import NO_ID
 from legolas_metric.signatures import typed_fields
 from legolas_metric.tables import Sheet
@@ -125,7 +125,7 @@ class FalseNegativeGuard:
         """
         found: dict[str, Tensor] = {}
         measured = self.near_duplicate is not None or self.relative is not None or self.absolute is not None
-        s_an = pair_similarities(pool, anchor, row) if measured else torch.empty(0)
+        s_an = pool.similarities(anchor, row) if measured else torch.empty(0)
         if self.skip:
             found["rank"] = (torch.arange(row.shape[1], device=row.device) < self.skip).expand_as(row)
         if self.near_duplicate is not None:
@@ -151,7 +151,7 @@ class FalseNegativeGuard:
         """The reference positive similarity of each anchor; -inf where it has no positive."""
         if self.reference == "nearest":
             every = torch.arange(len(pool.anchors), device=pool.rows.ids.device)
-            return pair_similarities(pool, every, pool.positives(farthest=False)[:, None])[:, 0]
+            return pool.similarities(every, pool.positives(farthest=False)[:, None])[:, 0]
         out = []
         q = len(pool.anchors)
         largest = max(1, int(pool.relations.positives.max()))
@@ -161,7 +161,7 @@ class FalseNegativeGuard:
             kept = torch.arange(min(_REFERENCE_POSITIVES, row.shape[1]), device=row.device)
             place = torch.where(count > len(kept), kept * count // len(kept), kept)
             number = torch.arange(part.start, part.start + len(row), device=row.device)
-            s = pair_similarities(pool, number, row.gather(1, place))
+            s = pool.similarities(number, row.gather(1, place))
             out.append(_summary(s, count[:, 0].clamp_max(len(kept)), self.reference, self.quantile))
         return torch.cat(out)
 
@@ -170,16 +170,19 @@ class FalseNegativeGuard:
         assert self.vote is not None
         alike, of_rows, of_anchors = _alike(pool)
         voters = min(self.neighbours, max(1, len(pool.rows) - 1))
-        near_row, near_anchor = (pool.neighbours(voters, of_anchors=side) for side in (False, True))
+        candidate, place = row.clamp_min(0).unique(return_inverse=True)
+        near_row, near_anchor = (pool.neighbours(voters, rows) for rows in (candidate, None))
         row_votes, anchor_votes = ((near != NO_ID).sum(1).clamp_min(1) for near in (near_row, near_anchor))
         by_row, by_anchor = of_rows[near_row], of_rows[near_anchor]  # the last of the rows' stands for no neighbour
-        own = alike(of_rows[:-1, None], by_row).sum(1) / row_votes
+        own = alike(of_rows[candidate][:, None], by_row).sum(1) / row_votes
         own_of_anchor = alike(of_anchors[:, None], by_anchor).sum(1) / anchor_votes
         out = torch.zeros_like(row, dtype=torch.bool)
         for part in chunks(len(row), rows_for(BLOCK, 32 * row.shape[1] * voters)):
-            a, c = anchor[part], row[part].clamp_min(0)
+            a, c = anchor[part], place[part]
             for_anchor = alike(of_anchors[a][:, None, None], by_row[c]).sum(2) / row_votes[c]
-            for_candidate = alike(of_rows[c][:, :, None], by_anchor[a][:, None]).sum(2) / anchor_votes[a][:, None]
+            for_candidate = (
+                alike(of_rows[candidate[c]][:, :, None], by_anchor[a][:, None]).sum(2) / anchor_votes[a][:, None]
+            )
             out[part] = (for_anchor >= self.vote) & (for_anchor > own[c])
             out[part] |= (for_candidate >= self.vote) & (for_candidate > own_of_anchor[a][:, None])
         return out

@@ -16,11 +16,14 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_at_least, check_whole
 from legolas_metric.disk.stored_bank import StoredBank
+from legolas_metric.distributed import ALONE, World
 from legolas_metric.miners.batch_rows import Batch, batch_ids
 from legolas_metric.miners.dense import DensePool
 from legolas_metric.miners.foreign_arguments import explains
-from legolas_metric.miners.miner import Index, batch_metric, check_age, check_shared, described, template
-from legolas_metric.miners.pool import Pool, pair_similarities
+from legolas_metric.miners.index_option import Index, batch_metric, check_shared, template
+from legolas_metric.miners.miner import check_age, described
+from legolas_metric.miners.pool import Pool
+from legolas_metric.miners.sharing import shared
 from legolas_metric.miners.sources import Source, bank_source, batch_source
 from legolas_metric.records import MiningStats, Pairs, SearchStats
 from legolas_metric.relations import LabelRelation
@@ -88,6 +91,8 @@ class MultiSimilarityMiner:
         *,
         candidates: ArrayLike | None = None,
         step: int | None = None,
+        world: World = ALONE,
+        memory_mb: float | int | None = None,
     ) -> Pairs:
         """Mine the whole bank; arguments, memory and errors as the other miners' `mine`, 20 bytes a pair.
 
@@ -95,17 +100,22 @@ class MultiSimilarityMiner:
             ValueError: a bank older than `max_staleness`, or without labels.
         """
         started = time.perf_counter()
-        age = check_age(bank, step, self.max_staleness)
-        source = bank_source(
-            bank,
-            anchors,
-            candidates,
-            template(self.index, bank.metric),
-            self.relation,
-            dense=False,
-            every_positive=True,
-        )
-        return _mined(source, self.epsilon, self.max_negatives, started, age, bank.drift)
+        sharing = shared(self, world, self.max_negatives + 1, memory_mb)
+        with sharing.world.meeting("mining"):
+            with sharing.world.together("mining"):
+                age = check_age(bank, step, self.max_staleness)
+            source = bank_source(
+                bank,
+                anchors,
+                candidates,
+                template(self.index, bank.metric),
+                self.relation,
+                dense=False,
+                every_positive=True,
+                sharing=sharing,
+            )
+            with source.together:
+                return _mined(source, self.epsilon, self.max_negatives, started, age, bank.drift)
 
     def __call__(
         self,
@@ -214,7 +224,7 @@ def _mined(source: Source, epsilon: float, limit: int | None, started: float, ag
         a1, p, a2, n, over = _pairs_of(block.pool, epsilon, limit)
         outside += len(block.names) - len(a2.unique())
         capped += over
-        s = [pair_similarities(block.pool, a, row[:, None])[:, 0].float() for a, row in ((a1, p), (a2, n))]
+        s = [block.pool.similarities(a, row[:, None])[:, 0].float() for a, row in ((a1, p), (a2, n))]
         found.append((block.names[a1], ids[p], block.names[a2], ids[n], *s))
         searched = block.pool.stats()
     stats = MiningStats(
@@ -247,7 +257,7 @@ def _pairs_of(
     every = torch.arange(len(pool.anchors), device=pool.rows.ids.device)
     negative = pool.negatives(every, min(limit + 1, len(pool.rows)), None)
     positive = pool.relations.list_positives()
-    s_an, s_ap = pair_similarities(pool, every, negative), pair_similarities(pool, every, positive)
+    s_an, s_ap = pool.similarities(every, negative), pool.similarities(every, positive)
     near = s_an > _least(s_ap)[:, None] - epsilon
     near &= negative != NO_ID
     capped = int(near[:, limit].sum()) if near.shape[1] > limit else 0

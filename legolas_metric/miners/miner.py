@@ -1,29 +1,35 @@
 """The one `mine`: over a whole bank through an index, or over a batch as pytorch-metric-learning calls it."""
 
+import logging
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, Metric, check_whole
+from legolas_metric.checks import ArrayLike, check_whole
 from legolas_metric.disk.stored_bank import StoredBank
+from legolas_metric.distributed import ALONE, World
 from legolas_metric.index.exact import ExactIndex
-from legolas_metric.index.interface import NeighborIndex, StoredRows
+from legolas_metric.index.interface import StoredRows
+from legolas_metric.index.sharded import ShardedIndex
 from legolas_metric.miners.batch_rows import Batch, batch_ids
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
+from legolas_metric.miners.index_option import Index, batch_metric, check_shared, template
 from legolas_metric.miners.select import Selection, select, together
+from legolas_metric.miners.sharing import shared
 from legolas_metric.miners.sources import Source, bank_source, batch_source
 from legolas_metric.miners.stored import stored_source
 from legolas_metric.miners.strategy import Draws, OnEmpty, Strategy
 from legolas_metric.records import MiningStats, SearchStats, Triplets
 from legolas_metric.relations import LabelRelation
 
-Index = NeighborIndex | Literal["auto"]
+_log = logging.getLogger(__name__)
+
 Tuple = tuple[Int64[Tensor, " t"], Int64[Tensor, " t"], Int64[Tensor, " t"]]
 
 
@@ -50,6 +56,7 @@ class Miner:
     seed: int = 0
     calls: int = field(default=0, init=False, repr=False)
     warned: bool = field(default=False, init=False, repr=False)
+    told: bool = field(default=False, init=False, repr=False)  # where the rows of several processes lie
 
     def __post_init__(self) -> None:
         check_shared(self.index, self.relation)
@@ -58,6 +65,14 @@ class Miner:
 
     def _strategy(self) -> Strategy:
         raise NotImplementedError
+
+    @property
+    def needs_all(self) -> str | None:
+        """Why all rows must lie on one process to be mined, if they must."""
+        if self.strategy.negative == "distance_weighted" or not (self.relation is None or self.relation.by_label):
+            return f"{type(self).__name__} looks at all of them at once"
+        own = self.index == "auto" or isinstance(self.index, ExactIndex | ShardedIndex)
+        return None if own else f"{type(self.index).__name__} searches those of one process"
 
     def _rules(self, **chosen: Any) -> Strategy:
         """A strategy of what was chosen and of the fields that it shares with this miner."""
@@ -74,19 +89,28 @@ class Miner:
         *,
         candidates: ArrayLike | None = None,
         step: int | None = None,
+        world: World = ALONE,
+        memory_mb: float | int | None = None,
     ) -> Triplets:
-        """Mine the whole bank.
+        """Mine the whole bank, of one process or of several.
 
         Peak memory above the bank: what the index says of itself, 64 bytes a triplet, and some 200 MB of blocks. A bank
         on disk is mined within its own ceiling, see `StoredBank`.
 
+        Of several processes each hands in a bank of its own rows, and gets the triplets of its own anchors: those that
+        one process finds with all rows, in order of rank. The rows are gathered on each process where they fit the
+        poorest one, else each keeps its own and answers the others (`ShardedIndex`); which of the two is logged once.
+        With `index=ShardedIndex(group=...)` they stay where they are, without being asked.
+
         Args:
             bank: the rows among which positives and negatives are sought, in memory or on disk; or an index that they
                 live in, such as `LanceIndex`, which then searches them itself; its anchors are read in blocks.
-            anchors: ids of the rows that need triplets (default: all with a label).
+            anchors: ids of the rows that need triplets (default: all with a label); of several processes this one's.
             candidates: ids of the rows among which positives and negatives are sought (default: all): the corpus of
-                queries, the gallery of probes.
+                queries, the gallery of probes; of several processes this one's.
             step: the encoder's step, from which the bank's age is counted (default: that of its newest row).
+            world: the processes that share the call, `World.current(averages_gradients=False)`; all of them make it.
+            memory_mb: what rows and searches may take on a process, in MiB (default: an equal part of what is free).
 
         Returns:
             Triplets by id, ordered by the anchor's row, and what fell short in `stats`.
@@ -95,34 +119,42 @@ class Miner:
             TypeError: something that is no `EmbeddingBank`.
             ValueError: one class only, no class of two examples, no label at all, unknown or unlabelled anchors, an
                 index of another metric, no groups where the relation needs them, a bank older than `max_staleness`,
-                what rows that live in an index don't serve, or, with `on_empty="raise"`, any anchor without a triplet.
+                what rows that live in an index don't serve, or, with `on_empty="raise"`, any anchor without a triplet;
+                rows of several processes that do not fit.
+            ProcessFailed: another process refused its part. RuntimeError: one has died, or did not come in time.
         """
         started = time.perf_counter()
         if isinstance(bank, StoredRows):
-            given = {
-                "candidates": candidates is not None,
-                "step": step is not None,
-                "an index of the miner's": not isinstance(self.index, str),
-            }
+            given = {"candidates": candidates, "step": step, "memory_mb": memory_mb}
+            own = {"several processes": world.size > 1, "an index of the miner's": not isinstance(self.index, str)}
+            given = {name: value is not None for name, value in given.items()} | own
             source = stored_source(bank, anchors, self.strategy, self.relation, given=given)
             return self._record(source, *self._choose(source, started, 0, None))
-        age = check_age(bank, step, self.max_staleness)
         dense = self.strategy.negative == "distance_weighted"
-        if dense and bank.metric != "cosine":
-            raise ValueError(
-                f"distances are weighted on the sphere: the bank's metric must be 'cosine', got {bank.metric!r}"
+        sharing = shared(self, world, self.strategy.depth, memory_mb, self.needs_all)
+        with sharing.world.meeting("mining"):
+            with sharing.world.together("mining"):
+                age = check_age(bank, step, self.max_staleness)
+                if dense and bank.metric != "cosine":
+                    raise ValueError(
+                        f"distances are weighted on the sphere: the bank's metric must be 'cosine', got {bank.metric!r}"
+                    )
+            source = bank_source(
+                bank,
+                anchors,
+                candidates,
+                template(self.index, bank.metric),
+                self.relation,
+                dense=dense,
+                every_positive=self.strategy.positive == "all",
+                sharing=sharing,
             )
-        source = bank_source(
-            bank,
-            anchors,
-            candidates,
-            template(self.index, bank.metric),
-            self.relation,
-            dense=dense,
-            every_positive=self.strategy.positive == "all",
-        )
-        chosen, stats = self._choose(source, started, age, bank.drift)
-        return self._record(source, chosen, stats)
+            if source.placing is not None and not self.told:
+                self.told = True
+                _log.info("%s", source.placing.sentence())
+            with source.together:
+                chosen, stats = self._choose(source, started, age, bank.drift)
+                return self._record(source, chosen, stats)
 
     def __call__(
         self,
@@ -214,6 +246,7 @@ class Miner:
         draws = None
         if self.strategy.is_random:
             draws = Draws((self.seed, self.calls), min(self.per_anchor, len(source.rows)), device)
+            draws.skip(source.before)
         self.calls += 1
         found: list[Selection] = []
         no_positive = no_negative = 0
@@ -297,27 +330,6 @@ def _share_rejected(stats: MiningStats, chosen: Selection, source: Source) -> st
         f"candidate) pairs by id to judge whether they are of one class: {some}. This is said once a miner; "
         "stats.contested and stats.filtered have the counts of each round"
     )
-
-
-def check_shared(index: object, relation: object) -> None:
-    """Raise where a word stands for an index, unless it is "auto", or something else for index or relation."""
-    if isinstance(index, str):
-        if index != "auto":
-            raise ValueError(f"index must be 'auto' or an index such as ExactIndex(), got {index!r}")
-    elif isinstance(index, type) or not isinstance(index, NeighborIndex):
-        raise TypeError(f"index must be 'auto' or an index such as ExactIndex(), got {index!r}")
-    if relation is not None and not isinstance(relation, LabelRelation):
-        raise TypeError(f"relation must be a LabelRelation or None, got {relation!r}")
-
-
-def template(index: Index, metric: Metric) -> NeighborIndex:
-    """The index that a bank of a metric is searched with."""
-    return ExactIndex(metric=metric) if isinstance(index, str) else index
-
-
-def batch_metric(index: Index) -> Metric:
-    """The metric of batches: the index's, or "cosine"."""
-    return "cosine" if isinstance(index, str) else index.metric
 
 
 def check_age(bank: EmbeddingBank | StoredBank, step: int | None, max_staleness: int | None) -> int:

@@ -3,6 +3,7 @@
 Letters: q anchors, n rows, m pairs, k negatives, d dimensions.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from legolas_metric.index.interface import NeighborIndex, Want
 from legolas_metric.index.stored_index import StoredIndex
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.by_label import Classes
+from legolas_metric.miners.joint import JointNames
 from legolas_metric.miners.masks import Relations
 from legolas_metric.records import SearchStats
 from legolas_metric.rows import NO_ID, Rows
@@ -36,8 +38,8 @@ class Pool(Protocol):
     metric: Metric
 
     @property
-    def rows(self) -> AnyRows:
-        """In memory, or on disk."""
+    def rows(self) -> AnyRows | JointNames:
+        """Among which is sought."""
         ...
 
     @property
@@ -46,12 +48,8 @@ class Pool(Protocol):
         ...
 
     @property
-    def reach(self) -> Float[Tensor, "r d"]:
-        """Rows of which the longest is as long as the longest of all."""
-        ...
-
-    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
-        """The embeddings of some rows."""
+    def longest(self) -> float:
+        """The largest norm of a row."""
         ...
 
     def positives(self, *, farthest: bool) -> Int64[Tensor, " q"]:
@@ -68,8 +66,12 @@ class Pool(Protocol):
         """k different negatives of some anchors, by draws in [0, 1), with Wu's weights."""
         ...
 
-    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
-        """The k most similar rows of each anchor, or of each row, whatever their labels; never itself."""
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"] | None) -> Int64[Tensor, "m k"]:
+        """The k most similar rows of some rows (None: of each anchor), whatever their labels; never itself."""
+        ...
+
+    def similarities(self, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
+        """The similarity that decides, of anchors and rows; -inf where the row is -1."""
         ...
 
     def stats(self) -> SearchStats:
@@ -77,35 +79,44 @@ class Pool(Protocol):
         ...
 
 
-def pair_similarities(pool: Pool, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
-    """The similarity that decides, of anchors and rows; -inf where the row is -1. A block at a time."""
-    x = pool.anchors.embeddings
+def similarities_between(
+    anchors: Rows,
+    read: Callable[[Int64[Tensor, "b k"]], Float[Tensor, "b k d"]],
+    metric: Metric,
+    anchor: Int64[Tensor, " m"],
+    row: Int64[Tensor, "m k"],
+) -> Float64[Tensor, "m k"]:
+    """The similarity that decides, of anchors and rows that are read a block at a time; -inf where the row is -1."""
+    x = anchors.embeddings
     out = torch.empty(row.shape, dtype=torch.float64, device=row.device)
     for part in chunks(len(row), rows_for(CACHE, 24 * x.shape[1] * row.shape[1])):
-        near = pool.read(row[part].clamp_min(0))
-        out[part] = exact_similarity(x[anchor[part]][:, None].expand_as(near), near, pool.metric)
+        near = read(row[part].clamp_min(0))
+        out[part] = exact_similarity(x[anchor[part]][:, None].expand_as(near), near, metric)
     return out.masked_fill_(row == NO_ID, -torch.inf)
 
 
 @runtime_checkable
 class Searching(Protocol):
-    """Rows that are searched, for all blocks of anchors."""
-
-    metric: Metric
-    stats: SearchStats | None
+    """Rows that are searched, for all blocks of anchors; numbers of rows are those of `rows`."""
 
     @property
-    def rows(self) -> AnyRows:
-        """See `Pool`."""
+    def rows(self) -> AnyRows | JointNames:
+        """What is known of them."""
         ...
 
     @property
-    def reach(self) -> Float[Tensor, "r d"]:
-        """See `Pool`."""
+    def metric(self) -> Metric:
+        """Of the rows."""
         ...
 
-    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
-        """See `Pool`."""
+    @property
+    def stats(self) -> SearchStats | None:
+        """How the searches so far were answered."""
+        ...
+
+    @property
+    def longest(self) -> float:
+        """The largest norm of a row."""
         ...
 
     def search(
@@ -121,8 +132,14 @@ class Searching(Protocol):
         """Search for some queries, each of which is the row `place` (-1: none)."""
         ...
 
-    def neighbours(self, k: int) -> Int64[Tensor, "n k"]:
-        """The k nearest rows of each row."""
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"]) -> Int64[Tensor, "m k"]:
+        """The k nearest rows of some rows."""
+        ...
+
+    def similarities(
+        self, anchors: Rows, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
+    ) -> Float64[Tensor, "m k"]:
+        """The similarity that decides, of anchors and rows; -inf where the row is -1."""
         ...
 
 
@@ -143,13 +160,9 @@ class Searched:
         self._near: tuple[int, Int64[Tensor, "n k"]] | None = None
 
     @property
-    def reach(self) -> Float[Tensor, "r d"]:
-        """See `Pool`."""
-        return self.rows.reach if isinstance(self.rows, DiskRows) else self.rows.embeddings
-
-    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
-        """See `Pool`."""
-        return self.rows.embeddings[row]
+    def longest(self) -> float:
+        """The largest norm of a row."""
+        return self.rows.longest
 
     def search(
         self,
@@ -197,12 +210,18 @@ class Searched:
             return StoredIndex.of_rows(rows, self.metric)
         return self._template.clone().fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
 
-    def neighbours(self, k: int) -> Int64[Tensor, "n k"]:
-        """The k nearest rows of each row."""
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"]) -> Int64[Tensor, "m k"]:
+        """The k nearest rows of some rows."""
         if self._near is None or self._near[0] != k:
             every = torch.arange(len(self.rows), device=self.rows.ids.device)
             self._near = k, self.search(self.rows, every, k, "any")
-        return self._near[1]
+        return self._near[1][rows]
+
+    def similarities(
+        self, anchors: Rows, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
+    ) -> Float64[Tensor, "m k"]:
+        """The similarity that decides, of anchors and rows; -inf where the row is -1."""
+        return similarities_between(anchors, self.rows.embeddings.__getitem__, self.metric, anchor, row)
 
 
 class IndexPool:
@@ -215,19 +234,16 @@ class IndexPool:
     """
 
     def __init__(self, searched: Searching, anchors: Rows, relations: Classes) -> None:
-        self.anchors, self.rows = anchors, searched.rows
+        self.anchors: Rows = anchors
+        self.rows: AnyRows | JointNames = searched.rows
         self.metric: Metric = searched.metric
         self.relations: Classes = relations
         self._searched = searched
 
     @property
-    def reach(self) -> Float[Tensor, "r d"]:
+    def longest(self) -> float:
         """See `Pool`."""
-        return self._searched.reach
-
-    def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
-        """See `Pool`."""
-        return self._searched.read(row)
+        return self._searched.longest
 
     def positives(self, *, farthest: bool) -> Int64[Tensor, " q"]:
         """See `Pool`."""
@@ -246,13 +262,16 @@ class IndexPool:
         """Not answered by an index: it needs the similarities of all rows."""
         raise AssertionError("distance-weighted negatives are drawn from a DensePool")
 
-    def neighbours(self, k: int, *, of_anchors: bool) -> Int64[Tensor, "m k"]:
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"] | None) -> Int64[Tensor, "m k"]:
         """See `Pool`."""
         own = self.relations.self_row
-        if of_anchors and int(own.min()) < 0:
+        if rows is None and int(own.min()) < 0:
             return self._searched.search(self.anchors, own, k, "any")
-        found = self._searched.neighbours(k)
-        return found[own] if of_anchors else found
+        return self._searched.neighbours(k, own if rows is None else rows)
+
+    def similarities(self, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]) -> Float64[Tensor, "m k"]:
+        """See `Pool`."""
+        return self._searched.similarities(self.anchors, anchor, row)
 
     def stats(self) -> SearchStats:
         """See `Pool`."""

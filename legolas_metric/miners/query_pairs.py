@@ -11,7 +11,8 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import UNLABELLED, ArrayLike, check_dimension
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.batch_rows import row_keys
-from legolas_metric.miners.miner import Miner, RankingMiner, batch_metric
+from legolas_metric.miners.index_option import batch_metric
+from legolas_metric.miners.miner import Miner, RankingMiner
 from legolas_metric.miners.triplets import HardMiner
 from legolas_metric.records import Triplets
 from legolas_metric.rows import as_prepared

@@ -13,7 +13,7 @@ from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.geometry import chunks, inwards, semi_hard_window
 from legolas_metric.miners.by_label import draw_distinct
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
-from legolas_metric.miners.pool import Pool, pair_similarities
+from legolas_metric.miners.pool import Pool
 from legolas_metric.miners.strategy import Drawn, Draws, Strategy
 from legolas_metric.rows import NO_ID
 
@@ -116,7 +116,7 @@ def select(
         short = int(((found > 0) & (found < strategy.per_anchor)).sum())
     s_ap = s_an = torch.empty(0, device=names.device)
     if reported:
-        s_ap, s_an = (pair_similarities(pool, anchor, of[:, None])[:, 0].float() for of in (positive, negative))
+        s_ap, s_an = (pool.similarities(anchor, of[:, None])[:, 0].float() for of in (positive, negative))
     doubted = tuple((int(names[a]), n) for a, n in choices[0].doubted)
     return Selection(
         names.index_select(0, anchor),
@@ -203,9 +203,11 @@ def _negatives(
         ranked = ranked if strategy.positive != "all" else ranked[anchor]
     else:
         reference = positive if strategy.reference == "chosen" else pool.positives(farthest=False)[anchor]
-        s_ap = pair_similarities(pool, anchor, reference[:, None])[:, 0]
+        s_ap = pool.similarities(anchor, reference[:, None])[:, 0]
         window = semi_hard_window(s_ap, strategy.margin, pool.metric)
-        ranked = pool.negatives(anchor, depth, inwards(window, pool.anchors.embeddings, pool.reach, pool.metric))
+        lengths = pool.anchors.longest * pool.longest if pool.metric == "dot" else 0.0
+        inside = inwards(window, pool.metric, d=pool.anchors.embeddings.shape[1], lengths=lengths)
+        ranked = pool.negatives(anchor, depth, inside)
     return _guarded(pool, strategy, anchor, ranked, None if strategy.ranks is None else drawn)
 
 
@@ -226,8 +228,7 @@ def _without_any(row: Int64[Tensor, "p k"]) -> Int64[Tensor, " e"]:
 
 def _depth(pool: Pool, strategy: Strategy) -> int:
     """How many candidates a search must give: not more than there are rows."""
-    wanted = max(strategy.last_rank, 0 if strategy.guard is None else strategy.guard.depth)
-    return min(wanted, len(pool.rows))
+    return min(strategy.depth, len(pool.rows))
 
 
 def _guarded(

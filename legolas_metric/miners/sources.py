@@ -4,7 +4,8 @@ Letters: q anchors, n rows, m anchors of a block.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int64
@@ -18,19 +19,17 @@ from legolas_metric.disk.disk_rows import AnyRows, DiskRows, some_of
 from legolas_metric.disk.stored_bank import StoredBank
 from legolas_metric.geometry import chunks
 from legolas_metric.index.interface import NeighborIndex
+from legolas_metric.index.placement import Placing
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.batch_rows import Batch
 from legolas_metric.miners.by_label import Classes, Part
 from legolas_metric.miners.dense import DensePool, Table, block_rows
+from legolas_metric.miners.joint import JointNames
 from legolas_metric.miners.masks import Masks, Relations
-from legolas_metric.miners.pool import IndexPool, Pool, Searched, Searching
+from legolas_metric.miners.pool import IndexPool, Pool, Searching
+from legolas_metric.miners.sharing import BY_ITSELF, Sharing
 from legolas_metric.relations import LabelRelation
-from legolas_metric.rows import (
-    NO_ID,
-    Rows,
-    as_ids,
-    places_of,
-)
+from legolas_metric.rows import NO_ID, Rows, as_ids, places_of
 
 _EACH_PAIR = 4096  # bytes of a pair of anchor and positive in a search: its slot, window and answer
 
@@ -63,11 +62,17 @@ class Source:
         names: [q], what the answer calls the anchors: ids, or positions in the batch.
         rows: among which positives and negatives are sought; the answer calls them by their ids.
         blocks: of the anchors, in order.
+        before: anchors, or pairs of anchor and positive, that the processes before this one mine.
+        together: is entered while this is mined: what fails on one process fails on all.
+        placing: where the rows of several processes lie, if that was decided.
     """
 
     names: Int64[Tensor, " q"]
-    rows: AnyRows
+    rows: AnyRows | JointNames
     blocks: Iterator[Block]
+    before: int = 0
+    together: AbstractContextManager[object] = field(default_factory=nullcontext)
+    placing: Placing | None = None
 
 
 def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -> Source:
@@ -83,7 +88,12 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -
         labelled = (batch.anchors.labels != UNLABELLED).nonzero()[:, 0]
         anchors = batch.anchors[labelled]
     table = Table(anchors, batch.rows, metric)
-    return Source(labelled, batch.rows, _dense_blocks(table, labelled, anchors.ids, relation))
+    relations = (
+        Classes.of(anchors, anchors.ids, batch.rows)
+        if relation is None
+        else Masks(anchors, batch.rows, anchors.ids, relation)
+    )
+    return Source(labelled, batch.rows, _dense_blocks(table, labelled, relations))
 
 
 def bank_source(
@@ -95,53 +105,67 @@ def bank_source(
     *,
     dense: bool,
     every_positive: bool,
+    sharing: Sharing = BY_ITSELF,
 ) -> Source:
     """The anchors of a bank: behind an index, or as dense blocks where no index can answer.
 
     Args:
-        bank: whose rows they are.
+        bank: whose rows they are; of several processes this one's.
         anchors: ids; None: all with a label.
         candidates: ids of the rows among which positives and negatives are sought; None: all.
         index: unfitted.
         relation: of anchors and rows.
         dense: whether no index can answer the strategy.
         every_positive: whether each positive of an anchor is looked at, so that anchors go in blocks.
+        sharing: the processes that share the call, and how.
 
     Raises:
         ValueError: labels that allow no triplet, unknown or unlabelled anchors, no groups where the relation needs
-            them, or an index of another metric.
+            them, an index of another metric, or rows of several processes that fit none of the ways to mine them.
     """
-    if index.metric != bank.metric:
-        raise ValueError(f"the index has metric={index.metric!r}, the bank {bank.metric!r}: give both the same metric")
-    dense = dense or not (relation is None or relation.by_label)
-    if dense and isinstance(bank, StoredBank):
-        raise ValueError(
-            "distances that are weighted, and relations by more than equality of labels, compare each row with each, "
-            "which a bank on disk does not: mine bank.load()"
-        )
-    whole = bank.table
-    check_groups(whole, relation, "EmbeddingBank")
-    asked = anchor_rows(whole, anchors)
+    world, dense = sharing.world, dense or not (relation is None or relation.by_label)
+    with world.together("mining"):
+        if index.metric != bank.metric:
+            raise ValueError(
+                f"the index has metric={index.metric!r}, the bank {bank.metric!r}: give both the same metric"
+            )
+        check_groups(bank.table, relation, "EmbeddingBank")
+        sharing.check(bank.table, index, dense=dense)
+        asked = anchor_rows(bank.table, anchors)
+        kept = None if candidates is None else _named_rows(bank.table, candidates, "candidates")
+    whole = sharing.joined(bank.table)
     rows, self_row = whole, asked
-    if candidates is not None:
-        rows = some_of(whole, _named_rows(whole, candidates, "candidates"))
-        place, there = lookup(bank.ids[asked], rows.ids)
+    if kept is not None:
+        rows = some_of(whole, kept)
+        place, there = lookup(whole.ids[asked], rows.ids)
         self_row = torch.where(there, place, NO_ID)
+    spread = sharing.spread(rows, index, dense=dense)
+    self_row = torch.where(self_row >= 0, self_row + spread.start, NO_ID)
+    own, names = some_of(whole, asked), whole.ids[asked]
+    assert own.labels is not None
     if relation is None or relation.compare is None:
-        refuse_hopeless(bank.labels, asked, rows, candidates is not None)
-    own, names = some_of(whole, asked), bank.ids[asked]
-    if not dense:
+        assert whole.labels is not None
+        labels = world.gather(whole.labels)
+        refuse_hopeless(labels, world.gather(own.labels), spread.rows, kept is not None)
+    if spread.search is not None:
         other_group = relation is not None and relation.positive_group == "other"
-        classes = Classes.of(own, self_row, rows, other_group=other_group)
-        searched = Searched(rows, index)
+        relations = Classes.of(own, self_row, spread.rows, other_group=other_group)
         most = own.at_once if isinstance(own, DiskRows) else len(own)
-        return Source(names, rows, index_blocks(own.__getitem__, searched, classes, most, every_positive))
-    order = rows.ids.argsort()  # in a dense block, ties go to the smaller row
+        blocks, found = index_blocks(own.__getitem__, spread.search, relations, most, every_positive), spread.rows
+    else:
+        found, self_row = _by_id(spread.whole, self_row)
+        relations = Classes.of(own, self_row, found) if relation is None else Masks(own, found, self_row, relation)
+        blocks = _dense_blocks(Table(own, found, bank.metric), names, relations)
+    before = sharing.before(len(own), relations if every_positive else None, len(found))
+    return Source(names, found, blocks, before, spread.together, spread.placing)
+
+
+def _by_id(rows: Rows, self_row: Int64[Tensor, " q"]) -> tuple[Rows, Int64[Tensor, " q"]]:
+    """Rows in the order of their ids, as in a dense block ties go to the smaller row; and where the anchors stand."""
+    order = rows.ids.argsort()
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
-    table = Table(own, rows[order], bank.metric)
-    self_row = torch.where(self_row >= 0, place[self_row], NO_ID)
-    return Source(names, table.rows, _dense_blocks(table, names, self_row, relation))
+    return rows[order], torch.where(self_row >= 0, place[self_row], NO_ID)
 
 
 def index_blocks(
@@ -159,15 +183,8 @@ def index_blocks(
         yield Block(anchors.ids, part.stop - part.start, kept, pool, no_positive, no_negative)
 
 
-def _dense_blocks(
-    table: Table, names: Int64[Tensor, " q"], self_row: Int64[Tensor, " q"], relation: LabelRelation | None
-) -> Iterator[Block]:
+def _dense_blocks(table: Table, names: Int64[Tensor, " q"], relations: Relations) -> Iterator[Block]:
     anchors, rows = table.anchors, table.rows
-    if len(anchors) == 0:
-        return
-    relations: Relations = (
-        Classes.of(anchors, self_row, rows) if relation is None else Masks(anchors, rows, self_row, relation)
-    )
     for part in chunks(len(anchors), block_rows(len(rows))):
         whole = part.stop - part.start == len(anchors)
         own = relations if whole else relations[part]
@@ -214,8 +231,13 @@ def check_groups(rows: AnyRows, relation: LabelRelation | None, where: str) -> N
         raise ValueError(f"the relation compares groups, and there are none: pass groups to {where}")
 
 
-def refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: AnyRows, chosen: bool) -> None:
-    """Raise where no triplet exists at all; `chosen`: among the candidates that were given."""
+def refuse_hopeless(
+    labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: AnyRows | JointNames, chosen: bool
+) -> None:
+    """Raise where no triplet exists at all, by the labels of all rows and of the anchors that are asked for.
+
+    `chosen`: among the candidates that were given.
+    """
     classes, counts = class_sizes(labels)
     n, labelled = len(labels), int(counts.sum())
     if labelled == 0:
@@ -225,7 +247,7 @@ def refuse_hopeless(labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], row
     if int(counts.max()) == 1:
         raise ValueError(f"no positives: each of {len(classes)} classes has one row. Miners need a class of two rows")
     assert rows.labels is not None
-    if chosen and not bool(torch.isin(labels[asked], rows.labels).any()):
+    if chosen and not bool(torch.isin(asked, rows.labels).any()):
         raise ValueError(
             f"no positives: none of {len(rows)} candidates has the label of any of {len(asked)} anchors: "
             "candidates must hold rows of the anchors' classes"

@@ -6,7 +6,7 @@ Letters: q anchors, n rows, m anchors of a block, k negatives, d dimensions.
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import WORKSPACE, rows_for
@@ -14,7 +14,7 @@ from legolas_metric.checks import ArrayLike, Metric
 from legolas_metric.index.interface import StoredRows, Want
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.by_label import Classes, Part
-from legolas_metric.miners.pool import Window, merged
+from legolas_metric.miners.pool import Window, merged, similarities_between
 from legolas_metric.miners.sources import Source, anchor_rows, check_groups, index_blocks, refuse_hopeless
 from legolas_metric.miners.strategy import Strategy
 from legolas_metric.records import SearchStats
@@ -89,11 +89,9 @@ class StoredSearch:
         self._near: tuple[int, Int64[Tensor, "n k"]] | None = None
 
     @property
-    def reach(self) -> Float32[Tensor, "1 d"]:
-        """A row as long as the longest."""
-        row = torch.zeros(1, self.rows.embeddings.shape[1])
-        row[0, 0] = self._stored.longest
-        return row
+    def longest(self) -> float:
+        """The largest norm of a row."""
+        return self._stored.longest
 
     def read(self, row: Int64[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         """The embeddings of some rows."""
@@ -114,13 +112,19 @@ class StoredSearch:
         self.stats = merged(self.stats, found.stats)
         return self._numbers(found.ids)
 
-    def neighbours(self, k: int) -> Int64[Tensor, "n k"]:
-        """The k nearest rows of each row."""
+    def neighbours(self, k: int, rows: Int64[Tensor, " m"]) -> Int64[Tensor, "m k"]:
+        """The k nearest rows of some rows."""
         if self._near is None or self._near[0] != k:
             found = self._stored.self_join(min(k, len(self.rows)), want="any")
             self.stats = merged(self.stats, found.stats)
             self._near = k, self._numbers(found.ids)
-        return self._near[1]
+        return self._near[1][rows]
+
+    def similarities(
+        self, anchors: Rows, anchor: Int64[Tensor, " m"], row: Int64[Tensor, "m k"]
+    ) -> Float64[Tensor, "m k"]:
+        """The similarity that decides, of anchors and rows; -inf where the row is -1."""
+        return similarities_between(anchors, self.read, self.metric, anchor, row)
 
     def _numbers(self, ids: Int64[Tensor, "m k"]) -> Int64[Tensor, "m k"]:
         row, there = lookup(ids, self.rows.ids)

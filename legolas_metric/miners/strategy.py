@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import check_at_least, check_choice, check_number, check_whole
+from legolas_metric.geometry import chunks
 from legolas_metric.miners.by_label import Part
 from legolas_metric.miners.false_negatives import FalseNegativeGuard
 
@@ -86,6 +88,11 @@ class Strategy:
         return self.per_anchor if self.ranks is None else self.ranks[1]
 
     @property
+    def depth(self) -> int:
+        """Candidates that a search must give for each pair."""
+        return max(self.last_rank, 0 if self.guard is None else self.guard.depth)
+
+    @property
     def is_random(self) -> bool:
         """Whether any choice is left to chance."""
         return self.positive == "random" or self.negative != "nearest" or self.ranks is not None or self.mix > 0
@@ -105,6 +112,11 @@ class Draws:
         self._generator = torch.Generator().manual_seed(int(state))
         self._k = k
         self._device = device
+
+    def skip(self, count: int) -> None:
+        """Leave out the numbers of some anchors or pairs: those that another process mines."""
+        for part in chunks(count, rows_for(BLOCK, 8 * (1 + 3 * self._k))):
+            self.take(part.stop - part.start)
 
     def take(self, count: int) -> "Drawn":
         """The next numbers, for some anchors or pairs."""

@@ -6,7 +6,8 @@ from typing import Literal
 
 from legolas_metric.checks import check_choice
 from legolas_metric.miners.foreign_arguments import explains
-from legolas_metric.miners.miner import Miner, RankingMiner, batch_metric
+from legolas_metric.miners.index_option import batch_metric
+from legolas_metric.miners.miner import Miner, RankingMiner
 from legolas_metric.miners.strategy import Positive, Reference, Strategy
 from legolas_metric.signatures import typed_fields
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from legolas_metric.training.best_checkpoint import BestCheckpoint
 from legolas_metric.training.best_weights import WeightsFile, read_weights_file
 from legolas_metric.training.collapse_monitor import CollapseMonitor
 from legolas_metric.training.early_stopping import EarlyStopping
+from legolas_metric.training.loss_by_epoch import LossByEpoch
 from legolas_metric.training.mining import GlobalMining
 from legolas_metric.training.module import MetricLearner
 from legolas_metric.training.monitor import ValidationMonitor
@@ -56,12 +57,14 @@ class Judged:
         kept: the file that they are from.
         rankings: name of the protocol -> report, each with the untrained encoder's as its baseline.
         embeddings: [n, d], of those rows.
+        recipe: that it was trained by, in this call; None where the settings set its parts.
     """
 
     encoder: nn.Module
     kept: WeightsFile
     rankings: Mapping[str, RankingReport]
     embeddings: Float32[Tensor, "n d"]
+    recipe: Recipe | None = None
 
     @property
     def first(self) -> RankingReport:
@@ -109,7 +112,7 @@ def train_one(
     if settings.progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     _fit(learner, loader, callbacks, settings, folder)
-    return judge(parts[1], settings, best.path)
+    return replace(judge(parts[1], settings, best.path), recipe=recipe)
 
 
 def judge(
@@ -176,18 +179,6 @@ def _rankings(
     }
 
 
-class LossByEpoch(L.Callback):
-    """Gives a `MetricLearner` the loss that its recipe has in each epoch: warm-ups end."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Change the loss."""
-        pl_module.loss = self.recipe.build_loss(trainer.current_epoch)
-
-
 def _feeding(
     part: RunData, settings: RunSettings, recipe: Recipe | None, crossing: bool
 ) -> tuple[list[L.Callback], DataLoader[Any]]:
@@ -196,9 +187,10 @@ def _feeding(
     schedule = None if recipe is not None else build_schedule(settings, crossing=crossing)
     if settings.loss in OF_LOGITS:
         return [], _as_they_are(Examples(inputs, part.labels), settings)
+    p, classes = settings.batch_size // settings.k, len(part.labels[part.labels != UNLABELLED].unique())
+    size = settings.batch_size if recipe is None or "mined" in recipe.turns else settings.k * min(p, classes)
     if schedule is None and (recipe is None or not recipe.looks):
-        p, classes = settings.batch_size // settings.k, len(part.labels[part.labels != UNLABELLED].unique())
-        if p > classes:
+        if recipe is None and p > classes:
             raise ValueError(
                 f"batch_size={settings.batch_size} and k={settings.k} ask for {p} classes a batch, and there are "
                 f"{classes} to train on: lower batch_size to {classes * settings.k}"
@@ -206,7 +198,7 @@ def _feeding(
         plain = recipe or Recipe(name="random batches", k=settings.k, distinct_groups=crossing)
         sampler = plain.sampler(
             part.labels,
-            batch_size=settings.batch_size,
+            batch_size=size,
             groups=part.groups,
             batches_per_epoch=steps,
             seed=settings.seed,
@@ -225,7 +217,7 @@ def _feeding(
         groups=part.groups,
         schedule=schedule,
         recipe=recipe,
-        batch_size=settings.batch_size,
+        batch_size=size,
         steps_per_epoch=steps,
         num_workers=settings.num_workers,
         seed=settings.seed,

@@ -9,6 +9,7 @@ from torch import Tensor
 from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.measures import measure
 from legolas_metric.probes.collapse import probe_embeddings
+from legolas_metric.recipes import Recipe
 from legolas_metric.runs.one_run import Judged
 from legolas_metric.runs.run_settings import RunSettings
 from legolas_metric.tables import Better, Table, Value
@@ -73,8 +74,7 @@ def write_run_page(
     sections += report.ranking_sections({"trained": found.first})
     sections += report.collapse_sections({"trained": probe_embeddings(found.embeddings, labels)})
     sections.append(report.Section("Settings", "As resolved.", _settings_table(settings)))
-    how = f"{settings.loss}, mining {settings.mining}" if settings.recipe is None else f"recipe {settings.recipe}"
-    lead = f"{settings.data}, {how}; kept is epoch {found.kept.epoch + 1}."
+    lead = f"{settings.data}, {_trained_by(settings, found.recipe)}; kept is epoch {found.kept.epoch + 1}."
     report.write_page(folder / "report.html", "A training run", lead, sections)
 
 
@@ -90,6 +90,12 @@ def write_folds_page(folder: Path, settings: RunSettings, result: FoldsResult | 
         sections.append(report.Section("Rank@1 by fold", "Each fold's own identities.", report.bars(bars, x="Rank@1")))
     sections.append(report.Section("Settings", "As resolved.", _settings_table(settings)))
     report.write_page(folder / "report.html", title, f"{settings.data}, {settings.folds} folds.", sections)
+
+
+def _trained_by(settings: RunSettings, recipe: Recipe | None) -> str:
+    if recipe is None:
+        return f"{settings.loss}, mining {settings.mining}"
+    return f"recipe {recipe.name}" + (f" ({recipe.why})" if recipe.why else "")
 
 
 def _settings_table(settings: RunSettings) -> Table:

@@ -127,6 +127,8 @@ def build_loss(settings: RunSettings, dim: int, classes: ArrayLike) -> nn.Module
                 return HeadLoss(dim, classes)
             case "focal":
                 return HeadLoss(dim, classes, loss=FocalLoss())
+            case None:
+                raise ValueError(f"recipe={settings.recipe!r} makes its own loss")
 
 
 def build_schedule(settings: RunSettings, *, crossing: bool) -> MiningSchedule | None:
@@ -141,7 +143,7 @@ def build_schedule(settings: RunSettings, *, crossing: bool) -> MiningSchedule |
         "full-hard": FullHardMiner(**common),
     }
     others = {"easy-positive": EasyPositiveMiner(**common), "distance-weighted": DistanceWeightedMiner(**common)}
-    if settings.mining == "none":
+    if settings.mining is None or settings.mining == "none":
         return None
     if settings.mining == "schedule":
         return MiningSchedule([(round(settings.epochs * n / 4), miner) for n, miner in enumerate(stages.values())])

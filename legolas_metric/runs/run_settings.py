@@ -25,6 +25,9 @@ EnsembleHow = Literal["mean", "concat", "score"]
 
 MARGINS = {"triplet": 0.2, "semi-hard": 0.2, "schedule": 0.2}
 OF_LOGITS = ("cross-entropy", "focal")  # losses of a head on the encoder, which see labels and no triplets
+PARTS = ("loss", "temperature", "margin", "mining")
+"""Keys that a recipe stands for: any of them takes the place of the default one, "auto"."""
+
 FREE = frozenset({"threads", "num_workers", "progress", "loggers", "ensemble", "query", "gallery"})
 """Keys that change nothing of what is trained: a run goes on with others."""
 
@@ -50,12 +53,14 @@ class RunSettings:
         width: of the encoder: channels of Conv4 and of ResNet1D's second block, hidden units of the BiLSTM's one
             direction, of the transformer (a multiple of 4), and output of the MLP.
         recipe: batches, mining and loss together: a recipe's name (docs/recipes.md), or "auto", which the data choose;
-            in place of `mining`, `loss`, `temperature` and `margin` (default: those).
-        loss: "supcon", "multi-similarity" or "triplet"; "cross-entropy" or "focal" of a linear head on the encoder,
-            one class for each of the training part's, in batches as the data are.
+            the log says why. Default: "auto", unless one of `loss`, `temperature`, `margin` and `mining` is given,
+            which a recipe stands for.
+        loss: "supcon" (default), "multi-similarity" or "triplet"; "cross-entropy" or "focal" of a linear head on the
+            encoder, one class for each of the training part's, in batches as the data are.
         temperature: of supcon (default 0.1).
         margin: of the triplet loss and of semi-hard mining, in distance (default 0.2).
-        mining: "none" for random batches of P classes, one global miner, or "schedule" from random to full-hard.
+        mining: "none" for random batches of P classes, one global miner, or "schedule" from random to full-hard
+            (default; under the losses of a linear head, "none").
         augment: training inputs: "all" alike, "rare" with more for rare classes; images and signals.
         epochs, batch_size, k: k examples of a class in random batches.
         steps_per_epoch: default ceil(n / batch_size).
@@ -79,8 +84,10 @@ class RunSettings:
     Example:
         >>> from legolas_metric.runs import RunSettings
         >>> settings = RunSettings.of({"epochs": 5}, ["lr=0.01"])
-        >>> settings.epochs, settings.lr, settings.loss
-        (5, 0.01, 'supcon')
+        >>> settings.epochs, settings.lr, settings.recipe
+        (5, 0.01, 'auto')
+        >>> RunSettings(loss="triplet").mining
+        'schedule'
 
     Source: ours.
     """
@@ -98,10 +105,10 @@ class RunSettings:
     encoder: EncoderName = "auto"
     width: int = 64
     recipe: RecipeName | None = None
-    loss: LossName = "supcon"
+    loss: LossName | None = None
     temperature: float | int | None = None
     margin: float | int | None = None
-    mining: Mining = "schedule"
+    mining: Mining | None = None
     augment: Augment = "none"
     epochs: int = 8
     batch_size: int = 128
@@ -127,8 +134,25 @@ class RunSettings:
         for field in fields(self):
             value = _as_declared(field.name, getattr(self, field.name), field.type)
             object.__setattr__(self, field.name, value)
+        self._resolve_recipe()
         self._check_ranges()
         self._check_contradictions()
+
+    def _resolve_recipe(self) -> None:
+        """A recipe, or its parts with their defaults."""
+        given = [name for name in PARTS if getattr(self, name) is not None]
+        if self.recipe is not None:
+            if given:
+                name = given[0]
+                raise ValueError(
+                    f"recipe={self.recipe!r} sets {name} itself, got {getattr(self, name)!r}: leave {name} out"
+                )
+        elif not given:
+            object.__setattr__(self, "recipe", "auto")
+        else:
+            loss = self.loss or "supcon"
+            object.__setattr__(self, "loss", loss)
+            object.__setattr__(self, "mining", self.mining or ("none" if loss in OF_LOGITS else "schedule"))
 
     def _check_ranges(self) -> None:
         least = {"width": 1, "epochs": 1, "batch_size": 4, "k": 2, "folds": 2, "seed": 0, "num_workers": 0}
@@ -174,16 +198,7 @@ class RunSettings:
             raise ValueError(f"{missing} is missing: the official split needs both query and gallery")
         if self.loss in OF_LOGITS and self.mining != "none":
             raise ValueError(f"mining={self.mining!r} contradicts loss={self.loss!r}, which sees no triplets: 'none'")
-        if self.recipe is not None:
-            set_by_it = {
-                f.name: f.default for f in fields(self) if f.name in ("loss", "temperature", "margin", "mining")
-            }
-            for name, default in set_by_it.items():
-                if getattr(self, name) != default:
-                    raise ValueError(
-                        f"recipe={self.recipe!r} sets {name} itself, got {getattr(self, name)!r}: leave {name} out"
-                    )
-        if self.recipe is None and self.mining == "schedule" and self.epochs < 4:
+        if self.mining == "schedule" and self.epochs < 4:
             raise ValueError(f"mining='schedule' has four stages, got epochs={self.epochs}: at least 4, or one miner")
 
     @classmethod
@@ -193,12 +208,13 @@ class RunSettings:
         Raises:
             ValueError: an unknown key, a text without `=`, or what the constructor refuses.
         """
-        merged = dict(values)
+        changed: dict[str, Any] = {}
         for change in changes:
             key, equals, text = change.partition("=")
             if not equals:
                 raise ValueError(f"expected KEY=VALUE, such as epochs=3, got {change!r}")
-            merged[key.strip()] = _parsed(text.strip())
+            changed[key.strip()] = _parsed(text.strip())
+        merged = merged_values(values, changed)
         known = [field.name for field in fields(cls)]
         for key in merged:
             if key not in known:
@@ -249,6 +265,12 @@ class RunSettings:
         """Keys in which two settings differ, those that change no result left out."""
         pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name not in FREE}
         return {name: (one, two) for name, (one, two) in pairs.items() if one != two}
+
+
+def merged_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with changes in their place; the default recipe gives way where one of its parts is changed."""
+    gives_way = values.get("recipe") == "auto" and "recipe" not in changes and not changes.keys().isdisjoint(PARTS)
+    return {name: value for name, value in values.items() if not (gives_way and name == "recipe")} | dict(changes)
 
 
 def resolved(settings: RunSettings, **values: Any) -> RunSettings:

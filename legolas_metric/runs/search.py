@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from legolas_metric.checks import check_whole
 from legolas_metric.outputs import check_writable
 from legolas_metric.runs.run_log import log, run_log
-from legolas_metric.runs.run_settings import RunSettings
+from legolas_metric.runs.run_settings import RunSettings, merged_values
 
 if TYPE_CHECKING:
     import optuna
@@ -91,7 +91,7 @@ def search_settings(settings: RunSettings, space: Space, *, trials: int, folder:
     for key, choices in space.items():  # refused before the first trial
         ends = choices if isinstance(choices, list) else (choices.low, choices.high)
         for value in ends:
-            RunSettings.of(settings.plain() | {key: value})
+            RunSettings.of(merged_values(settings.plain(), {key: value}))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = f"sqlite:///{folder / 'study.db'}"
     way = "maximize" if settings.mode == "max" else "minimize"
@@ -102,7 +102,7 @@ def search_settings(settings: RunSettings, space: Space, *, trials: int, folder:
     def objective(trial: "optuna.Trial") -> float:
         drawn = {key: _drawn(trial, key, choices) for key, choices in space.items()}
         try:
-            chosen = RunSettings.of(settings.plain() | drawn)
+            chosen = RunSettings.of(merged_values(settings.plain(), drawn))
         except (TypeError, ValueError) as error:  # each value is right, together they contradict each other
             raise optuna.TrialPruned(str(error)) from error
         return train(chosen, folder / f"trial_{trial.number}").kept.value
@@ -112,7 +112,8 @@ def search_settings(settings: RunSettings, space: Space, *, trials: int, folder:
         study.optimize(objective, n_trials=min(left, 1))
     if study.get_trials(states=ended[:1]):
         best = folder / "best.toml"
-        RunSettings.of(settings.plain() | study.best_params).write(best, {settings.monitor: str(study.best_value)})
+        chosen = RunSettings.of(merged_values(settings.plain(), study.best_params))
+        chosen.write(best, {settings.monitor: str(study.best_value)})
         with run_log(folder):  # those of the trials have ended
             log.info("Best of %d trials: %s with %s", trials, study.best_value, study.best_params)
             log.info("Wrote %s.", best)

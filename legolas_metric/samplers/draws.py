@@ -7,7 +7,7 @@ stream that has a past: each choice is SplitMix64 (Steele et al. 2014) of the se
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-ORDER, EXTRA, ROWS, GROUPS, TRIPLETS, NEIGHBORS = range(6)
+ORDER, EXTRA, ROWS, GROUPS, TRIPLETS, NEIGHBORS, HARD = range(7)
 """The first counter of each kind of choice, so that no two kinds share their bits."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

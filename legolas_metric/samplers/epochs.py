@@ -36,7 +36,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
         """The batches of the current epoch, as row numbers."""
 
     @abstractmethod
-    def settings(self) -> Mapping[str, int]:
+    def settings(self) -> Mapping[str, int | float]:
         """What the plan depends on, the epoch aside: a state is only good for equal settings."""
 
     @abstractmethod

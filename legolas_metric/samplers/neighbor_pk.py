@@ -5,15 +5,18 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric, check_choice, check_whole
 from legolas_metric.geometry import chunks, similarity_matrix
+from legolas_metric.lookup import lookup
+from legolas_metric.samplers.class_means import ClassMeans, class_sums
 from legolas_metric.samplers.draws import NEIGHBORS, random_bits
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place, checked_shape
+from legolas_metric.samplers.hard_rows import draw_hard_rows
 from legolas_metric.samplers.members import Members, Short, check_enough_classes, draw_rows
 from legolas_metric.samplers.visits import occurrence, planned_visits
 from legolas_metric.signatures import typed
@@ -96,6 +99,8 @@ class NeighborPKSampler(PlannedSampler):
         pool: nearest classes among which a seed's p - 1 neighbours are drawn (default: 2 (p - 1)). p - 1 always takes
             the nearest; more classes make batches more varied and less hard.
         distinct_groups: draw a class's k examples from k different groups of the bank, see `PKSampler`.
+        hard: draw them from this share of the class's examples (0.5: half of them) that lies nearest to the batch's
+            other classes, by the bank; None draws from all. With distinct_groups, the share of each group.
         batches_per_epoch: batches of an epoch on each rank (default: until every class was a seed). Shorter epochs go
             on where the one before stopped: ceil(C / P) is as long as an epoch of `PKSampler`.
         short: "skip" or "repeat" classes of fewer than k examples, see `PKSampler`.
@@ -106,18 +111,19 @@ class NeighborPKSampler(PlannedSampler):
     Behaviour in corner cases:
         - Every class seeds one batch in C / world_size batches of each rank; where C is no multiple of world_size, some
           classes seed a second one. Classes with many near ones stand in more batches than others.
-        - A class of n examples has shown all of them once every class was a seed ceil(n / k) times. No batch holds a
+        - A class of n examples has shown all of them once every class was a seed ceil(n / k) times; with `hard`, easy
+          ones may never come. No batch holds a
           class or an example twice (unless `short="repeat"`), but the batches of one step on two ranks may share
           classes.
-        - An epoch's classes are chosen once, when it is first asked for: updating the bank changes the next epoch.
-          `refresh` changes this one, or takes another bank.
-        - `state_dict` holds the classes of a begun epoch, so that it goes on exactly, whatever became of the bank.
+        - An epoch's classes, and with `hard` its rows, are chosen once, when it is first asked for: updating the bank
+          changes the next epoch. `refresh` changes this one, or takes another bank.
+        - `state_dict` holds what was chosen for a begun epoch, so that it goes on exactly, whatever became of the bank.
         - Each iteration hands out the next epoch, unless `set_epoch` is used, as Lightning does: then the epoch is the
           one that was set.
 
     Raises:
-        ValueError: p or k below 2, pool or batches_per_epoch out of bounds, a rank outside the world, fewer than p or
-            world_size classes of at least k examples, distinct_groups with a bank that has no groups.
+        ValueError: p or k below 2, pool, hard or batches_per_epoch out of bounds, a rank outside the world, fewer than
+            p or world_size classes of at least k examples, distinct_groups with a bank that has no groups.
 
     Example:
         >>> import torch
@@ -135,12 +141,13 @@ class NeighborPKSampler(PlannedSampler):
     @typed
     def __init__(
         self,
-        bank: EmbeddingBank,
+        bank: EmbeddingBank | ClassMeans,
         p: int,
         k: int,
         *,
         pool: int | None = None,
         distinct_groups: bool = False,
+        hard: float | int | None = None,
         batches_per_epoch: int | None = None,
         short: Short = "skip",
         seed: int = 0,
@@ -149,7 +156,7 @@ class NeighborPKSampler(PlannedSampler):
     ) -> None:
         rank, world_size, seed = checked_place(rank, world_size, seed)
         super().__init__(rank, world_size)
-        if not isinstance(bank, EmbeddingBank):
+        if not isinstance(bank, EmbeddingBank | ClassMeans):
             raise TypeError(f"bank must be an EmbeddingBank, got {type(bank).__name__}")
         p, k = checked_shape(p, k)
         check_choice("short", short, get_args(Short))
@@ -157,6 +164,9 @@ class NeighborPKSampler(PlannedSampler):
             batches_per_epoch = check_whole("batches_per_epoch", batches_per_epoch, 1)
         if distinct_groups and bank.groups is None:
             raise ValueError("distinct_groups=True compares groups: make the bank with groups")
+        if hard is not None and not 0 < hard <= 1:
+            raise ValueError(f"hard must lie in (0, 1], the share of a class's examples to draw from, got {hard}")
+        _refuse_means(bank, hard)
         self._members = Members.of(
             bank.labels, bank.groups if distinct_groups else None, least=1 if short == "repeat" else k
         )
@@ -167,9 +177,9 @@ class NeighborPKSampler(PlannedSampler):
         self.pool = min(2 * (p - 1), count - 1) if pool is None else check_whole("pool", pool, 0)
         if not p - 1 <= self.pool < count:
             raise ValueError(f"pool must lie in {p - 1}..{count - 1}: p - 1 to the number of other classes, got {pool}")
-        self.bank, self.p, self.k, self.seed = bank, p, k, seed
+        self.bank, self.p, self.k, self.seed, self.hard = bank, p, k, seed, hard
         self._batches = batches_per_epoch or -(-count // world_size)
-        self._classes: tuple[int, Int64[Tensor, "b p"]] | None = None  # an epoch, and what was chosen for it
+        self._chosen: tuple[int, Int64[Tensor, "b p"]] | None = None  # an epoch, and its classes, or with `hard` rows
 
     def __repr__(self) -> str:
         return (
@@ -191,7 +201,7 @@ class NeighborPKSampler(PlannedSampler):
         """With distinct_groups, labels of the visited classes that have fewer than k groups."""
         return torch.from_numpy(self._members.few_groups(self.k))
 
-    def refresh(self, bank: EmbeddingBank | None = None) -> None:
+    def refresh(self, bank: EmbeddingBank | ClassMeans | None = None) -> None:
         """Choose the classes anew when the epoch is next begun; from another bank of the same rows, if one is given.
 
         Raises:
@@ -206,26 +216,20 @@ class NeighborPKSampler(PlannedSampler):
                     raise ValueError(
                         f"the bank has other {name} than the one the sampler was made with: make a new sampler"
                     )
+            _refuse_means(bank, self.hard)
             self.bank = bank
-        self._classes = None
+        self._chosen = None
 
     def plan(self) -> tuple[Int64[Tensor, " pk"], ...]:
         """This rank's batches of the current epoch."""
-        if self._classes is None or self._classes[0] != self.epoch:
-            chosen = plan_classes(
-                class_centroids(self.bank, self._members),
-                self.p,
-                pool=self.pool,
-                metric=self.bank.metric,
-                epoch=self.epoch,
-                steps=self._batches,
-                seed=self.seed,
-                world_size=self.world_size,
-            )
-            self._classes = (self.epoch, chosen)
+        if self._chosen is None or self._chosen[0] != self.epoch:
+            self._chosen = (self.epoch, self._choose())
+        chosen = self._chosen[1]
+        if self.hard is not None:
+            return chosen.view(-1, self.world_size, self.p * self.k)[:, self.rank].unbind()
         steps = plan_epoch(
             self._members,
-            self._classes[1],
+            chosen,
             self.k,
             epoch=self.epoch,
             steps=self._batches,
@@ -234,7 +238,36 @@ class NeighborPKSampler(PlannedSampler):
         )
         return steps[:, self.rank].unbind()
 
-    def settings(self) -> dict[str, int]:
+    def _choose(self) -> Int64[Tensor, "b p"]:
+        """The classes of the epoch's batches by the bank as it is; with `hard`, their rows."""
+        centroids, exponent = class_centroids(self.bank, self._members)
+        metric, epoch, seed = self.bank.metric, self.epoch, self.seed
+        classes = plan_classes(
+            centroids,
+            self.p,
+            pool=self.pool,
+            metric=metric,
+            epoch=epoch,
+            steps=self._batches,
+            seed=seed,
+            world_size=self.world_size,
+        )
+        if self.hard is None:
+            return classes
+        rows = draw_hard_rows(
+            self._members,
+            classes.numpy(),
+            self.k,
+            embeddings=self.bank.embeddings if metric == "cosine" else torch.ldexp(self.bank.embeddings, -exponent),
+            centroids=centroids,
+            metric=metric,
+            share=self.hard,
+            epoch=epoch,
+            seed=seed,
+        )
+        return torch.from_numpy(rows).flatten(1)
+
+    def settings(self) -> dict[str, int | float]:
         """What a saved state must agree with."""
         return {
             "p": self.p,
@@ -244,42 +277,54 @@ class NeighborPKSampler(PlannedSampler):
             "world_size": self.world_size,
             "batches": self._batches,
             "data": self._members.fingerprint,
-        }
+        } | ({} if self.hard is None else {"hard": self.hard})
 
     @property
     def choice(self) -> Int64[Tensor, "b p"] | None:
-        """The classes of the epoch's batches, once they are chosen."""
-        return self._classes[1] if self._classes is not None and self._classes[0] == self.epoch else None
+        """The classes of the epoch's batches, or with `hard` their rows, once they are chosen."""
+        return self._chosen[1] if self._chosen is not None and self._chosen[0] == self.epoch else None
 
     def state_at(self, epoch: int, batch: int, choice: Int64[Tensor, "b p"] | None) -> dict[str, Any]:
-        """See `PlannedSampler`; with the classes."""
+        """See `PlannedSampler`; with what was chosen."""
         state = super().state_at(epoch, batch, choice)
         return state if choice is None else {**state, "classes": choice.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` stood, with the classes that were chosen then."""
+        """Go on where `state_dict` stood, with what was chosen then."""
         super().load_state_dict(state)
         chosen = state.get("classes")
-        self._classes = None if chosen is None or self.epoch != state["epoch"] else (self.epoch, chosen.clone())
+        self._chosen = None if chosen is None or self.epoch != state["epoch"] else (self.epoch, chosen.clone())
 
 
-def class_centroids(bank: EmbeddingBank, members: Members) -> Float32[Tensor, "c d"]:
-    """Mean row of each class, of unit length under "cosine" (zero where a class's rows cancel out).
+def _refuse_means(bank: EmbeddingBank | ClassMeans, hard: float | int | None) -> None:
+    if hard is not None and isinstance(bank, ClassMeans):
+        raise ValueError("hard chooses among all rows, which stay on several processes here: hard=None, or more memory")
 
-    Under the other metrics all are scaled by one power of two, so that no similarity of finite rows overflows; which
+
+def class_centroids(bank: EmbeddingBank | ClassMeans, members: Members) -> tuple[Float32[Tensor, "c d"], Tensor]:
+    """Mean row of each class, of unit length under "cosine" (zero where a class's rows cancel out); and an exponent.
+
+    Under the other metrics all are divided by two to that power, so that no similarity of finite rows overflows; which
     classes are near each other stays as it is.
     """
+    if isinstance(bank, ClassMeans):
+        place, _ = lookup(torch.from_numpy(members.classes), bank.classes)
+        return _centroids(bank.sums[place], torch.from_numpy(members.sizes).to(place.device), bank.metric)
     rows, sizes = bank.embeddings, torch.from_numpy(members.sizes)
     owner = torch.full((len(bank),), len(sizes))  # rows of no class go to a last one, which is dropped
     owner[torch.from_numpy(members.rows)] = torch.arange(len(sizes)).repeat_interleave(sizes)
     owner, sizes = owner.to(rows.device), sizes.to(rows.device)
-    sums = rows.new_zeros(len(sizes) + 1, rows.shape[1], dtype=torch.float64)
-    for part in chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1])):
-        sums.index_add_(0, owner[part], rows[part].double())
-    if bank.metric == "cosine":
-        return torch.nn.functional.normalize(sums[:-1]).float()
-    means = sums[:-1] / sizes[:, None]
-    return torch.ldexp(means, -torch.frexp(means.abs().max()).exponent).float()
+    return _centroids(class_sums(rows, owner, len(sizes)), sizes, bank.metric)
+
+
+def _centroids(
+    sums: Float64[Tensor, "c d"], sizes: Int64[Tensor, " c"], metric: Metric
+) -> tuple[Float32[Tensor, "c d"], Tensor]:
+    if metric == "cosine":
+        return torch.nn.functional.normalize(sums).float(), sizes.new_zeros(())
+    means = sums / sizes[:, None]
+    exponent = torch.frexp(means.abs().max()).exponent
+    return torch.ldexp(means, -exponent).float(), exponent
 
 
 def _nearest(

@@ -164,7 +164,8 @@ class CollapseMonitor(L.Callback):
             if bank is None or bank.step == self._looked:
                 return None
             self._looked = bank.step
-            report = probe_embeddings(bank.embeddings, bank.labels, reference=self._first.get("bank"))
+            rows, labels = mining.loop.holding.sample(bank)
+            report = probe_embeddings(rows, labels, reference=self._first.get("bank"))
             self._first.setdefault("bank", report)
             return report
         return None

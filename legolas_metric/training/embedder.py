@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
@@ -79,6 +79,32 @@ class Embedder:
     def join(self, world: World) -> None:
         """Share every pass with the processes of a world: each embeds its part, and gets the rows of all."""
         self.world, self._loader = world, None
+
+    def part(self, rows: slice) -> "Embedder":
+        """Of some rows alone, which this process embeds by itself."""
+        numbers = torch.arange(len(self.inputs))[rows]
+        return Embedder(
+            Inputs(Whole(Subset(self.inputs, numbers.tolist()))),
+            labels=self.labels[numbers],
+            ids=self.ids[numbers],
+            groups=None if self.groups is None else self.groups[numbers],
+            metric=self.metric,
+            settings=self.settings,
+        )
+
+    def first(self, placed: Placed) -> Float32[Tensor, "1 d"]:
+        """The embedding of the first example; leaves the random generators as they were."""
+        before = generator_states()
+        found = self._few(placed, [self.inputs[0]], self.ids[:1])
+        restore_generators(before)
+        return found
+
+    def lead(self, placed: Placed) -> None:
+        """Give all processes the encoder's running statistics of the first: each has those of its own batches."""
+        module = placed.module if placed.module is not None else placed.encoder
+        if isinstance(module, nn.Module):
+            for buffer in module.buffers():
+                self.world.lead(buffer)
 
     def quiet(self) -> None:
         """Show no bar from here on: another one has the screen."""
@@ -155,20 +181,7 @@ class Embedder:
         rows = torch.linspace(0, len(self.inputs) - 1, min(_READ_TWICE, len(self.inputs))).long()
         reads = [[self.inputs[int(row)] for row in rows] for _ in range(2)]
         if not _same(*reads):
-            settings = replace(self.settings, num_workers=0, persistent_workers=False, progress=False)
-            both = [
-                embed_rows(
-                    placed.encoder,
-                    input_loader(Inputs(Whole(read)), settings),
-                    self.ids[rows],
-                    metric=self.metric,
-                    module=placed.module,
-                    device=placed.device,
-                    context=placed.context,
-                    progress=False,
-                )
-                for read in reads
-            ]
+            both = [self._few(placed, read, self.ids[rows]) for read in reads]
             drift = float(torch.cosine_similarity(both[0], both[1]).mean())
             warnings.warn(
                 f"two reads of an example differ: the embeddings of {len(rows)} examples, read twice, have a mean "
@@ -177,6 +190,20 @@ class Embedder:
                 stacklevel=2,
             )
         restore_generators(before)
+
+    def _few(self, placed: Placed, read: list[Any], ids: Int64[Tensor, " m"]) -> Float32[Tensor, "m d"]:
+        """The embeddings of inputs that are read already."""
+        settings = replace(self.settings, num_workers=0, persistent_workers=False, progress=False)
+        return embed_rows(
+            placed.encoder,
+            input_loader(Inputs(Whole(read)), settings),
+            ids,
+            metric=self.metric,
+            module=placed.module,
+            device=placed.device,
+            context=placed.context,
+            progress=False,
+        )
 
     def _all(self, world: World) -> DataLoader[Any]:
         if self._loader is None or not self.settings.persistent_workers:
@@ -194,10 +221,7 @@ class Embedder:
 
     def _sharing(self, placed: Placed, n: int) -> World:
         """The processes that share a pass over n rows, with equal encoders: none where there are fewer rows."""
-        module = placed.module if placed.module is not None else placed.encoder
-        if isinstance(module, nn.Module):
-            for buffer in module.buffers():  # running statistics, which each process has of its own batches
-                self.world.lead(buffer)
+        self.lead(placed)
         return self.world if n >= self.world.size else ALONE
 
 

@@ -9,11 +9,15 @@ from torch import Tensor
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.records import Triplets
+from legolas_metric.samplers.class_means import ClassMeans
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
 from legolas_metric.samplers.pk import PKSampler
 from legolas_metric.samplers.triplet_sampler import TripletSampler
 from legolas_metric.training.batches import Examples, FedBatches
 from legolas_metric.training.settings import Feeding, Kind
+
+Near = EmbeddingBank | ClassMeans
+"""What tells which classes are near each other."""
 
 
 class Feeder:
@@ -51,14 +55,19 @@ class Feeder:
                 groups=self.groups,
                 distinct_groups=settings.distinct_groups,
                 batches_per_epoch=self._share("random"),
+                short=settings.short,
                 seed=settings.seed,
             )
 
-    def feed(self, triplets: Triplets, bank: EmbeddingBank, *, epoch: int, done: int) -> float:
+    def feed(self, triplets: Triplets, bank: Near, *, epoch: int, done: int) -> float:
         """Make batches for the steps that are left of an epoch; the share of those of triplets that it takes."""
         turns, batches = self.settings.at(epoch), self.batches
         if "neighbors" in turns and ("neighbors" not in self._pk or done):
             self._pk["neighbors"] = self._neighbors(bank)
+        elif "neighbors" in turns and isinstance(bank, ClassMeans):  # a bank is rewritten in place, means are not
+            near = self._pk["neighbors"]
+            assert isinstance(near, NeighborPKSampler)
+            near.refresh(bank)
         if "mined" not in turns:
             batches.feed([self._pk[kind] for kind in turns], epoch)
             return 0.0
@@ -72,7 +81,7 @@ class Feeder:
         """Where the samplers stand after so many steps of the epoch."""
         return self.batches.state_dict(done)
 
-    def resume(self, state: Mapping[str, Any], triplets: Triplets, bank: EmbeddingBank, *, epoch: int) -> None:
+    def resume(self, state: Mapping[str, Any], triplets: Triplets, bank: Near, *, epoch: int) -> None:
         """Go on where `state_dict` stood, by the triplets and the bank that came back."""
         self._pk.pop("neighbors", None)  # it planned by another bank
         self.feed(triplets, bank, epoch=epoch, done=0)
@@ -85,7 +94,7 @@ class Feeder:
             return len(self.batches)
         return max(1, sum(turns[step % len(turns)] == kind for step in range(len(self.batches))))
 
-    def _neighbors(self, bank: EmbeddingBank) -> NeighborPKSampler:
+    def _neighbors(self, bank: Near) -> NeighborPKSampler:
         """Batches of near classes by the bank as it is, from the seed on that comes next."""
         settings, before = self.settings, self._pk.get("neighbors")
         steps = self._share("neighbors")
@@ -94,8 +103,10 @@ class Feeder:
             self._p,
             settings.k,
             pool=settings.pool,
+            hard=settings.hard,
             distinct_groups=settings.distinct_groups,
             batches_per_epoch=steps,
+            short=settings.short,
             seed=settings.seed,
         )
         if before is not None:

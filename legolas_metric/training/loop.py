@@ -27,8 +27,9 @@ from legolas_metric.training.batches import CollateExamples, Examples, Resumable
 from legolas_metric.training.embedder import Embedder, Placed, averaging
 from legolas_metric.training.feeding import Feeder
 from legolas_metric.training.history import RunHistory
-from legolas_metric.training.loop_state import check_agreement, check_state, saved_state, take_up
-from legolas_metric.training.rounds import MiningRound, check_found
+from legolas_metric.training.holding import Holding
+from legolas_metric.training.loop_state import check_state, saved_state, take_up
+from legolas_metric.training.rounds import MiningRound
 from legolas_metric.training.settings import Kind, Pairs, Rhythm, asked
 
 log = logging.getLogger(__name__)
@@ -74,8 +75,9 @@ class MiningLoop:
         seed: of the batches.
         progress: show a bar while embedding.
         history: a `RunHistory`, or its path, to which every round is written (by the first process).
-        world: the processes that train together: `World.current(averages_gradients=True)`. Each embeds its part; all
-            have one bank and mine it; each trains on its part of a joint batch of batch_size * world.size rows.
+        world: the processes that train together: `World.current(averages_gradients=True)`. Each embeds its part and
+            trains on its part of a joint batch of batch_size * world.size rows; all hold the bank, if it fits.
+        memory_mb: what this may take on a process, in MiB (default: an equal part of what is free).
 
     Raises:
         TypeError, ValueError: settings out of bounds, before anything is embedded; while training, a miner that finds
@@ -126,6 +128,7 @@ class MiningLoop:
         progress: bool = True,
         history: RunHistory | str | os.PathLike[str] | None = None,
         world: World = ALONE,
+        memory_mb: float | int | None = None,
     ) -> None:
         check_metric(metric)
         plan = asked(recipe, schedule=schedule, miner=miner, turns=turns, k=k, every=every, seed=seed)
@@ -156,6 +159,7 @@ class MiningLoop:
         )
         self.feeder = Feeder(self.examples, feeding, self.embedder.groups)
         self.history = history if history is None or isinstance(history, RunHistory) else RunHistory(history)
+        self.holding = Holding(self.embedder, memory_mb, self.history)
         self.rounds: list[MiningRound] = []
         self.bank: EmbeddingBank | None = None
         self.current = self.done = self.step = 0  # of training: the epoch, its steps so far, and all steps
@@ -166,8 +170,6 @@ class MiningLoop:
         self.complete = True  # whether the current epoch is through, or none has begun
         self.value: float | None = None
         self.join(world)
-
-    # For the training loop
 
     @property
     def last(self) -> MiningRound:
@@ -197,7 +199,7 @@ class MiningLoop:
         return self.last.triplets.locate(ids)
 
     def loader(self, *, num_workers: int | None = None) -> ResumableLoader:
-        """The data loader of the batches; those that it hands out are made anew by every round."""
+        """The data loader of the batches, which every round makes anew."""
         workers = self.passes.num_workers if num_workers is None else num_workers
         return ResumableLoader(
             self.examples,
@@ -258,7 +260,7 @@ class MiningLoop:
     def join(self, world: World) -> None:
         """Work together with the processes of a world from here on; before anything was mined."""
         self.world = world
-        self.embedder.join(world)
+        self.holding.join(world)
         self.feeder.join(world)
 
     def start(self, placed: Placed) -> None:
@@ -285,7 +287,7 @@ class MiningLoop:
             n = len(self.examples)
             rows = (self.next_row + torch.arange(math.ceil(self.rhythm.rotate * n))) % n
             self.next_row = int(rows[-1] + 1) % n
-            self.embedder.rewrite(self.bank, self._embedding(placed), step=self.step, rows=rows)
+            self.holding.rewrite(self.bank, self.embedding(placed), step=self.step, rows=rows)
         every = self.rhythm.every_steps
         if every is not None and self.step % every == 0 and self.step > self.last.step and self.done < self.steps:
             self.mine(placed)
@@ -296,30 +298,28 @@ class MiningLoop:
         Raises:
             ValueError: a miner that finds no triplet.
         """
-        epoch, step, encoding = self.current, self.step, self._embedding(placed)
+        epoch, step, encoding = self.current, self.step, self.embedding(placed)
         with self.world.meeting("mining"):
             self.world.barrier()
         times = [time.perf_counter()]
         if self.bank is None:
             if not self._own_views:
                 self.embedder.warn_of_random_views(encoding)
-            self.bank = self.embedder.embed(encoding, step=step)
+            self.bank = self.holding.embed(encoding, self.schedule, epoch=epoch, step=step)
         elif self.rhythm.rotate is None:
-            self.embedder.rewrite(self.bank, encoding, step=step)
+            self.holding.rewrite(self.bank, encoding, step=step)
         times.append(time.perf_counter())
         miner = self.schedule.advance(epoch, value=self.value)
-        triplets = miner.mine(self.bank)
+        triplets = self.holding.mine(miner, self.bank, epoch=epoch)
         times.append(time.perf_counter())
-        name = type(miner).__name__
-        check_found(name, epoch, triplets)
-        check_agreement(self.world, triplets, epoch, self.bank.embeddings.device)
-        fed = self.feeder.feed(triplets, self.bank, epoch=epoch, done=self.done)
+        near = self.holding.near(self.bank, self.feeder.settings)
+        fed = self.feeder.feed(triplets, near, epoch=epoch, done=self.done)
         times.append(time.perf_counter())
         encode, mine, plan = (after - before for before, after in pairwise(times))
         done = MiningRound(
             epoch=epoch,
             step=step,
-            miner=name,
+            miner=type(miner).__name__,
             triplets=triplets,
             fed=fed,
             encode_seconds=encode,
@@ -345,6 +345,6 @@ class MiningLoop:
             self.batches_out = False
             self.after_step(placed)
 
-    def _embedding(self, placed: Placed) -> Placed:
+    def embedding(self, placed: Placed) -> Placed:
         """The encoder that embeds: the average, where there is one."""
         return placed if self.averaged is None else Placed(self.averaged, None, placed.device, placed.context)

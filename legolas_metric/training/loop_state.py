@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -12,9 +11,9 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.distributed import World
 from legolas_metric.miners.schedule import MiningSchedule
 from legolas_metric.records import MiningStats, SearchStats, Triplets
-from legolas_metric.samplers.draws import fingerprint
-from legolas_metric.training.embedder import Embedder, Placed
+from legolas_metric.training.embedder import Placed
 from legolas_metric.training.feeding import Feeder
+from legolas_metric.training.holding import Holding
 from legolas_metric.training.resume import generator_states, restore_generators
 from legolas_metric.training.rounds import MiningRound
 from legolas_metric.training.settings import Rhythm
@@ -27,7 +26,7 @@ class Resumable(Protocol):
     world: World
     rhythm: Rhythm
     schedule: MiningSchedule
-    embedder: Embedder
+    holding: Holding
     feeder: Feeder
     rounds: list[MiningRound]
     bank: EmbeddingBank | None
@@ -39,6 +38,10 @@ class Resumable(Protocol):
     value: float | None
     batches_out: bool
     complete: bool
+
+    def embedding(self, placed: Placed) -> Placed:
+        """The encoder that embeds."""
+        ...
 
     @property
     def steps(self) -> int:
@@ -56,7 +59,10 @@ def saved_state(loop: Resumable) -> dict[str, Any]:
         "next": loop.next_row,
         "value": loop.value,
         "follow_up": loop.batches_out,
-        "bank": {"embeddings": bank.embeddings.clone(), "steps": bank.steps.clone(), "drift": bank.drift},
+        # of rows that no process has all of none are saved: they are embedded anew
+        "bank": None
+        if loop.holding.sharded
+        else {"embeddings": bank.embeddings.clone(), "steps": bank.steps.clone(), "drift": bank.drift},
         "average": None if loop.averaged is None else loop.averaged.state_dict(),
         "schedule": loop.schedule.state_dict(),
         "round": asdict(loop.rounds[-1]),
@@ -79,32 +85,25 @@ def take_up(loop: Resumable, saved: Mapping[str, Any], placed: Placed) -> None:
     device = placed.device
     if device is None and isinstance(placed.encoder, nn.Module):
         device = next((parameter.device for parameter in placed.encoder.parameters()), None)
-    bank = saved["bank"]
-    # a copy: the state is the caller's, and the bank is written in place
-    rows = bank["embeddings"].to(device, copy=True)
-    loop.bank = loop.embedder.of_rows(rows, bank["steps"], bank["drift"])
     if loop.averaged is not None:
         loop.averaged.load_state_dict(saved["average"])
-    loop.schedule.load_state_dict(saved["schedule"])
     loop.current, loop.step, loop.next_row = saved["epoch"], saved["step"], saved["next"]
+    bank, encoding = saved["bank"], loop.embedding(placed)
+    if bank is None:
+        loop.bank = loop.holding.embed(encoding, loop.schedule, epoch=loop.current, step=loop.step)
+    else:  # a copy: the state is the caller's, and the bank is written in place
+        rows = bank["embeddings"].to(device, copy=True)
+        loop.holding.place(encoding, loop.schedule, epoch=loop.current, step=loop.step)
+        loop.bank = loop.holding.of_rows(rows, bank["steps"], bank["drift"])
+    loop.schedule.load_state_dict(saved["schedule"])
     loop.value, loop.batches_out = saved["value"], saved["follow_up"]
     mined = saved["round"]["triplets"]
     told = mined["stats"] | {"search": SearchStats(**mined["stats"]["search"])}
     triplets = Triplets(**(mined | {"stats": MiningStats(**told)}))
     loop.rounds = [MiningRound(**(saved["round"] | {"triplets": triplets}))]
-    loop.feeder.resume(saved["batches"], triplets, loop.bank, epoch=loop.current)
+    near = loop.holding.near(loop.bank, loop.feeder.settings)
+    loop.feeder.resume(saved["batches"], triplets, near, epoch=loop.current)
     loop.done = saved["batches"]["step"]
     loop.complete = loop.done >= loop.steps
     if saved["rank"] == loop.world.rank:
         restore_generators(saved["generators"])
-
-
-def check_agreement(world: World, triplets: Triplets, epoch: int, device: torch.device) -> None:
-    """Raise where the processes of a world have mined different triplets."""
-    names = (triplets.anchor, triplets.positive, triplets.negative)
-    digest = fingerprint(*(part.cpu().numpy() for part in names)) if world.size > 1 else 0
-    if not world.agree(digest, device):
-        raise RuntimeError(
-            f"the processes mined different triplets in epoch {epoch}: they must hold equal data, labels, schedules "
-            f"and seeds, and see the same value of a monitored metric (self.log(..., sync_dist=True))"
-        )

@@ -42,7 +42,8 @@ class GlobalMining(L.Callback):
     A `MiningLoop` that the Trainer drives, for any LightningModule: see there for what a round does, and for behaviour
     in corner cases. The encoder embeds in the Trainer's precision, on the module's device. Every round is kept in
     `rounds`, and goes to every logger and to `history.jsonl` of the run's folder. Of several processes under DDP each
-    embeds its part, all mine the same triplets, and each trains on its own part of every joint batch.
+    embeds its part (and keeps no other, where the bank doesn't fit), all have the same triplets, and each trains on its
+    own part of every joint batch.
 
     Args:
         dataset: an array, or any object with `len` and `[]`: items x or (x, ...); ((a, b), y) has two inputs.
@@ -64,6 +65,7 @@ class GlobalMining(L.Callback):
         progress: show a bar while embedding, unless the Trainer shows one.
         history: a `RunHistory` or its path (default: `history.jsonl` in the folder of the Trainer's logger, or in a
             `default_root_dir` of its own); False for none.
+        memory_mb: what bank and mining may take on a process, see `MiningLoop`.
 
     Raises:
         TypeError, ValueError: settings out of bounds, when constructed.
@@ -111,6 +113,7 @@ class GlobalMining(L.Callback):
         seed: int = 0,
         progress: bool = True,
         history: HistoryOption = None,
+        memory_mb: float | int | None = None,
     ) -> None:
         super().__init__()
         check_encoder(encoder)
@@ -142,6 +145,7 @@ class GlobalMining(L.Callback):
             persistent_workers=persistent_workers,
             seed=seed,
             progress=progress,
+            memory_mb=memory_mb,
         )
         self.inputs = self.loop.embedder.inputs  # what the bank is made of
         self.encoder, self.monitor = encoder, monitor
@@ -152,11 +156,9 @@ class GlobalMining(L.Callback):
         self._earlier = -math.inf  # the monitored value before training was interrupted
         self._saved: Mapping[str, Any] | None = None
 
-    # What it holds
-
     @property
     def bank(self) -> EmbeddingBank | None:
-        """The embeddings that were mined last; None before training."""
+        """The embeddings that were mined last, of those that lie on this process; None before training."""
         return self.loop.bank
 
     @property
@@ -281,8 +283,6 @@ class GlobalMining(L.Callback):
         self.loop.load_state_dict(state_dict)
         self._saved = state_dict or None
 
-    # Records
-
     def recorded_settings(self) -> Mapping[str, Any]:
         """For `history.jsonl`."""
         loop = self.loop
@@ -324,8 +324,9 @@ class GlobalMining(L.Callback):
         if not new:
             return
         self._show(pl_module)
+        placing = self.loop.holding.placing if new[0] is self.rounds[0] else None
         changes, self._changed = self.schedule.changes[self._changed :], len(self.schedule.changes)
-        record_mining(trainer, new, changes, step=self.loop.step)
+        record_mining(trainer, new, changes, step=self.loop.step, placing=placing)
 
     def _show(self, pl_module: L.LightningModule) -> None:
         if isinstance(pl_module, MetricLearner):

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils._pytree import tree_flatten
 
+from legolas_metric.index.placement import Placing
 from legolas_metric.miners.schedule import StageChange
 from legolas_metric.training.history import RunHistory
 from legolas_metric.training.resume import generator_states, restore_generators
@@ -126,10 +127,17 @@ def record_epoch(callback: Any, trainer: L.Trainer, *, epoch: int, words: Mappin
 
 
 def record_mining(
-    trainer: L.Trainer, rounds: Sequence[MiningRound], changes: Sequence[StageChange], *, step: int
+    trainer: L.Trainer,
+    rounds: Sequence[MiningRound],
+    changes: Sequence[StageChange],
+    *,
+    step: int,
+    placing: Placing | None,
 ) -> None:
-    """Log rounds of mining to every logger, and write them, and the changes of stage that led to them."""
+    """Log rounds of mining to every logger, and write them, the changes of stage before them, and where rows lie."""
     history = writes(trainer)
+    if history is not None and placing is not None:
+        history.event(epoch=rounds[0].epoch, step=step, what="placing", why=placing.sentence())
     for change in changes:
         why = f"{change.before} -> {change.after}: {change.reason}"
         if history is not None:

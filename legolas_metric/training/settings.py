@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from legolas_metric.checks import check_choice, check_whole
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
 from legolas_metric.recipes import Kind, Recipe
+from legolas_metric.samplers.members import Short
 
 Pairs = Literal["batch", "mined"]
 
@@ -22,9 +23,10 @@ class Feeding:
         pairs: whether the loss sees every pair of a batch, or the mined triplets in it.
         steps_per_epoch: None for ceil(n / batch_size).
         seed: of the batches.
-        pool: of batches of near classes, see `NeighborPKSampler`.
+        pool, hard: of batches of near classes, see `NeighborPKSampler`.
         distinct_groups: whether a class's k examples come from different groups.
         warm_up: epochs of random batches before the turns begin.
+        short: what becomes of classes of fewer than k examples, see `PKSampler`.
     """
 
     batch_size: int
@@ -34,8 +36,10 @@ class Feeding:
     steps_per_epoch: int | None
     seed: int
     pool: int | None = None
+    hard: float | int | None = None
     distinct_groups: bool = False
     warm_up: int = 0
+    short: Short = "skip"
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 3), ("k", 1), ("seed", -(2**63))):
@@ -113,8 +117,10 @@ class Asked:
     k: int
     every: int
     pool: int | None = None
+    hard: float | int | None = None
     distinct_groups: bool = False
     warm_up: int = 0
+    short: Short = "skip"
 
     def feeding(self, *, batch_size: int, pairs: Pairs, steps_per_epoch: int | None, seed: int) -> Feeding:
         """What batches hold."""
@@ -126,8 +132,10 @@ class Asked:
             steps_per_epoch=steps_per_epoch,
             seed=seed,
             pool=self.pool,
+            hard=self.hard,
             distinct_groups=self.distinct_groups,
             warm_up=self.warm_up,
+            short=self.short,
         )
 
 
@@ -173,6 +181,8 @@ def asked(
         k=recipe.k,
         every=recipe.every,
         pool=recipe.pool,
+        hard=recipe.hard,
         distinct_groups=recipe.distinct_groups,
         warm_up=recipe.warm_up,
+        short="repeat",  # as `Recipe.sampler` does
     )

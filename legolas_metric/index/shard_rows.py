@@ -1,0 +1,111 @@
+"""One process's rows as a part of all: the same names and dimensions everywhere, and no id twice."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from legolas_metric.budgets import BLOCK, rows_for
+from legolas_metric.distributed import World
+from legolas_metric.geometry import chunks
+from legolas_metric.lookup import lookup
+from legolas_metric.names import Names
+from legolas_metric.rows import NO_ID, Rows
+
+
+def joined(rows: Rows, world: World, *, has_ids: bool) -> Rows:
+    """This process's rows as a part of all: names of labels and groups numbered together, ids that no other has.
+
+    Args:
+        rows: checked and prepared.
+        world: the processes, all of which call this.
+        has_ids: whether ids were given; else they are counted on from process to process.
+
+    Raises:
+        ValueError: see `ShardedIndex.fit`.
+    """
+    parts = world.gather_objects(_Shard.of(rows, has_ids))
+    _check_alike(parts)
+    if not has_ids:
+        rows = replace(rows, ids=rows.ids + sum(part.rows for part in parts[: world.rank]))
+    rows = _numbered_alike(rows, parts)
+    if has_ids:
+        _check_unique(rows.ids, parts, world)
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """What the others must know of a process's rows."""
+
+    rows: int
+    dimension: int
+    given: tuple[str, ...]
+    label_names: Names | None
+    group_names: Names | None
+
+    @classmethod
+    def of(cls, rows: Rows, has_ids: bool) -> "_Shard":
+        there = {"labels": rows.labels is not None, "groups": rows.groups is not None, "ids": has_ids}
+        given = tuple(name for name, is_given in there.items() if is_given)
+        return cls(len(rows), rows.embeddings.shape[1], given, rows.label_names, rows.group_names)
+
+
+def _check_alike(parts: list[_Shard]) -> None:
+    """Refuse shards of which no index can be made; all processes see the same and say the same."""
+    if not any(part.rows for part in parts):
+        raise ValueError("a sharded index needs a row on one process at least, got none on any")
+    for what, values in (
+        ("embeddings' dimensions", [part.dimension for part in parts]),
+        ("arguments", [" and ".join(part.given) or "embeddings alone" for part in parts]),
+    ):
+        if len(set(values)) > 1:
+            raise ValueError(f"every process must give the same {what}, got {values} by rank")
+    for name in ("label_names", "group_names"):
+        named = [getattr(part, name) is not None for part in parts if part.rows]
+        if any(named) and not all(named):
+            raise ValueError(f"{name[:5]}s are names on some processes and integers on others: give one kind")
+
+
+def _numbered_alike(rows: Rows, parts: list[_Shard]) -> Rows:
+    """Names numbered in ascending order over all processes."""
+    label_names, group_names = (
+        _union([getattr(part, name) for part in parts]) for name in ("label_names", "group_names")
+    )
+    return replace(
+        rows,
+        labels=_renumbered(rows.labels, rows.label_names, label_names),
+        groups=_renumbered(rows.groups, rows.group_names, group_names),
+        label_names=label_names,
+        group_names=group_names,
+    )
+
+
+def _union(names: list[Names | None]) -> Names | None:
+    known = [some for some in names if some is not None]
+    return tuple(sorted(set().union(*known))) if known else None
+
+
+def _renumbered(codes: Tensor | None, names: Names | None, among: Names | None) -> Tensor | None:
+    if codes is None or names is None or among is None:
+        return codes
+    number = {name: code for code, name in enumerate(among)}
+    new = torch.tensor([*(number[name] for name in names), NO_ID], device=codes.device)  # -1 stays: the last
+    return new[codes]
+
+
+def _check_unique(ids: Int64[Tensor, " n"], parts: list[_Shard], world: World) -> None:
+    """Refuse an id of two processes; each process's ids pass by the others in blocks."""
+    size = rows_for(BLOCK, 32 * world.size)
+    repeated = ids.new_zeros(0)
+    for part in chunks(max(shard.rows for shard in parts), size):
+        passing = world.gather(ids[part])
+        counts = [len(range(*part.indices(shard.rows))) for shard in parts]
+        theirs = torch.ones_like(passing, dtype=torch.bool)
+        theirs[sum(counts[: world.rank]) :][: counts[world.rank]] = False
+        found = lookup(passing, ids)[1] & theirs
+        repeated = torch.cat([repeated, passing[found]])
+    shared = sorted({name for some in world.gather_objects(repeated.tolist()[:5]) for name in some})
+    if shared:
+        raise ValueError(f"ids must be unique over all processes, got some on several (first: {shared[:5]})")

@@ -1,0 +1,199 @@
+"""Where the bank of a run lies, whole on every process or on each its own part; made, rewritten and mined accordingly.
+
+Letters: n rows of the data set, m of them.
+"""
+
+import logging
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from legolas_metric.bank import EmbeddingBank
+from legolas_metric.checks import check_number
+from legolas_metric.distributed import ALONE, World
+from legolas_metric.index.placement import Placing, place
+from legolas_metric.index.sharded import ShardedIndex
+from legolas_metric.miners.miner import Miner
+from legolas_metric.miners.schedule import MiningSchedule, NoMiner, TripletMiner
+from legolas_metric.miners.select import counted
+from legolas_metric.records import MiningStats, Triplets
+from legolas_metric.samplers.class_means import ClassMeans
+from legolas_metric.samplers.draws import fingerprint
+from legolas_metric.training.embedder import Embedder, Placed
+from legolas_metric.training.feeding import Near
+from legolas_metric.training.history import RunHistory
+from legolas_metric.training.rounds import check_found
+from legolas_metric.training.settings import Feeding
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 1 << 16  # rows that are looked at where no process has all of them
+
+
+class Holding:
+    """Keeps the bank of a run on one process, or on several as `placing` says, which is decided once.
+
+    Args:
+        embedder: of the whole data set.
+        memory_mb: what bank and mining may take on a process; None: what is free.
+        history: in which the decision is noted.
+    """
+
+    def __init__(self, embedder: Embedder, memory_mb: float | int | None, history: RunHistory | None) -> None:
+        if memory_mb is not None:
+            check_number("memory_mb", memory_mb, above=0)
+        self.embedder, self.memory_mb, self.history = embedder, memory_mb, history
+        self.join(ALONE)
+
+    def join(self, world: World) -> None:
+        """Hold the bank together with the processes of a world."""
+        self.world = world
+        self.embedder.join(world)
+        self.placing: Placing | None = None
+        self._part: Embedder | None = None  # of this process's rows, where each keeps its own
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds its own rows alone."""
+        return self._part is not None
+
+    def place(self, placed: Placed, schedule: MiningSchedule, *, epoch: int, step: int) -> None:
+        """Decide, once, where the rows lie, by their number and dimension and the memory of all processes.
+
+        Raises:
+            ValueError: they fit in no way, with the figures.
+        """
+        if self.world.size == 1 or self.placing is not None:
+            return
+        miners, n = [miner for _, miner in schedule.stages], len(self.embedder.inputs)
+        whole = None if n >= self.world.size else f"they are fewer than the {self.world.size} processes"
+        with self.world.meeting("deciding where the bank lies"):
+            with self.world.together("embedding a first example"):
+                first = self.embedder.first(placed)
+            self.placing = place(
+                self.world,
+                len(range(*self.world.part(n).indices(n))),
+                first.shape[1],
+                k=max(miner.strategy.depth if isinstance(miner, Miner) else 1 for miner in miners),
+                device=first.device,
+                memory_mb=self.memory_mb,
+                whole=next((why for miner in miners if (why := needs_all(miner)) is not None), whole),
+                apart=any(isinstance(getattr(miner, "index", None), ShardedIndex) for miner in miners),
+            )
+        if self.placing.how == "sharded":
+            self._part = self.embedder.part(self.world.part(n))
+        if self.world.rank == 0:
+            log.info("the bank: %s", self.placing.sentence())
+            if self.history is not None:
+                self.history.event(epoch=epoch, step=step, what="placing", why=self.placing.sentence())
+
+    def embed(self, placed: Placed, schedule: MiningSchedule, *, epoch: int, step: int) -> EmbeddingBank:
+        """A bank of what this process holds, which is decided first."""
+        self.place(placed, schedule, epoch=epoch, step=step)
+        if self._part is None:
+            return self.embedder.embed(placed, step=step)
+        with self.world.meeting("embedding"):
+            self.embedder.lead(placed)
+            with self.world.together("embedding"):
+                return self._part.embed(placed, step=step)
+
+    def rewrite(
+        self, bank: EmbeddingBank, placed: Placed, *, step: int, rows: Int64[Tensor, " m"] | None = None
+    ) -> None:
+        """Write all rows of the data set anew, or some: those that this process holds; drift is that of all."""
+        if self._part is None:
+            self.embedder.rewrite(bank, placed, step=step, rows=rows)
+            return
+        if rows is not None:
+            first = self.world.part(len(self.embedder.inputs)).start
+            rows = rows[(rows >= first) & (rows < first + len(bank))] - first
+        count, drift = len(bank) if rows is None else len(rows), 0.0
+        with self.world.meeting("embedding"):
+            self.embedder.lead(placed)
+            with self.world.together("embedding"):
+                if count:
+                    self._part.rewrite(bank, placed, step=step, rows=rows)
+                    drift = bank.drift or 0.0
+            told = self.world.gather_objects((count, count * drift))
+        bank.drift = sum(drift for _, drift in told) / sum(count for count, _ in told)
+
+    def of_rows(self, rows: Float32[Tensor, "n d"], steps: Int64[Tensor, " n"], drift: float | None) -> EmbeddingBank:
+        """The bank of rows of the whole data set, as a saved state holds them."""
+        if self._part is None:
+            return self.embedder.of_rows(rows, steps, drift)
+        own = self.world.part(len(rows))
+        return self._part.of_rows(rows[own].clone(), steps[own], drift)
+
+    def mine(self, miner: TripletMiner, bank: EmbeddingBank, *, epoch: int) -> Triplets:
+        """The triplets of all anchors, which every process gets.
+
+        Raises:
+            ValueError: there is none.
+            RuntimeError: the processes found different ones.
+        """
+        triplets = self._together(miner, bank) if self._part is not None else miner.mine(bank)
+        check_found(type(miner).__name__, epoch, triplets)
+        _check_agreement(self.world, triplets, epoch, bank.embeddings.device)
+        return triplets
+
+    def _together(self, miner: TripletMiner, bank: EmbeddingBank) -> Triplets:
+        if not isinstance(miner, Miner):
+            return miner.mine(bank)
+        assert self.placing is not None
+        found = miner.mine(bank, world=self.world, memory_mb=self.placing.budget / 2**20)
+        columns = (found.anchor, found.positive, found.negative, found.s_ap, found.s_an)
+        with self.world.meeting("gathering triplets"):
+            stats = _summed(self.world.gather_objects(found.stats))
+            return Triplets(*(self.world.gather(column) for column in columns), stats=stats)
+
+    def near(self, bank: EmbeddingBank, settings: Feeding) -> Near:
+        """What tells which classes are near each other, where batches ask for that; every process calls it."""
+        if self._part is None or not settings.ever("neighbors"):
+            return bank
+        whole = self.embedder
+        with self.world.meeting("adding up classes"):
+            return ClassMeans.of(bank, whole.labels, whole.ids, whole.groups, self.world)
+
+    def sample(self, bank: EmbeddingBank) -> tuple[Float32[Tensor, "m d"], Int64[Tensor, " m"]]:
+        """All rows with their labels, or an even choice of 65,536 where no process has all; every process asks."""
+        if self._part is None:
+            return bank.embeddings, bank.labels
+        n = len(self.embedder.inputs)
+        chosen = torch.arange(0, len(bank), max(1, -(-n // _SHOWN)), device=bank.ids.device)
+        with self.world.meeting("looking at the bank"):
+            return self.world.gather(bank.embeddings[chosen]), self.world.gather(bank.labels[chosen])
+
+
+def needs_all(miner: TripletMiner) -> str | None:
+    """Why a miner needs all rows on one process, if it does."""
+    if isinstance(miner, NoMiner):
+        return None
+    return miner.needs_all if isinstance(miner, Miner) else f"{type(miner).__name__} mines those of one process"
+
+
+def _summed(stats: list[MiningStats]) -> MiningStats:
+    """What several processes say of their anchors, as what one would say of all."""
+    counts = ("anchors", "no_positive", "no_negative", "outside_window", "fallback", "exhausted", "short", "contested")
+    searched = [one.search for one in stats if one.search.engine != "labels"] or [stats[0].search]
+    certified = [search.certified for search in searched if search.certified is not None]
+    return replace(
+        stats[0],
+        **{name: sum(getattr(one, name) for one in stats) for name in counts},
+        filtered=counted([dict(one.filtered) for one in stats]),
+        search=replace(searched[0], certified=min(certified, default=None)),
+        seconds=max(one.seconds for one in stats),
+        max_age=max(one.max_age for one in stats),
+    )
+
+
+def _check_agreement(world: World, triplets: Triplets, epoch: int, device: torch.device) -> None:
+    """Raise where the processes of a world have mined different triplets."""
+    names = (triplets.anchor, triplets.positive, triplets.negative)
+    digest = fingerprint(*(part.cpu().numpy() for part in names)) if world.size > 1 else 0
+    if not world.agree(digest, device):
+        raise RuntimeError(
+            f"the processes mined different triplets in epoch {epoch}: they must hold equal data, labels, schedules "
+            f"and seeds, and see the same value of a monitored metric (self.log(..., sync_dist=True))"
+        )
