@@ -27,8 +27,8 @@ from legolas_metric.probes.collapse import probe_embeddings
 from legolas_metric.probes.collapse_report import CollapseReport
 from legolas_metric.recipes import Recipe, near, pk_batch_hard
 from legolas_metric.records import Triplets
+from legolas_metric.samplers.class_means import class_centroids
 from legolas_metric.samplers.members import Members
-from legolas_metric.samplers.neighbor_pk import class_centroids
 from legolas_metric.training.batches import Examples
 from legolas_metric.training.epoch_record import EpochRecord
 from legolas_metric.training.loss_by_epoch import LossByEpoch

@@ -6,7 +6,7 @@ Letters: n rows of all processes, c classes, d dimensions.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
@@ -15,6 +15,7 @@ from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.distributed import World
 from legolas_metric.geometry import chunks
 from legolas_metric.lookup import lookup
+from legolas_metric.samplers.members import Members
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,29 @@ def class_sums(rows: Tensor, owner: Int64[Tensor, " n"], classes: int) -> Float6
     for part in chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1])):
         sums.index_add_(0, owner[part], rows[part].double())
     return sums[:-1]
+
+
+def class_centroids(bank: EmbeddingBank | ClassMeans, members: Members) -> tuple[Float32[Tensor, "c d"], Tensor]:
+    """Mean row of each class, of unit length under "cosine" (zero where a class's rows cancel out); and an exponent.
+
+    Under the other metrics all are divided by two to that power, so that no similarity of finite rows overflows; which
+    classes are near each other stays as it is.
+    """
+    if isinstance(bank, ClassMeans):
+        place, _ = lookup(torch.from_numpy(members.classes), bank.classes)
+        return _centroids(bank.sums[place], torch.from_numpy(members.sizes).to(place.device), bank.metric)
+    rows, sizes = bank.embeddings, torch.from_numpy(members.sizes)
+    owner = torch.full((len(bank),), len(sizes))  # rows of no class go to a last one, which is dropped
+    owner[torch.from_numpy(members.rows)] = torch.arange(len(sizes)).repeat_interleave(sizes)
+    owner, sizes = owner.to(rows.device), sizes.to(rows.device)
+    return _centroids(class_sums(rows, owner, len(sizes)), sizes, bank.metric)
+
+
+def _centroids(
+    sums: Float64[Tensor, "c d"], sizes: Int64[Tensor, " c"], metric: Metric
+) -> tuple[Float32[Tensor, "c d"], Tensor]:
+    if metric == "cosine":
+        return torch.nn.functional.normalize(sums).float(), sizes.new_zeros(())
+    means = sums / sizes[:, None]
+    exponent = torch.frexp(means.abs().max()).exponent
+    return torch.ldexp(means, -exponent).float(), exponent

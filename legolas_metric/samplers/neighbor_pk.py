@@ -5,15 +5,14 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric, check_choice, check_whole
 from legolas_metric.geometry import chunks, similarity_matrix
-from legolas_metric.lookup import lookup
-from legolas_metric.samplers.class_means import ClassMeans, class_sums
+from legolas_metric.samplers.class_means import ClassMeans, class_centroids
 from legolas_metric.samplers.draws import NEIGHBORS, random_bits
 from legolas_metric.samplers.epochs import PlannedSampler, checked_place, checked_shape
 from legolas_metric.samplers.hard_rows import draw_hard_rows
@@ -252,7 +251,7 @@ class NeighborPKSampler(PlannedSampler):
             seed=seed,
             world_size=self.world_size,
         )
-        if self.hard is None:
+        if self.hard is None or isinstance(self.bank, ClassMeans):
             return classes
         rows = draw_hard_rows(
             self._members,
@@ -299,32 +298,6 @@ class NeighborPKSampler(PlannedSampler):
 def _refuse_means(bank: EmbeddingBank | ClassMeans, hard: float | int | None) -> None:
     if hard is not None and isinstance(bank, ClassMeans):
         raise ValueError("hard chooses among all rows, which stay on several processes here: hard=None, or more memory")
-
-
-def class_centroids(bank: EmbeddingBank | ClassMeans, members: Members) -> tuple[Float32[Tensor, "c d"], Tensor]:
-    """Mean row of each class, of unit length under "cosine" (zero where a class's rows cancel out); and an exponent.
-
-    Under the other metrics all are divided by two to that power, so that no similarity of finite rows overflows; which
-    classes are near each other stays as it is.
-    """
-    if isinstance(bank, ClassMeans):
-        place, _ = lookup(torch.from_numpy(members.classes), bank.classes)
-        return _centroids(bank.sums[place], torch.from_numpy(members.sizes).to(place.device), bank.metric)
-    rows, sizes = bank.embeddings, torch.from_numpy(members.sizes)
-    owner = torch.full((len(bank),), len(sizes))  # rows of no class go to a last one, which is dropped
-    owner[torch.from_numpy(members.rows)] = torch.arange(len(sizes)).repeat_interleave(sizes)
-    owner, sizes = owner.to(rows.device), sizes.to(rows.device)
-    return _centroids(class_sums(rows, owner, len(sizes)), sizes, bank.metric)
-
-
-def _centroids(
-    sums: Float64[Tensor, "c d"], sizes: Int64[Tensor, " c"], metric: Metric
-) -> tuple[Float32[Tensor, "c d"], Tensor]:
-    if metric == "cosine":
-        return torch.nn.functional.normalize(sums).float(), sizes.new_zeros(())
-    means = sums / sizes[:, None]
-    exponent = torch.frexp(means.abs().max()).exponent
-    return torch.ldexp(means, -exponent).float(), exponent
 
 
 def _nearest(
