@@ -81,6 +81,7 @@ from .index.exact import ExactIndex as ExactIndex
 from .index.faiss import FaissIndex as FaissIndex
 from .index.lance import LanceIndex as LanceIndex
 from .index.sharded import ShardedIndex as ShardedIndex
+from .index.stored_index import StoredIndex as StoredIndex
 from .losses.bank_loss import BankLoss as BankLoss
 from .losses.focal import FocalLoss as FocalLoss
 from .losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
@@ -112,6 +113,7 @@ from .runs.run_settings import RunSettings as RunSettings
 from .samplers.neighbor_pk import NeighborPKSampler as NeighborPKSampler
 from .samplers.pk import PKSampler as PKSampler
 from .samplers.triplet_sampler import TripletSampler as TripletSampler
+from .disk.stored_bank import StoredBank as StoredBank
 from .training.batches import WithIds as WithIds
 from .training.best_weights import BestWeights as BestWeights
 from .training.best_weights import WeightsFile as WeightsFile

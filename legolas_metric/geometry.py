@@ -7,15 +7,17 @@ distance of unit vectors; for "euclidean" s = -d; for "dot" margins are in s its
 import math
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
 
 _DIRECTIONS = 32  # of a chain, that others are merged into
+_STRIP = 64  # tie distances, of the second projection
 _SPLIT = 2.0**20 + 1  # leaves 33 of the 53 bits of a float64
 
 
@@ -111,36 +113,64 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
 
     Rows of one direction and different lengths differ by rounding once they are unit rows; so a third row would be more
     similar to one of them than to another. Merged, they are exact ties to each row. O(n d + n log n): rows are compared
-    where their projections on one fixed direction lie in one chain of steps of at most `tie_distance`. Of a chain that
+    where their projections on two fixed directions lie in one chain of steps of at most `tie_distance`. Of a chain that
     holds more than 32 directions the others stay as they are: of encoders that have collapsed to rounding.
     """
+    parts = chunks(len(rows), rows_for(CACHE, 12 * rows.shape[1]))
+    for others, first in one_direction(rows, torch.cat([projected(rows[part]) for part in parts])):
+        rows[others] = rows[first]
+
+
+def projected(rows: Float[Tensor, "n d"]) -> Float64[Tensor, "n 2"]:
+    """Rows along two fixed directions: those of one direction lie within `tie_distance` in both."""
+    return rows.double() @ _axes(rows.shape[1]).to(rows.device)
+
+
+def one_direction(
+    rows: Any, place: Float64[Tensor, "n 2"]
+) -> Iterator[tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]]:
+    """Numbers of rows, and of the first rows of their directions: to be written over before the next are asked for.
+
+    One projection alone has room for some million rows that are not near each other; so the other one is cut into
+    strips, and once more into strips that lie half over them, for what is near across an edge.
+
+    Args:
+        rows: a tensor [n, d], or whatever has its length, `shape`, `dtype` and `device`, and gives rows by number.
+        place: `projected`.
+    """
     tie = tie_distance(rows.dtype)
-    axis = _axis(rows.shape[1]).to(rows.device)
-    places = [rows[part].double() @ axis for part in chunks(len(rows), rows_for(CACHE, 12 * rows.shape[1]))]
-    place, order = torch.cat(places).sort(stable=True)
-    if not bool((place.diff() <= tie).any()):
+    if not bool((place[:, 0].sort().values.diff() <= tie).any()):
         return
+    for shift in (0.0, 0.5):
+        strip = (place[:, 1] / (_STRIP * tie) + shift).floor()
+        order = place[:, 0].argsort(stable=True)
+        yield from _within_strips(rows, place[:, 0], strip, order[strip[order].argsort(stable=True)], tie)
+
+
+def _within_strips(
+    rows: Any, place: Float64[Tensor, " n"], strip: Float64[Tensor, " n"], order: Int64[Tensor, " n"], tie: float
+) -> Iterator[tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]]:
+    """`one_direction` of rows that are ordered by strip and, within it, by place."""
     for _ in range(_DIRECTIONS):
-        near = torch.zeros(len(place) + 1, dtype=torch.bool, device=rows.device)
-        near[1:-1] = place[1:] - place[:-1] <= tie
+        near = torch.zeros(len(order) + 1, dtype=torch.bool, device=rows.device)
+        near[1:-1] = (place[order].diff() <= tie) & (strip[order].diff() == 0)
         kept = near[1:] | near[:-1]  # the others are alone
         if not bool(kept.any()):
             return
         chain = (~near[:-1]).cumsum(0)[kept]
-        place, order = place[kept], order[kept]
+        order = order[kept]
         first = order.new_full((len(near),), len(rows)).scatter_reduce_(0, chain, order, "amin")[chain]
         same = torch.empty_like(kept[kept])
         for part in chunks(len(order), rows_for(CACHE, 24 * rows.shape[1])):
-            some = rows[first[part]]
-            same[part] = (rows[order[part]].double() - some.double()).square().sum(1) <= tie**2
-            rows[order[part][same[part]]] = some[same[part]]
-        place, order = place[~same], order[~same]
+            same[part] = (rows[order[part]].double() - rows[first[part]].double()).square().sum(1) <= tie**2
+            yield order[part][same[part]], first[part][same[part]]
+        order = order[~same]
 
 
 @cache
-def _axis(d: int) -> Float64[Tensor, " d"]:
-    axis = torch.randn(d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return axis / axis.norm()
+def _axes(d: int) -> Float64[Tensor, "d 2"]:
+    axes = torch.randn(d, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return axes / axes.norm(dim=0)
 
 
 def pair_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric: Metric) -> Float32[Tensor, "*b"]:

@@ -1,5 +1,6 @@
 """Files that are whole or absent, and outputs that destroy nothing: no input, no link, no permission, no device."""
 
+import errno
 import glob
 import os
 import re
@@ -37,6 +38,11 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     final = followed(path)
     check_writable(final.parent)
+    with _told_if_full(path):
+        yield from _beside(final)
+
+
+def _beside(final: Path) -> Iterator[Path]:
     before = final.stat() if final.exists() else None
     start = f".{final.name[:60]}."
     _remove_left(final.parent, start)
@@ -69,6 +75,11 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path).resolve()
     check_new_folder(final)
     check_writable(final.parent)
+    with _told_if_full(path):
+        yield from _folder_beside(final)
+
+
+def _folder_beside(final: Path) -> Iterator[Path]:
     start = f".{final.name[:60]}."
     _remove_left(final.parent, start)
     temporary = final.parent / f"{start}{secrets.token_hex(8)}"
@@ -83,6 +94,21 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def _told_if_full(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the system says of a full disk, also through a library in Rust, names neither the file nor the remedy."""
+    try:
+        yield
+    except Exception as error:
+        through = re.search(r"\(os error (\d+)\)", str(error))
+        code = error.errno if isinstance(error, OSError) else through and int(through[1])
+        if code not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        what = error.strerror if isinstance(error, OSError) else os.strerror(code)
+        why = f"cannot write {path}: {what}. What was there is as it was: make room, or write elsewhere"
+        raise OSError(code, why) from error
 
 
 def check_new_folder(path: str | os.PathLike[str]) -> None:

@@ -53,3 +53,17 @@ def test_a_cloud_of_rounding_ends_in_time():
     before = rows.clone()
     merge_directions(rows)
     assert (rows - before).norm(dim=1).max() <= tie_distance(torch.float32) * 1.001
+
+
+def test_rows_that_are_many_are_told_apart_by_two_projections(monkeypatch):
+    """A million rows lie so densely on one axis that all are one chain there; a large tie distance stands for that."""
+    generator = torch.Generator().manual_seed(0)
+    rows = normalise(torch.randn(2000, 6, generator=generator))
+    rows[1000:1040] = rows[:40]
+    rows[1000:1040, 0] += 1e-5
+    monkeypatch.setattr("legolas_metric.geometry.tie_distance", lambda dtype: 2e-3)
+    places = rows.double() @ torch.eye(6, 1, dtype=torch.float64)
+    assert int((places[:, 0].sort().values.diff() <= 2e-3).sum()) > 1700
+    merge_directions(rows)
+    assert torch.equal(rows[1000:1040], rows[:40])
+    assert len(rows.unique(dim=0)) > 1950

@@ -23,6 +23,7 @@ LAYERS = (
     {"records"},
     {"datasets", "encoders"},
     {"bank"},
+    {"disk"},
     {"samplers", "index"},
     {"miners", "losses"},
     {"probes", "evaluation"},
@@ -138,7 +139,7 @@ def test_inside_the_indexes_implementations_know_the_protocol_and_auto_knows_the
         known = {name.split(".")[2] for name in own(path) if name.startswith("legolas_metric.index.")}
         if here == "interface":
             assert not known
-        elif here not in {"auto", "sharded"}:
+        elif here not in {"auto", "sharded", "stored_index"}:
             assert not known & ({"exact", "faiss", "auto", "sharded", "lance"} - {here}), f"{path} knows {known}"
 
 

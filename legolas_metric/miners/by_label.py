@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.disk.disk_rows import AnyRows
 from legolas_metric.lookup import runs_of
 from legolas_metric.miners.joint import JointNames
-from legolas_metric.rows import NO_ID, Rows
+from legolas_metric.rows import NO_ID
 
 Part = slice | Int64[Tensor, " m"]
 
@@ -37,7 +38,7 @@ class Classes:
 
     @classmethod
     def of(
-        cls, anchors: Rows, self_row: Int64[Tensor, " q"], rows: Rows | JointNames, *, other_group: bool = False
+        cls, anchors: AnyRows, self_row: Int64[Tensor, " q"], rows: AnyRows | JointNames, *, other_group: bool = False
     ) -> "Classes":
         """Classes of the anchors, each of which is row `self_row` (-1: none of the rows).
 

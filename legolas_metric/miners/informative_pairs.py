@@ -15,6 +15,7 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_at_least, check_whole
+from legolas_metric.disk.stored_bank import StoredBank
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.miners.batch_rows import Batch, batch_ids
 from legolas_metric.miners.dense import DensePool
@@ -85,7 +86,7 @@ class MultiSimilarityMiner:
 
     def mine(
         self,
-        bank: EmbeddingBank,
+        bank: EmbeddingBank | StoredBank,
         anchors: ArrayLike | None = None,
         *,
         candidates: ArrayLike | None = None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.checks import ArrayLike, check_whole
+from legolas_metric.disk.stored_bank import StoredBank
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.interface import StoredRows
@@ -83,7 +84,7 @@ class Miner:
 
     def mine(
         self,
-        bank: EmbeddingBank | StoredRows,
+        bank: EmbeddingBank | StoredBank | StoredRows,
         anchors: ArrayLike | None = None,
         *,
         candidates: ArrayLike | None = None,
@@ -93,7 +94,8 @@ class Miner:
     ) -> Triplets:
         """Mine the whole bank, of one process or of several.
 
-        Peak memory above the bank: what the index says of itself, 64 bytes a triplet, and some 200 MB of blocks.
+        Peak memory above the bank: what the index says of itself, 64 bytes a triplet, and some 200 MB of blocks. A bank
+        on disk is mined within its own ceiling, see `StoredBank`.
 
         Of several processes each hands in a bank of its own rows, and gets the triplets of its own anchors: those that
         one process finds with all rows, in order of rank. The rows are gathered on each process where they fit the
@@ -101,8 +103,8 @@ class Miner:
         With `index=ShardedIndex(group=...)` they stay where they are, without being asked.
 
         Args:
-            bank: the rows among which positives and negatives are sought; or an index that they live in, such as
-                `LanceIndex`, which then searches them itself, and of which the anchors are read in blocks.
+            bank: the rows among which positives and negatives are sought, in memory or on disk; or an index that they
+                live in, such as `LanceIndex`, which then searches them itself; its anchors are read in blocks.
             anchors: ids of the rows that need triplets (default: all with a label); of several processes this one's.
             candidates: ids of the rows among which positives and negatives are sought (default: all): the corpus of
                 queries, the gallery of probes; of several processes this one's.
@@ -330,9 +332,9 @@ def _share_rejected(stats: MiningStats, chosen: Selection, source: Source) -> st
     )
 
 
-def check_age(bank: EmbeddingBank, step: int | None, max_staleness: int | None) -> int:
+def check_age(bank: EmbeddingBank | StoredBank, step: int | None, max_staleness: int | None) -> int:
     """Steps since the bank's oldest row was written; raise where they are too many, or where there is no bank."""
-    if not isinstance(bank, EmbeddingBank):
+    if not isinstance(bank, EmbeddingBank | StoredBank):
         raise TypeError(
             f"mine() takes an EmbeddingBank as bank, got {type(bank).__name__}: mine(EmbeddingBank(embeddings, labels))"
             ", or call the miner itself for a batch, miner(embeddings, labels)"

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
+from legolas_metric.disk.disk_rows import AnyRows, DiskRows
 from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.index.interface import NeighborIndex, Want
+from legolas_metric.index.stored_index import StoredIndex
 from legolas_metric.lookup import lookup
 from legolas_metric.miners.by_label import Classes
 from legolas_metric.miners.joint import JointNames
@@ -36,7 +38,7 @@ class Pool(Protocol):
     metric: Metric
 
     @property
-    def rows(self) -> Rows | JointNames:
+    def rows(self) -> AnyRows | JointNames:
         """Among which is sought."""
         ...
 
@@ -98,7 +100,7 @@ class Searching(Protocol):
     """Rows that are searched, for all blocks of anchors; numbers of rows are those of `rows`."""
 
     @property
-    def rows(self) -> Rows | JointNames:
+    def rows(self) -> AnyRows | JointNames:
         """What is known of them."""
         ...
 
@@ -146,15 +148,15 @@ class Searched:
 
     Args:
         rows: among which is searched.
-        index: an unfitted template of their metric.
+        index: an unfitted template of their metric; rows on disk have an index of their own.
     """
 
-    def __init__(self, rows: Rows, index: NeighborIndex) -> None:
+    def __init__(self, rows: AnyRows, index: NeighborIndex) -> None:
         self.rows = rows
         self.metric: Metric = index.metric
         self.stats: SearchStats | None = None
         self._template = index
-        self._fitted: NeighborIndex | None = None
+        self._fitted: NeighborIndex | StoredIndex | None = None
         self._near: tuple[int, Int64[Tensor, "n k"]] | None = None
 
     @property
@@ -164,7 +166,7 @@ class Searched:
 
     def search(
         self,
-        own: Rows,
+        own: AnyRows,
         place: Int64[Tensor, " m"],
         k: int,
         want: Want,
@@ -176,15 +178,18 @@ class Searched:
         where they are most of the rows.
         """
         if self._fitted is None:
-            rows = self.rows
-            self._fitted = self._template.clone().fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
+            self._fitted = self._fit(self.rows)
         n = len(self.rows)
         k = min(k, n)
-        if 2 * len(place) > n and int(place[0]) >= 0 and bool((place.diff() > 0).all()):
+        if isinstance(self._fitted, StoredIndex):
+            found = self._fitted.answer(own, k, want, farthest, window)
+            ids = found.ids
+        elif 2 * len(place) > n and int(place[0]) >= 0 and bool((place.diff() > 0).all()):
             bounds = None if window is None else (_spread(window[0], place, n), _spread(window[1], place, n))
             found = self._fitted.self_join(k, want=want, farthest=farthest, window=bounds)
             ids = found.ids[place]
         else:
+            assert isinstance(own, Rows)
             found = self._fitted.search(
                 own.embeddings,
                 k,
@@ -199,6 +204,11 @@ class Searched:
         self.stats = merged(self.stats, found.stats)
         row, there = lookup(ids, self.rows.ids)
         return torch.where(there, row, NO_ID)
+
+    def _fit(self, rows: AnyRows) -> NeighborIndex | StoredIndex:
+        if isinstance(rows, DiskRows):
+            return StoredIndex.of_rows(rows, self.metric)
+        return self._template.clone().fit(rows.embeddings, rows.labels, ids=rows.ids, groups=rows.groups)
 
     def neighbours(self, k: int, rows: Int64[Tensor, " m"]) -> Int64[Tensor, "m k"]:
         """The k nearest rows of some rows."""
@@ -225,7 +235,7 @@ class IndexPool:
 
     def __init__(self, searched: Searching, anchors: Rows, relations: Classes) -> None:
         self.anchors: Rows = anchors
-        self.rows: Rows | JointNames = searched.rows
+        self.rows: AnyRows | JointNames = searched.rows
         self.metric: Metric = searched.metric
         self.relations: Classes = relations
         self._searched = searched

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from legolas_metric.checks import check_number
+from legolas_metric.disk.disk_rows import AnyRows, DiskRows
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.geometry import chunks
 from legolas_metric.index.interface import NeighborIndex
@@ -33,7 +34,7 @@ class Spread:
         placing: what decided where they lie.
     """
 
-    rows: Rows | JointNames
+    rows: AnyRows | JointNames
     start: int
     search: Searched | JointSearch | None
     together: AbstractContextManager[object]
@@ -64,22 +65,29 @@ class Sharing:
     memory_mb: float | int | None = None
     needs_all: str | None = None
 
-    def check(self, index: NeighborIndex, *, dense: bool) -> None:
-        """Refuse rows that stay with their owners to a miner that looks at all of them at once."""
+    def check(self, rows: AnyRows, index: NeighborIndex, *, dense: bool) -> None:
+        """Refuse rows that stay with their owners, or on disk, to a miner that looks at all of them at once."""
+        if isinstance(rows, DiskRows) and self.world.size > 1:
+            raise ValueError("a bank on disk is mined by one process, not by several that share the call")
+        if isinstance(rows, DiskRows) and dense:
+            raise ValueError(
+                "distances that are weighted, and relations by more than equality of labels, compare each row with "
+                "each, which a bank on disk does not: mine bank.load()"
+            )
         if dense and isinstance(index, ShardedIndex) and index.world.size > 1:
             raise ValueError(
                 f"{self.miner} looks at all rows at once, which index=ShardedIndex() leaves on their own processes: "
                 "leave index='auto' and pass world=, which gathers rows that fit"
             )
 
-    def joined(self, rows: Rows) -> Rows:
+    def joined(self, rows: AnyRows) -> AnyRows:
         """This process's rows with names numbered as on all, and ids that no other has."""
-        return rows if self.world.size == 1 else joined(rows, self.world, has_ids=True)
+        return rows if isinstance(rows, DiskRows) or self.world.size == 1 else joined(rows, self.world, has_ids=True)
 
-    def spread(self, rows: Rows, index: NeighborIndex, *, dense: bool) -> Spread:
+    def spread(self, rows: AnyRows, index: NeighborIndex, *, dense: bool) -> Spread:
         """The rows of all processes: gathered on each where they fit, else each with its owner."""
         world = self.world
-        if world.size == 1:
+        if isinstance(rows, DiskRows) or world.size == 1:
             return Spread(rows, 0, None if dense else Searched(rows, index), nullcontext())
         start = sum(world.gather_objects(len(rows))[: world.rank])
         placing = None if isinstance(index, ShardedIndex) else self._placed(rows)

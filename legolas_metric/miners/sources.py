@@ -15,6 +15,8 @@ from legolas_metric.bank import EmbeddingBank
 from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers
 from legolas_metric.datasets.labels import class_sizes
+from legolas_metric.disk.disk_rows import AnyRows, DiskRows, some_of
+from legolas_metric.disk.stored_bank import StoredBank
 from legolas_metric.geometry import chunks
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.index.placement import Placing
@@ -66,7 +68,7 @@ class Source:
     """
 
     names: Int64[Tensor, " q"]
-    rows: Rows | JointNames
+    rows: AnyRows | JointNames
     blocks: Iterator[Block]
     before: int = 0
     together: AbstractContextManager[object] = field(default_factory=nullcontext)
@@ -95,7 +97,7 @@ def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -
 
 
 def bank_source(
-    bank: EmbeddingBank,
+    bank: EmbeddingBank | StoredBank,
     anchors: ArrayLike | None,
     candidates: ArrayLike | None,
     index: NeighborIndex,
@@ -128,18 +130,18 @@ def bank_source(
                 f"the index has metric={index.metric!r}, the bank {bank.metric!r}: give both the same metric"
             )
         check_groups(bank.table, relation, "EmbeddingBank")
-        sharing.check(index, dense=dense)
+        sharing.check(bank.table, index, dense=dense)
         asked = anchor_rows(bank.table, anchors)
         kept = None if candidates is None else _named_rows(bank.table, candidates, "candidates")
     whole = sharing.joined(bank.table)
     rows, self_row = whole, asked
     if kept is not None:
-        rows = whole[kept]
+        rows = some_of(whole, kept)
         place, there = lookup(whole.ids[asked], rows.ids)
         self_row = torch.where(there, place, NO_ID)
     spread = sharing.spread(rows, index, dense=dense)
     self_row = torch.where(self_row >= 0, self_row + spread.start, NO_ID)
-    own, names = whole[asked], whole.ids[asked]
+    own, names = some_of(whole, asked), whole.ids[asked]
     assert own.labels is not None
     if relation is None or relation.compare is None:
         assert whole.labels is not None
@@ -148,7 +150,8 @@ def bank_source(
     if spread.search is not None:
         other_group = relation is not None and relation.positive_group == "other"
         relations = Classes.of(own, self_row, spread.rows, other_group=other_group)
-        blocks, found = index_blocks(own.__getitem__, spread.search, relations, len(own), every_positive), spread.rows
+        most = own.at_once if isinstance(own, DiskRows) else len(own)
+        blocks, found = index_blocks(own.__getitem__, spread.search, relations, most, every_positive), spread.rows
     else:
         found, self_row = _by_id(spread.whole, self_row)
         relations = Classes.of(own, self_row, found) if relation is None else Masks(own, found, self_row, relation)
@@ -201,13 +204,13 @@ def _usable(relations: Relations) -> tuple[Int64[Tensor, " m"] | None, int, int]
     return (positive & negative).nonzero()[:, 0], int((~positive).sum()), int((positive & ~negative).sum())
 
 
-def _named_rows(rows: Rows, ids: ArrayLike, name: str) -> Int64[Tensor, " m"]:
+def _named_rows(rows: AnyRows, ids: ArrayLike, name: str) -> Int64[Tensor, " m"]:
     """Ascending rows of ids."""
     given = as_integers(ids, None, name=name)
     return places_of(as_ids(given, len(given), of=name), rows.ids).sort().values
 
 
-def anchor_rows(rows: Rows, anchors: ArrayLike | None) -> Int64[Tensor, " q"]:
+def anchor_rows(rows: AnyRows, anchors: ArrayLike | None) -> Int64[Tensor, " q"]:
     """Ascending rows of the anchors asked for."""
     assert rows.labels is not None
     if anchors is None:
@@ -222,14 +225,14 @@ def anchor_rows(rows: Rows, anchors: ArrayLike | None) -> Int64[Tensor, " q"]:
     return asked
 
 
-def check_groups(rows: Rows, relation: LabelRelation | None, where: str) -> None:
+def check_groups(rows: AnyRows, relation: LabelRelation | None, where: str) -> None:
     """Raise where a relation compares groups that there are none of; `where` says what to pass them to."""
     if relation is not None and relation.needs_groups and rows.groups is None:
         raise ValueError(f"the relation compares groups, and there are none: pass groups to {where}")
 
 
 def refuse_hopeless(
-    labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: Rows | JointNames, chosen: bool
+    labels: Int64[Tensor, " n"], asked: Int64[Tensor, " q"], rows: AnyRows | JointNames, chosen: bool
 ) -> None:
     """Raise where no triplet exists at all, by the labels of all rows and of the anchors that are asked for.
 

@@ -86,7 +86,11 @@ class RunHistory:
         try:
             size = os.fstat(file).st_size
             cut = size > 0 and os.pread(file, 1, size - 1) != b"\n"  # a line that a crash left unfinished
-            os.write(file, (b"\n" if cut else b"") + line.encode() + b"\n")
+            left = (b"\n" if cut else b"") + line.encode() + b"\n"
+            while left:  # a full disk takes a part, and refuses the rest
+                left = left[os.write(file, left) :]
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write to {self.path}: {error.strerror}") from error
         finally:
             os.close(file)
 

@@ -32,10 +32,12 @@ def floors_of(bounds: Bounds | None, frame: Frame, like: Float32[Tensor, " n"]) 
 
 
 def ceiling_of(bounds: Bounds | None, frame: Frame) -> Ceiling | None:
-    """The ceilings of a window; None where there is none."""
+    """The ceilings of a window; None where there is none, or none that is finite."""
     if bounds is None:
         return None
     high = frame.score(bounds[0] if frame.sign < 0 else bounds[1])
+    if bool((high == torch.inf).all()):
+        return None
     return Ceiling(_moved(high, -1), _moved(high, 1))
 
 

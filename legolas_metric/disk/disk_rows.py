@@ -1,0 +1,147 @@
+"""The rows of a bank on disk as the miners and the indexes take them: what names them in memory, the rest on demand."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from legolas_metric.budgets import CACHE, rows_for
+from legolas_metric.disk.codes import Codes
+from legolas_metric.disk.container import Container
+from legolas_metric.geometry import chunks
+from legolas_metric.rows import Rows
+
+_NAMED = 128  # bytes a row in memory: label, id, group, and what is sorted and looked up by them
+_SHARE = 8  # of the memory that anchors may take beside what searches them
+
+
+class StoredTable:
+    """Embeddings on disk, which come by number: `table[rows]` is a float32 tensor, as `tensor[rows]` would be.
+
+    Args:
+        container: the file.
+        codes: of its rows, views of the file's map.
+        place: which of the rows, in this order; None: all.
+    """
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, container: Container, codes: Codes, place: Int64[Tensor, " m"] | None = None) -> None:
+        self._container, self._codes, self._place = container, codes, place
+        self.shape = torch.Size((len(codes) if place is None else len(place), codes.shape[1]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice | Int64[Tensor, "*b"]) -> Float32[Tensor, "*b d"]:
+        if self._place is not None:
+            part = self._place[part]
+        if isinstance(part, slice):
+            part = slice(*part.indices(len(self)))
+            count, shape, touched = max(0, part.stop - part.start), (), np.array([part.start, part.stop])
+        else:
+            shape, part = part.shape[:-1], part.flatten()
+            count, touched = len(part), part.numpy()
+        if not count:
+            return torch.empty(*shape, 0, self.shape[1])
+        self._check(touched, ranged=isinstance(part, slice))
+        out = torch.empty(count, self.shape[1])
+        for some in chunks(count, rows_for(CACHE, 16 * self.shape[1])):
+            at = slice(part.start + some.start, part.start + some.stop) if isinstance(part, slice) else part[some]
+            out[some] = self._codes[at]
+        self._container.release()
+        return out.view(*shape, -1, self.shape[1]) if shape else out
+
+    def view(self, place: Int64[Tensor, " m"]) -> "StoredTable":
+        """Some of the rows, still on disk."""
+        return StoredTable(self._container, self._codes, place if self._place is None else self._place[place])
+
+    def _check(self, rows: np.ndarray, *, ranged: bool) -> None:
+        for name, values in (("rows", self._codes.values), ("scale", self._codes.scale)):
+            if values is None:
+                continue
+            width = values[:1].numel() * values.dtype.itemsize
+            if ranged:
+                blocks = np.arange(rows[0] * width // CACHE, (rows[1] * width - 1) // CACHE + 1)
+            else:
+                first, last = rows * width // CACHE, (rows * width + width - 1) // CACHE
+                steps = range(int((last - first).max()) + 1)
+                blocks = np.unique(np.concatenate([np.minimum(first + step, last) for step in steps]))
+            self._container.check(name, blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRows:
+    """The rows of a bank on disk, all or some: `Rows` whose embeddings come when they are asked for.
+
+    Attributes:
+        embeddings: on disk; rows of it are tensors.
+        named: labels, ids and groups; its embeddings are zeros that take no memory.
+        longest: at least the largest norm.
+        memory_mb: what a search may take, in MiB.
+    """
+
+    embeddings: StoredTable
+    named: Rows
+    longest: float
+    memory_mb: int
+
+    @property
+    def labels(self) -> Int64[Tensor, " n"] | None:
+        """Of the rows."""
+        return self.named.labels
+
+    @property
+    def ids(self) -> Int64[Tensor, " n"]:
+        """Of the rows."""
+        return self.named.ids
+
+    @property
+    def groups(self) -> Int64[Tensor, " n"] | None:
+        """Of the rows."""
+        return self.named.groups
+
+    def __len__(self) -> int:
+        return len(self.named)
+
+    def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> Rows:
+        """Some of the rows, in memory."""
+        return replace(self._named(part), embeddings=self.embeddings[part])
+
+    def view(self, place: Int64[Tensor, " m"]) -> "DiskRows":
+        """Some of the rows, still on disk."""
+        return DiskRows(self.embeddings.view(place), self._named(place), self.longest, self.memory_mb)
+
+    def _named(self, part: slice | Int64[Tensor, " m"]) -> Rows:
+        labels, ids, groups = (None if of is None else of[part] for of in (self.labels, self.ids, self.groups))
+        assert ids is not None
+        names = self.named.label_names, self.named.group_names
+        return Rows(unread(len(ids), self.embeddings.shape[1]), labels, ids, groups, *names)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that are left for blocks of rows, and for what is found of them."""
+        return (self.memory_mb << 20) - _NAMED * len(self)
+
+    @property
+    def at_once(self) -> int:
+        """How many anchors are mined together."""
+        return rows_for(max(0, self.memory) // _SHARE, 8 * self.embeddings.shape[1] + 600)
+
+
+AnyRows = Rows | DiskRows
+"""Rows in memory, or on disk: both give `Rows` by number."""
+
+
+def some_of(rows: Any, place: Int64[Tensor, " m"]) -> Any:
+    """Some of the rows, where they are: in memory, or on disk."""
+    return rows.view(place) if isinstance(rows, DiskRows) else rows[place]
+
+
+def unread(n: int, d: int) -> Float32[Tensor, "n d"]:
+    """Zeros that stand for rows which are not in memory, and take none."""
+    return torch.zeros(1, 1).expand(n, d)

@@ -1,0 +1,209 @@
+"""Searching and mining a bank on disk gives, bit for bit, what the same rows in memory give, within its ceiling."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from oracles import neighbors
+from stored_cases import METRICS, STORAGES, small_bank, stored
+
+from legolas_metric import (
+    DistanceWeightedMiner,
+    EmbeddingBank,
+    ExactIndex,
+    FalseNegativeGuard,
+    FullHardMiner,
+    HardMiner,
+    LabelRelation,
+    MultiSimilarityMiner,
+    RandomMiner,
+    SemiHardMiner,
+    StoredBank,
+    StoredIndex,
+)
+from legolas_metric.index.stored_index import Plan
+
+WANTS = ("negative", "positive", "cross_group_positive", "any")
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Few queries against few rows at a time, whatever the memory."""
+    monkeypatch.setattr(Plan, "of", lambda rows, q, k: Plan(37, 33, 1))
+
+
+def window_of(rows, kind, generator):
+    """Bounds at similarities that occur, where ties and the edge itself matter; NaN for none."""
+    low, high = (torch.randn(len(rows), generator=generator).double() * 0.3 - shift for shift in (0.5, 0.0))
+    if kind == "euclidean":
+        low, high = low - 4, high - 3
+    low[::5], high[::7] = torch.nan, torch.nan
+    return torch.fmin(low, high), torch.fmax(low, high)
+
+
+@pytest.mark.parametrize(("metric", "storage"), list(zip(METRICS, STORAGES[::-1])))
+def test_searches_equal_those_in_memory(tmp_path, blocks, metric, storage):
+    found = stored(tmp_path, small_bank(metric, n=90), storage)
+    loaded = found.load()
+    index = ExactIndex(metric=metric).fit(loaded.embeddings, loaded.labels, ids=loaded.ids, groups=loaded.groups)
+    on_disk, window = StoredIndex(found), window_of(loaded.embeddings, metric, torch.Generator().manual_seed(5))
+    for want, k in zip(WANTS, (1, 4, 2, 200)):
+        for farthest, bounds in ((False, None), (True, None), (False, window), (True, window)):
+            asked = {"want": want, "farthest": farthest, "window": bounds}
+            mine, theirs = on_disk.self_join(k, **asked), index.self_join(k, **asked)
+            assert torch.equal(mine.ids, theirs.ids), (want, farthest, bounds is not None)
+            assert torch.equal(mine.similarities, theirs.similarities)
+    others = torch.randn(30, 12)
+    for known in ({}, {"labels": loaded.labels[:30], "ids": loaded.ids[:30], "groups": loaded.groups[:30]}):
+        want = "cross_group_positive" if known else "any"
+        mine, theirs = (one.search(others, 3, want=want, **known) for one in (on_disk, index))
+        assert torch.equal(mine.ids, theirs.ids)
+        assert torch.equal(mine.similarities, theirs.similarities)
+
+
+@pytest.mark.parametrize("want", WANTS)
+def test_searches_equal_the_oracle(tmp_path, monkeypatch, want):
+    monkeypatch.setattr(Plan, "of", lambda rows, q, k: Plan(25, 17, 1))
+    found = stored(tmp_path, small_bank(n=48, d=5), "int8")
+    loaded = found.load()
+    assert loaded.groups is not None
+    rows = [
+        (x.numpy(), int(label), int(name), int(group))
+        for x, label, name, group in zip(loaded.embeddings, loaded.labels, loaded.ids, loaded.groups)
+    ]
+    window = window_of(loaded.embeddings, "cosine", torch.Generator().manual_seed(0))
+    for bounds in (None, window):
+        ids, similarities = neighbors(rows, rows, 4, want=want, metric="cosine", window=bounds)
+        mine = StoredIndex(found).self_join(4, want=want, window=bounds)
+        np.testing.assert_array_equal(mine.ids.numpy(), ids)
+        np.testing.assert_array_equal(mine.similarities.numpy(), similarities)
+
+
+@pytest.mark.parametrize("precision", ["int16", "bfloat16", "float32"])
+def test_compiled_searches_equal_those_in_memory(tmp_path, monkeypatch, precision):
+    """Rows enough for the engine's tiles, clustered, so that blocks hold ties and floors that are known beforehand."""
+    generator = torch.Generator().manual_seed(2)
+    centres = torch.randn(30, 16, generator=generator).repeat_interleave(20, 0)
+    rows = centres + 0.3 * torch.randn(600, 16, generator=generator)
+    rows[300:320] = rows[:20]
+    bank = EmbeddingBank(rows, torch.arange(600) // 20, groups=torch.arange(600) % 3)
+    found = stored(tmp_path, bank, "int8")
+    loaded = found.load()
+    index = ExactIndex(precision=precision).fit(loaded.embeddings, loaded.labels, groups=loaded.groups)
+    monkeypatch.setattr(Plan, "of", lambda rows, q, k: Plan(300, 200, 16))
+    for farthest, want, k in ((False, "negative", 1), (False, "negative", 33), (True, "any", 3)):
+        mine = StoredIndex(found, precision=precision).self_join(k, want=want, farthest=farthest)
+        theirs = index.self_join(k, want=want, farthest=farthest)
+        assert torch.equal(mine.ids, theirs.ids)
+        assert torch.equal(mine.similarities, theirs.similarities)
+
+
+MINERS = {
+    "full hard": lambda: FullHardMiner(),
+    "semi-hard, all positives": lambda: SemiHardMiner(positive="all", margin=0.3),
+    "semi-hard, random": lambda: SemiHardMiner(margin=0.3, per_anchor=2, on_empty="hardest"),
+    "hard, guarded": lambda: HardMiner(guard=FalseNegativeGuard(relative=None, near_duplicate=0.05), ranks=(1, 5)),
+    "mixed": lambda: HardMiner(mix=0.5, seed=3),
+    "across groups": lambda: FullHardMiner(relation=LabelRelation(positive_group="other")),
+    "random": lambda: RandomMiner(seed=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the guard rejected")
+@pytest.mark.parametrize("name", MINERS)
+def test_miners_find_what_they_find_in_memory(tmp_path, blocks, monkeypatch, name):
+    metric, storage = ("dot", "float16") if "random" in name else ("cosine", "int8")
+    found = stored(tmp_path, small_bank(metric, n=90), storage)
+    loaded = found.load()
+    some = loaded.ids[loaded.labels != -1]
+    monkeypatch.setattr(type(found.table), "at_once", 23)
+    for asked in ({}, {"anchors": some[20:50], "candidates": loaded.ids[10:80]}):
+        mine, theirs = MINERS[name]().mine(found, **asked), MINERS[name]().mine(loaded, **asked)
+        for part in ("anchor", "positive", "negative", "s_ap", "s_an"):
+            assert torch.equal(getattr(mine, part), getattr(theirs, part)), part
+        told = ("anchors", "no_positive", "no_negative", "outside_window", "fallback", "filtered", "max_age")
+        assert [getattr(mine.stats, one) for one in told] == [getattr(theirs.stats, one) for one in told]
+
+
+def test_in_float32_it_is_the_bank_itself(tmp_path):
+    bank = small_bank()
+    mine, theirs = FullHardMiner().mine(stored(tmp_path, bank, "float32")), FullHardMiner().mine(bank)
+    assert torch.equal(mine.negative, theirs.negative)
+    assert (mine.stats.engine, mine.stats.recall) == ("stored", None)
+    pairs = [MultiSimilarityMiner().mine(one) for one in (stored(tmp_path, bank, "float32"), bank)]
+    assert torch.equal(pairs[0].negative, pairs[1].negative)
+
+
+def test_what_a_bank_on_disk_does_not_answer_is_told(tmp_path):
+    found = stored(tmp_path, small_bank(), "int8")
+    with pytest.raises(ValueError, match=r"mine bank\.load\(\)"):
+        DistanceWeightedMiner().mine(found)
+    with pytest.raises(ValueError, match="the index has metric='dot', the bank 'cosine'"):
+        FullHardMiner(index=ExactIndex(metric="dot")).mine(found)
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        StoredIndex(found).self_join(0)
+    with pytest.raises(ValueError, match="queries has 5 dimensions"):
+        StoredIndex(found).search(torch.ones(2, 5), 1)
+
+
+def test_too_little_memory_is_told_with_what_is_enough(tmp_path):
+    bank = EmbeddingBank(torch.randn(3000, 64), torch.arange(3000) // 4)
+    path = stored(tmp_path, bank, "float16").path
+    with pytest.raises(ValueError, match=r"memory_mb=1 is too little .* memory_mb=") as told:
+        StoredIndex(StoredBank(path, memory_mb=1)).self_join(1)
+    enough = int(str(told.value).split("memory_mb=")[-1].split()[0])
+    found = StoredIndex(StoredBank(path, memory_mb=enough)).self_join(1)
+    assert found.stats.details["blocks"] > 2
+    assert torch.equal(found.ids, StoredIndex(StoredBank(path)).self_join(1).ids)
+
+
+MEASURE = """
+import resource, sys, torch
+from legolas_metric import *
+def peak():
+    return int(next(l.split()[1] for l in open("/proc/self/status") if l.startswith("VmHWM"))) << 10
+generator = torch.Generator().manual_seed(0)
+few = EmbeddingBank(torch.randn(3000, 64), torch.arange(3000) // 4)
+FullHardMiner().mine(StoredBank.write(sys.argv[1] + "small", few, storage="int8"), anchors=range(10))
+n = 80_000
+before = peak()
+blocks = (torch.randn(4000, 64, generator=generator) for _ in range(n // 4000))
+bank = StoredBank.write(sys.argv[1], blocks, torch.arange(n) // 4, storage="int8", memory_mb=32)
+mined = FullHardMiner().mine(bank, anchors=range(500))
+print(peak() - before, len(mined))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_writing_and_mining_stay_below_the_ceiling(tmp_path):
+    """20 MB in float32, 5 MB on disk: written and mined within 32 MiB, of which names are 10."""
+    code = [sys.executable, "-c", MEASURE, str(tmp_path / "bank")]
+    done = subprocess.run(code, capture_output=True, text=True, check=True, timeout=300)
+    used, mined = map(int, done.stdout.split())
+    assert mined == 500
+    assert used < 32 << 20
+
+
+def test_searches_of_several_threads_are_those_of_one(tmp_path):
+    bank = small_bank(n=400)
+    found = stored(tmp_path, bank, "int8")
+    index = ExactIndex().fit(bank.embeddings, bank.labels, ids=bank.ids)
+    asked = [(k, want) for k in (1, 4) for want in ("negative", "positive", "any")]
+    alone = {one: [each.self_join(one[0], want=one[1]).ids for each in (StoredIndex(found), index)] for one in asked}
+    fresh, differing = StoredBank(found.path), []
+
+    def work(turn: int) -> None:
+        for place in range(len(asked)):
+            one = asked[(turn + place) % len(asked)]
+            ids = [each.self_join(one[0], want=one[1]).ids for each in (StoredIndex(fresh), index)]
+            differing.extend(one for mine, theirs in zip(ids, alone[one]) if not torch.equal(mine, theirs))
+
+    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not differing
