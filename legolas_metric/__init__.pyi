@@ -39,6 +39,7 @@ from .decisions.trial_lists import FoldAccuracy as FoldAccuracy
 from .decisions.trial_lists import TrialList as TrialList
 from .decisions.trial_lists import accuracy_over_folds as accuracy_over_folds
 from .decisions.trial_lists import read_trials as read_trials
+from .disk.stored_bank import StoredBank as StoredBank
 from .doctor.diagnosis import Diagnosis as Diagnosis
 from .doctor.diagnosis import diagnose as diagnose
 from .doctor.examination import Examination as Examination
@@ -113,7 +114,6 @@ from .runs.run_settings import RunSettings as RunSettings
 from .samplers.neighbor_pk import NeighborPKSampler as NeighborPKSampler
 from .samplers.pk import PKSampler as PKSampler
 from .samplers.triplet_sampler import TripletSampler as TripletSampler
-from .disk.stored_bank import StoredBank as StoredBank
 from .training.batches import WithIds as WithIds
 from .training.best_weights import BestWeights as BestWeights
 from .training.best_weights import WeightsFile as WeightsFile

@@ -94,8 +94,7 @@ class Miner:
     ) -> Triplets:
         """Mine the whole bank, of one process or of several.
 
-        Peak memory above the bank: what the index says of itself, 64 bytes a triplet, and some 200 MB of blocks. A bank
-        on disk is mined within its own ceiling, see `StoredBank`.
+        Peak memory above the bank: the index's, 64 bytes a triplet, 200 MB of blocks; a `StoredBank` has its ceiling.
 
         Of several processes each hands in a bank of its own rows, and gets the triplets of its own anchors: those that
         one process finds with all rows, in order of rank. The rows are gathered on each process where they fit the

@@ -130,7 +130,7 @@ def shared(
 ) -> Sharing:
     """The processes that share a call to mine: those of the index, where it is one of several, else those given."""
     if memory_mb is not None:
-        check_number("memory_mb", memory_mb, above=0)
+        check_number("memory_mb", memory_mb, above=0.0)
     if isinstance(miner.index, ShardedIndex):
         world = miner.index.world
     return Sharing(world, type(miner).__name__, candidates, memory_mb, needs_all)

@@ -43,7 +43,7 @@ class Holding:
 
     def __init__(self, embedder: Embedder, memory_mb: float | int | None, history: RunHistory | None) -> None:
         if memory_mb is not None:
-            check_number("memory_mb", memory_mb, above=0)
+            check_number("memory_mb", memory_mb, above=0.0)
         self.embedder, self.memory_mb, self.history = embedder, memory_mb, history
         self.join(ALONE)
 
