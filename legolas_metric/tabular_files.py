@@ -92,7 +92,7 @@ def _plain(column: Any) -> ArrayLike:
         return column
     entries: list[Any] = [None if entry in ("", None) else entry for entry in column]
     if entries and all(_is_integer(one) for one in entries):
-        return np.array([int(one) for one in entries], dtype=np.int64)
+        return np.array([int(str(one)) for one in entries], dtype=np.int64)
     out = np.empty(len(entries), dtype=object)
     out[:] = entries
     return out
