@@ -1,4 +1,4 @@
-"""How much memory a blockwise pass may hold: three budgets, named once, and the bound of archives.
+"""How much memory a blockwise pass may hold: named once, and the bound of archives.
 
 A pass over a table too large to be held at once goes block by block; `rows_for` says how many rows a block has.
 """
@@ -11,6 +11,9 @@ BLOCK = 64 << 20
 
 WORKSPACE = 256 << 20
 """Bytes of the large tables of a search: tiles of scores, candidates, reference rows."""
+
+PAIRS = 2 << 20
+"""Pairs that a plain scan compares at once: larger blocks leave the cache, and come from fresh pages each time."""
 
 UNPACKED = 1 << 30
 """Bytes from which on an archive must not unpack to many times its own size."""

@@ -303,8 +303,7 @@ def choose(
            that there is nothing to choose among classes; what varies within a class is the difficulty.
         2. a chance (p - 1) / (C - 1) >= 0.3 to meet the nearest class in a random batch: `pk_supcon`.
         3. noise >= 0.05: `pk_supcon` with a temperature of 0.1, since near classes and hard pairs then are mistakes.
-        4. else `near`.
-    In 2 to 4, too, positives come from other groups where most classes have several.
+        4. else `near`. In 2 to 4, too, positives come from other groups where most classes have several.
 
     Args:
         labels: [n] of the training set, integers or names; -1 is unlabelled.
@@ -334,26 +333,18 @@ def choose(
     classes = len(values[values >= 0].unique())
     if classes < 2:
         raise ValueError(f"a recipe needs at least 2 classes to tell apart, got {classes}")
-    p = min(batch_size // k, classes)
-    chance = (p - 1) / (classes - 1)
+    chance = ((p := min(batch_size // k, classes)) - 1) / (classes - 1)
     across = places is not None and _share_in_several(values, places) > 0.5
     several = "; most classes have several groups, so positives come from others than their anchors" if across else ""
     here = f"a random batch of {p} of {classes} classes holds the nearest class with chance {chance:.2f}"
     if chance >= SEEN_ALREADY:
-        return _because(pk_supcon(distinct_groups=across), f"{here}: it shows what a look would show{several}", k)
+        return replace(pk_supcon(distinct_groups=across), why=f"{here}: it shows what a look would show{several}", k=k)
     if noise >= NOISY:
         why = f"{noise:.0%} of the labels are wrong, and the nearest of other classes are the first to be{several}"
-        return _because(pk_supcon(temperature=0.1, distinct_groups=across), why, k)
-    return _because(near(distinct_groups=across), f"{here} only: near classes are looked for{several}", k)
-
-
-def _because(recipe: Recipe, why: str, k: int) -> Recipe:
-    return replace(recipe, why=why, k=k)
+        return replace(pk_supcon(temperature=0.1, distinct_groups=across), why=why, k=k)
+    return replace(near(distinct_groups=across), why=f"{here} only: near classes are looked for{several}", k=k)
 
 
 def _share_in_several(labels: torch.Tensor, groups: torch.Tensor) -> float:
-    """Share of the classes that have rows of more than one group."""
-    kept = labels >= 0
-    pairs = torch.stack([labels[kept], groups.to(labels.device)[kept]], 1).unique(dim=0)
-    counts = pairs[:, 0].unique(return_counts=True)[1]
-    return float((counts > 1).float().mean())
+    pairs = torch.stack([labels, groups.to(labels.device)], 1)[labels >= 0].unique(dim=0)
+    return float((pairs[:, 0].unique(return_counts=True)[1] > 1).float().mean())

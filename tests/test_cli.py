@@ -61,7 +61,17 @@ OPTIONS = {
     "compare": {"--metric", "--over", "--same-space", *PROTOCOL, *SHARED},
     "diagnose": {"--untrained", *SHARED},
     "warm-up": {"--json"},
-    "export": {"--out", "--fold", "--back-end", "--threshold-far", "--gallery", "--onnx", "--tolerance"},
+    "export": {
+        "--out",
+        "--fold",
+        "--back-end",
+        "--threshold-far",
+        "--gallery",
+        "--onnx",
+        "--tolerance",
+        "--calibration",
+        "--score-norm",
+    },
     "identify": {"--gallery", "--k", "--engine", "--format", "--json"},
     "mine": {
         "--labels",

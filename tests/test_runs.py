@@ -79,7 +79,7 @@ def test_the_log_is_what_the_screen_showed(arrays, tmp_path, capsys):
         "Versions: python",
         "| untrained |",
         "Kept: epoch 1",
-        "Report:",
+        "Wrote ",
     ):
         assert said in shown
         assert said in log

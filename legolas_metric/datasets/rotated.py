@@ -65,7 +65,11 @@ class RotatedClasses(Dataset[tuple[Tensor, int]]):
         return torch.rot90(self.inputs[own], turn, (-2, -1)), label
 
     def repeated(self, groups: ArrayLike) -> Int64[Tensor, " m"]:
-        """Groups of the n pictures, for the 4 n turned ones."""
+        """Groups of the n pictures, for the 4 n turned ones.
+
+        Raises:
+            TypeError: no groups.
+        """
         given = as_groups(groups, len(self.inputs), of="the data set")
         if given is None:
             raise TypeError("groups must be one for each picture, got None")

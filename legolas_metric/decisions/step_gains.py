@@ -39,6 +39,8 @@ class StepGain:
         >>> from legolas_metric import StepGain
         >>> StepGain.__slots__[:3]
         ('rank_at_1', 'map_at_r', 'eer')
+
+    Source: ours.
     """
 
     rank_at_1: Difference
@@ -62,6 +64,8 @@ class StepsCompared:
         >>> from legolas_metric import StepsCompared
         >>> StepsCompared.__slots__[-1]
         'steps'
+
+    Source: ours.
     """
 
     ranking: RankingReport = field(repr=False)

@@ -22,7 +22,7 @@ from legolas_metric.signatures import typed
 
 
 class StoredBank:
-    """A bank in a file, of which no more is in memory than is being read. Ours.
+    """A bank in a file, of which no more is in memory than is being read.
 
     Written by `write` (of a bank, or of blocks of rows), by `encode` (an encoder's rows go straight to disk) and by
     `refresh`. A file is written beside the old one and renamed: old or new, never a mix, also where the writer is
@@ -54,6 +54,8 @@ class StoredBank:
         ...     mined = FullHardMiner().mine(stored, anchors=range(20))
         >>> len(mined), stored.error < 0.02
         (20, True)
+
+    Source: ours.
     """
 
     @typed

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.budgets import BLOCK, rows_for
+from legolas_metric.budgets import BLOCK, PAIRS, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.geometry import chunks
 from legolas_metric.index.admissible import admissible, admissible_pairs
@@ -27,7 +27,6 @@ _UNIT = 2.0**-24  # half a unit in the last place of float32
 _TINY = 2.0**-120  # what flushed denormals can add up to, on rows scaled to norms of at most 1
 _NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
 _SMALL_CLASS = 64  # rows; classes up to this size are compared pair by pair
-_BLOCK = 2**21  # pairs of a block on a processor: larger ones leave its cache, and come from fresh pages each time
 _LANES = 4  # times k
 _LOWEST = torch.finfo(torch.float32).min  # below all scores, above those of pairs that may not be
 _SCREENED, _COMPARED = 24, 96  # bytes that a pair takes at most while it is screened, and while it is compared
@@ -55,7 +54,7 @@ def scan(
     place, there = lookup(queries.ids, rows.ids)
     itself = torch.where(there, place, NO_ID)
     found = []
-    pairs = workspace // _SCREENED if y.is_cuda else min(workspace // _SCREENED, _BLOCK)
+    pairs = workspace // _SCREENED if y.is_cuda else min(workspace // _SCREENED, PAIRS)
     for part in chunks(len(queries), rows_for(pairs, len(rows))):
         own, own_bounds = queries[part], part_of(bounds, part)
         x, a_x, norm_x = _screened(own.embeddings, scale, centre, metric)

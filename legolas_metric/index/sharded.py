@@ -155,6 +155,9 @@ class ShardedIndex:
         """`search` of queries that are checked and prepared already, within a meeting of the processes.
 
         Block by block: every process's queries to all, all answers to the owner, who merges them.
+
+        Raises:
+            ValueError: what the rows of all cannot answer, on every process.
         """
         world = self.world
         with world.together("searching a sharded index"):

@@ -75,6 +75,9 @@ class StoredIndex:
         bank: on disk.
         precision: see `ExactIndex`.
 
+    Raises:
+        ValueError: another precision.
+
     Example:
         >>> import torch
         >>> from pathlib import Path
@@ -85,6 +88,8 @@ class StoredIndex:
         ...     bank = StoredBank.write(Path(folder) / "bank", EmbeddingBank(rows, [0, 0, 1, 1]), storage="int8")
         ...     StoredIndex(bank).self_join(1, want="negative").ids.flatten().tolist()
         [2, 2, 1, 1]
+
+    Source: ours.
     """
 
     @typed

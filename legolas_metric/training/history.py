@@ -79,7 +79,11 @@ class RunHistory:
         self.write("end", why=why, best_epoch=best_epoch, values=values or {})
 
     def write(self, kind: str, **entries: Any) -> None:
-        """Add a line, whole: in one call to the system, after the end of a line."""
+        """Add a line, whole: in one call to the system, after the end of a line.
+
+        Raises:
+            OSError: what the system did not take, with the file's name.
+        """
         line = json.dumps({"kind": kind, "time": time.time()} | _plain(entries), ensure_ascii=False, allow_nan=False)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)

@@ -60,12 +60,11 @@ class GlobalMining(L.Callback):
         monitor: the logged metric that a schedule's `Plateau` looks at, such as "rank_at_1" of `ValidationMonitor`.
             Until it is logged no epoch counts, which is warned of; `patience` outlasts the epochs between validations.
         ids, groups, metric: as `EmbeddingBank`.
-        embed_batch_size, collate_fn, num_workers, pin_memory, persistent_workers: how the data set is read, see
+        embed_batch_size, collate_fn, num_workers, pin_memory, persistent_workers, memory_mb: see
             `MiningLoop`. `num_workers` serves embedding, and is the default of `loader`.
         progress: show a bar while embedding, unless the Trainer shows one.
         history: a `RunHistory` or its path (default: `history.jsonl` in the folder of the Trainer's logger, or in a
             `default_root_dir` of its own); False for none.
-        memory_mb: what bank and mining may take on a process, see `MiningLoop`.
 
     Raises:
         TypeError, ValueError: settings out of bounds, when constructed.

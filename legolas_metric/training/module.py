@@ -125,8 +125,9 @@ class MetricLearner(L.LightningModule):
             batch_size=len(labels),
             sync_dist=True,
         )
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log("lr", rate, on_step=False, on_epoch=True, batch_size=len(labels))
+        if self._trainer is not None:  # a step that is taken by hand has none
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.log("lr", rate, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 
     def _joint(self, triplets: Triplets, embeddings: Tensor, labels: Tensor, ids: Tensor) -> tuple[Any, Tensor, Tensor]:
