@@ -15,6 +15,13 @@ def _importable(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
 
 
+def trial(recipe: str, **changes):
+    from benchmarks.recipes.trial import Trial
+
+    settings = {"head": True, "rate": 2e-3, "value": 0.05, "steps": 10, "seed": 0, "p": 8}
+    return Trial(task="clinc", recipe=recipe, **(settings | changes))
+
+
 def test_shares_by_person_against_counting_by_hand():
     from benchmarks.recipes.persons import by_person, error_rates
     from legolas_metric import ScoreNorm

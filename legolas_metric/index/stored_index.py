@@ -131,7 +131,11 @@ class StoredIndex:
         return self.answer(self.rows, k, want, farthest, window)
 
     def answer(self, own: AnyRows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
-        """`search` of queries that are checked and prepared already, or on disk."""
+        """`search` of queries that are checked and prepared already, or on disk.
+
+        Raises:
+            ValueError: what the rows cannot answer, or too little memory.
+        """
         check_request(own.named if isinstance(own, DiskRows) else own, self.rows.named, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)
         rows = self.rows
