@@ -157,7 +157,7 @@ def test_a_terminal_that_waits_is_told_what_for(monkeypatch):
         ("legolas_metric.cli.comparison.paired_differences", ("compare", "untrained.npz", "untrained.npz")),
         (
             "legolas_metric.evaluation.decision.drawn_rates",
-            ("verify", "untrained.npz", "--threshold-far", "0.1", "--apply", "epoch-1.npz"),
+            ("verify", "untrained.npz", "--threshold-far", "0.1", "--apply", "others.npz"),
         ),
         ("legolas_metric.report.write_page", ("probe", "untrained.npz", "--html", "page.html")),
         ("legolas_metric.files.write_named", ("mine", "untrained.npz", "--out", "triplets.npz")),
@@ -183,6 +183,8 @@ def test_whatever_takes_seconds_is_told_of(call, folder, monkeypatch, slow, comm
         def isatty(self):
             return True
 
+    held = np.load("untrained.npz")
+    np.savez("others.npz", embeddings=held["embeddings"][::-1], labels=held["labels"][::-1])
     screen = Terminal()
     monkeypatch.setattr(slow, slowly)
     monkeypatch.setattr(sys, "stderr", screen)
