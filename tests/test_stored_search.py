@@ -24,7 +24,9 @@ from legolas_metric import (
     StoredBank,
     StoredIndex,
 )
+from legolas_metric.distributed import World
 from legolas_metric.index.stored_index import Plan
+from legolas_metric.miners.sharing import Sharing
 
 WANTS = ("negative", "positive", "cross_group_positive", "any")
 
@@ -141,6 +143,10 @@ def test_what_a_bank_on_disk_does_not_answer_is_told(tmp_path):
     found = stored(tmp_path, small_bank(), "int8")
     with pytest.raises(ValueError, match=r"mine bank\.load\(\)"):
         DistanceWeightedMiner().mine(found)
+    with pytest.raises(ValueError, match="has a ceiling of its own"):
+        FullHardMiner().mine(found, memory_mb=64)
+    with pytest.raises(ValueError, match="one process, not by several"):
+        Sharing(World(rank=0, size=2)).check(found.table, ExactIndex(), dense=False)
     with pytest.raises(ValueError, match="the index has metric='dot', the bank 'cosine'"):
         FullHardMiner(index=ExactIndex(metric="dot")).mine(found)
     with pytest.raises(ValueError, match="k must be at least 1"):

@@ -109,7 +109,7 @@ class Miner:
                 queries, the gallery of probes; of several processes this one's.
             step: the encoder's step, from which the bank's age is counted (default: that of its newest row).
             world: the processes that share the call, `World.current(averages_gradients=False)`; all of them make it.
-            memory_mb: what rows and searches may take on a process, in MiB (default: an equal part of what is free).
+            memory_mb: of several processes, what each may take, in MiB (default: an equal part of what is free).
 
         Returns:
             Triplets by id, ordered by the anchor's row, and what fell short in `stats`.

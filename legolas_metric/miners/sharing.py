@@ -69,6 +69,10 @@ class Sharing:
         """Refuse rows that stay with their owners, or on disk, to a miner that looks at all of them at once."""
         if isinstance(rows, DiskRows) and self.world.size > 1:
             raise ValueError("a bank on disk is mined by one process, not by several that share the call")
+        if isinstance(rows, DiskRows) and self.memory_mb is not None:
+            raise ValueError(
+                "a bank on disk has a ceiling of its own: StoredBank(path, memory_mb=...), not mine(memory_mb=)"
+            )
         if isinstance(rows, DiskRows) and dense:
             raise ValueError(
                 "distances that are weighted, and relations by more than equality of labels, compare each row with "
