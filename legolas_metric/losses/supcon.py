@@ -52,7 +52,7 @@ def supcon_loss(
         1.9459
     """
     given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, gather)
-    return _mean(prepare(given), temperature, form, workspace_mb)[0]
+    return _mean(prepare(given, once=workspace_mb is not None), temperature, form, workspace_mb)[0]
 
 
 class SupConLoss(nn.Module):
@@ -146,7 +146,7 @@ class SupConLoss(nn.Module):
             ValueError: NaN, inf or a row of zeros; a record of ids without the batch's `ids`; what does not fit.
         """
         given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, self.gather)
-        batch = prepare(given)
+        batch = prepare(given, once=self.workspace_mb is not None)
         mean, sums = _mean(batch, self.temperature, self.form, self.workspace_mb)
         return (mean, loss_detail(batch, sums)) if detail else mean
 

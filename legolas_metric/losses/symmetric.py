@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from legolas_metric.geometry import product
-from legolas_metric.losses.pair_masks import ByLabel
+from legolas_metric.geometry import chunks, product
+from legolas_metric.losses.pair_masks import ByLabel, Runs
 from legolas_metric.losses.terms import Sums, Terms, refuse_second_derivative
 
 _ROWS = 256
@@ -43,7 +43,10 @@ class PairSums(Protocol):
     """A loss by its two sums."""
 
     def weigh(self, s: Float[Tensor, "b v"], column: Int64[Tensor, "b p"], some: Float[Tensor, "b p"]) -> Positives:
-        """Overwrite similarities by E, whatever it makes of a row with itself; `some` is 1 at positives, else 0."""
+        """Overwrite similarities by E, whatever it makes of a row with itself; `some` is 1 at positives, else 0.
+
+        Where it is 0, `column` may name a positive once more, or the row itself.
+        """
         ...
 
     def finish(self, z: Float[Tensor, " n"], p: Float[Tensor, " n"], count: Float[Tensor, " n"]) -> Finished:
@@ -55,7 +58,7 @@ class _Strip(NamedTuple):
     rows: slice
     column: Int64[Tensor, "b p"]
     e: Float[Tensor, "b v"]
-    slope: Float[Tensor, "b p"]
+    positives: Positives
 
 
 def symmetric_sums(
@@ -73,23 +76,24 @@ class _Symmetric(torch.autograd.Function):
         n = len(y)
         recording = recording and ctx.needs_input_grad[0]
         keep = recording and n * (n + _ROWS) // 2 * y.element_size() <= workspace
-        z, p = y.new_zeros(2, n).unbind()
+        z, p = y.new_zeros(2, n)
         kept = []
-        for rows, column, some in relation.strips(_ROWS):
-            e = product(y[rows], y[rows.start :])
-            q, slope = loss.weigh(e, column, some.to(y.dtype))
-            e.diagonal().zero_()
+        runs = relation.runs()
+        for strip in _strips(y, runs, loss):
+            rows, column, e, (q, _) = strip
             # Each pair of a strip belongs to the sum of its row and, beyond the strip's own square, of its column.
-            b = len(column)
             z[rows].add_(e.sum(1))
-            z[rows.stop :].add_(e[:, b:].sum(0))
             p[rows].add_(q.sum(1))
-            p.index_add_(0, (column + rows.start).view(-1), q.masked_fill(column < b, 0.0).view(-1))
+            if rows.stop < n:
+                b = len(column)
+                z[rows.stop :].add_(e[:, b:].sum(0))
+                if runs.reach(rows) > rows.stop:
+                    p.index_add_(0, (column + rows.start).view(-1), q.masked_fill(column < b, 0.0).view(-1))
             if keep:
-                kept.append(_Strip(rows, column, e, slope))
-        terms, a, b = loss.finish(z, p, relation.counts().to(y.dtype))
+                kept.append(strip)
+        terms, a, b = loss.finish(z, p, (runs.length - 1).to(y.dtype))
         if recording:
-            strips = kept if keep else _strips_again(y, relation, loss)
+            strips = kept if keep else _strips(y, runs, loss)
             largest = weights.amax().clamp_min(torch.finfo(y.dtype).tiny)  # a alone may be as large as exp(80)
             share = weights / largest
             ctx.save_for_backward(_derivative(y, strips, a * share, b * share), largest)
@@ -104,20 +108,26 @@ class _Symmetric(torch.autograd.Function):
         return derivative * (largest * grads[0]), None, None, None, None, None
 
 
-def _strips_again(y: Tensor, relation: ByLabel, loss: PairSums) -> Iterator[_Strip]:
-    for rows, column, some in relation.strips(_ROWS):
+def _strips(y: Tensor, runs: Runs, loss: PairSums) -> Iterator[_Strip]:
+    for rows in chunks(len(y), _ROWS):
+        column, some = runs.strip(rows)
         e = product(y[rows], y[rows.start :])
-        slope = loss.weigh(e, column, some.to(y.dtype)).slope
+        positives = loss.weigh(e, column, some.to(y.dtype))
         e.diagonal().zero_()
-        yield _Strip(rows, column, e, slope)
+        yield _Strip(rows, column, e, positives)
 
 
 def _derivative(y: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Tensor:
-    out = torch.zeros_like(y)
-    for rows, column, e, slope in strips:
+    """H y, in place of the strips' E; what a strip adds to later rows is summed with the rows for columns.
+
+    As the right side of a product, a strip is read as it lies; turned into its left side it would be copied there.
+    """
+    parts, later = [], None
+    for rows, column, e, (_, slope) in strips:
         e.mul_(a[rows, None] + a[rows.start :])
-        e.scatter_(1, column, e.gather(1, column).addcmul_(slope, b[rows, None] + b[rows.start :][column]))
-        out[rows].add_(product(e, y[rows.start :].T))
+        e.scatter_add_(1, column, (b[rows, None] + b[rows.start :].take(column)).mul_(slope))
+        parts.append(product(e, y[rows.start :].T))
         if rows.stop < len(y):
-            out[rows.stop :].add_(product(e[:, len(column) :].contiguous().T, y[rows].T))
-    return out
+            later = y.new_zeros(y.shape[1], len(y)) if later is None else later
+            later[:, rows.stop :].add_(product(y[rows].T, e[:, len(column) :].contiguous().T))
+    return parts[0] if later is None else torch.cat(parts).add_(later.T)
