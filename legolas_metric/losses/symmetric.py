@@ -62,24 +62,39 @@ class _Strip(NamedTuple):
 
 
 def symmetric_sums(
-    y: Float[Tensor, "n d"], weights: Float[Tensor, " n"], relation: ByLabel, loss: PairSums, *, workspace_mb: int
+    x: Float[Tensor, "n d"],
+    scale: float | Float[Tensor, ""],
+    weights: Float[Tensor, " n"],
+    relation: ByLabel,
+    loss: PairSums,
+    *,
+    workspace_mb: int,
 ) -> Sums:
-    """Sum the terms of all anchors, each times its anchor's weight; similarities are y y^T, in the relation's order."""
-    return Sums(*_Symmetric.apply(y, weights, relation, loss, workspace_mb << 20, torch.is_grad_enabled()))
+    """Sum the terms of all anchors, each times its weight; similarities are `scale` x x^T, in the relation's order."""
+    if isinstance(scale, Tensor):  # it has a gradient of its own
+        x, scale = x * scale.sqrt(), 1.0
+    return Sums(*_Symmetric.apply(x, scale, weights, relation, loss, workspace_mb << 20, torch.is_grad_enabled()))
 
 
 class _Symmetric(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, weights: Tensor, relation: ByLabel, loss: PairSums, workspace: int, recording: bool
+        ctx: Any,
+        x: Tensor,
+        scale: float,
+        weights: Tensor,
+        relation: ByLabel,
+        loss: PairSums,
+        workspace: int,
+        recording: bool,
     ) -> tuple[Tensor, ...]:
-        n = len(y)
+        n = len(x)
         recording = recording and ctx.needs_input_grad[0]
-        keep = recording and n * (n + _ROWS) // 2 * y.element_size() <= workspace
-        z, p = y.new_zeros(2, n)
+        keep = recording and n * (n + _ROWS) // 2 * x.element_size() <= workspace
+        z, p = x.new_zeros(2, n)
         kept = []
         runs = relation.runs()
-        for strip in _strips(y, runs, loss):
+        for strip in _strips(x, scale, runs, loss):
             rows, column, e, (q, _) = strip
             # Each pair of a strip belongs to the sum of its row and, beyond the strip's own square, of its column.
             z[rows].add_(e.sum(1))
@@ -91,12 +106,12 @@ class _Symmetric(torch.autograd.Function):
                     p.index_add_(0, (column + rows.start).view(-1), q.masked_fill(column < b, 0.0).view(-1))
             if keep:
                 kept.append(strip)
-        terms, a, b = loss.finish(z, p, (runs.length - 1).to(y.dtype))
+        terms, a, b = loss.finish(z, p, (runs.length - 1).to(x.dtype))
         if recording:
-            strips = kept if keep else _strips(y, runs, loss)
-            largest = weights.amax().clamp_min(torch.finfo(y.dtype).tiny)  # a alone may be as large as exp(80)
-            share = weights / largest
-            ctx.save_for_backward(_derivative(y, strips, a * share, b * share), largest)
+            strips = kept if keep else _strips(x, scale, runs, loss)
+            largest = weights.amax().clamp_min(torch.finfo(x.dtype).tiny)  # a alone may be as large as exp(80)
+            share = weights * scale / largest
+            ctx.save_for_backward(_derivative(x, strips, a * share, b * share), largest)
         value, *counts = (torch.stack(terms) @ weights).unbind()
         ctx.mark_non_differentiable(*counts)
         return value, *counts
@@ -105,20 +120,20 @@ class _Symmetric(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
         derivative, largest = ctx.saved_tensors
-        return derivative * (largest * grads[0]), None, None, None, None, None
+        return derivative * (largest * grads[0]), None, None, None, None, None, None
 
 
-def _strips(y: Tensor, runs: Runs, loss: PairSums) -> Iterator[_Strip]:
-    for rows in chunks(len(y), _ROWS):
+def _strips(x: Tensor, scale: float, runs: Runs, loss: PairSums) -> Iterator[_Strip]:
+    for rows in chunks(len(x), _ROWS):
         column, some = runs.strip(rows)
-        e = product(y[rows], y[rows.start :])
-        positives = loss.weigh(e, column, some.to(y.dtype))
+        e = product(x[rows] if scale == 1 else x[rows] * scale, x[rows.start :])
+        positives = loss.weigh(e, column, some.to(x.dtype))
         e.diagonal().zero_()
         yield _Strip(rows, column, e, positives)
 
 
-def _derivative(y: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Tensor:
-    """H y, in place of the strips' E; what a strip adds to later rows is summed with the rows for columns.
+def _derivative(x: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Tensor:
+    """H x, in place of the strips' E; what a strip adds to later rows is summed with the rows for columns.
 
     As the right side of a product, a strip is read as it lies; turned into its left side it would be copied there.
     """
@@ -126,8 +141,8 @@ def _derivative(y: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Te
     for rows, column, e, (_, slope) in strips:
         e.mul_(a[rows, None] + a[rows.start :])
         e.scatter_add_(1, column, (b[rows, None] + b[rows.start :].take(column)).mul_(slope))
-        parts.append(product(e, y[rows.start :].T))
-        if rows.stop < len(y):
-            later = y.new_zeros(y.shape[1], len(y)) if later is None else later
-            later[:, rows.stop :].add_(product(y[rows].T, e[:, len(column) :].contiguous().T))
+        parts.append(product(e, x[rows.start :].T))
+        if rows.stop < len(x):
+            later = x.new_zeros(x.shape[1], len(x)) if later is None else later
+            later[:, rows.stop :].add_(product(x[rows].T, e[:, len(column) :].contiguous().T))
     return parts[0] if later is None else torch.cat(parts).add_(later.T)
