@@ -146,3 +146,24 @@ def test_flat_rows_and_small_searches_are_not_turned():
     assert not axes.may_pay(flat, frame, 10**9)
     assert axes.may_pay(few, frame, 10**9)
     assert not axes.may_pay(few, frame, 3000)
+
+
+def test_as_many_axes_as_pay():
+    """None where all pairs stay open, where another dtype takes all of d faster, or where there are too few."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(300, 64, generator=generator) * torch.arange(1, 65) ** -1.0)
+    frame = choose_frame([rows], "cosine", farthest=False)
+    directions = axes.principal_axes(rows, frame)
+    heads, some = [axes.heads_of(rows, frame, directions)], torch.arange(300)
+
+    def count(floor: float, lead: float) -> int | None:
+        level = torch.full((300,), floor)
+        sample = axes.Sample(level, level + math.inf, torch.ones(300, 300, dtype=torch.bool), some, some)
+        return axes.fewer_axes(heads, sample, frame, 10**12, 64, (1.0, lead))
+
+    assert count(2.0, 1.0) == 16
+    assert count(2.0, 4.0) is None
+    assert count(-2.0, 1.0) is None
+    assert count(0.9, 1.0) in (16, 32)
+    assert not axes.may_pay(rows[:, :31], frame, 10**9)
+    assert axes.may_pay(rows[:, :32], frame, 10**9)
