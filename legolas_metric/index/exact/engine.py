@@ -31,7 +31,7 @@ class ExactIndex(RowIndex):
         plain scan:      4 n d + max(2 workspaces, 120 n)
         compiled loops:  8 (n + q) d + q (16 k + 28 (2 k + room) + 150) + 2 MiB a thread
 
-    for n rows and q queries that are not the rows; 12 for 8 where they are screened along principal axes; k is clipped
+    for n rows and q queries that are not the rows; 16 for 8 where they are screened along principal axes; k is clipped
     to n. The room is 32 candidates, in a window up to 384 as long as all of them fit 256 MiB.
 
     Raises:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float32, Float64, Int16, Int32, Shaped
+from jaxtyping import Float, Float32, Float64, Int16, Int32, Int64, Shaped
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
@@ -75,13 +75,21 @@ class Heads:
 
     Attributes:
         part: [n, m], a = P^T X rounded to float32.
+        term: [n], the term a, rounded.
+        norm: [n], at least |X|.
         lost: [n], at least |a - part| + |D| |a|.
         tail: [n], at least |t|.
     """
 
     part: Float32[Tensor, "n m"]
+    term: Float32[Tensor, " n"]
+    norm: Float64[Tensor, " n"]
     lost: Float32[Tensor, " n"]
     tail: Float32[Tensor, " n"]
+
+    def part_of(self, rows: Int64[Tensor, " q"]) -> "Heads":
+        """Those of some rows."""
+        return Heads(self.part[rows], self.term[rows], self.norm[rows], self.lost[rows], self.tail[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,7 @@ class Table:
     Attributes:
         left, right: [p, e], the row as the left and as the right factor of a product. In int16 they are packed for the
             processor, pairs of factors side by side: [p / h, pairs, h, 2] and [p / w, pairs, w, 2] for a
-            micro-tile of h x w.
+            micro-tile of h x w; or not, where pairs are looked at one by one.
         offset: [p], the term a in units of an integer score; empty in other dtypes, where it rides along.
         norm: at least |x'| and |X|, of the whole row.
         residual: |X - x'|, measured; of heads |a - x'|, with what else they lose.
@@ -158,8 +166,13 @@ def with_steps(frame: Frame, tables: list[Float32[Tensor, "_ d"]], heads: Sequen
     )
 
 
-def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, heads: Heads | None = None) -> Table:
-    """Round rows, or their heads, to the dtype and measure what that cost."""
+def make_table(
+    rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, heads: Heads | None = None, *, packed: bool = True
+) -> Table:
+    """Round rows, or their heads, to the dtype and measure what that cost.
+
+    Heads are rounded to int16. Integers are packed for the micro-tile where nothing else is asked.
+    """
     n, d = rows.shape if heads is None else heads.part.shape
     whole = dtype == torch.int16
     unit = 1 / frame.steps**2 if whole else 1.0
@@ -204,7 +217,7 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, h
     more = 1 + 2.0**-23 * (rows.shape[1] + 4)  # than these norms, in float32
     residual = residual * more + (2.0**-22 * norm if frame.additive else 0)
     norm = norm * more + residual
-    if whole:
+    if whole and packed:
         left, right = _packed(left, right)
     return Table(n, left, right, offset, norm, residual, term, lost * more, raw * more, tail, unit)
 
