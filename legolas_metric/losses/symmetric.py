@@ -117,10 +117,10 @@ class _Symmetric(torch.autograd.Function):
         return value, *counts
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
         derivative, largest = ctx.saved_tensors
-        return derivative * (largest * grads[0]), None, None, None, None, None, None
+        return derivative * (largest * grad), None, None, None, None, None, None
 
 
 def _strips(x: Tensor, scale: float, runs: Runs, loss: PairSums) -> Iterator[_Strip]:
