@@ -10,6 +10,7 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_integers, as_tensor
 from legolas_metric.geometry import tie_distance
+from legolas_metric.lookup import inverse
 from legolas_metric.losses.terms import refuse_second_derivative
 from legolas_metric.rows import answered_by_a_scaler, as_labels, check_norms, warn_of_overflow
 
@@ -54,26 +55,29 @@ def unit_rows(
             check_norms(rows.detach().float(), least, most, name=name, metric="cosine", ids=None)
     norm = norm.to(dtype)
     norm = norm.masked_fill(norm <= max(_LEAST_NORM, torch.finfo(rows.dtype).tiny), torch.inf)
-    if order is not None:
-        wide, norm = wide.index_select(0, order), norm.index_select(0, order)
-    return _UnitRows.apply(wide, norm) if once else wide / norm
+    if once:
+        return _UnitRows.apply(wide, norm, order)
+    x = wide / norm
+    return x if order is None else x.index_select(0, order)
 
 
 class _UnitRows(torch.autograd.Function):
-    """Rows over their norms, whose derivative is (g - x <x, g>) / |row|: at once, where autograd takes it apart."""
+    """Rows over their norms, in an order; the derivative, (g - x <x, g>) / |row|, at once: autograd takes it apart."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, norm: Tensor) -> Tensor:
-        x = rows / norm
-        ctx.save_for_backward(x, norm)
+    def forward(ctx: Any, rows: Tensor, norm: Tensor, order: Tensor | None) -> Tensor:
+        x = rows / norm if order is None else rows.index_select(0, order).div_(norm.index_select(0, order))
+        ctx.save_for_backward(x, norm, order)
         return x
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
-        x, norm = ctx.saved_tensors
-        along = (grads[0] * x).sum(1, keepdim=True)
-        return torch.addcmul(grads[0], x, along, value=-1).div_(norm), None
+        x, norm, order = ctx.saved_tensors
+        back = torch.addcmul(grad, x, (grad * x).sum(1, keepdim=True), value=-1)
+        if order is not None:
+            back = back.index_select(0, inverse(order))
+        return back.div_(norm), None, None
 
 
 def settled(s: Float[Tensor, "*b"], dtype: torch.dtype) -> Float[Tensor, "*b"]:

@@ -145,7 +145,7 @@ class ByLabel:
         """Of a sorted batch against itself: where each anchor's class lies; unlabelled rows are alone in theirs."""
         start, length = runs_of(self.labels, self.labels)
         own = torch.arange(len(start), device=start.device)
-        if int(self.labels[0]) == UNLABELLED:
+        if int(self.labels[0]) == UNLABELLED:  # they may be many, and have no positives
             unlabelled = slice(0, int(length[0]))
             start[unlabelled], length[unlabelled] = own[unlabelled], 1
         return Runs(start, length, own - start, torch.arange(1, int(length.max()), device=start.device))

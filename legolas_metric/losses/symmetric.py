@@ -90,10 +90,11 @@ class _Symmetric(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         n = len(x)
         recording = recording and ctx.needs_input_grad[0]
-        keep = recording and n * (n + _ROWS) // 2 * x.element_size() <= workspace
         z, p = x.new_zeros(2, n)
         kept = []
         runs = relation.runs()
+        a_row = (n + _ROWS) // 2 * x.element_size() + len(runs.others) * (8 + x.element_size())  # E; columns and slopes
+        keep = recording and n * a_row <= workspace
         for strip in _strips(x, scale, runs, loss):
             rows, column, e, (q, _) = strip
             # Each pair of a strip belongs to the sum of its row and, beyond the strip's own square, of its column.
@@ -108,7 +109,8 @@ class _Symmetric(torch.autograd.Function):
                 kept.append(strip)
         terms, a, b = loss.finish(z, p, (runs.length - 1).to(x.dtype))
         if recording:
-            strips = kept if keep else _strips(x, scale, runs, loss)
+            # Of what is kept the short strips first: in what they leave there is room for the work on the long ones.
+            strips = (kept.pop() for _ in range(len(kept))) if keep else _strips(x, scale, runs, loss)
             largest = weights.amax().clamp_min(torch.finfo(x.dtype).tiny)  # a alone may be as large as exp(80)
             share = weights * scale / largest
             ctx.save_for_backward(_derivative(x, strips, a * share, b * share), largest)
@@ -117,10 +119,10 @@ class _Symmetric(torch.autograd.Function):
         return value, *counts
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
         derivative, largest = ctx.saved_tensors
-        return derivative * (largest * grads[0]), None, None, None, None, None, None
+        return derivative * (largest * grad), None, None, None, None, None, None
 
 
 def _strips(x: Tensor, scale: float, runs: Runs, loss: PairSums) -> Iterator[_Strip]:
@@ -133,16 +135,15 @@ def _strips(x: Tensor, scale: float, runs: Runs, loss: PairSums) -> Iterator[_St
 
 
 def _derivative(x: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Tensor:
-    """H x, in place of the strips' E; what a strip adds to later rows is summed with the rows for columns.
+    """H x, in place of the strips' E; what they add to later rows is summed with the rows for columns.
 
     As the right side of a product, a strip is read as it lies; turned into its left side it would be copied there.
     """
-    parts, later = [], None
+    out, later = torch.empty_like(x), x.new_zeros(x.shape[1], len(x)) if len(x) > _ROWS else None
     for rows, column, e, (_, slope) in strips:
         e.mul_(a[rows, None] + a[rows.start :])
         e.scatter_add_(1, column, (b[rows, None] + b[rows.start :].take(column)).mul_(slope))
-        parts.append(product(e, x[rows.start :].T))
-        if rows.stop < len(x):
-            later = x.new_zeros(x.shape[1], len(x)) if later is None else later
+        out[rows] = product(e, x[rows.start :].T)
+        if later is not None and rows.stop < len(x):
             later[:, rows.stop :].add_(product(x[rows].T, e[:, len(column) :].contiguous().T))
-    return parts[0] if later is None else torch.cat(parts).add_(later.T)
+    return out if later is None else out.add_(later.T)
