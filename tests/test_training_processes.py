@@ -1,12 +1,14 @@
 """Global mining on several processes equals one process on the joint batches; all processes hold the same."""
 
 import time
+from unittest.mock import patch
 
 import lightning as L
 import process_runs
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+import torch.multiprocessing as mp
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from process_runs import EPOCHS, JOINT, SETTINGS, SHARDED, STEPS, run_plain, under_lightning
 from processes import FORKS, free_port, start
 
@@ -50,10 +52,16 @@ def four(tmp_path_factory):
     return many(tmp_path_factory.mktemp("four"), 4)
 
 
+def forked(*given, start_method, start_processes=mp.start_processes, **more):
+    """What Lightning starts its processes with, but in forks of the server: all that they get is sent to them alike."""
+    return start_processes(*given, start_method="forkserver", **more)
+
+
 @pytest.fixture(scope="module")
 def spawned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spawned")
-    under_lightning(folder, 2, DDPStrategy(start_method="forkserver"))  # as "ddp_spawn", but for what starts them
+    with patch.object(mp, "start_processes", forked):
+        under_lightning(folder, 2, "ddp_spawn")
     return folder
 
 
