@@ -109,8 +109,7 @@ class _Symmetric(torch.autograd.Function):
                 kept.append(strip)
         terms, a, b = loss.finish(z, p, (runs.length - 1).to(x.dtype))
         if recording:
-            # Of what is kept the short strips first: in what they leave there is room for the work on the long ones.
-            strips = (kept.pop() for _ in range(len(kept))) if keep else _strips(x, scale, runs, loss)
+            strips = kept if keep else _strips(x, scale, runs, loss)
             largest = weights.amax().clamp_min(torch.finfo(x.dtype).tiny)  # a alone may be as large as exp(80)
             share = weights * scale / largest
             ctx.save_for_backward(_derivative(x, strips, a * share, b * share), largest)
@@ -135,15 +134,16 @@ def _strips(x: Tensor, scale: float, runs: Runs, loss: PairSums) -> Iterator[_St
 
 
 def _derivative(x: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Tensor:
-    """H x, in place of the strips' E; what they add to later rows is summed with the rows for columns.
+    """H x, in place of the strips' E; what a strip adds to later rows is summed with the rows for columns.
 
     As the right side of a product, a strip is read as it lies; turned into its left side it would be copied there.
     """
-    out, later = torch.empty_like(x), x.new_zeros(x.shape[1], len(x)) if len(x) > _ROWS else None
+    parts, later = [], None
     for rows, column, e, (_, slope) in strips:
         e.mul_(a[rows, None] + a[rows.start :])
         e.scatter_add_(1, column, (b[rows, None] + b[rows.start :].take(column)).mul_(slope))
-        out[rows] = product(e, x[rows.start :].T)
-        if later is not None and rows.stop < len(x):
+        parts.append(product(e, x[rows.start :].T))
+        if rows.stop < len(x):
+            later = x.new_zeros(x.shape[1], len(x)) if later is None else later
             later[:, rows.stop :].add_(product(x[rows].T, e[:, len(column) :].contiguous().T))
-    return out if later is None else out.add_(later.T)
+    return parts[0] if later is None else torch.cat(parts).add_(later.T)
