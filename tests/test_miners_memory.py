@@ -16,7 +16,7 @@ FullHardMiner()(*rows(64, 8)); SemiHardMiner().mine(EmbeddingBank(*rows(64, 8)))
 print(peak() - before, size)
 """
 CASES = {
-    # 600 rows of two classes: 180,000 pairs; once 0.9 GB. benchmarks/test_miners.py has two million
+    # 600 rows of two classes: 180,000 pairs; at 1,000 rows once 2.6 GB. benchmarks/test_miners.py has two million
     "every positive of a bank": (
         "x, y = rows(600, 2); bank = EmbeddingBank(x, y); before = peak()\n"
         "size = len(SemiHardMiner(positive='all').mine(bank))",
