@@ -21,7 +21,7 @@ from legolas_metric.geometry import chunks, product
 from legolas_metric.index.admissible import admissible_pairs, forbid
 from legolas_metric.index.blocks import at_least, kth_best, pairs_of
 from legolas_metric.index.interface import Want
-from legolas_metric.index.top_k import Bounds, best_pairs
+from legolas_metric.index.top_k import Best, Bounds, best_pairs
 from legolas_metric.lookup import lookup, runs_of
 from legolas_metric.rows import NO_ID, Rows
 
@@ -45,10 +45,14 @@ def scan(
     farthest: bool = False,
     bounds: Bounds | None = None,
     workspace_mb: int = 256,
+    best: Best = best_pairs,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """The k best admissible rows of each query and their similarities, exactly, for any want and window.
 
     Memory beside the rows, a scaled copy of them and the answer: 2 workspaces, or 120 bytes a row where that is more.
+
+    Args:
+        best: compares the pairs that are left exactly.
     """
     k, asked = min(k, len(rows)), k  # more than there are
     scale, centre = _frame(queries, rows, metric)
@@ -68,7 +72,7 @@ def scan(
         for some in _few_at_once(mask, workspace // _COMPARED):
             limits, (query, row) = part_of(own_bounds, some), pairs_of(mask[some])
             x_some = own.embeddings[some]
-            found.append(best_pairs(x_some, rows, query, row, k, metric=metric, farthest=farthest, bounds=limits))
+            found.append(best(x_some, rows, query, row, k, metric=metric, farthest=farthest, bounds=limits))
     ids, values = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found))
     if asked == k:
         return ids, values
@@ -108,6 +112,7 @@ def scan_classes(
     farthest: bool = False,
     bounds: Bounds | None = None,
     workspace_mb: int = 256,
+    best: Best = best_pairs,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """`scan` for rows of the query's own class, looking at that class only unless classes are few."""
     assert queries.labels is not None
@@ -117,7 +122,15 @@ def scan_classes(
     size[queries.labels == UNLABELLED] = 0
     if _SCREENED_ALIKE * int(size.sum()) > len(queries) * len(rows):
         return scan(
-            queries, rows, k, want=want, metric=metric, farthest=farthest, bounds=bounds, workspace_mb=workspace_mb
+            queries,
+            rows,
+            k,
+            want=want,
+            metric=metric,
+            farthest=farthest,
+            bounds=bounds,
+            workspace_mb=workspace_mb,
+            best=best,
         )
     ids = queries.ids.new_full((len(queries), k), NO_ID)
     values = rows.embeddings.new_full((len(queries), k), -torch.inf)
@@ -128,7 +141,7 @@ def scan_classes(
         first = (size[part].cumsum(0) - size[part]).repeat_interleave(size[part])
         row = order[torch.arange(len(query), device=part.device) - first + start[part][query]]
         kept = admissible_pairs(want, own, rows, query, row)
-        ids[part], values[part] = best_pairs(
+        ids[part], values[part] = best(
             own.embeddings, rows, query[kept], row[kept], k, metric=metric, farthest=farthest, bounds=own_bounds
         )
     for label in queries.labels[size > _SMALL_CLASS].unique().tolist():
@@ -143,6 +156,7 @@ def scan_classes(
             farthest=farthest,
             bounds=part_of(bounds, part),
             workspace_mb=workspace_mb,
+            best=best,
         )
     return ids, values
 

@@ -3,24 +3,25 @@
 Letters: t pairs, q queries, n rows, d dimensions.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import WIDE, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.compiled.jit import arrays
-from legolas_metric.compiled.row_metrics import METRICS
-from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.lookup import turns
 from legolas_metric.rows import NO_ID, Rows
 
 _SORTED = 4096  # queries whose pairs are sorted together, so that memory stays small
-_INSERTED = 64  # neighbours up to which each candidate is put in its place: beyond, they are sorted
 
 Bounds = tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]
 """A window: the bounds low < s < high of each query, infinite where there is none."""
+
+Best = Callable[..., tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]]
+"""A function that takes and gives what `best_pairs` does."""
 
 
 def exact_similarities(
@@ -49,10 +50,6 @@ def best_pairs(
     bounds: Bounds | None,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """The k best of some pairs (query, row) that lie inside the windows; queries ascend."""
-    from legolas_metric.index.exact.loops import MINING
-
-    if k <= _INSERTED and MINING.worth(x.device, 0.0):
-        return _best_compiled(x, rows, query, row, k, metric, farthest, bounds)
     ids, similarities = [], []
     for part in chunks(max(1, len(x)), _SORTED):
         first, last = torch.searchsorted(query, torch.tensor([part.start, part.stop], device=query.device)).tolist()
@@ -65,41 +62,6 @@ def best_pairs(
         ids.append(best[0])
         similarities.append(best[1])
     return torch.cat(ids), torch.cat(similarities)
-
-
-def _best_compiled(
-    x: Float32[Tensor, "q d"],
-    rows: Rows,
-    query: Int64[Tensor, " t"],
-    row: Int64[Tensor, " t"],
-    k: int,
-    metric: Metric,
-    farthest: bool,
-    bounds: Bounds | None,
-) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    """The same, query by query."""
-    from legolas_metric.index.exact.passes import best_of_pairs
-
-    found = torch.empty(len(x), k, dtype=torch.int64), x.new_empty(len(x), k)
-    first = torch.zeros(len(x) + 1, dtype=torch.int64)
-    torch.cumsum(torch.bincount(query, minlength=len(x)), 0, out=first[1:])
-    none = torch.empty(0, dtype=torch.float64)
-
-    def work(part: slice) -> None:
-        low, high = (none, none) if bounds is None else (bound[part] for bound in bounds)
-        pairs = first[part.start : part.stop + 1]
-        best_of_pairs(
-            *arrays(x[part], rows.embeddings, rows.ids, pairs, row, low, high),
-            -1 if farthest else 1,
-            METRICS.index(metric),
-            *arrays(found[0][part], found[1][part]),
-        )
-
-    if len(x) <= _SORTED:  # threads would cost more
-        work(slice(0, len(x)))
-    else:
-        in_threads(work, chunks(len(x), _SORTED // 4))
-    return found
 
 
 def inside_window(

@@ -24,11 +24,12 @@ from legolas_metric.index.exact.axes import (
 from legolas_metric.index.exact.certificate import certify
 from legolas_metric.index.exact.job import Job, Screened, Whole
 from legolas_metric.index.exact.processor import sweep, tile_size
+from legolas_metric.index.exact.ranking import best_compiled
 from legolas_metric.index.exact.seeds import seeded_floors
 from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.interface import Want
-from legolas_metric.index.top_k import Bounds, best_pairs
+from legolas_metric.index.top_k import Bounds
 from legolas_metric.rows import Rows
 
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
@@ -280,7 +281,7 @@ def _rerank(
     problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
 ) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
     """The k best of the surviving pairs, by the exact similarity; anchors ascend."""
-    return best_pairs(
+    return best_compiled(
         problem.anchors.embeddings,
         problem.rows,
         anchor,
