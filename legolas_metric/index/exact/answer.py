@@ -15,10 +15,10 @@ from torch import Tensor
 
 from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
+from legolas_metric.index.exact.comparing import best_compiled
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.index.exact.loops import MINING, plain_seconds
 from legolas_metric.index.exact.precision import Precision, has_int16, require_int16, screening_dtype
-from legolas_metric.index.exact.ranking import best_compiled
 from legolas_metric.index.exact.requests import Request, arrange
 from legolas_metric.index.exact.solve import Problem, Solution, solve
 from legolas_metric.index.top_k import Best, best_pairs

@@ -22,9 +22,9 @@ from legolas_metric.index.exact.axes import (
     spread_places,
 )
 from legolas_metric.index.exact.certificate import certify
+from legolas_metric.index.exact.comparing import best_compiled
 from legolas_metric.index.exact.job import Job, Screened, Whole
 from legolas_metric.index.exact.processor import sweep, tile_size
-from legolas_metric.index.exact.ranking import best_compiled
 from legolas_metric.index.exact.seeds import seeded_floors
 from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
