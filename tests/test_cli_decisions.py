@@ -1,11 +1,10 @@
 """`verify --threshold-far RATE --apply OTHER`, thresholds in tables and JSON, the grid."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import python
 
 from legolas_metric import DecisionRule, evaluate_verification
 
@@ -23,9 +22,7 @@ def folder(tmp_path_factory):
 
 
 def command(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "legolas_metric", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return python("-m", "legolas_metric", *arguments, cwd=folder)
 
 
 def test_a_threshold_is_tried_on_other_people(folder):

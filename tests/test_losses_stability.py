@@ -2,12 +2,11 @@
 
 import math
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 from loss_ways import WAYS
+from processes import python
 from torch.autograd import gradcheck, gradgradcheck
 
 from legolas_metric import BankLoss, EmbeddingBank, HardMiner
@@ -243,8 +242,7 @@ for loss, arguments, settings in [
 
 def test_compiles_without_graph_breaks():
     """In a process of its own: the type checks of the tests are not for the compiler."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = python("-c", COMPILED, check=True)
     assert len(done.stdout.split()) == 6
 
 

@@ -8,8 +8,8 @@ from typing import no_type_check
 import numpy as np
 
 from legolas_metric.compiled import avx2 as microtile
+from legolas_metric.compiled.avx2 import COLUMNS, ROWS
 from legolas_metric.compiled.jit import compiled, inlined
-from legolas_metric.compiled.panels import PANELS
 from legolas_metric.compiled.pointers import pointer, shifted
 from legolas_metric.compiled.row_loops import AHEAD, decisive, fetch_row, product
 from legolas_metric.index.exact.buffers import raise_floors, take
@@ -27,7 +27,6 @@ from legolas_metric.index.exact.layout import (
     WINDOWED,
 )
 
-ROWS, COLUMNS = PANELS
 GROUP = 48  # float scores that are compared with what is needed before any is looked at
 _LOWEST = np.int32(-(2**31))
 
@@ -152,7 +151,7 @@ def sweep_first_tile(
     """The same as `sweep_tile` for the first tile of its rows: raises their floors before any score is looked at."""
     groups = 0
     pairs, height, width = left.shape[1], row_errors.shape[0], column_errors.shape[0]
-    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.uint16)
+    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.int64)
     bases = (
         *(left.ctypes.data, right.ctypes.data, row_terms.ctypes.data, column_terms.ctypes.data),
         *(rows.ctypes.data, columns.ctypes.data, found.ctypes.data, masks.ctypes.data),
@@ -169,7 +168,7 @@ def sweep_first_tile(
         groups += look_at_strip(
             strip, row, anchors, slots, place, rows, row_errors, columns, column_errors, scale, whole
         )
-    return groups + 0 * int(masks[0])  # which must live so long
+    return groups + 0 * masks[0]  # which must live so long
 
 
 @compiled
@@ -177,11 +176,11 @@ def sweep_first_tile(
 def sweep_tile(
     left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale, whole
 ):
-    """Candidates among the integer scores of a tile, rows packed by sixes, columns by sixteens; groups looked at."""
+    """Candidates among the integer scores of a tile, packed for its micro-tiles; groups looked at."""
     windowed = scale[WINDOWED]
     groups = 0
     pairs, height, width = left.shape[1], row_errors.shape[0], column_errors.shape[0]
-    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.uint16)
+    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.int64)
     bases = (
         *(left.ctypes.data, right.ctypes.data, row_terms.ctypes.data, column_terms.ctypes.data),
         *(rows.ctypes.data, columns.ctypes.data, found.ctypes.data, masks.ctypes.data),
@@ -206,8 +205,8 @@ def sweep_tile(
             if not (microtile.windowed(where) if windowed else microtile.plain(where)):
                 continue
             for line in range(ROWS):
-                mask = int(masks[line])
-                groups += mask > 0
+                mask = masks[line]
+                groups += mask != 0
                 while mask:
                     one = microtile.lowest(mask)
                     mask &= mask - 1

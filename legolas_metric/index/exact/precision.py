@@ -1,7 +1,7 @@
 """Which dtype to screen in: asked of the processor, by products of a few milliseconds.
 
-- int16: pairs of products at a time on processors with AVX2, twice as fast as float32 there; exact sums, and the
-  sharpest bound. In compiled loops only.
+- int16: pairs of products at a time on processors with AVX2 or AVX-512, twice as fast as float32 there; exact sums,
+  and the sharpest bound. In compiled loops only.
 - bfloat16: where there are matrix units for it (AMX, GPUs).
 - float32: everywhere.
 """
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from legolas_metric.compiled.jit import runs_compiled
-from legolas_metric.compiled.panels import PANELS
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.index.exact.layout import ANCHOR, NO_WHOLE
 
@@ -48,7 +47,7 @@ def has_int16(device: torch.device) -> bool:
         return False
     from legolas_metric.compiled import avx2 as microtile
 
-    return microtile.has_products()
+    return microtile.HAS_PRODUCTS
 
 
 @cache
@@ -74,6 +73,7 @@ def _seconds_of(dtype: torch.dtype, device: str) -> float:
 
 def _integer_product() -> Callable[[], None]:
     """A tile in which nothing is found."""
+    from legolas_metric.compiled.avx2 import PANELS
     from legolas_metric.index.exact import passes as kernels
 
     left, right = (np.ones((_SIZE // panel, _COLUMNS // 2, panel, 2), np.int16) for panel in PANELS)

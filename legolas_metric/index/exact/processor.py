@@ -20,7 +20,7 @@ from legolas_metric.index.exact.job import Job, Screened, Work
 from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, NO_WHOLE, REACHED
 from legolas_metric.rows import NO_ID
 
-_TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
+_TILES = (960, 480, 240, 96, 48)  # rows of a tile: of micro-tiles
 _SIDE = CACHE // 8  # bytes of one side of a tile
 _SHARES = 4  # of rows for each thread, at least
 _ROOM, _WINDOWED_ROOM = 32, 384  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
