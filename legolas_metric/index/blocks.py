@@ -24,8 +24,6 @@ def at_least(score: Float32[Tensor, "q n"], floor: Float32[Tensor, "q 1"]) -> Bo
 
 def kth_best(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     """The k-th largest score of each query."""
-    if k == 1:
-        return score.amax(1, keepdim=True)
     if score.is_cuda:
         return score.topk(k, 1).values[:, -1:]
     return torch.from_numpy(np.partition(score.numpy(), -k, 1)[:, -k, None])

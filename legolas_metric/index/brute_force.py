@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.budgets import BLOCK, PAIRS, rows_for
+from legolas_metric.budgets import BLOCK, PAIRS, WIDE, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.geometry import chunks, product
 from legolas_metric.index.admissible import admissible_pairs, forbid
@@ -248,12 +248,19 @@ def _candidates(
 
 def _floor(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     """No more than the k-th best score of each query, and seldom much less: the k-th of the maxima of lanes."""
+    if k == 1:
+        return score.amax(1, keepdim=True)
+    q, n = score.shape
     lanes = _LANES * k
-    deep = score.shape[1] // lanes
-    if k > 1 and deep > 1:
-        maxima = score[:, : deep * lanes].unflatten(1, (deep, lanes)).amax(1)
-        score = torch.cat([maxima, score[:, deep * lanes :]], 1)
-    return kth_best(score, k)
+    deep = n // lanes
+    floors = []
+    for part in chunks(q, q if score.is_cuda else rows_for(WIDE, n)):  # what is copied stays in cache
+        some = score[part]
+        if deep > 1:
+            maxima = some[:, : deep * lanes].unflatten(1, (deep, lanes)).amax(1)
+            some = torch.cat([maxima, some[:, deep * lanes :]], 1)
+        floors.append(kth_best(some, k))
+    return torch.cat(floors)
 
 
 def _finite(bound: Float32[Tensor, "q 1"]) -> Float32[Tensor, "q 1"]:

@@ -26,7 +26,7 @@ from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID
 
-_SMALL = 2**21  # pairs; below, the plain scan is faster than setting the engine up
+_SMALL = 1_500_000  # pairs; below, the plain scan is faster than setting the engine up
 _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class
 
 
