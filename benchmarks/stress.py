@@ -12,6 +12,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import random
 import shutil
@@ -28,6 +29,7 @@ import torch
 
 from legolas_metric import FullHardMiner, SemiHardMiner, StoredBank, StoredIndex, SupConLoss
 from legolas_metric.files import write_json
+from legolas_metric.index.exact import MINING
 from legolas_metric.outputs import whole_file
 from legolas_metric.training import MiningLoop, RunHistory
 
@@ -213,6 +215,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.set_num_threads(1)  # a process with threads must not fork
+    MINING.worth(torch.device("cpu"), math.inf)  # or numba, some 60 MB, would come when searches had taken long enough
     chance, counts, resident = random.Random(asked.seed), Counter[str](), []
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
@@ -248,12 +251,14 @@ def main() -> None:
             if has_disk:
                 subprocess.run(["umount", str(small)], check=False)
     tenth = max(1, len(resident) // 10)
-    first, last = (sum(part) / tenth for part in (resident[:tenth], resident[-tenth:]))
+    tenths = [sum(part) / len(part) for at in range(0, len(resident), tenth) if (part := resident[at : at + tenth])]
+    first, last = tenths[0], sum(resident[-tenth:]) / tenth
     report = {
         "minutes": round((time.monotonic() - start) / 60, 1),
         "small disk": has_disk,
         **counts,
-        "memory_mb": {"first tenth": round(first), "last tenth": round(last), "most": round(max(resident))},
+        "memory_mb of each tenth": [round(mean) for mean in tenths],
+        "most": round(max(resident)),
     }
     print(json.dumps(report, indent=1))
     assert counts["rounds equal"] == counts["rounds"] > 0

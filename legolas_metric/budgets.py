@@ -6,6 +6,10 @@ A pass over a table too large to be held at once goes block by block; `rows_for`
 CACHE = 4 << 20
 """Bytes that stay in a processor's cache: for passes that read a block several times."""
 
+WIDE = 2**16
+"""Numbers in float64 at once, where rows of float32 are widened: larger tables come from fresh pages each time, which
+cost more than the sums."""
+
 BLOCK = 64 << 20
 """Bytes of a block that is read once or twice, and of the temporaries beside it."""
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
-from legolas_metric.geometry import chunks, merge_directions, prepare
+from legolas_metric.geometry import merge_directions, row_norms, unit_rows
 from legolas_metric.lookup import lookup
 from legolas_metric.names import Known, Names, as_named, known_by
 
@@ -147,7 +146,7 @@ def as_embeddings(
         ValueError: not 2-D, empty, NaN or inf (also after the cast to float32), or zero rows under cosine.
     """
     rows = as_float_rows(embeddings, name=name)
-    check_norms(rows, *_norm_range(rows), name=name, metric=metric, ids=ids)
+    check_norms(rows, *_range_of(row_norms(rows)), name=name, metric=metric, ids=ids)
     return rows
 
 
@@ -225,11 +224,9 @@ def warn_of_overflow(rows: Tensor, name: str, what: str) -> None:
     )
 
 
-def _norm_range(rows: Float[Tensor, "n d"]) -> tuple[float, float]:
-    """The least and the largest norm of rows, in float64: finite of finite rows, and 0 of zeros alone."""
-    parts = chunks(len(rows), rows_for(BLOCK, 8 * rows.shape[1]))  # a norm in float64 copies what it reads
-    norms = [torch.linalg.vector_norm(rows[part], dim=1, dtype=torch.float64) for part in parts]
-    least, most = torch.cat(norms).aminmax()
+def _range_of(norms: Float64[Tensor, " n"]) -> tuple[float, float]:
+    """The least and the largest norm of rows: finite of finite rows, and 0 of zeros alone."""
+    least, most = norms.aminmax()
     return float(least), float(most)
 
 
@@ -324,5 +321,6 @@ def as_prepared(
     With `wide`, float64 stays float64.
     """
     rows = as_float_rows(embeddings, name=name, wide=wide)
-    check_norms(rows, *_norm_range(rows), name=name, metric=metric, ids=ids)
-    return prepare(rows, metric)
+    unit, norms = unit_rows(rows) if metric == "cosine" else (rows, row_norms(rows))
+    check_norms(rows, *_range_of(norms), name=name, metric=metric, ids=ids)
+    return unit

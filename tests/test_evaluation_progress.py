@@ -5,8 +5,9 @@ import sys
 
 import pytest
 import torch
+from tqdm import tqdm
 
-from legolas_metric import evaluate_ranking, evaluate_verification
+from legolas_metric import EmbeddingBank, evaluate_ranking, evaluate_verification
 from legolas_metric.evaluation import progress
 
 
@@ -38,3 +39,15 @@ def test_long_passes_are_seen_on_a_terminal_alone(monkeypatch, threads):
             assert seen[1:] == ["", ""]
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_bar_that_is_not_shown_waits_for_nobody(monkeypatch):
+    """tqdm's lock is shared with forked processes: one that is killed while it holds it stops all others for ever."""
+
+    def refuse(*_):
+        raise AssertionError("taken")
+
+    monkeypatch.setattr(tqdm, "get_lock", refuse)
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    bank = EmbeddingBank.encode(torch.nn.Identity(), x, labels=torch.arange(30) // 3, progress=False)
+    evaluate_ranking(bank.embeddings, bank.labels)

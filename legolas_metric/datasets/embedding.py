@@ -149,9 +149,9 @@ def embed_each(
     owner = module if module is not None else encoder if isinstance(encoder, nn.Module) else None
     where = device if device is not None else _device_of(owner)
     dtype = _dtype_of(owner)
-    bar = tqdm(
-        loader, desc="encode", unit="batch", disable=world.rank > 0 or not progress or screen_is_taken(), leave=False
-    )
+    shown = progress and world.rank == 0 and not screen_is_taken()
+    # A bar that is not shown would still take tqdm's lock, which a forked process that was killed may hold for ever.
+    bar = tqdm(loader, desc="encode", unit="batch", leave=False) if shown else nullcontext(loader)
     begin, own = 0, torch.empty(0, 0)
     turns = world.most(len(loader), where)
 

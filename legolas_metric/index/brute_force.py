@@ -9,25 +9,28 @@ Letters: q queries, n rows, d dimensions, k neighbours, t pairs.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.budgets import BLOCK, PAIRS, rows_for
+from legolas_metric.budgets import BLOCK, PAIRS, WIDE, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
-from legolas_metric.geometry import chunks
-from legolas_metric.index.admissible import admissible, admissible_pairs
+from legolas_metric.geometry import chunks, product
+from legolas_metric.index.admissible import admissible_pairs, forbid
+from legolas_metric.index.blocks import at_least, kth_best, pairs_of
 from legolas_metric.index.interface import Want
-from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
+from legolas_metric.index.top_k import Best, Bounds, best_pairs
 from legolas_metric.lookup import lookup, runs_of
 from legolas_metric.rows import NO_ID, Rows
 
 _UNIT = 2.0**-24  # half a unit in the last place of float32
 _TINY = 2.0**-120  # what flushed denormals can add up to, on rows scaled to norms of at most 1
 _NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
+_SCREENED_ALIKE = 16  # pairs are screened in the time in which one is compared exactly
 _SMALL_CLASS = 64  # rows; classes up to this size are compared pair by pair
-_LANES = 4  # times k
+_LANES = 16  # times k
 _LOWEST = torch.finfo(torch.float32).min  # below all scores, above those of pairs that may not be
 _SCREENED, _COMPARED = 24, 96  # bytes that a pair takes at most while it is screened, and while it is compared
 
@@ -42,38 +45,48 @@ def scan(
     farthest: bool = False,
     bounds: Bounds | None = None,
     workspace_mb: int = 256,
+    best: Best = best_pairs,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """The k best admissible rows of each query and their similarities, exactly, for any want and window.
 
     Memory beside the rows, a scaled copy of them and the answer: 2 workspaces, or 120 bytes a row where that is more.
+
+    Args:
+        best: compares the pairs that are left exactly.
     """
     k, asked = min(k, len(rows)), k  # more than there are
     scale, centre = _frame(queries, rows, metric)
-    y, a_y, norm_y = _screened(rows.embeddings, scale, centre, metric)
+    y = _screened(rows.embeddings, scale, centre, metric)
     workspace = workspace_mb << 20
-    place, there = lookup(queries.ids, rows.ids)
-    itself = torch.where(there, place, NO_ID)
+    itself = None if queries is rows else _places(queries, rows)
     found = []
-    pairs = workspace // _SCREENED if y.is_cuda else min(workspace // _SCREENED, PAIRS)
+    pairs = workspace // _SCREENED if rows.ids.is_cuda else min(workspace // _SCREENED, PAIRS)
     for part in chunks(len(queries), rows_for(pairs, len(rows))):
         own, own_bounds = queries[part], part_of(bounds, part)
-        x, a_x, norm_x = _screened(own.embeddings, scale, centre, metric)
-        error = _error(norm_x, norm_y.max(), x.shape[1], metric)
-        score = x @ y.T
-        if metric == "euclidean":
-            score += a_x[:, None] + a_y
+        x = _screened(own.embeddings, scale, centre, metric)
         window = None if own_bounds is None else _to_scores(own_bounds, scale, metric)
-        mask = _candidates(score, admissible(want, own, rows, itself[part]), error, k, farthest, window)
+        score = _scores(x, y, farthest)
+        forbid(score, want, own, rows, part.start if itself is None else itself[part])
+        mask = _candidates(score, _error(x, y, metric), k, farthest, window)
         del score
         for some in _few_at_once(mask, workspace // _COMPARED):
-            query, row = mask[some].nonzero(as_tuple=True)
-            found.append(_best_pairs(own[some], rows, query, row, k, metric, farthest, part_of(own_bounds, some)))
-    ids, values = (torch.cat(parts) for parts in zip(*found))
+            limits, (query, row) = part_of(own_bounds, some), pairs_of(mask[some])
+            x_some = own.embeddings[some]
+            found.append(best(x_some, rows, query, row, k, metric=metric, farthest=farthest, bounds=limits))
+    ids, values = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found))
+    if asked == k:
+        return ids, values
     missing = (0, asked - k)
     return (
         torch.nn.functional.pad(ids, missing, value=NO_ID),
         torch.nn.functional.pad(values, missing, value=-torch.inf),
     )
+
+
+def _places(queries: Rows, rows: Rows) -> Int64[Tensor, " q"]:
+    """The row that each query is, -1 for none."""
+    place, there = lookup(queries.ids, rows.ids)
+    return torch.where(there, place, NO_ID)
 
 
 def _few_at_once(mask: Bool[Tensor, "q n"], most: int) -> Iterator[slice]:
@@ -89,24 +102,6 @@ def _few_at_once(mask: Bool[Tensor, "q n"], most: int) -> Iterator[slice]:
         first = last
 
 
-def _best_pairs(
-    queries: Rows,
-    rows: Rows,
-    query: Int64[Tensor, " t"],
-    row: Int64[Tensor, " t"],
-    k: int,
-    metric: Metric,
-    farthest: bool,
-    bounds: Bounds | None,
-) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    """The k best of some pairs (query, row) that lie inside the windows."""
-    value = exact_similarities(queries.embeddings, rows.embeddings, query, row, metric)
-    if bounds is not None:
-        inside = inside_window(value, query, bounds)
-        query, row, value = query[inside], row[inside], value[inside]
-    return best_of(query, rows.ids[row], value, q=len(queries), k=k, farthest=farthest)
-
-
 def scan_classes(
     queries: Rows,
     rows: Rows,
@@ -117,15 +112,28 @@ def scan_classes(
     farthest: bool = False,
     bounds: Bounds | None = None,
     workspace_mb: int = 256,
+    best: Best = best_pairs,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    """`scan` for rows of the query's own class, looking at that class only."""
+    """`scan` for rows of the query's own class, looking at that class only unless classes are few."""
     assert queries.labels is not None
     assert rows.labels is not None
-    ids = queries.ids.new_full((len(queries), k), NO_ID)
-    values = rows.embeddings.new_full((len(queries), k), -torch.inf)
     ordered, order = rows.labels.sort(stable=True)
     start, size = runs_of(queries.labels, ordered)
     size[queries.labels == UNLABELLED] = 0
+    if _SCREENED_ALIKE * int(size.sum()) > len(queries) * len(rows):
+        return scan(
+            queries,
+            rows,
+            k,
+            want=want,
+            metric=metric,
+            farthest=farthest,
+            bounds=bounds,
+            workspace_mb=workspace_mb,
+            best=best,
+        )
+    ids = queries.ids.new_full((len(queries), k), NO_ID)
+    values = rows.embeddings.new_full((len(queries), k), -torch.inf)
     small = ((size > 0) & (size <= _SMALL_CLASS)).nonzero().flatten()
     for part in small.split(rows_for(BLOCK, _COMPARED * _SMALL_CLASS)):
         own, own_bounds = queries[part], part_of(bounds, part)
@@ -133,8 +141,9 @@ def scan_classes(
         first = (size[part].cumsum(0) - size[part]).repeat_interleave(size[part])
         row = order[torch.arange(len(query), device=part.device) - first + start[part][query]]
         kept = admissible_pairs(want, own, rows, query, row)
-        best = _best_pairs(own, rows, query[kept], row[kept], k, metric, farthest, own_bounds)
-        ids[part], values[part] = best
+        ids[part], values[part] = best(
+            own.embeddings, rows, query[kept], row[kept], k, metric=metric, farthest=farthest, bounds=own_bounds
+        )
     for label in queries.labels[size > _SMALL_CLASS].unique().tolist():
         part = (queries.labels == label).nonzero().flatten()
         members = order[int(start[part[0]]) : int(start[part[0]] + size[part[0]])]
@@ -147,6 +156,7 @@ def scan_classes(
             farthest=farthest,
             bounds=part_of(bounds, part),
             workspace_mb=workspace_mb,
+            best=best,
         )
     return ids, values
 
@@ -160,34 +170,52 @@ def part_of(
 
 def _frame(queries: Rows, rows: Rows, metric: Metric) -> tuple[float, Float64[Tensor, " d"] | None]:
     """A power of two that brings all norms to at most 1, and the centre for "euclidean"."""
+    if metric == "cosine":
+        return 1.0, None
     largest = max(float(table.embeddings.abs().max()) for table in (queries, rows))
     centre = rows.embeddings.mean(0, dtype=torch.float64) if metric == "euclidean" else None
     bound = largest * rows.embeddings.shape[1] ** 0.5 * (2 if centre is not None else 1)
     return 2.0 ** -(torch.tensor(bound, dtype=torch.float64).log2().ceil().item()) if bound > 0 else 1.0, centre
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Scaled rows x', the additive term a_x and the norms; None where there is none, and of unit rows."""
+
+    rows: Float32[Tensor, "n d"]
+    term: Float32[Tensor, " n"] | None = None
+    norm: Float64[Tensor, " n"] | None = None
+
+
 def _screened(
     rows: Float32[Tensor, "n d"], scale: float, centre: Float64[Tensor, " d"] | None, metric: Metric
-) -> tuple[Float32[Tensor, "n d"], Float32[Tensor, " a"], Float64[Tensor, " n"]]:
-    """Scaled rows x', the additive term a_x (empty where there is none) and the norms."""
+) -> _Side:
     if metric == "cosine":
-        return rows, rows.new_zeros(0), torch.ones(len(rows), dtype=torch.float64, device=rows.device) * (1 + 2.0**-20)
+        return _Side(rows)
     wide = rows.double() if centre is None else rows.double() - centre
     scaled = (wide * scale).float()
     norm = torch.linalg.vector_norm(scaled.double(), dim=1)
-    return scaled, (-norm.square() / 2).float(), norm
+    return _Side(scaled, (-norm.square() / 2).float() if metric == "euclidean" else None, norm)
 
 
-def _error(
-    norm_x: Float64[Tensor, " q"], norm_y: Float64[Tensor, ""], d: int, metric: Metric
-) -> Float32[Tensor, "q 1"]:
+def _scores(x: _Side, y: _Side, farthest: bool) -> Float32[Tensor, "q n"]:
+    """Scores of which the largest are sought."""
+    score = product(x.rows, y.rows)
+    if x.term is not None and y.term is not None:
+        score += x.term[:, None] + y.term
+    return score.neg_() if farthest else score
+
+
+def _error(x: _Side, y: _Side, metric: Metric) -> Float32[Tensor, "q 1"] | float:
     """How far a score can lie from one that would order and tie like `exact_similarity`."""
-    product = 2 * (d + 8) * _UNIT * norm_x * norm_y
-    if metric == "cosine":
-        product = product + _NORMS
+    rounding = 2 * (x.rows.shape[1] + 8) * _UNIT * (1 + 2.0**-10)
+    if x.norm is None or y.norm is None:
+        return rounding + _NORMS
+    longest = y.norm.max()
+    error = rounding * x.norm * longest + _TINY
     if metric == "euclidean":
-        product = product + 16 * _UNIT * (norm_x + norm_y).square()
-    return (product * (1 + 2.0**-10) + _TINY).float()[:, None]
+        error = error + 17 * _UNIT * (x.norm + longest).square()
+    return error.float()[:, None]
 
 
 def _to_scores(bounds: Bounds, scale: float, metric: Metric) -> Bounds:
@@ -202,18 +230,14 @@ def _to_scores(bounds: Bounds, scale: float, metric: Metric) -> Bounds:
 
 def _candidates(
     score: Float32[Tensor, "q n"],
-    allowed: Bool[Tensor, "q n"],
-    error: Float32[Tensor, "q 1"],
+    error: Float32[Tensor, "q 1"] | float,
     k: int,
     farthest: bool,
     window: Bounds | None,
 ) -> Bool[Tensor, "q n"]:
     """Pairs that can be among the k best: all whose score is within twice the error of the k-th best sure one."""
-    if farthest:
-        score.neg_()
-    score.masked_fill_(allowed.logical_not_(), -torch.inf)
     if window is None:
-        return score >= (_floor(score, k) - 2 * error).clamp_min_(_LOWEST)
+        return at_least(score, (_floor(score, k) - 2 * error).clamp_min_(_LOWEST))
     low, high = (bound.float()[:, None] for bound in window)
     slack = error + 4 * _UNIT * torch.maximum(_finite(low), _finite(high))
     low, high = (-high, -low) if farthest else (low, high)
@@ -224,13 +248,19 @@ def _candidates(
 
 def _floor(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     """No more than the k-th best score of each query, and seldom much less: the k-th of the maxima of lanes."""
-    n = score.shape[1]
-    deep = max(1, n // (_LANES * k)) if k > 1 else n
-    if deep > 1:
-        lanes = n // deep
-        maxima = score[:, : deep * lanes].unflatten(1, (deep, lanes)).amax(1)
-        score = torch.cat([maxima, score[:, deep * lanes :]], 1)
-    return score.topk(k, 1).values[:, -1:]
+    if k == 1:
+        return score.amax(1, keepdim=True)
+    q, n = score.shape
+    lanes = _LANES * k
+    deep = n // lanes
+    floors = []
+    for part in chunks(q, q if score.is_cuda else rows_for(WIDE, n)):  # what is copied stays in cache
+        some = score[part]
+        if deep > 1:
+            maxima = some[:, : deep * lanes].unflatten(1, (deep, lanes)).amax(1)
+            some = torch.cat([maxima, some[:, deep * lanes :]], 1)
+        floors.append(kth_best(some, k))
+    return torch.cat(floors)
 
 
 def _finite(bound: Float32[Tensor, "q 1"]) -> Float32[Tensor, "q 1"]:

@@ -3,18 +3,25 @@
 Letters: t pairs, q queries, n rows, d dimensions.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.budgets import CACHE, rows_for
+from legolas_metric.budgets import WIDE, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.geometry import chunks, exact_similarity
 from legolas_metric.lookup import turns
-from legolas_metric.rows import NO_ID
+from legolas_metric.rows import NO_ID, Rows
+
+_SORTED = 4096  # queries whose pairs are sorted together, so that memory stays small
 
 Bounds = tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]
 """A window: the bounds low < s < high of each query, infinite where there is none."""
+
+Best = Callable[..., tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]]
+"""A function that takes and gives what `best_pairs` does."""
 
 
 def exact_similarities(
@@ -24,11 +31,37 @@ def exact_similarities(
     row: Int64[Tensor, " t"],
     metric: Metric,
 ) -> Float64[Tensor, " t"]:
-    """`exact_similarity` of each pair (query, row), a cache's worth of them at a time."""
+    """`exact_similarity` of each pair (query, row), so few at a time that their memory is never given back between."""
     out = torch.empty(len(query), dtype=torch.float64, device=x.device)
-    for part in chunks(len(query), rows_for(CACHE, 24 * x.shape[1])):
+    for part in chunks(len(query), rows_for(WIDE, x.shape[1])):
         out[part] = exact_similarity(x.index_select(0, query[part]), y.index_select(0, row[part]), metric)
     return out
+
+
+def best_pairs(
+    x: Float32[Tensor, "q d"],
+    rows: Rows,
+    query: Int64[Tensor, " t"],
+    row: Int64[Tensor, " t"],
+    k: int,
+    *,
+    metric: Metric,
+    farthest: bool,
+    bounds: Bounds | None,
+) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
+    """The k best of some pairs (query, row) that lie inside the windows; queries ascend."""
+    ids, similarities = [], []
+    for part in chunks(max(1, len(x)), _SORTED):
+        first, last = torch.searchsorted(query, torch.tensor([part.start, part.stop], device=query.device)).tolist()
+        own, column = query[first:last] - part.start, row[first:last]
+        value = exact_similarities(x[part], rows.embeddings, own, column, metric)
+        if bounds is not None:
+            inside = inside_window(value, own, (bounds[0][part], bounds[1][part]))
+            own, column, value = own[inside], column[inside], value[inside]
+        best = best_of(own, rows.ids[column], value, q=len(x[part]), k=k, farthest=farthest)
+        ids.append(best[0])
+        similarities.append(best[1])
+    return torch.cat(ids), torch.cat(similarities)
 
 
 def inside_window(
@@ -49,18 +82,26 @@ def best_of(
     k: int,
     farthest: bool,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    """The k best pairs of each query: largest similarity first (smallest if `farthest`), ties to the smaller id."""
-    order = ids.argsort()
-    order = order[similarity[order].argsort(stable=True, descending=not farthest)]
-    order = order[query[order].argsort(stable=True)]
-    query = query[order]
+    """The k best pairs of each query: largest similarity first (smallest if `farthest`), ties to the smaller id.
+
+    The pairs of a query are put into a line of its own, so that only these few are sorted.
+    """
+    if not bool((query[1:] >= query[:-1]).all()):
+        order = query.argsort(stable=True)
+        query, ids, similarity = query[order], ids[order], similarity[order]
     place = turns(query)
-    kept = place < k
-    query, place, order = query[kept], place[kept], order[kept]
-    best = torch.full((q, k), NO_ID, dtype=torch.int64, device=query.device)
-    values = torch.full((q, k), -torch.inf, dtype=torch.float32, device=query.device)
-    best[query, place], values[query, place] = ids[order], similarity[order].float()
-    return best, values
+    width = max(k, int(place.max()) + 1 if len(place) else 0)
+    names = torch.full((q, width), NO_ID, dtype=torch.int64, device=query.device)
+    values = torch.full((q, width), torch.inf if farthest else -torch.inf, dtype=torch.float64, device=query.device)
+    names[query, place], values[query, place] = ids, similarity.double()
+    if width > 1:
+        if bool(((ids[1:] < ids[:-1]) & (query[1:] == query[:-1])).any()):
+            names, order = names.sort(1)
+            values = values.gather(1, order)
+        values, order = values.sort(dim=1, stable=True, descending=not farthest)
+        names = names.gather(1, order)
+    best = names[:, :k].contiguous()
+    return best, values[:, :k].float().masked_fill_(best == NO_ID, -torch.inf)
 
 
 def recall_of(found: Int64[Tensor, "q k"], true: Int64[Tensor, "q k"]) -> float:

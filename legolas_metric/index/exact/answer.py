@@ -6,6 +6,7 @@ Letters: q queries, k neighbours.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,16 +15,18 @@ from torch import Tensor
 
 from legolas_metric.datasets.labels import class_sizes
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
+from legolas_metric.index.exact.comparing import best_compiled
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.index.exact.loops import MINING, plain_seconds
 from legolas_metric.index.exact.precision import Precision, has_int16, require_int16, screening_dtype
 from legolas_metric.index.exact.requests import Request, arrange
 from legolas_metric.index.exact.solve import Problem, Solution, solve
+from legolas_metric.index.top_k import Best, best_pairs
 from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID
 
-_SMALL = 512**2  # pairs; below, the plain scan is faster than setting the engine up
+_SMALL = 1_500_000  # pairs; below, the plain scan is faster than setting the engine up
 _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class
 
 
@@ -31,8 +34,10 @@ def answer(request: Request, precision: Precision, workspace_mb: int, shrink: fl
     """The neighbours that a request asks for; `shrink` breaks the certificate, for tests."""
     rows, k = request.rows, request.k
     positives = request.want in ("positive", "cross_group_positive")
-    if not _pays(request, precision):
-        ids, similarities = (_scan_classes if positives else _scan)(request, workspace_mb)
+    ready, pays = _loops(request, precision)
+    if not pays:
+        way, best = scan_classes if positives else scan, best_compiled if ready else best_pairs
+        ids, similarities = _scanned(way, request, workspace_mb, best)
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
     if positives:
         return _positives(request, precision, workspace_mb, shrink)
@@ -52,17 +57,19 @@ def _solved(problem: Problem, request: Request, precision: Precision, workspace_
     return solve(problem, screening_dtype(precision, rows.shape[1], rows.device), workspace_mb, shrink, heads=heads)
 
 
-def _pays(request: Request, precision: Precision) -> bool:
-    """Whether compiled loops are there, and asked for or worth it."""
+def _loops(request: Request, precision: Precision) -> tuple[bool, bool]:
+    """Whether compiled loops are there; and whether the engine is asked for, or worth it."""
     rows = request.rows.embeddings
     if precision == "int16":
         require_int16(rows.device)
     if precision != "auto":
-        return MINING.worth(rows.device, math.inf)
+        ready = MINING.worth(rows.device, math.inf)
+        return ready, ready
     pairs = len(request.own) * len(rows)
     if request.want in ("positive", "cross_group_positive"):
         pairs = _pairs_within(request)
-    return pairs > _SMALL and MINING.worth(rows.device, plain_seconds(pairs, rows.shape[1]))
+    ready = MINING.worth(rows.device, plain_seconds(pairs, rows.shape[1]))
+    return ready, ready and pairs > _SMALL
 
 
 def _pairs_within(request: Request) -> int:
@@ -85,9 +92,8 @@ def _positives(request: Request, precision: Precision, workspace_mb: int, shrink
     large = classes[counts > _LARGE_CLASS]
     rest = (~torch.isin(own.labels, large)).nonzero().flatten()
     ids, similarities = _empty(request)
-    ids[rest], similarities[rest] = _scan_classes(
-        replace(request, own=own[rest], bounds=part_of(request.bounds, rest)), workspace_mb
-    )
+    others = replace(request, own=own[rest], bounds=part_of(request.bounds, rest))
+    ids[rest], similarities[rest] = _scanned(scan_classes, others, workspace_mb, best_compiled)
     solutions = []
     for label in large.tolist():
         members = (rows.labels == label).nonzero().flatten()
@@ -122,17 +128,23 @@ def _joined(solutions: list[Solution], anchors: int) -> Solution:
     return replace(solutions[0], rescanned=rescanned, details=details)
 
 
-def _scan(request: Request, workspace_mb: int) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    own, rows, k = request.own, request.rows, request.k
-    want, metric, farthest, bounds = request.want, request.metric, request.farthest, request.bounds
-    return scan(own, rows, k, want=want, metric=metric, farthest=farthest, bounds=bounds, workspace_mb=workspace_mb)
-
-
-def _scan_classes(request: Request, workspace_mb: int) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    own, rows, k = request.own, request.rows, request.k
-    want, metric, farthest, bounds = request.want, request.metric, request.farthest, request.bounds
-    return scan_classes(
-        own, rows, k, want=want, metric=metric, farthest=farthest, bounds=bounds, workspace_mb=workspace_mb
+def _scanned(
+    way: Callable[..., tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]],
+    request: Request,
+    workspace_mb: int,
+    best: Best,
+) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
+    """`scan` or `scan_classes` of a request."""
+    return way(
+        request.own,
+        request.rows,
+        request.k,
+        want=request.want,
+        metric=request.metric,
+        farthest=request.farthest,
+        bounds=request.bounds,
+        workspace_mb=workspace_mb,
+        best=best,
     )
 
 

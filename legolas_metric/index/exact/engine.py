@@ -111,6 +111,8 @@ class ExactIndex(RowIndex):
         request = Request(own, rows, min(k, len(rows)), want, self.metric, farthest, bounds)
         with exact_arithmetic(own.ids.device):
             found = answer(request, self.precision, self.workspace_mb)
+        if request.k == k:
+            return found
         missing = (0, k - request.k)  # more than there are rows
         ids = torch.nn.functional.pad(found.ids, missing, value=NO_ID)
         return Neighbors(ids, torch.nn.functional.pad(found.similarities, missing, value=-torch.inf), found.stats)

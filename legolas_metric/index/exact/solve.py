@@ -12,10 +12,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.compiled.jit import arrays
-from legolas_metric.compiled.row_metrics import METRICS
-from legolas_metric.compiled.threads import in_threads
-from legolas_metric.geometry import chunks, product
+from legolas_metric.geometry import product
 from legolas_metric.index.brute_force import part_of, scan
 from legolas_metric.index.exact.axes import (
     Sample,
@@ -27,6 +24,7 @@ from legolas_metric.index.exact.axes import (
     spread_places,
 )
 from legolas_metric.index.exact.certificate import certify
+from legolas_metric.index.exact.comparing import best_compiled
 from legolas_metric.index.exact.job import Closer, Job, Screened
 from legolas_metric.index.exact.precision import int16_speed
 from legolas_metric.index.exact.processor import sweep, tile_size
@@ -34,11 +32,9 @@ from legolas_metric.index.exact.seeds import seeded_floors
 from legolas_metric.index.exact.table import Frame, Heads, Table, choose_frame, in_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.interface import Want
-from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
+from legolas_metric.index.top_k import Bounds
 from legolas_metric.rows import Rows
 
-_RERANKED = 4096  # anchors whose pairs are sorted together, so that memory stays small
-_INSERTED = 64  # neighbours up to which each candidate is put in its place: beyond, they are sorted
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
 _FEWEST_SAMPLED = 4096  # anchors beyond which that is worth a pass
 _FEWEST_STEPS = 2**12  # of int16, for its bound to be worth a product
@@ -290,47 +286,13 @@ def _rerank(
     problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
 ) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
     """The k best of the surviving pairs, by the exact similarity; anchors ascend."""
-    if problem.k <= _INSERTED:
-        return _rerank_compiled(problem, anchor, column)
-    ids, similarities = [], []
-    for part in chunks(len(problem.anchors), _RERANKED):
-        own, bounds = problem.anchors[part], part_of(problem.bounds, part)
-        first, last = torch.searchsorted(anchor, torch.tensor([part.start, part.stop], device=anchor.device)).tolist()
-        query, row = anchor[first:last] - part.start, column[first:last]
-        value = exact_similarities(own.embeddings, problem.rows.embeddings, query, row, problem.metric)
-        if bounds is not None:
-            inside = inside_window(value, query, bounds)
-            query, row, value = query[inside], row[inside], value[inside]
-        best = best_of(query, problem.rows.ids[row], value, q=len(own), k=problem.k, farthest=problem.farthest)
-        ids.append(best[0])
-        similarities.append(best[1])
-    return torch.cat(ids), torch.cat(similarities)
-
-
-def _rerank_compiled(
-    problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
-) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
-    """The same, anchor by anchor."""
-    from legolas_metric.index.exact.passes import best_of_pairs
-
-    n, own, rows = len(problem.anchors), problem.anchors.embeddings, problem.rows
-    found = torch.empty(n, problem.k, dtype=torch.int64), own.new_empty(n, problem.k)
-    first = torch.zeros(n + 1, dtype=torch.int64)
-    torch.cumsum(torch.bincount(anchor, minlength=n), 0, out=first[1:])
-    none = torch.empty(0, dtype=torch.float64)
-
-    def work(part: slice) -> None:
-        low, high = (none, none) if problem.bounds is None else (bound[part] for bound in problem.bounds)
-        pairs = first[part.start : part.stop + 1]
-        best_of_pairs(
-            *arrays(own[part], rows.embeddings, rows.ids, pairs, column, low, high),
-            -1 if problem.farthest else 1,
-            METRICS.index(problem.metric),
-            *arrays(found[0][part], found[1][part]),
-        )
-
-    if n <= _RERANKED:  # threads would cost more
-        work(slice(0, n))
-    else:
-        in_threads(work, chunks(n, _RERANKED // 4))
-    return found
+    return best_compiled(
+        problem.anchors.embeddings,
+        problem.rows,
+        anchor,
+        column,
+        problem.k,
+        metric=problem.metric,
+        farthest=problem.farthest,
+        bounds=problem.bounds,
+    )
