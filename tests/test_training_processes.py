@@ -145,7 +145,7 @@ def check_lightning(runs, one):
         for found, expected in zip(run["rounds"], one["rounds"], strict=True):
             assert all(map(torch.equal, found, expected))
         assert run["rank_at_1"] == pytest.approx(one["rank_at_1"])
-        assert run["metrics"]["lr"] == one["metrics"]["lr"] == pytest.approx(0.05)
+        assert run["metrics"]["lr"] == one["metrics"]["lr"] == pytest.approx(0.002)
         assert run["metrics"]["train_loss"] == pytest.approx(one["metrics"]["train_loss"], abs=1e-6)
 
 
@@ -156,7 +156,7 @@ def test_under_lightning_spawned(spawned, lightning_alone):
     assert len([entry for entry in history.lines() if entry["kind"] == "epoch"]) == EPOCHS + 1
     assert len(history.rounds) == len(lightning_alone["rounds"])
     assert history.ended["why"] == "finished"
-    assert list(history.series("lr").values()) == pytest.approx([0.05] * EPOCHS)
+    assert list(history.series("lr").values()) == pytest.approx([0.002] * EPOCHS)
 
 
 def test_under_lightning_at_four_processes(four, lightning_alone):
@@ -195,7 +195,6 @@ def torchrun(tmp_path_factory):
 
 def test_under_torchrun_with_batch_norm_the_first_round_is_equal(torchrun, tmp_path):
     two, one = torchrun[0], tmp_path
-    assert "sync_dist" not in torchrun[1]  # Lightning's advice on what is logged by process
     under_lightning(one, 1, "auto", norm=True)
     runs, alone = lightning_runs(two), torch.load(one / "lightning-0.pt")
     first = torch.load(one / "first-0.pt")

@@ -36,7 +36,8 @@ def starved(case: RunCase) -> Iterator[Finding]:
     counts = {name: curve.last for name, curve in rounds.items() if len(curve)}
     anchors = counts.get("anchors", 0.0)
     dropped = counts.get("outside_window", 0.0) - counts.get("fallback", 0.0) + counts.get("exhausted", 0.0)
-    pairs = counts.get("triplets", 0.0) + dropped  # of an anchor several, where each positive makes one
+    pairs = counts.get("triplets", 0.0) + dropped
+    each = "positive='all'" in str(case.settings.get("schedule"))  # a pair of each positive of an anchor
     wider = "widen the window (a larger margin), or mine from more rows"
     for name, most, sentence, remedy in (
         ("fallback", limit["fallback"], "were served by another rule than asked", wider),
@@ -52,9 +53,10 @@ def starved(case: RunCase) -> Iterator[Finding]:
     ):
         if name in ("fallback", "outside_window") and case.saturated():
             continue
-        asked, what = (pairs, "pairs") if pairs > anchors and name != "no_negative" else (anchors, "anchors")
-        count = counts.get(name)
-        if asked and count is not None and count / asked > most:
+        count = counts.get(name, 0.0)
+        of_pairs = name != "no_negative" and (each or count > anchors)
+        asked, what = (pairs, "pairs") if of_pairs else (anchors, "anchors")
+        if asked and name in counts and count / asked > most:
             yield Finding(
                 severity="fault" if name == "fallback" else "warning",
                 rule=f"mining: {name}",
