@@ -225,6 +225,11 @@ def figures_sheet(title: str, this: Figures, baseline: Figures | None) -> Sheet:
     return Sheet(title, table.columns, table.text())
 
 
+def worse_than_baseline(name: str, value: float, before: float) -> str:
+    """A warning; a baseline is the untrained encoder's report, or that of the same rows without a step or a scorer."""
+    return f"{name} is worse than the baseline's: {value:.3f}, baseline {before:.3f}"
+
+
 def one_a_row(rows: Mapping[str, Figures], *, first: str = "file") -> Table:
     """A row for each name, a column for each measure; the best ranking and verification figures are marked."""
     measures = list(dict.fromkeys(name for figures in rows.values() for name in figures))

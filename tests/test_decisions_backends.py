@@ -18,8 +18,10 @@ from legolas_metric import (
     ScoreNorm,
     Whitening,
     evaluate_ranking,
+    evaluate_verification,
     expand,
     rerank,
+    verify_by,
 )
 
 
@@ -262,3 +264,15 @@ def test_expansion_draws_rows_to_their_nearest():
         assert got[i] == pytest.approx(total / np.linalg.norm(total), abs=1e-5)
     found = rerank(x, k=2, how="expansion", k1=3, alpha=2)
     assert found.ids[0].tolist() == np.argsort(-(got @ got[0]))[1:3].tolist()
+
+
+def test_a_scorer_that_ranks_worse_than_the_cosine_is_not_called_training():
+    x, y = people(20)
+    fitted, shuffled = people(20, seed=9)
+    wrong = PLDA().fit(fitted, 100 + shuffled[torch.randperm(80, generator=torch.Generator().manual_seed(0))])
+    plain = evaluate_ranking(x, y)
+    said = evaluate_ranking(x, y, scorer=wrong, baseline=plain).warnings()
+    assert any(line.startswith("rank_at_1 is worse than the baseline's: 0.") for line in said)
+    pairs = verify_by(wrong, x, y, baseline=evaluate_verification(x, y)).warnings()
+    assert any(line.startswith("AUC is worse than the baseline's: 0.") for line in pairs)
+    assert not any("training" in line or "untrained" in line for line in (*said, *pairs))

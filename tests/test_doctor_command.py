@@ -183,7 +183,7 @@ def test_a_loss_that_was_not_finite_is_null_in_our_history(tmp_path):
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in values) + '{"cut": \n')
     found = examine(tmp_path)
     assert found.findings[0].sentence == "train_loss is NaN or infinite from epoch 3 on"
-    assert "1 lines of history.jsonl, which are no JSON" in found.missing
+    assert "1 lines of history.jsonl, which are no lines of a history" in found.missing
 
 
 def test_a_run_history_is_examined_as_its_file(tmp_path):

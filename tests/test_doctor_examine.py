@@ -7,25 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.nn.functional import normalize
+from trained_cases import drawn, encoder, rows_of, rules, severe
 
-from legolas_metric import SupConLoss, evaluate_ranking, probe_embeddings
+from legolas_metric import EmbeddingBank
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.examination import RULES, examine
 from legolas_metric.doctor.history_reader import read_history
 from legolas_metric.doctor.thresholds import THRESHOLDS, limits
 from legolas_metric.doctor.value_names import canonical
 
-STORIES = Path(__file__).parent / "stories"
-
-
-def rules(found) -> set[str]:
-    return {finding.rule for finding in found.findings}
-
-
-def severe(found) -> set[str]:
-    return {finding.rule for finding in found.findings if finding.severity != "note"}
+HISTORIES, STORIES = (Path(__file__).parent / name for name in ("histories", "stories"))
 
 
 @pytest.mark.parametrize(
@@ -79,84 +70,51 @@ def test_without_settings_only_what_the_history_shows_is_said():
     assert "balanced twice" not in rules(found)
 
 
-def data(noise: float, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(400) % 20
-    return torch.randn(20, 16, generator=generator)[y] + noise * torch.randn(400, 16, generator=generator), y
-
-
-def hardest(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    distance = (2 - 2 * rows @ rows.T).clamp_min(1e-6).sqrt()
-    same = labels[:, None] == labels
-    return (distance.masked_fill(~same, 0).amax(1) - distance.masked_fill(same, 9).amin(1) + 1).relu().mean()
-
-
-def train(loss, *, epochs: int, rate: float, noise: float = 1.0, steps: int = 8, shuffled: bool = False) -> list[dict]:
-    """A run's lines: loss of each epoch, and ranking and probes of other rows of the same classes."""
-    inputs, labels = data(noise)
-    unseen, own = data(noise, seed=1)
-    generator = torch.Generator().manual_seed(9)
-    unseen = unseen + noise * torch.randn(unseen.shape, generator=generator)
-    fed = labels[torch.randperm(len(labels), generator=generator)] if shuffled else labels
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 32))
-    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
-    lines = []
-    for epoch in range(epochs + 1):
-        values: list[float] = []
-        for _ in range(steps if epoch else 0):
-            optimiser.zero_grad()
-            value = loss(normalize(network(inputs)), fed)
-            value.backward()
-            optimiser.step()
-            values.append(value.item())
-        rows = network(unseen).detach()
-        ranking, report = evaluate_ranking(rows, own), probe_embeddings(rows, own)
-        line = {"rank_at_1": ranking.rank[1], "map_at_r": ranking.map_at_r, "effective_rank": report.effective_rank}
-        line |= {"resultant_length": report.resultant_length, "mean_cosine": report.mean_cosine, "lr": rate}
-        if values:
-            line["train_loss"] = sum(values) / len(values)
-        lines.append({"kind": "epoch", "epoch": epoch, "step": epoch * steps, "time": 0.0, "values": line})
-    return lines
-
-
-@pytest.fixture(scope="module")
-def healthy() -> list[dict]:
-    return train(SupConLoss(0.1), epochs=10, rate=3e-3)
-
-
-def test_a_healthy_run_has_neither_fault_nor_warning(healthy, tmp_path):
-    found = examine(healthy, settings={"loss": "supcon", "batch_size": 400, "num_classes": 20, "epochs": 10})
+def test_a_healthy_run_has_neither_fault_nor_warning(tmp_path):
+    run = HISTORIES / "as_warm_as_usual"
+    settings = {"loss": "supcon", "batch_size": 300, "num_classes": 20, "epochs": 8}
+    found = examine(run, settings=settings)
     assert severe(found) == set()
     assert found.healthy
-    assert found.summary.startswith("Nothing is wrong in what was logged over 10 epochs: rank_at_1 0.")
-    start = {"kind": "start", "settings": {"loss": "supcon", "train": {"batch_size": 400}}}
-    folder = tmp_path / "run"
-    folder.mkdir()
-    lines = [start, *healthy, {"kind": "end", "why": "done"}]
-    (folder / "history.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"kind": "epo')
-    assert examine(folder).findings == found.findings
+    assert found.summary.startswith("Nothing is wrong in what was logged over 8 epochs: rank_at_1 0.5367 (epoch 0) to")
+    torn = tmp_path / "history.jsonl"
+    torn.write_text((run / "history.jsonl").read_text() + '{"kind": "epo')
+    assert examine(tmp_path, settings=settings).findings == found.findings
 
 
-def test_the_hardest_negatives_leave_the_loss_at_the_margin():
-    lines = train(hardest, epochs=15, rate=3e-3, noise=2.0, steps=20)
-    found = examine(lines, settings={"loss": "triplet", "margin": 1.0})
-    assert {"collapsed loss", "collapse"} <= severe(found)
-    other = examine(lines, settings={"loss": "triplet", "margin": 0.2})  # where the same loss means nothing
-    assert "collapsed loss" not in rules(other)
+def test_what_a_loss_rests_at_depends_on_its_margin():
+    assert "collapsed loss" not in rules(examine(HISTORIES / "loss_at_its_margin", settings={"margin": 0.2}))
 
 
-def test_wrong_labels_make_a_run_worse_than_untrained():
-    lines = train(SupConLoss(0.1), epochs=10, rate=1e-2, shuffled=True, steps=20)
-    found = examine(lines)
-    assert {"below untrained", "loss falls, ranking falls"} & rules(found)
-    assert found.findings[0].severity == "fault"
-    assert "the untrained encoder ranked best" in found.text()
+def test_what_settings_explain_is_no_fault():
+    """A temperature of a distillation, low accuracy of mixed rows, a sampler of rare classes, counts that are near."""
+    for run, settings, rule in (
+        ("too_warm", {"loss": "cross_entropy", "temperature": 4.0}, "temperature"),
+        ("too_few_inputs", {"mixup_alpha": 0.2}, "underfitting"),
+        ("rare_class", {"sampler": "pk"}, "imbalance without balancing"),
+        ("rare_class", {"class_counts": [600, 300]}, "imbalance without balancing"),
+    ):
+        assert rule in rules(examine(HISTORIES / run))
+        assert rule not in rules(examine(HISTORIES / run, settings=settings))
 
 
-def test_weights_that_never_change():
-    lines = train(SupConLoss(0.1), epochs=6, rate=0.0)
-    assert "loss unchanged" in rules(examine(lines))
+def test_what_both_parts_share_is_seen_in_their_embeddings():
+    labels, centres = torch.arange(300) % 20, drawn(20, 16)
+    inputs, other = (rows_of(labels, centres, 1.0, seed) for seed in (2, 3))
+    network, sound = encoder(), HISTORIES / "as_warm_as_usual"
+    known, apart = labels < 10, labels >= 10
+    train = network(inputs[known]).detach(), labels[known]
+    held = network(other[apart]).detach(), labels[apart]
+    clean = examine(sound, embeddings=held, trained_on=train)
+    assert not {"shared identities", "near duplicates across parts"} & rules(clean)
+    copied = torch.cat([held[0], train[0][:20] * 1.0001]), torch.cat([held[1], 500 + torch.arange(20) % 2])
+    found = examine(sound, embeddings=copied, trained_on=EmbeddingBank(*train))
+    assert "near duplicates across parts" in severe(found)
+    assert "20 validation rows" in found.text()
+    both = examine(sound, embeddings=(network(other).detach(), labels), trained_on=train)
+    assert "shared identities" in severe(both)
+    with pytest.raises(ValueError, match="pass those of the validation rows"):
+        examine(sound, trained_on=train)
 
 
 def test_a_loss_that_breaks_is_named_with_its_epoch():
@@ -238,10 +196,104 @@ def test_the_later_line_of_an_epoch_counts_and_lines_of_one_epoch_are_joined(tmp
         ("Rank@1", "rank_at_1"),
         ("eval_accuracy", "val_accuracy"),
         ("weird thing", "weird_thing"),
+        ("lr-AdamW/pg1", "lr"),
+        ("lr-AdamW-momentum", "lr_adamw_momentum"),
     ],
 )
 def test_names_of_other_loggers(theirs, ours):
     assert canonical(theirs) == ours
+
+
+def test_keras_names_what_is_of_training_by_what_stands_beside_it():
+    table = {"epoch": [0, 1], "accuracy": [0.5, 0.9], "loss": [1.0, 0.5], "val_accuracy": [0.4, 0.6]}
+    read = read_history(table)
+    assert read.curves["train_accuracy"].values == (0.5, 0.9)
+    assert read.curves["val_accuracy"].values == (0.4, 0.6)
+    del table["val_accuracy"]
+    assert read_history(table).curves["val_accuracy"].values == (0.5, 0.9)
+
+
+# What other programs, and accidents, leave
+
+
+TABLE = "epoch,train_loss,rank_at_1\n1,1.0,0.25\n2,0.5,0.5\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE.replace(",", ";"),
+        TABLE.replace(",", "\t"),
+        TABLE.replace(",", ";").replace(".", ","),
+        TABLE.replace("0.25", "25%").replace("0.5\n", "50 %\n"),
+        "\ufeff" + TABLE,
+    ],
+)
+def test_tables_of_other_programs_are_read(text, tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text(text, encoding="utf-8")
+    read = read_history(path)
+    assert read.curves["train_loss"].values == (1.0, 0.5)
+    assert read.curves["rank_at_1"].values == (0.25, 0.5)
+
+
+def test_what_is_no_line_of_a_history_is_left_out_and_told(tmp_path):
+    lines = [
+        {"kind": "epoch", "values": {"train_loss": 9.0}},  # of no epoch
+        {"kind": "epoch", "epoch": 1, "values": [1, 2]},
+        {"kind": "round", "epoch": None, "step": 0, "values": None},
+        {"kind": "start", "settings": [1]},
+        [1, 2],
+        {"kind": "epoch", "epoch": 1, "values": {"train_loss": 1.0}},
+    ]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "settings.json").write_text("")
+    found = examine(tmp_path)
+    assert found.curves["train_loss"].values == (1.0,)
+    assert found.missing[-2:] == (
+        "5 lines of history.jsonl, which are no lines of a history",
+        "settings.json, which holds no settings",
+    )
+
+
+def test_a_value_of_every_step_is_read_by_stretches_and_its_noise_is_no_spike(tmp_path):
+    steps, noise = 100_000, torch.rand(100_000, generator=torch.Generator().manual_seed(0)).tolist()
+    rows = (f"{step},{1 / (1 + step / 1e4) + 0.1 * noise[step]:.5f},{step / steps:.5f}" for step in range(steps))
+    path = tmp_path / "run.csv"
+    path.write_text("epoch,train_loss,rank_at_1\n" + "\n".join(rows))
+    found = examine(path)
+    assert severe(found) == set(), found
+    assert len(found.curves["train_loss"]) == 500
+    assert found.curves["train_loss"].epochs[-1] == steps
+    assert found.curves["rank_at_1"].last == pytest.approx(0.999, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"class_counts": [1, "a"]},
+        {"class_counts": {"a": None}},
+        {"not_optimised": True},
+        {"stages": True},
+        {"queries": -1, "temperature": 0, "loss": "supcon"},
+        {"epochs": "eighty", "num_classes": [2], "sequence_length": {}},
+    ],
+)
+def test_settings_that_are_no_such_thing_are_left_aside(settings):
+    for run in ("uniform_attention", "too_warm", "rare_class"):
+        assert examine(HISTORIES / run, settings=settings).findings
+
+
+def test_numbers_that_a_logger_kept_as_text_are_numbers():
+    told = examine(HISTORIES / "stopped_while_improving", settings={"epochs": "60", "patience": "5"})
+    assert "stopped while improving" in rules(told)
+
+
+def test_epochs_are_counted_by_their_numbers_where_not_all_are_logged():
+    lines = [{"epoch": epoch, "rank_at_1": 0.1 * epoch} for epoch in (5, 10, 15, 20)]
+    found = examine(lines, settings={"epochs": 20, "warmup_epochs": 6})
+    assert not {"few epochs", "stopped in warm-up"} & rules(found)
+    assert "over 20 epochs" in found.summary
 
 
 def curve(*values: float) -> Curve:

@@ -6,8 +6,7 @@ import lightning as L
 import pytest
 import torch
 from pytorch_metric_learning.losses import ProxyAnchorLoss
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import nn
 from trained_cases import rules, severe
 
 from legolas_metric import (
@@ -87,44 +86,6 @@ def guarded(near: float | None = None) -> HardMiner:
     return HardMiner(guard=FalseNegativeGuard(near_duplicate=near))
 
 
-def test_mining_by_dot_products_finds_the_same_few_long_rows(drawings, tmp_path):
-    data, validation = drawings
-    found = examine(mined(tmp_path / "dot", data, validation, metric="dot", epochs=3, net=Long()))
-    assert "the same few rows" in severe(found)
-    cosine = examine(mined(tmp_path / "cosine", data, validation, epochs=3, net=Long()))
-    assert "the same few rows" not in rules(cosine)
-
-
-class Long(nn.Module):
-    """Rows with more ink are much longer, which a dot product takes for near."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = drawer()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return normalize(self.net(x)) * torch.exp(20 * x.mean((1, 2, 3)))[:, None]
-
-
-@pytest.mark.filterwarnings("ignore:the guard rejected the first candidate")
-def test_a_guard_rejects_most_where_every_drawing_has_two_names(drawings, tmp_path):
-    data, validation = drawings
-    twice = data.take(torch.arange(300).repeat(2))
-    names = twice.labels + 1000 * (torch.arange(600) >= 300)
-    found = examine(mined(tmp_path / "twice", twice, validation, labels=names, miner=guarded(0.05), epochs=2))
-    assert "guard rejects most" in severe(found)
-    sound = examine(mined(tmp_path / "once", data, validation, miner=guarded(0.05), epochs=2))
-    assert "guard rejects most" not in rules(sound)
-
-
-def test_batches_of_most_classes_make_global_mining_needless(drawings, tmp_path):
-    data, validation = drawings
-    few = data.take(torch.arange(400))
-    assert "near classes in batches" in rules(examine(mined(tmp_path / "few", few, validation, epochs=1)))
-    other = examine(tmp_path / "few", settings={"num_classes": 500})
-    assert "near classes in batches" not in rules(other)
-
-
 def lightning_run(folder, data, validation, loss, **settings) -> Path:
     monitor = ValidationMonitor(validation, validation.labels, collate_fn=torch.stack)
     stopping = RestoringEarlyStopping("rank_at_1", patience=settings.pop("patience", 3))
@@ -161,7 +122,9 @@ def test_a_healthy_run_by_lightning_has_no_fault_and_its_history_tells_what_was_
     assert severe(found) == set(), found
     events = RunHistory(by_lightning).events
     assert {"restore", "best weights"} <= {event["what"] for event in events}
-    assert RunHistory(by_lightning).starts[0]["settings"]["not_optimised"] == []
+    settings = RunHistory(by_lightning).starts[0]["settings"]
+    assert settings["not_optimised"] == []
+    assert (settings["MetricLearner"]["loss"], settings["MetricLearner"]["temperature"]) == ("SupConLoss", 0.1)
     assert "best not kept" not in rules(found)
 
 

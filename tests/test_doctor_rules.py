@@ -132,6 +132,21 @@ def rounds(**values: list[float]):
 
 
 @pytest.mark.parametrize(
+    ("triplets", "outside", "settings", "said"),
+    [
+        (400.0, 70.0, {}, "70% of the anchors"),  # four negatives of an anchor
+        (1200.0, 70.0, {"schedule": ["0: SemiHardMiner(positive='all')"]}, None),  # four positives
+        (100.0, 300.0, {}, "75% of the pairs"),  # more than anchors: several positives of each
+        (900.0, 300.0, {}, None),
+    ],
+)
+def test_what_lies_outside_the_window_is_counted_of_anchors_or_of_pairs(triplets, outside, settings, said):
+    lines = rounds(anchors=[100.0], triplets=[triplets], outside_window=[outside])
+    found = [f.sentence for f in examine(lines, settings=settings).findings if f.rule == "mining: outside_window"]
+    assert [sentence[: len(said or "")] for sentence in found] == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
     ("fed", "severity"),
     [
         ([0.2, 0.3, 0.25], "warning"),

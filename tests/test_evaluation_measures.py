@@ -144,5 +144,5 @@ def test_training_that_raises_rank_and_lowers_acceptance_is_told():
     ranking = evaluate_ranking(after, y, metric="euclidean", baseline=before)
     assert ranking.rank[1] > ranking.baseline.rank[1]
     said = evaluate_verification(after, y, metric="euclidean", fars=(0.01,), baseline=before).warnings()
-    assert any(line.startswith("training made the EER worse: 0.") for line in said)
-    assert any(line.startswith("training made TAR at FAR 0.01 worse: 0.") for line in said)
+    assert any(line.startswith("EER is worse than the baseline's: 0.") for line in said)
+    assert any(line.startswith("TAR at FAR 0.01 is worse than the baseline's: 0.") for line in said)

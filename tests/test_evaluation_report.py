@@ -124,11 +124,11 @@ def test_worst_queries_with_their_wrong_neighbours():
     assert min(margins) > 0
 
 
-def test_says_when_training_made_it_worse():
+def test_says_what_is_worse_than_the_baseline():
     x, y = clustered(40, 4)
     report = evaluate_ranking(torch.randn(40, 16), y, baseline=x, full=True)
-    assert any(line.startswith("training made rank_at_1 worse: 0.") for line in report.warnings())
-    assert any(line.startswith("training made mean_average_precision worse") for line in report.warnings())
+    assert any(line.startswith("rank_at_1 is worse than the baseline's: 0.") for line in report.warnings())
+    assert any(line.startswith("mean_average_precision is worse than the baseline's") for line in report.warnings())
     assert evaluate_ranking(x, y, baseline=torch.randn(40, 16)).warnings() == ()
 
 

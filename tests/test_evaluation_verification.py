@@ -211,8 +211,8 @@ def test_an_auc_means_a_mean_rank():
 def test_warnings_and_scalars():
     x, y, *_ = table(1, n=24, classes=5, distractors=False)
     report = evaluate_verification(x, y, baseline=np.eye(5)[y])
-    assert report.warnings()[0] == f"training made the AUC worse: {report.auc:.3f}, untrained 1.000"
-    assert report.warnings()[1].startswith("training made the EER worse: ")
+    assert report.warnings()[0] == f"AUC is worse than the baseline's: {report.auc:.3f}, baseline 1.000"
+    assert report.warnings()[1].startswith("EER is worse than the baseline's: ")
     assert report.warnings()[2].startswith("FAR 0.01, 0.001, 0.0001: fewer than 30 of")
     assert list(report.scalars()) == [
         "auc", "eer", "tar_at_far_0.01", "tar_at_far_0.001", "tar_at_far_0.0001", "eer_threshold",

@@ -65,6 +65,20 @@ def test_hysteresis():
     assert alarmed == [3, 4, 5, 6, 7, 8]
 
 
+def test_while_a_run_warms_up_only_a_clear_fault_counts():
+    faulty, clear = report_of(0.993), report_of(0.99999)
+    assert faulty.verdict == clear.verdict == "point collapse"
+    guard = CollapseGuard("warn")
+    assert guard.check(faulty, epoch=1, step=4) is None
+    assert not guard.faulty
+    assert guard.check(clear, epoch=2, step=8).fault == "point collapse"
+    assert guard.faulty
+    for told in ({"step": 20}, {}):  # after the warm-up; and of no step
+        assert CollapseGuard("warn").check(faulty, epoch=1, **told) is not None
+    assert CollapseGuard("warn", warm_up=0).check(faulty, epoch=1, step=4) is not None
+    assert CollapseGuard("warn", warm_up=60).check(faulty, epoch=9, step=59) is None
+
+
 def test_an_alarm_ends_by_its_own_fault(generator):
     """Out of the point, and by the stricter limits still short of dimensions: the point's alarm is over."""
     flat = torch.randn(500, 5, generator=generator) @ torch.randn(5, 16, generator=generator)
@@ -135,6 +149,8 @@ def test_a_guard_refuses_what_it_cannot_do():
     for name in ("patience", "recovery", "margin", "give_up"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             CollapseGuard(**{name: 0})
+    with pytest.raises(ValueError, match="warm_up must be"):
+        CollapseGuard(warm_up=-1)
 
 
 def test_an_unknown_act_is_refused():

@@ -15,6 +15,8 @@ from test_training import data, encoder  # noqa: F401
 from torch import nn
 
 from legolas_metric import HardMiner, MiningSchedule, RandomMiner, RetrievalProtocol, SemiHardMiner, SupConLoss
+from legolas_metric.datasets import load_omniglot
+from legolas_metric.encoders import Conv4
 from legolas_metric.miners.schedule import Plateau
 from legolas_metric.training import CollapseMonitor, GlobalMining, MetricLearner, RunHistory, ValidationMonitor
 
@@ -216,6 +218,23 @@ def test_a_collapse_is_acted_upon(data, tmp_path, act):  # noqa: F811
     assert miners[:2] == ["RandomMiner", "HardMiner"]
     if act == "step_back":
         assert miners[2] == "RandomMiner"
+
+
+def test_a_sound_run_of_few_steps_an_epoch_raises_no_alarm(tmp_path):
+    """In its first steps batch norm's running statistics leave the rows of a sound encoder in a narrow cone."""
+    rows = load_omniglot()
+    train, unseen = rows.take(torch.arange(400)), rows.take(torch.arange(6000, 6300))
+    for warm_up, alarms in ((0, True), (20, False)):
+        torch.manual_seed(0)
+        schedule = MiningSchedule([(0, SemiHardMiner(on_empty="hardest")), (1, HardMiner())])
+        mining = GlobalMining(train, train.labels, schedule=schedule, batch_size=64, steps_per_epoch=4, progress=False)
+        guard = CollapseMonitor("step_back", warm_up=warm_up)
+        callbacks = [mining, ValidationMonitor(unseen, unseen.labels), guard]
+        folder = tmp_path / str(warm_up)
+        trainer = L.Trainer(max_epochs=2, callbacks=callbacks, default_root_dir=folder, **QUIET, **NO_FILES)
+        trainer.fit(MetricLearner(Conv4(width=16), SupConLoss(0.1)), mining.loader())
+        assert bool(guard.actions) == alarms
+        assert (0.0 in RunHistory(folder).series("healthy/validation").values()) == alarms
 
 
 def test_a_guard_says_what_it_needs(data):  # noqa: F811

@@ -137,6 +137,7 @@ def check_lightning(runs, one):
         for found, expected in zip(run["rounds"], one["rounds"], strict=True):
             assert all(map(torch.equal, found, expected))
         assert run["rank_at_1"] == pytest.approx(one["rank_at_1"])
+        assert run["metrics"]["lr"] == one["metrics"]["lr"] == pytest.approx(0.002)
         assert run["metrics"]["train_loss"] == pytest.approx(one["metrics"]["train_loss"], abs=1e-6)
 
 
@@ -147,6 +148,7 @@ def test_under_lightning_spawned(spawned, lightning_alone):
     assert len([entry for entry in history.lines() if entry["kind"] == "epoch"]) == EPOCHS + 1
     assert len(history.rounds) == len(lightning_alone["rounds"])
     assert history.ended["why"] == "finished"
+    assert list(history.series("lr").values()) == pytest.approx([0.002] * EPOCHS)
 
 
 def test_under_lightning_at_four_processes(four, lightning_alone):

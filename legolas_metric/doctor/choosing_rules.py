@@ -90,6 +90,25 @@ def stopped_in_warm_up(case: RunCase) -> Iterator[Finding]:
     )
 
 
+def stopped_before_attention(case: RunCase) -> Iterator[Finding]:
+    """The run ended early, while its attention still found its place."""
+    entropy, planned = case.trained("attention_entropy"), case.number("epochs")
+    if entropy is None or not planned or case.history.epochs >= case.limits["early"] * planned:
+        return
+    tail = entropy.tail(max(2, len(entropy) // 3))
+    if tail.change < -case.limits["visible"] and tail.trend() < -case.limits["trend"]:
+        yield Finding(
+            severity="warning",
+            rule="stopped before attention converged",
+            marks=entropy.mark(),
+            sentence=f"the run ended in epoch {case.history.epochs} of {planned:g} while the entropy of its attention "
+            "still fell",
+            evidence=f"{entropy.told()}; {tail.told()}",
+            remedy="train on until the entropy rests: what is attended to is still being chosen",
+            share=1 - case.history.epochs / planned,
+        )
+
+
 def still_improving(case: RunCase) -> Iterator[Finding]:
     """The best value is the last one, and the last third rose as the one before."""
     wanted, planned = case.wanted(), case.number("epochs")
@@ -148,12 +167,12 @@ def weak_ranking(case: RunCase) -> Iterator[Finding]:
 
 def too_few_epochs(case: RunCase) -> Iterator[Finding]:
     """Trends of so few epochs are no trends."""
-    if 0 < case.history.epochs < case.limits["few_epochs"]:
-        planned = case.number("epochs")
+    few, planned = case.history.epochs, case.number("epochs")
+    if 0 < few < case.limits["few_epochs"]:
         yield Finding(
             severity="note",
             rule="few epochs",
-            sentence=f"{case.history.epochs} epochs are too few to judge a trend",
+            sentence=f"{few} epoch{' is' if few == 1 else 's are'} too few to judge a trend",
             evidence=f"{case.limits['few_epochs']:g} are asked"
             + ("" if planned is None else f"; {planned:g} were planned"),
             remedy="train on before you draw conclusions from the curves",
@@ -166,6 +185,7 @@ RULES = (
         stopped_on_another_value,
         stopped_while_improving,
         stopped_in_warm_up,
+        stopped_before_attention,
         still_improving,
         levels_off,
     ),

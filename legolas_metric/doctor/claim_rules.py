@@ -27,7 +27,7 @@ def interval_wider_than_gain(case: RunCase) -> Iterator[Finding]:
         return
     if low is not None and high is not None and (a := low.at(epoch)) is not None and (b := high.at(epoch)) is not None:
         half, how, measured = (b - a) / 2, f"its interval is [{a:.4f}, {b:.4f}]", True
-    elif queries:
+    elif queries and queries > 0:
         half = case.limits["deviations"] * math.sqrt((best * (1 - best) + first * (1 - first)) / queries)
         how, measured = f"of {queries:g} queries a difference is known to ±{half:.4f}, unpaired", False
     else:

@@ -50,6 +50,20 @@ def one_class_predicted(case: RunCase) -> Iterator[Finding]:
     )
 
 
+def one_class_called(case: RunCase) -> Iterator[Finding]:
+    """`ClassifierLearner` saw one class alone called in the last epoch, of however many; a slow start is no fault."""
+    told = [event for event in case.history.happened("one class") if event.get("epoch", 0) >= case.history.epochs > 0]
+    if told and not any(one_class_predicted(case)):
+        yield Finding(
+            severity="fault",
+            rule="one class predicted",
+            sentence="one class was called for every row, in the last epoch too: nothing is learnt",
+            evidence="; ".join(str(event.get("why")) for event in told),
+            remedy="balance once, not several times; raise the rate if the loss hardly moved, lower it if it jumped",
+            share=1.0,
+        )
+
+
 def class_gap(case: RunCase) -> Iterator[Finding]:
     """A macro mean that hides a class that isn't learnt."""
     classes = {n: c for n, c in case.history.curves.items() if n.startswith("val_f1_class_") and len(c)}
@@ -199,6 +213,6 @@ def solved(case: RunCase) -> Iterator[Finding]:
 
 
 RULES = (
-    *(one_class_predicted, class_gap, balanced_twice, soft_targets, empty_classes, foreign_constants),
+    *(one_class_predicted, one_class_called, class_gap, balanced_twice, soft_targets, empty_classes, foreign_constants),
     *(training_at_chance, solved),
 )

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,12 +18,14 @@ from typing import Any
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.fold_results import folds_of, is_fold, pooled
 from legolas_metric.doctor.log_readers import Line, file_of, lines_of, mlflow_lines, nested
-from legolas_metric.doctor.value_names import SETTINGS, canonical
+from legolas_metric.doctor.value_names import SETTINGS, canonical, named
 from legolas_metric.training.history import RunHistory
 
 HistoryLike = RunHistory | str | os.PathLike[str] | Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 
 _OF_TRAINING = ("train_loss", "train_loss_step", "train_accuracy")
+_MOST = 500  # values of a curve
+_AS_PEOPLE_WRITE = re.compile(r"([+-]?\d+)(?:[.,](\d+))?\s*(%?)")
 _PART = re.compile(r"(fold|seed|run|repeat)[_\-]?\d+$")
 
 
@@ -37,6 +40,7 @@ class History:
         events: what happened, and how it ended.
         settings: of the run.
         epochs: how many were trained.
+        stages: epochs in which another miner, or strategy, took over from the one before.
         parts: of a folder of folds or seeds, each one's history; the curves are then their means.
         result: of a fold, what it came to by name, as `run_folds` wrote it; of all folds, the means.
         pooled: of all folds, name -> the mean over their queries, and its 95 % interval over identities.
@@ -49,6 +53,7 @@ class History:
     events: tuple[Mapping[str, Any], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 0
+    stages: frozenset[float] = frozenset()
     parts: Mapping[str, "History"] = field(default_factory=dict)
     result: Mapping[str, float] = field(default_factory=dict)
     pooled: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
@@ -174,13 +179,16 @@ def _read(file: Path, run: str) -> History:
 def _settings_beside(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Settings that lie in a run's folder, and why some could not be read."""
     settings: dict[str, Any] = {}
+    why: list[str] = []
     for name in ("settings.json", "settings.toml"):
-        if (folder / name).is_file():
-            settings |= read_settings(folder / name)
+        try:
+            settings |= read_settings(folder / name) if (folder / name).is_file() else {}
+        except ValueError:
+            why.append(f"{name}, which holds no settings")
     if not (folder / "hparams.yaml").is_file():
-        return settings, []
-    of_lightning, why = _hparams(folder / "hparams.yaml")
-    return {**of_lightning, **settings}, why
+        return settings, why
+    of_lightning, unread = _hparams(folder / "hparams.yaml")
+    return {**of_lightning, **settings}, [*why, *unread]
 
 
 def _hparams(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -235,7 +243,7 @@ def _mean(parts: dict[str, History]) -> History:
 def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
     epochs: dict[float, dict[str, Any]] = {}
     rounds: dict[float, dict[str, Any]] = {}
-    events = []
+    events, by_step = [], any(line.get("axis") == "step" for line in lines)
     for number, line in enumerate(lines, 1):
         kind = line.get("kind", "epoch")
         if kind == "start":
@@ -245,11 +253,12 @@ def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
         elif kind in ("epoch", "round"):
             # Our histories write null where a value wasn't finite; elsewhere an empty cell was not measured.
             measured = {key: math.nan if value is None else value for key, value in line.get("values", {}).items()}
-            values = {**{k: v for k, v in line.items() if k not in ("kind", "values")}, **measured}
-            named = {canonical(key): value for key, value in values.items() if value not in (None, "")}
-            when = _number(named.pop("epoch", number))
+            values = {**{k: v for k, v in line.items() if k not in ("kind", "axis", "values")}, **measured}
+            ours = named(values)
+            held = {ours[key]: value for key, value in values.items() if value not in (None, "")}
+            when = _number(held.pop("epoch", number))
             # Of an epoch that was run again the later line counts; loggers spread one epoch over several lines.
-            (epochs if kind == "epoch" else rounds).setdefault(when if when is not None else number, {}).update(named)
+            (epochs if kind == "epoch" else rounds).setdefault(when if when is not None else number, {}).update(held)
     _drop_empty_start(epochs)
     if any(name in epochs.get(0, ()) for name in _OF_TRAINING):  # a logger that counts its epochs from 0
         epochs = {epoch + 1: values for epoch, values in epochs.items()}
@@ -261,8 +270,18 @@ def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
         rounds=mined,
         events=tuple(events),
         settings=settings,
-        epochs=sum(epoch > 0 for epoch in epochs),
+        epochs=len(epochs) - (0 in epochs) if by_step else math.ceil(max(epochs, default=0)),
+        stages=_stages(epochs, rounds),
     )
+
+
+def _stages(epochs: Mapping[float, Mapping[str, Any]], rounds: Mapping[float, Mapping[str, Any]]) -> frozenset[float]:
+    """Epochs that mined otherwise than those before, by what an epoch says, or the round that it began with."""
+    told = {epoch: str(values["strategy"]) for epoch, values in epochs.items() if "strategy" in values}
+    # Rounds count epochs from 0, their ends from 1.
+    told = told or {epoch + 1: str(values["strategy"]) for epoch, values in rounds.items() if "strategy" in values}
+    order = sorted(told)
+    return frozenset(later for earlier, later in pairwise(order) if told[earlier] != told[later])
 
 
 def _drop_empty_start(epochs: dict[float, dict[str, Any]]) -> None:
@@ -285,7 +304,7 @@ def _columns(table: Mapping[float, Mapping[str, Any]]) -> tuple[dict[str, Curve]
         if len(known) < len(cells):
             words[name] = tuple(str(cell) for _, cell in cells)
             continue
-        finite = [(epoch, number) for epoch, number in known if math.isfinite(number)]
+        finite = _thinned([(epoch, number) for epoch, number in known if math.isfinite(number)])
         curves[name] = Curve(
             name,
             tuple(epoch for epoch, _ in finite),
@@ -295,11 +314,20 @@ def _columns(table: Mapping[float, Mapping[str, Any]]) -> tuple[dict[str, Curve]
     return curves, words
 
 
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of very many values, such as one a step, the first and means over stretches, each told at its end."""
+    if len(points) <= _MOST:
+        return points
+    edges = [1 + (len(points) - 1) * part // (_MOST - 1) for part in range(_MOST)]
+    parts = [points[start:end] for start, end in pairwise(edges)]
+    return [points[0], *((part[-1][0], fmean(value for _, value in part)) for part in parts)]
+
+
 def _number(cell: Any) -> float | None:
-    """A number, or None for a text."""
-    if isinstance(cell, bool):
-        return float(cell)
+    """A number, also with a percent sign or a decimal comma, or None for a text."""
     try:
         return float(cell)
     except (TypeError, ValueError):
-        return None
+        if not isinstance(cell, str) or not (found := _AS_PEOPLE_WRITE.fullmatch(cell.strip())):
+            return None
+        return float(f"{found[1]}.{found[2] or 0}") / (100 if found[3] else 1)

@@ -39,9 +39,9 @@ def not_finite(case: RunCase) -> Iterator[Finding]:
 
 
 def loss_spikes(case: RunCase) -> Iterator[Finding]:
-    """A loss that jumped far beyond what it had been."""
+    """A loss that jumped far beyond what it had been, but for epochs in which another miner took over."""
     loss, rates = case.curve("train_loss"), case.curve("lr")
-    spikes = [] if loss is None else loss.spikes(case.limits)
+    spikes = [] if loss is None else [e for e in loss.spikes(case.limits) if e not in case.history.stages]
     if loss is not None and spikes:
         beside = (
             ""
@@ -75,7 +75,9 @@ def collapsed_loss(case: RunCase) -> Iterator[Finding]:
         values["ln 2"] = math.log(2)
     if batch and batch > 2 and ("supcon" in kind or "infonce" in kind or "ntxent" in kind):
         values[f"ln(B - 1), B = {batch:g}"] = math.log(batch - 1)
-    for name, value in values.items():
+    ranking = case.ranking()
+    learns = case.gained() and ranking is not None and ranking.last >= case.limits["poor_rank"]
+    for name, value in values.items() if not learns else ():
         if all(abs(each - value) <= near * value for each in tail):
             yield Finding(
                 severity="fault",
@@ -87,7 +89,7 @@ def collapsed_loss(case: RunCase) -> Iterator[Finding]:
                 remedy="mine easier negatives (semi-hard or random first), and lower the rate or the margin",
                 share=1.0,
             )
-    if classes and classes > 1 and kind in ("cross_entropy", "cross-entropy", "ce"):
+    if classes and classes > 1 and kind in ("cross_entropy", "cross-entropy", "crossentropyloss", "ce"):
         guess = math.log(classes)
         if min(tail) > (1 - case.limits["guessing_loss"]) * guess:
             yield Finding(
@@ -104,9 +106,11 @@ def collapsed_loss(case: RunCase) -> Iterator[Finding]:
 
 
 def nothing_moves(case: RunCase) -> Iterator[Finding]:
-    """A loss that is what it was, down to the last digits."""
+    """A loss that is what it was, to the last digits, and goes nowhere; a miner or a temperature may hold it up."""
     loss = case.trained("train_loss")
-    if loss is not None and max(loss.values) - min(loss.values) <= case.limits["loss_moved"] * abs(loss.first):
+    if loss is None or case.gained() or abs(loss.trend()) > case.limits["trend"]:
+        return
+    if max(loss.values) - min(loss.values) <= case.limits["loss_moved"] * abs(loss.first):
         yield Finding(
             severity="fault",
             rule="loss unchanged",
@@ -124,7 +128,7 @@ def rate_too_small(case: RunCase) -> Iterator[Finding]:
     """A rate at which little moves."""
     loss, rates, set_rate = case.trained("train_loss"), case.curve("lr"), case.number("lr")
     rate = max(rates.values) if rates is not None else set_rate
-    if loss is None or rate is None or not rate < case.limits["small_rate"]:
+    if loss is None or rate is None or not rate < case.limits["small_rate"] or case.saturated():
         return
     if -case.limits["little"] < loss.change < 0:
         yield Finding(

@@ -53,13 +53,16 @@ def _own_lines(path: Path) -> tuple[list[Line], list[str]]:
     ended = [] if history.ended is None else [history.ended]
     lines: list[Line] = [*history.starts, *history.epochs.values(), *history.rounds, *history.events, *ended]
     broken = history.broken
-    return lines, [f"{broken} lines of {path.name}, which are no JSON"] if broken else []
+    return lines, [f"{broken} lines of {path.name}, which are no lines of a history"] if broken else []
 
 
 def _csv_lines(path: Path) -> list[Line]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return [{key: value for key, value in row.items() if key} for row in csv.DictReader(file)]
+        text = path.read_text(encoding="utf-8-sig")
+        head = text.partition("\n")[0]
+        between = max(",;\t", key=head.count)  # a comma where there is none
+        rows = csv.DictReader(text.splitlines(), delimiter=between)
+        return [{key: value for key, value in row.items() if key} for row in rows]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV: {error}") from None
 
@@ -119,8 +122,14 @@ def by_epoch(values: Mapping[str, Points]) -> list[Line]:
             place = bisect_left(steps, step)
             epoch = clock[min(place, len(clock) - 1)][1] if clock else step
             gathered.setdefault(epoch, {}).setdefault(name, []).append(value)
+    axis = "epoch" if clock else "step"
     return [
-        {"kind": "epoch", "epoch": epoch, "values": {name: fmean(of_epoch) for name, of_epoch in named.items()}}
+        {
+            "kind": "epoch",
+            "axis": axis,
+            "epoch": epoch,
+            "values": {name: fmean(of_epoch) for name, of_epoch in named.items()},
+        }
         for epoch, named in sorted(gathered.items())
     ]
 

@@ -6,7 +6,7 @@ from statistics import median
 
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding
-from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.doctor.run_case import RunCase, listed
 
 _HARD = ("hard", "semi-hard", "semihard", "full-hard")
 
@@ -14,7 +14,7 @@ _HARD = ("hard", "semi-hard", "semihard", "full-hard")
 def negatives_were_random(case: RunCase) -> Iterator[Finding]:
     """Hard mining by name, random negatives in fact."""
     origins = case.history.words.get("negatives_from", ()) or (case.text("negatives_from"),)
-    asked = [*case.history.words.get("strategy", ()), *map(str, case.settings.get("stages", ()) or ())]
+    asked = [*case.history.words.get("strategy", ()), *map(str, listed(case.settings.get("stages")))]
     hard = [name for name in dict.fromkeys(asked) if any(word in name.lower() for word in _HARD)]
     if set(origins) == {"random"} and hard:
         yield Finding(
@@ -31,27 +31,40 @@ def negatives_were_random(case: RunCase) -> Iterator[Finding]:
 
 
 def starved(case: RunCase) -> Iterator[Finding]:
-    """Rounds that fell back, or found nothing."""
-    rounds = case.history.rounds
-    anchors = _last(rounds.get("anchors"))
-    limit = case.limits
-    for name, most, sentence in (
-        ("fallback", limit["fallback"], "of the anchors were served by another rule than asked"),
-        ("no_negative", limit["starved"], "of the anchors have no negative"),
-        ("outside_window", limit["starved"], "of the anchors have no negative inside the window"),
-        ("exhausted", limit["starved"], "of the anchors were dropped, since the guard rejected all candidates"),
+    """Rounds that fell back, or found nothing; a window that is empty since all is learnt is no fault."""
+    rounds, limit = case.history.rounds, case.limits
+    counts = {name: curve.last for name, curve in rounds.items() if len(curve)}
+    anchors = counts.get("anchors", 0.0)
+    dropped = counts.get("outside_window", 0.0) - counts.get("fallback", 0.0) + counts.get("exhausted", 0.0)
+    pairs = counts.get("triplets", 0.0) + dropped
+    each = "positive='all'" in str(case.settings.get("schedule"))  # a pair of each positive of an anchor
+    wider = "widen the window (a larger margin), or mine from more rows"
+    for name, most, sentence, remedy in (
+        ("fallback", limit["fallback"], "were served by another rule than asked", wider),
+        (
+            *("no_negative", limit["starved"], "have no negative"),
+            "put rows of other classes beside them (into their sessions, where negatives are of the same one)",
+        ),
+        ("outside_window", limit["starved"], "have no negative inside the window", wider),
+        (
+            *("exhausted", limit["starved"], "were dropped, since the guard rejected all candidates"),
+            "loosen the guard's bound, or let it look further (depth)",
+        ),
     ):
-        count = _last(rounds.get(name))
-        if anchors and count is not None and count / anchors > most:
+        if name in ("fallback", "outside_window") and case.saturated():
+            continue
+        count = counts.get(name, 0.0)
+        of_pairs = name != "no_negative" and (each or count > anchors)
+        asked, what = (pairs, "pairs") if of_pairs else (anchors, "anchors")
+        if asked and name in counts and count / asked > most:
             yield Finding(
                 severity="fault" if name == "fallback" else "warning",
                 rule=f"mining: {name}",
                 marks=rounds[name].mark(),
-                sentence=f"{count / anchors:.0%} {sentence}",
-                evidence=f"{name} {count:g} of {anchors:g} anchors in the last round",
-                remedy="widen the window (a larger margin), or mine from more rows, and look at the stats of "
-                "every round",
-                share=min(count / anchors, 1.0),
+                sentence=f"{count / asked:.0%} of the {what} {sentence}",
+                evidence=f"{name} {count:g} of {asked:g} {what} in the last round",
+                remedy=f"{remedy}, and look at the stats of every round",
+                share=min(count / asked, 1.0),
             )
 
 
@@ -117,10 +130,8 @@ def stale(case: RunCase) -> Iterator[Finding]:
 
 def margin_inactive(case: RunCase) -> Iterator[Finding]:
     """Triplets that are all beyond the margin already, though the ranking has room left: a solved run has no need."""
-    active, ranking = case.trained("active"), case.ranking()
-    if ranking is not None and ranking.last >= case.limits["saturated"]:
-        return
-    if active is not None and active.last < case.limits["active"]:
+    active = case.trained("active")
+    if active is not None and active.last < case.limits["active"] and not case.saturated():
         yield Finding(
             severity="warning",
             rule="margin inactive",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from legolas_metric.doctor.findings import Finding
-from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.doctor.run_case import RunCase, listed
 
 _CONTINUOUS = ("map_at_r", "effective_rank", "mean_cosine", "resultant_length", "val_loss", "auc")
 _SHARES = ("rank_at_1", "val_accuracy", "val_f1_macro")
@@ -48,8 +48,8 @@ def weights_never_changed(case: RunCase) -> Iterator[Finding]:
 
 def parameters_missing(case: RunCase) -> Iterator[Finding]:
     """Parameters that need gradients and that no optimiser holds: a loss with proxies, most often."""
-    names = case.settings.get("not_optimised") or ()
-    if isinstance(names, str) or not names:
+    names = listed(case.settings.get("not_optimised"))
+    if not names:
         return
     of_loss = [name for name in names if "loss" in str(name) or "prox" in str(name)]
     yield Finding(
@@ -69,7 +69,7 @@ def temperature_out_of_range(case: RunCase) -> Iterator[Finding]:
     curve, told = case.curve("temperature"), case.number("temperature")
     value = curve.last if curve is not None else told
     kind = case.text("loss")
-    if value is None or not any(name in kind for name in _SOFTMAX):
+    if not value or not any(name in kind for name in _SOFTMAX):
         return
     low, high = case.limits["temperature_low"], case.limits["temperature_high"]
     if low <= value <= high:

@@ -1,9 +1,9 @@
 """Rules on the rows that a run was given: parts that overlap, queries without answers, rare classes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from legolas_metric.doctor.findings import Finding
-from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.doctor.run_case import RunCase, listed, number_of
 
 
 def shared_identities(case: RunCase) -> Iterator[Finding]:
@@ -71,8 +71,9 @@ def unanswerable_queries(case: RunCase) -> Iterator[Finding]:
 def rare_classes(case: RunCase) -> Iterator[Finding]:
     """Classes of very different sizes, and nothing that balances them."""
     told = case.settings.get("class_counts")
-    counts = list(told.values()) if isinstance(told, Mapping) else told
-    if not isinstance(counts, Sequence) or isinstance(counts, str) or len(counts) < 2 or min(counts) < 1:
+    counts = [number_of(count) for count in (told.values() if isinstance(told, Mapping) else listed(told))]
+    counts = [count for count in counts if count is not None and count >= 1]
+    if len(counts) < 2:
         return
     balanced = any(case.settings.get(name) is True for name in ("weighted_sampler", "class_weights"))
     balanced |= "focal" in case.text("loss") or any(
@@ -90,7 +91,7 @@ def rare_classes(case: RunCase) -> Iterator[Finding]:
         rule="imbalance without balancing",
         marks=() if beside is None else beside.mark(),
         sentence=f"the largest class has {apart:.0f} times the rows of the smallest, and nothing balances them",
-        evidence=f"{len(counts)} classes of {min(counts)} to {max(counts)} rows"
+        evidence=f"{len(counts)} classes of {min(counts):g} to {max(counts):g} rows"
         + ("" if beside is None else f"; the worst class: {beside.told()}"),
         remedy="draw classes alike (PKSampler, or a weighted sampler), or weigh the loss: one of them",
         share=1 - 1 / apart,

@@ -1,5 +1,6 @@
 """What a rule on runs is given: the history, the settings, and the limits."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,16 @@ class RunCase:
         asked = least or int(self.limits["few_epochs"])
         return [curve for name in ("rank_at_1", "map_at_r") if (curve := self.curve(name, least=asked)) is not None]
 
+    def saturated(self) -> bool:
+        """Whether the ranking has no room left to gain."""
+        ranking = self.ranking()
+        return ranking is not None and ranking.last >= self.limits["saturated"]
+
+    def gained(self) -> bool:
+        """Whether the run ends with a ranking, or else an accuracy, above its first."""
+        wanted = self.wanted()
+        return wanted is not None and wanted.last >= wanted.first + self.limits["worse"]
+
     def kept(self) -> bool:
         """Whether the history says that the best weights were kept or restored."""
         return bool(self.history.happened("restore") or self.history.happened("best weights"))
@@ -62,8 +73,23 @@ class RunCase:
 
     def number(self, name: str) -> float | None:
         """A setting that is a number, or None."""
-        value = self.settings.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return number_of(self.settings.get(name))
+
+
+def number_of(value: object) -> float | None:
+    """A finite number, also where a logger kept it as text; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def listed(value: object) -> list[Any]:
+    """A setting that is a list; empty where it is something else."""
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 Rule = Callable[[RunCase], Iterator[Finding]]

@@ -1,6 +1,7 @@
 """What a logged value is called: one name for each, of the many that loggers and authors give it."""
 
 import re
+from collections.abc import Iterable
 
 # Our name, and what it is called elsewhere; in lower case with underscores.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -22,7 +23,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "inter": ("inter", "train_inter", "inter_distance", "neg_distance"),
     "davies_bouldin": ("davies_bouldin", "val_db", "db", "val_davies_bouldin"),
     "calinski_harabasz": ("calinski_harabasz", "val_ch", "ch", "val_calinski_harabasz"),
-    "lr": ("lr", "learning_rate", "lr_adam", "lr_adamw", "lr_sgd"),
+    "lr": ("lr", "learning_rate"),
     "temperature": ("temperature", "tau", "train_temperature"),
     "attention_entropy": ("attention_entropy", "attn_entropy"),
     "auxiliary_loss": ("auxiliary_loss", "aux_loss", "train_auxiliary_loss", "train_aux_loss"),
@@ -36,6 +37,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "active": ("active", "active_share", "fraction_active", "train_active"),
     "threshold": ("threshold", "eer_threshold", "val_threshold", "decision_threshold"),
 }
+# Lightning's rates by optimiser, of the first one and its first group.
+_RATE = re.compile(r"lr_(adam|adamw|sgd|nadam|radam|rmsprop|adagrad|lion|lamb|lars)(_pg1)?")
+# Keras calls those of training so, where those of validation stand beside them.
+_OF_TRAINING = {"accuracy": "train_accuracy", "f1": "train_f1"}
 _NAMES = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 
 # The same for settings. What is none of a run's own, such as the patience of a scheduler, has no alias.
@@ -70,7 +75,23 @@ def canonical(name: str) -> str:
     if slash and _plain(first) in _WITH_PARTS:
         return f"{_plain(first)}/{protocol.removesuffix('_epoch')}"
     plain = _plain(name).removesuffix("_epoch") or name
-    return _NAMES.get(plain, plain)
+    return "lr" if _RATE.fullmatch(plain) else _NAMES.get(plain, plain)
+
+
+def named(columns: Iterable[str]) -> dict[str, str]:
+    """Our name of each column of a table, by all that stand there.
+
+    Example:
+        >>> named(["loss", "accuracy", "val_accuracy"])
+        {'loss': 'train_loss', 'accuracy': 'train_accuracy', 'val_accuracy': 'val_accuracy'}
+        >>> named(["loss", "accuracy"])["accuracy"]
+        'val_accuracy'
+    """
+    own = {column: canonical(column) for column in columns}
+    for column, name in own.items():
+        if _plain(column) in _OF_TRAINING and list(own.values()).count(name) > 1:
+            own[column] = _OF_TRAINING[_plain(column)]
+    return own
 
 
 def _plain(name: str) -> str:

@@ -19,6 +19,7 @@ from legolas_metric.checks import (
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
+from legolas_metric.measures import worse_than_baseline
 from legolas_metric.names import Known, Named, Names, as_named, known_by
 from legolas_metric.rows import as_float_rows, as_prepared
 from legolas_metric.signatures import typed
@@ -71,7 +72,7 @@ class ClassificationReport:
         """What makes these figures weaker than they look, a sentence each."""
         before = {} if self.baseline is None else self.baseline.scalars()
         said = [
-            f"training made {name} worse: {value:.3f}, untrained {before[name]:.3f}"
+            worse_than_baseline(name, value, before[name])
             for name, value in self.scalars().items()
             if name in before and value < before[name] - WORSE
         ]

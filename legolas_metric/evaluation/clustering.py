@@ -12,7 +12,7 @@ from legolas_metric.evaluation.arguments import as_table, rows_of_baseline
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.ranking_report import WORSE
 from legolas_metric.evaluation.trials import side
-from legolas_metric.measures import measure
+from legolas_metric.measures import measure, worse_than_baseline
 from legolas_metric.signatures import typed
 
 _SILHOUETTE_ROWS = 10_000
@@ -60,7 +60,7 @@ class ClusteringReport:
                 measure(name).title: (getattr(self, name), getattr(self.baseline, name)) for name in ("nmi", "ami")
             }
             said += [
-                f"training made {name} worse: {after:.3f}, untrained {before:.3f}"
+                worse_than_baseline(name, after, before)
                 for name, (after, before) in figures.items()
                 if after < before - WORSE
             ]

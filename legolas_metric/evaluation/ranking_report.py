@@ -12,7 +12,7 @@ from legolas_metric.evaluation import ranking_measures as measures
 from legolas_metric.evaluation.bootstrap import Difference, Over, intervals, paired_difference
 from legolas_metric.evaluation.protocol import RetrievalProtocol
 from legolas_metric.evaluation.query_measures import QueryMeasures, WrongNeighbours
-from legolas_metric.measures import figures_sheet, ranking_figures
+from legolas_metric.measures import figures_sheet, ranking_figures, worse_than_baseline
 from legolas_metric.names import Names, name_of
 from legolas_metric.signatures import typed
 from legolas_metric.tables import Sheet, Shown
@@ -69,7 +69,8 @@ class RankingReport(Shown):
             None.
         per_query: what the means are taken of.
         worst: the queries that lost by the widest margin, with their wrong neighbours.
-        baseline: the report of the untrained encoder, by which this one is to be read; None where none was given.
+        baseline: the report of the untrained encoder, or of the same rows without a scorer, by which this one is to be
+            read; None where none was given.
 
     Example:
         >>> import torch
@@ -287,7 +288,7 @@ class RankingReport(Shown):
         before = {} if self.baseline is None else self.baseline.shares()
         for name, value in self.shares().items():
             if name in before and value < before[name] - WORSE:
-                said.append(f"training made {name} worse: {value:.3f}, untrained {before[name]:.3f}")
+                said.append(worse_than_baseline(name, value, before[name]))
         asked = self.queries + self.unanswerable
         if self.unanswerable > asked / 10:
             said.append(f"{self.unanswerable} of {asked} queries have too few positives to find and are left out")

@@ -16,7 +16,7 @@ from legolas_metric.evaluation.identity_bootstrap import IdentifiedPairs, paired
 from legolas_metric.evaluation.identity_pairs import Pairs, PairsOfRows, PairsOver
 from legolas_metric.evaluation.operating import Cost, OperatingPoints, Rates
 from legolas_metric.evaluation.ranking_report import WORSE
-from legolas_metric.measures import figures_sheet, verification_figures
+from legolas_metric.measures import figures_sheet, verification_figures, worse_than_baseline
 from legolas_metric.signatures import typed
 from legolas_metric.tables import Sheet, Shown
 
@@ -46,7 +46,7 @@ class VerificationReport(Shown):
         operating: the counts behind `rates_at`.
         pairs: what `intervals` counts once more; None where scores were given without identities.
         metric: of the similarity; None where scores were given.
-        baseline: the report of the untrained encoder; None where none was given.
+        baseline: the report of the untrained encoder, or of the same rows without a scorer; None where none was given.
 
     Example:
         >>> import torch
@@ -245,13 +245,13 @@ class VerificationReport(Shown):
         said = []
         if self.baseline is not None:
             if self.auc < self.baseline.auc - WORSE:
-                said.append(f"training made the AUC worse: {self.auc:.3f}, untrained {self.baseline.auc:.3f}")
+                said.append(worse_than_baseline("AUC", self.auc, self.baseline.auc))
             if self.eer > self.baseline.eer + WORSE:
-                said.append(f"training made the EER worse: {self.eer:.3f}, untrained {self.baseline.eer:.3f}")
+                said.append(worse_than_baseline("EER", self.eer, self.baseline.eer))
             for far, tar in self.tar_at_far.items():
                 fell = self.baseline.tar_at_far.get(far, tar) - tar
                 if fell > WORSE and far not in self.flagged:
-                    said.append(f"training made TAR at FAR {far:g} worse: {tar:.3f}, untrained {tar + fell:.3f}")
+                    said.append(worse_than_baseline(f"TAR at FAR {far:g}", tar, tar + fell))
         if self.flagged:
             rates = ", ".join(f"{far:g}" for far in self.flagged)
             said.append(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from legolas_metric.checks import check_at_least, check_choice
+from legolas_metric.checks import check_at_least, check_choice, check_whole
 from legolas_metric.probes.collapse_report import CLASS, DIMENSIONAL, POINT, VERDICTS, CollapseReport
 from legolas_metric.probes.verdict import judge, shows
 from legolas_metric.signatures import typed
@@ -14,6 +14,7 @@ _log = logging.getLogger(__name__)
 
 Act = Literal["warn", "step_back", "stop"]
 LOSS_PLATEAU = "loss plateau"
+_LAX = 0.1  # strictness while a run warms up
 
 
 @runtime_checkable
@@ -63,7 +64,9 @@ class CollapseGuard:
 
     A run is held against what it began with: the first report that is checked in epoch 0 becomes the guard's reference,
     and raises no alarm itself, for an encoder that was not trained has nothing to lose. Pass `reference` for another
-    one; a report that has its own is judged by that.
+    one; a report that has its own is judged by that. In its first steps an encoder is not what it will be, as running
+    statistics of batch norm settle within some twenty steps: where `check` is told the step, a fault counts before the
+    end of `warm_up` only where it is clear, by limits ten times as lax.
 
     Behaviour in corner cases: reports of fewer than three rows have no verdict and count for nothing; "over-clustered"
     is no alarm unless asked for, since SupCon ends there on training rows; a schedule in its first stage records the
@@ -77,6 +80,7 @@ class CollapseGuard:
         margin: how much stricter the limits are while an alarm lasts; at least 1.
         give_up: actions of one alarm after which to stop; None never does.
         reference: the report that the run is held against; None takes its own of epoch 0, if it is checked.
+        warm_up: steps of the optimiser in which only a clear fault counts; 0 for none.
         plateau: the loss of a collapsed model: the margin for a triplet loss, ln 2 for its soft version, ln(B - 1) for
             SupCon. A loss within 1 % of it is faulty too.
 
@@ -112,6 +116,7 @@ class CollapseGuard:
         give_up: int | None = None,
         reference: CollapseReport | None = None,
         plateau: float | int | None = None,
+        warm_up: int = 20,
     ) -> None:
         check_choice("act", act, get_args(Act))
         for fault in faults:
@@ -127,7 +132,8 @@ class CollapseGuard:
         self.faults = tuple(faults)
         self.patience, self.recovery, self.margin = patience, recovery, margin
         self.give_up, self.reference, self.plateau = give_up, reference, plateau
-        self.alarmed = False
+        self.warm_up = check_whole("warm_up", warm_up, 0)
+        self.alarmed = self.faulty = False
         self.actions: list[GuardAction] = []
         self._faulty = self._healthy = self._taken = 0
 
@@ -137,13 +143,16 @@ class CollapseGuard:
         return bool(self.actions) and self.actions[-1].act == "stop"
 
     @typed
-    def check(self, report: CollapseReport, *, epoch: int, loss: float | int | None = None) -> GuardAction | None:
+    def check(
+        self, report: CollapseReport, *, epoch: int, loss: float | int | None = None, step: int | None = None
+    ) -> GuardAction | None:
         """Look at a report, and act if it is time to.
 
         Args:
             report: of the embeddings as they are now.
             epoch: the one about to start, in which a schedule steps back; 0 for the encoder before training.
             loss: the mean training loss, to be held against `plateau`.
+            step: of the optimiser, to be held against `warm_up`; None is after it.
 
         Returns:
             What was done; None if nothing. After "stop" the caller ends the run.
@@ -155,7 +164,8 @@ class CollapseGuard:
             return None
         if report.reference is None:
             report = replace(report, reference=self.reference)
-        fault, evidence, remedy = self._look(report, loss)
+        fault, evidence, remedy = self._look(report, loss, _LAX if step is not None and step < self.warm_up else 1.0)
+        self.faulty = fault is not None
         if fault is None:
             self._recover(report, epoch)
             return None
@@ -175,9 +185,11 @@ class CollapseGuard:
             self.schedule.advance(epoch, alarm=reason)
         return action
 
-    def _look(self, report: CollapseReport, loss: float | int | None) -> tuple[str | None, tuple[str, ...], str]:
+    def _look(
+        self, report: CollapseReport, loss: float | int | None, strictness: float
+    ) -> tuple[str | None, tuple[str, ...], str]:
         """The fault that a report or the loss shows, if it counts as one, with its evidence and remedy."""
-        verdict = judge(report)
+        verdict = judge(report, strictness=strictness)
         if verdict.fault in self.faults:
             return verdict.fault, verdict.evidence, verdict.remedy
         if loss is not None and self.plateau is not None and abs(loss - self.plateau) <= 0.01 * abs(self.plateau):

@@ -65,7 +65,8 @@ def judge(report: CollapseReport, *, strictness: float | int = 1.0) -> Verdict:
 
     Args:
         report: with a baseline.
-        strictness: factor on every limit; above 1, a report must be healthier to pass.
+        strictness: factor on every limit; above 1, a report must be healthier to pass, below 1 only a clear fault
+            is one.
     """
     if report.n < LEAST_ROWS:
         rows = "one row fills" if report.n == 1 else f"{report.n} rows fill"
@@ -134,7 +135,7 @@ def _sound(report: CollapseReport, strictness: float | int, least: float) -> tup
 
 
 def _stricter(share: float, strictness: float | int) -> float:
-    return 1 - (1 - share) / strictness
+    return 1 - (1 - share) / max(strictness, 1)
 
 
 def _gained(report: CollapseReport) -> bool:

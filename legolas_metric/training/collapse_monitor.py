@@ -35,8 +35,8 @@ class CollapseMonitor(L.Callback):
 
     Args:
         act: "warn", "step_back" (needs a `MiningSchedule` with more than one stage) or "stop".
-        faults, patience, recovery, margin, give_up, plateau: see `CollapseGuard`; `plateau` is held against the logged
-            `train_loss`.
+        faults, patience, recovery, margin, give_up, plateau, warm_up: see `CollapseGuard`; `plateau` is held against
+            the logged `train_loss`, `warm_up` against the Trainer's steps.
         history: see `GlobalMining`.
 
     Raises:
@@ -61,6 +61,7 @@ class CollapseMonitor(L.Callback):
         margin: float | int = 1.5,
         give_up: int | None = None,
         plateau: float | int | None = None,
+        warm_up: int = 20,
         history: HistoryOption = None,
     ) -> None:
         super().__init__()
@@ -74,6 +75,7 @@ class CollapseMonitor(L.Callback):
             "margin": margin,
             "give_up": give_up,
             "plateau": plateau,
+            "warm_up": warm_up,
         }
         CollapseGuard(act, schedule=_Nothing(), **self._settings)  # refuses what is out of bounds
         self.guards: dict[str, CollapseGuard] = {}
@@ -119,7 +121,8 @@ class CollapseMonitor(L.Callback):
         for name, report in fresh.items():
             if report is not None:
                 self.reports[name] = report
-                self.guards[name].check(report, epoch=epoch, loss=None if loss is None else float(loss))
+                told = None if loss is None else float(loss)
+                self.guards[name].check(report, epoch=epoch, loss=told, step=trainer.global_step)
         log_values(trainer, self.recorded_values(epoch), step=trainer.global_step)
         for action in self.actions[before:]:
             self._tell(trainer, action)
@@ -150,8 +153,7 @@ class CollapseMonitor(L.Callback):
 
     def recorded_values(self, epoch: int) -> Mapping[str, float | int]:
         """Whether each of the two is free of the faults that count."""
-        faults = self._settings["faults"]
-        return {f"healthy/{name}": float(report.verdict not in faults) for name, report in self.reports.items()}
+        return {f"healthy/{name}": float(not self.guards[name].faulty) for name in self.reports}
 
     def recorded_names(self) -> set[str]:
         """Of all that is measured."""

@@ -106,7 +106,7 @@ class RunHistory:
 
     @property
     def broken(self) -> int:
-        """Lines that are no JSON object, such as one that a crash cut short."""
+        """Lines that are no JSON object, or lack what their kind has, such as one that a crash cut short."""
         return sum(entry is None for entry in self._read())
 
     @property
@@ -157,7 +157,18 @@ class RunHistory:
                 entry = json.loads(line)
             except ValueError:
                 entry = None
-            yield entry if isinstance(entry, dict) else None
+            yield entry if _is_line(entry) else None
+
+
+def _is_line(entry: Any) -> bool:
+    """Whether it is an object with what its kind is read by."""
+    asked: dict[str, dict[str, type]] = {
+        "start": {"settings": dict},
+        "epoch": {"epoch": int, "values": dict},
+        "round": {"epoch": int, "step": int, "values": dict},
+    }
+    held = asked.get(entry.get("kind", "") if isinstance(entry, dict) else "", {})
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in held.items())
 
 
 def _plain(value: Any) -> Any:

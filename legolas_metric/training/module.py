@@ -127,7 +127,7 @@ class MetricLearner(L.LightningModule):
         )
         if self._trainer is not None:  # a step that is taken by hand has none
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            self.log("lr", rate, on_step=False, on_epoch=True, batch_size=len(labels))
+            self.log("lr", rate, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
 
     def _joint(self, triplets: Triplets, embeddings: Tensor, labels: Tensor, ids: Tensor) -> tuple[Any, Tensor, Tensor]:

@@ -100,7 +100,7 @@ def record_start(
     settings["Trainer"] = {
         name: getattr(trainer, name) for name in ("max_epochs", "max_steps", "precision", "gradient_clip_val")
     }
-    settings[type(pl_module).__name__] = dict(pl_module.hparams)
+    settings[type(pl_module).__name__] = {**_of_loss(pl_module), **pl_module.hparams}
     settings["not_optimised"] = not_optimised(trainer, pl_module)
     seed = os.environ.get("PL_GLOBAL_SEED")
     history.start(
@@ -159,6 +159,16 @@ def record_beside(trainer: L.Trainer, *, epoch: int, what: str, why: str) -> Non
     """The same, of a callback that begins no history by itself: where another one records the run."""
     if recorders(trainer):
         record_event(trainer, epoch=epoch, what=what, why=why)
+
+
+def _of_loss(pl_module: L.LightningModule) -> dict[str, Any]:
+    """The loss of a module by name, with its margin and temperature, by which its values are judged."""
+    loss = getattr(pl_module, "loss", None)
+    if not callable(loss):
+        return {}
+    told = {name: getattr(loss, name, None) for name in ("margin", "temperature")}
+    numbers = {name: float(value) for name, value in told.items() if isinstance(value, float | int)}
+    return {"loss": getattr(loss, "__name__", type(loss).__name__), **numbers}
 
 
 def not_optimised(trainer: L.Trainer, pl_module: L.LightningModule) -> list[str]:
