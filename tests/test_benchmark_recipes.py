@@ -290,7 +290,7 @@ def test_the_longest_runs_are_those_of_the_best_whole_finals_and_have_a_table_by
     assert list(hour(lines[:5])) == []
     wanted = [(run.task, run.recipe, run.seed) for run in hour(lines)]
     near = [("omniglot", "near + SupCon", seed) for seed in range(3)]
-    assert wanted == [("omniglot", "PK + SupCon", 0), *near, ("omniglot, 128 channels", "near + SupCon", 0)]
+    assert wanted == [("omniglot", "PK + SupCon", 0), ("omniglot, 128 channels", "near + SupCon", 0), *near]
     assert {run.steps for run in hour(lines)} == {9600}
     lines += [line("near + SupCon", 0, 0.7, 9600), line("near + SupCon", 1, 0.8, 9600)]
     lines += [line("near + SupCon", 0, 0.9, 9600, "omniglot, 128 channels")]
