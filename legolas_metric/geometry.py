@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
+from torch.nn.functional import linear, pad
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
@@ -123,7 +124,7 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
 
 def projected(rows: Float[Tensor, "n d"]) -> Float64[Tensor, "n 2"]:
     """Rows along two fixed directions: those of one direction lie within `tie_distance` in both."""
-    return rows.double() @ _axes(rows.shape[1]).to(rows.device)
+    return linear(rows.double(), _axes(rows.shape[1]).to(rows.device))
 
 
 def one_direction(
@@ -139,16 +140,24 @@ def one_direction(
         place: `projected`.
     """
     tie = tie_distance(rows.dtype)
-    if not bool((place[:, 0].sort().values.diff() <= tie).any()):
-        return
+    some = None
+    for axis in (0, 1):  # most rows are alone on one of them
+        along = place[:, axis]
+        ascending, order = (along if some is None else along[some]).sort()
+        near = ascending.diff() <= tie
+        if not bool(near.any()):
+            return
+        order = order[pad(near, (1, 0)) | pad(near, (0, 1))]
+        some = order if some is None else some[order]
+    assert some is not None
+    some = some[place[some, 0].argsort()]
     for shift in (0.0, 0.5):
         strip = (place[:, 1] / (_STRIP * tie) + shift).floor()
-        order = place[:, 0].argsort(stable=True)
-        yield from _within_strips(rows, place[:, 0], strip, order[strip[order].argsort(stable=True)], tie)
+        yield from _within_strips(rows, place[:, 0], strip, some[strip[some].argsort(stable=True)], tie)
 
 
 def _within_strips(
-    rows: Any, place: Float64[Tensor, " n"], strip: Float64[Tensor, " n"], order: Int64[Tensor, " n"], tie: float
+    rows: Any, place: Float64[Tensor, " n"], strip: Float64[Tensor, " n"], order: Int64[Tensor, " m"], tie: float
 ) -> Iterator[tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]]:
     """`one_direction` of rows that are ordered by strip and, within it, by place."""
     for _ in range(_DIRECTIONS):
@@ -168,9 +177,9 @@ def _within_strips(
 
 
 @cache
-def _axes(d: int) -> Float64[Tensor, "d 2"]:
-    axes = torch.randn(d, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return axes / axes.norm(dim=0)
+def _axes(d: int) -> Float64[Tensor, "2 d"]:
+    axes = torch.randn(d, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).T
+    return axes / axes.norm(dim=1, keepdim=True)
 
 
 def pair_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric: Metric) -> Float32[Tensor, "*b"]:

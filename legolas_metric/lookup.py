@@ -41,6 +41,17 @@ def runs_of(
     return start, torch.searchsorted(ascending, values, right=True) - start
 
 
+def inverse(order: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Where each of n rows stands in an order of all of them.
+
+    Example:
+        >>> import torch
+        >>> inverse(torch.tensor([2, 0, 1])).tolist()
+        [1, 2, 0]
+    """
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+
+
 def turns(grouped: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """The place of each entry among those of its value, where entries of one value stand together.
 

@@ -13,6 +13,14 @@ from cli_files import write_files  # noqa: E402
 if ALONGSIDE:
     torch.set_num_threads(1)
 
+LONGEST = ["training_processes", "examples", "docs", "demo", "training_resume", "training_hf", "index_sharded", "cli"]
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that workers that share the files end together."""
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -1,17 +1,18 @@
-"""What the processes of test_training_processes.py do: importable by spawned ones, and a script for torchrun."""
+"""What the processes of test_training_processes.py do."""
 
 import os
-import sys
 import time
 import traceback
-from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.loggers import CSVLogger
+from processes import begin
 from torch import nn
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from legolas_metric import HardMiner, MiningSchedule, SemiHardMiner, SupConLoss
@@ -151,12 +152,6 @@ def lost_in_backward(rank: int, size: int, folder: Path) -> None:
         os._exit(0)  # the group is broken, and waits for whoever would close it
 
 
-def begin(rank: int, size: int, port: int, seconds: float = 60) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
-
-
 class Sleeping(Reads):
     """Sleeps when it is read for the second time round."""
 
@@ -167,7 +162,7 @@ class Sleeping(Reads):
 
 
 def sleeping(rank: int, size: int, port: int) -> None:
-    begin(rank, size, port, seconds=8)
+    begin(rank, size, port, seconds=5)
     x, labels = data()
     world = World.current(averages_gradients=True)
     held = Sleeping(x) if rank == 1 else Reads(x)
@@ -254,10 +249,26 @@ def steady(optimizer):
     """No schedule."""
 
 
-if __name__ == "__main__":  # by torchrun: with batch norm, with rows on their own processes, and with a process lost
+def torchrun(rank: int, size: int, port: int, folder: Path) -> None:
+    """What the program torchrun does with its script: an agent that starts two processes, and ends all for one."""
+    written = DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
+    nodes = {"min_nodes": 1, "max_nodes": 1, "max_restarts": 0, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    config = LaunchConfig(**nodes, nproc_per_node=2, logs_specs=written, start_method="forkserver")
+    try:
+        elastic_launch(config, by_torchrun)(folder)
+    except ChildFailedError as error:
+        (folder / "agent.txt").write_text(str(error))
+
+
+def by_torchrun(folder: Path) -> None:
+    """With batch norm, with rows on their own processes, and with a process lost."""
     torch.set_num_threads(1)
-    under_lightning(Path(sys.argv[1]), 2, "ddp", norm=True)
-    under_lightning(Path(sys.argv[1]) / "sharded", 2, "ddp", **TOO_LITTLE)
+    under_lightning(folder, 2, "ddp", norm=True)
+    under_lightning(folder / "sharded", 2, "ddp", **TOO_LITTLE)
     if os.environ["RANK"] == "1":  # in the second epoch, when the others wait for its rows
         MetricLearner.on_train_epoch_end = lambda self: os._exit(3)
-    under_lightning(Path(sys.argv[1]) / "lost", 2, "ddp", **TOO_LITTLE)
+    try:
+        under_lightning(folder / "lost", 2, "ddp", **TOO_LITTLE)
+    except RuntimeError as error:
+        (folder / "told.txt").write_text(str(error))
+        time.sleep(600)  # until the agent ends it, since the other one is lost

@@ -1,11 +1,10 @@
 """`verify --threshold-far RATE --apply OTHER`, thresholds in tables and JSON, the grid."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import python
 
 from legolas_metric import DecisionRule, evaluate_verification
 
@@ -19,13 +18,15 @@ def folder(tmp_path_factory):
         x = generator.normal(size=(20, 8))[y % 100] + 0.7 * generator.normal(size=(80, 8))
         np.savez(place / f"{name}.npz", embeddings=x.astype(np.float32), labels=y)
     np.savez(place / "narrow.npz", embeddings=x[:, :4].astype(np.float32), labels=y)
+    np.savez(place / "days.npz", embeddings=x.astype(np.float32), labels=y - 100, groups=np.arange(80) % 4)
+    np.save(place / "bare.npy", x.astype(np.float32))
+    np.save(place / "people.npy", y - 100)
+    np.save(place / "days.npy", np.arange(80) % 4)
     return place
 
 
 def command(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "legolas_metric", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return python("-m", "legolas_metric", *arguments, cwd=folder)
 
 
 def test_a_threshold_is_tried_on_other_people(folder):
@@ -75,6 +76,17 @@ def test_embeddings_alone_take_labels_and_groups_from_columns_of_tables(folder):
         (["here.npz", "there.npz", "--threshold-far", "0.1", "--apply", "there.npz"], "one FILE, got 2"),
         (["here.npz", "--threshold-far", "0.1", "--apply", "none.npz"], "none.npz: no such file"),
         (["here.npz", "--threshold-far", "0.1", "--apply", "narrow.npz"], "where FILE has 8 dimensions"),
+        # What is told of FILE is not taken for that of others, though it has as many rows.
+        (
+            ["bare.npy", "--labels", "people.npy", "--threshold-far", "0.1", "--apply", "bare.npy"],
+            "bare.npy has no labels: save them there as `labels`, or pass --apply-labels FILE",
+        ),
+        (
+            ["here.npz", "--groups", "days.npy", "--threshold-far", "0.1", "--apply", "there.npz"],
+            "there.npz has no groups, and pairs of one group count for nothing in FILE: save them there as `groups`, "
+            "or pass --apply-groups FILE",
+        ),
+        (["days.npz", "--threshold-far", "0.1", "--apply", "there.npz"], "or pass --apply-groups FILE"),
     ],
 )
 def test_what_can_not_be_tried_is_refused_in_a_line(folder, arguments, text):

@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import hashlib
 import importlib
 import os
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from legolas_metric import ExactIndex
 from legolas_metric.compiled import jit, readiness
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.index.arithmetic import exact_arithmetic
+from legolas_metric.index.exact.precision import has_int16
 
 needs_numba = pytest.mark.skipif(not jit.has_numba(), reason="numba does not compile here")
 
@@ -223,6 +226,44 @@ def test_machine_code_is_keyed_by_the_text_of_what_it_calls(monkeypatch):
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"#" if path.name == "pointers.py" else b""))
     assert kept.stamp.__wrapped__("legolas_metric.index.exact.passes") != before
+
+
+def _joins() -> tuple[tuple[int, int], str]:
+    """The micro-tile of this process, and a digest of what the engine finds with it."""
+    from legolas_metric.compiled.avx2 import PANELS
+
+    rows = torch.randn(700, 37, generator=torch.Generator().manual_seed(0))
+    index = ExactIndex(precision="int16").fit(rows, torch.arange(700) // 3)
+    window = torch.full((700,), -1.0), torch.full((700,), 0.2)
+    found = [index.self_join(1), index.self_join(3, window=window), index.self_join(5, farthest=True)]
+    assert {one.stats.certified for one in found} == {1.0}
+    text = str([(one.ids.tolist(), one.similarities.tolist()) for one in found])
+    return PANELS, hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.skipif(not has_int16(torch.device("cpu")), reason="no int16 here")
+def test_every_micro_tile_finds_the_same():
+    """A process that compiles for AVX2 alone, from the same folder of machine code."""
+    ask = "from test_compiled import _joins\nprint(*_joins())"
+    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+bmi"}
+    done = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True, cwd=Path(__file__).parent, env=os.environ | narrow
+    )
+    assert done.stdout.split("(6, 16) ")[1:] == [_joins()[1] + "\n"], done.stderr
+
+
+def test_code_for_another_processor_is_not_taken(loop, monkeypatch):
+    from numba.core.codegen import JITCPUCodegen
+
+    _, load = loop
+    assert load()(3) == 6
+    here = JITCPUCodegen.magic_tuple
+    for target, is_here in ((here, True), (lambda codegen: (*here(codegen)[:2], "+another"), False)):
+        monkeypatch.setattr(JITCPUCodegen, "magic_tuple", target)
+        again = load()
+        assert again._cache.holds_any() == is_here
+        assert again(3) == 6
+        assert sum(again.stats.cache_hits.values()) == is_here
 
 
 class _Kept:

@@ -1,13 +1,11 @@
 """Several processes equal one, in loss and gradient, with unequal batches."""
 
-import os
-import socket
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import begin, start
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -37,9 +35,7 @@ def share(rank: int, size: int) -> slice:
 
 
 def work(rank: int, size: int, port: int) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size)
+    begin(rank, size, port)
     try:
         compare(rank, size)
     finally:
@@ -103,12 +99,7 @@ def listed_pairs(rank: int, size: int) -> None:
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_equal_one(size):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    # One server imports torch once; the workers are clean forks of it.
-    mp.get_context("forkserver").set_forkserver_preload(["legolas_metric.losses", "pytest"])
-    mp.start_processes(work, args=(size, port), nprocs=size, start_method="forkserver")
+    start(work, size)
 
 
 def test_alone_is_a_null_object():

@@ -1,11 +1,11 @@
 """`legolas-metric doctor`: text, JSON, a page; and the runs that other loggers left."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 from typer.testing import CliRunner
 
 from legolas_metric import RunHistory, examine
@@ -61,8 +61,7 @@ def test_remarks_are_lines_with_numbers_and_values_without_any_come_last():
 
 
 def test_what_is_no_run_ends_with_one_line(tmp_path):
-    command = [sys.executable, "-m", "legolas_metric", "doctor", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = python("-m", "legolas_metric", "doctor", tmp_path)
     assert ended.returncode == 2
     assert ended.stderr.startswith("legolas-metric: no history.jsonl or metrics.csv in")
     assert len(ended.stderr.splitlines()) == 1

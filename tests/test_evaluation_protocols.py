@@ -1,10 +1,8 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from evaluation_oracle import evaluate, expected, ranked_levels
+from processes import python
 from test_evaluation_ranking import as_rows, table
 
 from legolas_metric import RetrievalProtocol, evaluate_ranking
@@ -217,7 +215,7 @@ for given in ({"distractors": "no"}, {"episodes": 5}, {"seed": 1.5}, {"gallery":
 
 def test_settings_of_the_wrong_type_are_refused_when_the_protocol_is_made():
     """In a process of its own, where no checker of types stands before ours."""
-    said = subprocess.run([sys.executable, "-c", SETTINGS], capture_output=True, check=True, text=True).stdout
+    said = python("-c", SETTINGS, check=True).stdout
     names = [line.split()[0] for line in said.splitlines()]
     assert names == ["distractors", "episodes", "seed", "gallery"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import python
 
 from legolas_metric.datasets import split_omniglot
 
@@ -30,10 +31,7 @@ SMALLEST = {
 @pytest.mark.parametrize("script", sorted(SMALLEST))
 def test_example(script, tmp_path):
     options, expected = SMALLEST[script]
-    command = [sys.executable, str(EXAMPLES / script), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    assert expected in done.stdout
+    assert expected in python(EXAMPLES / script, *options, cwd=tmp_path, check=True).stdout
 
 
 def test_the_example_of_several_processes_under_torchrun(tmp_path):
@@ -61,9 +59,7 @@ def test_the_guard_saves_a_run_that_collapses_without_it(monkeypatch):
 
 def test_the_table_of_ecg_id_is_made(tmp_path):
     script = EXAMPLES.parent / "benchmarks/ecg_id.py"
-    command = [sys.executable, str(script), "--steps", "4", "--refresh", "1", "--folds", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
+    done = python(script, "--steps", "4", "--refresh", "1", "--folds", "2", cwd=tmp_path, check=True)
     assert "ensemble of both, templates | 0." in done.stdout
 
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 from torch import nn
 
 from legolas_metric import (
@@ -341,7 +340,7 @@ def test_a_killed_export_leaves_nothing_that_looks_whole(tmp_path):
         "w.write_json = lambda *a: os._exit(9)\n"
         f"w.export_encoder(torch.nn.Linear(3, 2), {str(tmp_path / 'out')!r}, inputs=torch.randn(4, 3))\n"
     )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert python("-c", script).returncode == 9
     assert not (tmp_path / "out").exists()
     assert len(os.listdir(tmp_path)) == 1  # what was begun
     export_encoder(nn.Linear(3, 2), tmp_path / "out", inputs=torch.randn(4, 3))

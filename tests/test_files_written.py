@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import python
 from test_files import X, save
 
 from legolas_metric.files import (
@@ -70,8 +71,7 @@ def test_a_killed_write_leaves_no_file_under_the_final_name(tmp_path):
         "import os, sys; from legolas_metric.outputs import whole_file\n"
         "with whole_file(sys.argv[1]) as t: t.write_text('half'); os.kill(os.getpid(), 9)"
     )
-    killed = subprocess.run([sys.executable, "-c", script, tmp_path / "x.txt"], check=False)
-    assert killed.returncode == -9
+    assert python("-c", script, tmp_path / "x.txt").returncode == -9
     assert not (tmp_path / "x.txt").exists()
 
 
@@ -100,7 +100,7 @@ def killed_while_writing(path: Path) -> None:
         "import os, sys; from legolas_metric.outputs import whole_file\n"
         "with whole_file(sys.argv[1]) as t: t.write_text('half'); os.kill(os.getpid(), 9)"
     )
-    assert subprocess.run([sys.executable, "-c", script, path], check=False).returncode == -9
+    assert python("-c", script, path).returncode == -9
 
 
 @pytest.mark.parametrize("name", ["x.txt", "a[b]*?.npz", "é" * 60 + ".txt"])

@@ -89,15 +89,16 @@ def test_equals_brute_force(spectrum, metric, joined):
 
 @pytest.mark.usefixtures("_forced")
 @pytest.mark.parametrize("kept", [1.0, 0.0])
-def test_without_the_tails_it_goes_wrong(kept, monkeypatch):
-    """Scores of heads alone, by which rows would be dropped, are no answer."""
-    turned = axes.heads_of
+@pytest.mark.parametrize("step", ["first_heads", "heads_of"])
+def test_without_the_tails_it_goes_wrong(step, kept, monkeypatch):
+    """Scores of heads alone, by which rows would be dropped, are no answer: at first, nor at the closer look."""
+    turned = getattr(axes, step)
 
     def without(*given):
         heads = turned(*given)
         return replace(heads, tail=kept * heads.tail)
 
-    monkeypatch.setattr(solve, "heads_of", without)
+    monkeypatch.setattr(solve, step, without)
     rows, labels = rows_of("decaying"), torch.arange(N) // 3
     with by(True):
         found = ExactIndex(precision="int16").fit(rows, labels).self_join(1)
@@ -109,18 +110,18 @@ def test_without_the_tails_it_goes_wrong(kept, monkeypatch):
 @pytest.mark.parametrize("farthest", [False, True])
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
 @pytest.mark.parametrize("spectrum", SPECTRA)
-def test_no_head_errs_by_more_than_its_bound(spectrum, metric, farthest):
+@pytest.mark.parametrize("length", [16, None])
+def test_no_head_errs_by_more_than_its_bound(length, spectrum, metric, farthest):
     rows = rows_of(spectrum)
     if metric == "cosine":
         rows = torch.nn.functional.normalize(rows.double()).float()
     frame = choose_frame([rows], metric, farthest=farthest)
-    directions = axes.principal_axes(rows, frame)[:, :16].contiguous()
-    wide = directions.double()
-    drift = float(torch.linalg.matrix_norm(wide.T @ wide - torch.eye(16)))
-    heads = axes.heads_of(rows, frame, axes.Axes(directions, drift))
+    directions = axes.principal_axes(rows, frame)
+    longer = axes.heads_of(rows, frame, directions)
+    heads = longer if length is None else axes.first_heads(longer, length, directions)
     frame = with_steps(frame, [rows], [heads])
-    table = make_table(rows, frame, torch.int16, heads)
-    left, right = (side.transpose(1, 2).flatten(2).flatten(0, 1).double()[:N] for side in (table.left, table.right))
+    table = make_table(rows, frame, torch.int16, heads, packed=False)
+    left, right = table.left.double()[:N], table.right.double()[:N]
     whole = left @ right.T + table.offset[:N, None] + table.offset[:N]
     assert whole.abs().max() < 2**31
     assert max(left.abs().max(), right.abs().max()) < 2**15
@@ -128,7 +129,7 @@ def test_no_head_errs_by_more_than_its_bound(spectrum, metric, farthest):
     over = whole / frame.steps**2 - frame.score(true.flatten()).view(N, N)
     certificate = certify(table, table, frame, 2048)
     slack = certificate.weights[:N, -1:] * certificate.bounds[0, -1]
-    bound = certificate.errors(slice(0, N), 0)[:, None] - slack
+    bound = certificate.missed(slice(0, N), 0)[:, None]
     assert bool((-over <= bound).all())
     assert bool((over <= bound + slack).all())
     if spectrum == "decaying":
@@ -145,3 +146,24 @@ def test_flat_rows_and_small_searches_are_not_turned():
     assert not axes.may_pay(flat, frame, 10**9)
     assert axes.may_pay(few, frame, 10**9)
     assert not axes.may_pay(few, frame, 3000)
+
+
+def test_as_many_axes_as_pay():
+    """None where all pairs stay open, where another dtype takes all of d faster, or where there are too few."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(300, 64, generator=generator) * torch.arange(1, 65) ** -1.0)
+    frame = choose_frame([rows], "cosine", farthest=False)
+    directions = axes.principal_axes(rows, frame)
+    heads, some = [axes.heads_of(rows, frame, directions)], torch.arange(300)
+
+    def count(floor: float, lead: float) -> int | None:
+        level = torch.full((300,), floor)
+        sample = axes.Sample(level, level + math.inf, torch.ones(300, 300, dtype=torch.bool), some, some)
+        return axes.fewer_axes(heads, sample, frame, 10**12, 64, (1.0, lead))
+
+    assert count(2.0, 1.0) == 16
+    assert count(2.0, 4.0) is None
+    assert count(-2.0, 1.0) is None
+    assert count(0.9, 1.0) in (16, 32)
+    assert not axes.may_pay(rows[:, :31], frame, 10**9)
+    assert axes.may_pay(rows[:, :32], frame, 10**9)

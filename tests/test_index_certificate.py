@@ -45,7 +45,7 @@ def test_no_score_errs_by_more_than_its_bound(dtype, metric, offset, generator):
         scores = (left.left @ right.right.T)[:n, :m].double()
         true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
         error = (scores - frame.score(true.flatten()).view(n, m)).abs()
-        bound = certificate.errors(slice(0, n), 0)[:, None] + certificate.relative * scores.abs()
+        bound = certificate.missed(slice(0, n), 0)[:, None] + certificate.relative * scores.abs()
         assert bool((error <= bound).all())
 
 
@@ -65,7 +65,7 @@ def test_no_integer_score_errs_by_more_than_its_bound(metric, offset, generator)
         assert frame.steps > 2**14
         true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
         error = (whole[:n, :m] / frame.steps**2 - frame.score(true.flatten()).view(n, m)).abs()
-        bound = certify(left, right, frame, 2048).errors(slice(0, n), 0)[:, None]
+        bound = certify(left, right, frame, 2048).missed(slice(0, n), 0)[:, None]
         assert bool((error <= bound).all())
         assert d == 1 or error.max() > 0.02 * bound.max()  # the bound is not idle
 

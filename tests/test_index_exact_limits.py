@@ -1,12 +1,11 @@
 """The exact index at the ends of what it takes: widths of numbers, sizes, memory, and few slots."""
 
-import subprocess
-import sys
 from itertools import product
 
 import pytest
 import torch
 from exact_ways import WAYS, by
+from processes import python
 
 from legolas_metric import ExactIndex
 from legolas_metric.budgets import WORKSPACE
@@ -83,7 +82,7 @@ def test_the_newer_precision_switches_are_respected():
         "assert torch.backends.cuda.matmul.fp32_precision == 'tf32'"
     )
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        subprocess.run([sys.executable, "-c", script], check=True)
+        python("-c", script, check=True)
 
 
 @pytest.mark.parametrize("precision", ["int16", "float32"])

@@ -1,15 +1,13 @@
 """One index over several processes answers as one process with all rows does, and fails on all of them at once."""
 
 import os
-import socket
 import time
-from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from joint_mining import mines_as_one, refuses_alike
+from processes import begin, start
 
 from legolas_metric import EmbeddingBank, ExactIndex, HardMiner, ShardedIndex
 from legolas_metric.distributed import ProcessFailed, World
@@ -33,20 +31,6 @@ def table(metric: str):
 def shares(size: int) -> list[slice]:
     ends = torch.tensor(SHARES[size]).cumsum(0).tolist()
     return [slice(end - count, end) for end, count in zip(ends, SHARES[size])]
-
-
-def begin(rank: int, size: int, port: int, seconds: float = 60) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
-
-
-def spawn(work, size: int, *arguments) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.get_context("forkserver").set_forkserver_preload(["legolas_metric.index.sharded", "pytest"])
-    mp.start_processes(work, args=(size, port, *arguments), nprocs=size, start_method="forkserver")
 
 
 def compare(rank: int, size: int, port: int) -> None:
@@ -114,7 +98,7 @@ def refusals(rank: int, size: int, own: slice) -> None:
 
 @pytest.mark.parametrize("size", SHARES)
 def test_any_number_of_processes_answers_as_one(size):
-    spawn(compare, size)
+    start(compare, size)
 
 
 def dying(rank: int, size: int, port: int, how: str) -> None:
@@ -132,19 +116,19 @@ def dying(rank: int, size: int, port: int, how: str) -> None:
         HardMiner(index=ShardedIndex()).mine(bank)
     if rank == 1:
         answer = index._local.answer
-        index._local.answer = lambda *a: os._exit(0) if how == "dies" else time.sleep(12) or answer(*a)  # in the middle
+        index._local.answer = lambda *a: os._exit(0) if how == "dies" else time.sleep(8) or answer(*a)  # in the middle
         with pytest.raises(RuntimeError):
             index.self_join(2)
         return
     start = time.monotonic()
     with pytest.raises(RuntimeError, match=r"waited in vain while (searching|mining).*process 1 has died"):
         HardMiner(index=ShardedIndex()).mine(bank) if mined else index.self_join(2)
-    assert time.monotonic() - start < 11
+    assert time.monotonic() - start < 8
 
 
 @pytest.mark.parametrize("how", ["dies", "sleeps", "dies while it is mined"])
 def test_a_process_that_ends_within_a_search_ends_all(how):
-    spawn(dying, 2, how)
+    start(dying, 2, how)
 
 
 def test_alone_it_is_the_exact_index():

@@ -1,15 +1,14 @@
 """The combinations with pytorch-metric-learning that users make."""
 
 import copy
-import os
 import pickle
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import begin, start
 from pytorch_metric_learning import losses, miners, samplers, testers, trainers
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, DistributedMinerWrapper
@@ -259,10 +258,8 @@ def test_adapters_refuse():
         as_miner(3)
 
 
-def wrapped(rank: int, port: int) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def wrapped(rank: int, size: int, port: int) -> None:
+    begin(rank, size, port)
     try:
         generator = torch.Generator().manual_seed(1)
         x, y = torch.randn(12, 4, generator=generator), torch.arange(12) % 3
@@ -281,8 +278,4 @@ def wrapped(rank: int, port: int) -> None:
 
 
 def test_distributed_wrappers():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["legolas_metric.losses", "pytest"])
-    torch.multiprocessing.start_processes(wrapped, args=(port,), nprocs=2, start_method="forkserver")
+    start(wrapped, 2)

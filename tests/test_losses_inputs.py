@@ -1,13 +1,13 @@
 """What the losses take and refuse, what they report, and what they hold in memory."""
 
 import dataclasses
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from loss_ways import WAYS
+from processes import python
 
 from legolas_metric import (
     EmbeddingBank,
@@ -286,7 +286,7 @@ for loss, n in [(SupConLoss(), 6000), (MultiSimilarityLoss(), 6000), (TripletLos
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_memory():
     """Peak in MB above the inputs, in a process of its own; at 6,000 rows the whole matrix would take 137 a copy."""
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    done = python("-c", MEMORY, check=True)
     supcon, multi_similarity, triplet = map(float, done.stdout.split())
     assert supcon < 120
     assert multi_similarity < 120

@@ -2,12 +2,11 @@
 
 import math
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 from loss_ways import WAYS
+from processes import python
 from torch.autograd import gradcheck, gradgradcheck
 
 from legolas_metric import BankLoss, EmbeddingBank, HardMiner
@@ -21,6 +20,7 @@ from legolas_metric.losses import (
     multi_similarity_loss,
     supcon_loss,
 )
+from legolas_metric.losses.pair_masks import ByLabel
 
 LOSSES = {
     "supcon": lambda **ways: SupConLoss(**ways),
@@ -31,6 +31,7 @@ LOSSES = {
     "supcon, in, T = 0.02": lambda **ways: SupConLoss(0.02, form="in", **ways),
     "supcon, T = 1": lambda **ways: SupConLoss(1.0, **ways),
     "multi-similarity": lambda **ways: MultiSimilarityLoss(**ways),
+    "multi-similarity, mild": lambda **ways: MultiSimilarityLoss(1.0, 2.0, **ways),
     "multi-similarity, steep": lambda **ways: MultiSimilarityLoss(200.0, 1000.0, **ways),
     "multi-similarity, mining": lambda **ways: MultiSimilarityLoss(mining=0.1, **ways),
     "hard": lambda **ways: TripletLoss(**ways),
@@ -186,6 +187,31 @@ def test_gradient_of_reference_rows(kind, workspace):
     assert gradcheck(lambda rows, refs: loss(rows, y, None, refs, z), (x, r))
 
 
+@pytest.mark.parametrize("name", ["supcon", "multi-similarity"])
+def test_the_plain_way_has_what_transforms_ask_for(name):
+    """A step of the graph that is differentiable once is no part of `workspace_mb=None`."""
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 3
+    loss = LOSSES[name](workspace_mb=None)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf, y), leaf)
+    torch.testing.assert_close(torch.func.grad(lambda rows: loss(rows, y))(x), expected)
+
+
+@pytest.mark.parametrize("name", ["supcon", "supcon, in", "multi-similarity, mild"])
+def test_strips_of_rows_without_a_label(name, generator):
+    """More of them than a strip holds, then classes that lie across its edge."""
+    y = torch.cat([torch.full((300,), -1), torch.arange(260) // 9])
+    y = y[torch.randperm(len(y), generator=generator)]
+    assert len(ByLabel.of(y, None).runs().others) == 8  # rows without a label are no class of 300
+    values = []
+    for workspace in (64, None):
+        x = torch.randn(len(y), 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+        value = LOSSES[name](workspace_mb=workspace)(x, y)
+        value.backward()
+        values.append((value.detach(), x.grad))
+    torch.testing.assert_close(values[0], values[1])
+
+
 def test_second_derivative_of_blocks_is_refused():
     x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     for loss in (SupConLoss(), TripletLoss(1.0, "all")):
@@ -243,8 +269,7 @@ for loss, arguments, settings in [
 
 def test_compiles_without_graph_breaks():
     """In a process of its own: the type checks of the tests are not for the compiler."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = python("-c", COMPILED, check=True)
     assert len(done.stdout.split()) == 6
 
 

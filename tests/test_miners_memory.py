@@ -1,9 +1,7 @@
 """Peaks of memory that the docstrings promise, of large cases; and a k beyond the rows that there are."""
 
-import subprocess
-import sys
-
 import pytest
+from processes import python
 
 MEASURE = """
 import resource, torch
@@ -18,9 +16,9 @@ FullHardMiner()(*rows(64, 8)); SemiHardMiner().mine(EmbeddingBank(*rows(64, 8)))
 print(peak() - before, size)
 """
 CASES = {
-    # 1,000 rows of two classes: half a million pairs; once 2.6 GB. benchmarks/test_miners.py has two million
+    # 600 rows of two classes: 180,000 pairs; once 0.9 GB. benchmarks/test_miners.py has two million
     "every positive of a bank": (
-        "x, y = rows(1000, 2); bank = EmbeddingBank(x, y); before = peak()\n"
+        "x, y = rows(600, 2); bank = EmbeddingBank(x, y); before = peak()\n"
         "size = len(SemiHardMiner(positive='all').mine(bank))",
         lambda triplets: 64 * triplets + (300 << 20),
     ),
@@ -37,7 +35,7 @@ CASES = {
 def test_the_peak_is_what_is_promised(name):
     case, promised = CASES[name]
     code = MEASURE.format(case=case)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    done = python("-c", code, check=True)
     used, size = map(int, done.stdout.split())
     assert size > 100_000
     assert used < promised(size)
@@ -50,7 +48,7 @@ def test_ranks_and_neighbours_beyond_the_rows_are_clipped():
         "size = len(miner.mine(bank)); size += len(miner(x, y)[0])\n"
         "size += len(HardMiner(per_anchor=10**6).mine(bank)) + len(RandomMiner(per_anchor=299)(x, y)[0])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = python("-c", code, check=True)
     used, size = map(int, done.stdout.split())
     assert size == 600 + 2 * 300 * 270
     assert used < 200 << 20

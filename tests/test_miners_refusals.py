@@ -1,11 +1,10 @@
 """What miners refuse, and in which words."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import python
 from test_miners_global import MINERS, make_bank, rows_of
 
 from legolas_metric import (
@@ -83,7 +82,7 @@ for call in calls:
 
 def test_unknown_words_are_refused():
     # In a process of its own: the type checks of the test session would refuse them first.
-    done = subprocess.run([sys.executable, "-c", WORDS], capture_output=True, text=True, check=True)
+    done = python("-c", WORDS, check=True)
     assert done.stdout.splitlines() == [
         "index must be 'auto' or an index such as ExactIndex(), got 'flat'",
         "on_empty must be one of 'skip', 'hardest', 'raise', got 'ignore'",
@@ -159,7 +158,7 @@ SAID = [
 
 def test_arguments_of_the_wrong_type_get_one_sentence():
     # In a process of its own: the type checks of the test session would refuse them first.
-    done = subprocess.run([sys.executable, "-c", TYPES], capture_output=True, text=True, check=True)
+    done = python("-c", TYPES, check=True)
     lines = done.stdout.splitlines()
     assert len(lines) == len(SAID)
     for line, said in zip(lines, SAID):

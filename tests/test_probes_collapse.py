@@ -1,12 +1,10 @@
 """Label-free measures against closed forms, the original definitions and iid samples."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from processes import begin, python, start
 
 from legolas_metric import CollapseProbe, CollapseReport, EmbeddingBank, ExactIndex, hubness_of, probe_embeddings
 from legolas_metric.budgets import BLOCK
@@ -180,9 +178,8 @@ def test_rows_without_labels_stay_out_of_the_classes_only(generator):
     assert probe.compute().class_share == pytest.approx(probe_embeddings(x[:200], y[:200]).class_share, rel=1e-9)
 
 
-def _process(rank: int, size: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+def _process(rank: int, size: int, port: int) -> None:
+    begin(rank, size, port)
     x, y = labelled_rows(torch.Generator().manual_seed(7))
     own = CollapseProbe()
     if rank < 2:  # the third process has no rows
@@ -194,8 +191,8 @@ def _process(rank: int, size: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_processes_reduce_to_one(tmp_path):
-    torch.multiprocessing.spawn(_process, (3, str(tmp_path)), nprocs=3)
+def test_processes_reduce_to_one():
+    start(_process, 3)
 
 
 def test_a_single_process_reduces_to_itself(generator):
@@ -316,5 +313,5 @@ before = peak()
 probe_embeddings(x, y)
 print(peak() - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code, check=True)
     assert int(done.stdout) < 32 * d**2 + 40 * classes * d + 120 * n + 2 * BLOCK

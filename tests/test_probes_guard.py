@@ -1,12 +1,11 @@
 """The guard acts on what the probes say: alarms, hysteresis, and where it gives up."""
 
 import logging
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from processes import python
 from test_probes_verdict import INPUTS, data
 
 from legolas_metric import CollapseGuard, probe_embeddings
@@ -141,5 +140,5 @@ def test_a_guard_refuses_what_it_cannot_do():
 def test_an_unknown_act_is_refused():
     # In a process of its own: the type checks of the test session would refuse it first.
     code = "from legolas_metric import CollapseGuard\nCollapseGuard('pray')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = python("-c", code)
     assert "ValueError: act must be one of 'warn', 'step_back', 'stop', got 'pray'" in done.stderr

@@ -74,7 +74,8 @@ def described(package: str, name: str) -> list[str]:
         return [full]
     lines = [f"{full}{signature(value)}"]
     if inspect.isclass(value):
-        for key, held in sorted(vars(value).items()):
+        ours = [kind for kind in reversed(value.__mro__) if kind.__module__.startswith("legolas_metric")]
+        for key, held in sorted({key: held for kind in ours for key, held in vars(kind).items()}.items()):
             function = getattr(held, "__func__", held)
             if key.startswith("_") and key != "__call__":
                 continue

@@ -69,11 +69,14 @@ def test_a_run_leaves_all_that_tells_of_it(whole):
     assert "After each epoch." in page
 
 
-def test_the_log_is_what_the_screen_showed(arrays, tmp_path, capsys):
-    train(settings(arrays, epochs=1), tmp_path)
+def test_the_log_is_what_the_screen_showed(arrays, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(settings(arrays, epochs=1), None)
     shown = capsys.readouterr().out
-    log = (tmp_path / "log.txt").read_text()
+    (folder,) = Path("runs").iterdir()
+    log = (folder / "log.txt").read_text()
     for said in (
+        f"Interrupted, it goes on by the same command with --out {folder}.",
         "Settings, as resolved",
         "epochs = 1",
         "Versions: python",

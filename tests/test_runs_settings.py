@@ -1,5 +1,8 @@
 """Settings: from Python, TOML and the command line, and every mistake named by its key."""
 
+from datetime import date
+from pathlib import Path
+
 import pytest
 
 from legolas_metric.runs import RunSettings
@@ -94,6 +97,20 @@ def test_a_folder_belongs_to_one_run(tmp_path):
         claim(tmp_path / "run", RunSettings(), "kfold")
     with pytest.raises(FileNotFoundError, match="holds no run"):
         settings_of(tmp_path)
+
+
+def test_a_run_without_a_folder_gets_a_new_one_of_its_day(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = date.today()
+    given = [str(claim(None, RunSettings(epochs=epochs), "train")) for epochs in (3, 4, 5)]
+    assert {before.isoformat(), date.today().isoformat()} >= {Path(name).name[:10] for name in given}
+    assert [Path(name).name[10:] for name in given] == ["", "_2", "_3"]
+    assert [settings_of(Path(name)).epochs for name in given] == [3, 4, 5]
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    Path("runs").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot write to runs: File exists\. Choose another output folder"):
+        claim(None, RunSettings(), "train")
 
 
 def test_a_space_is_read_and_refused(tmp_path):

@@ -3,12 +3,11 @@
 import math
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 from stored_cases import METRICS, STORAGES, small_bank, stored
 
 from legolas_metric import EmbeddingBank, StoredBank
@@ -208,9 +207,7 @@ print(len(found), len(set(found)), left, len(os.listdir(os.path.dirname(path))))
 
 def test_a_writer_killed_at_any_moment_leaves_the_old_bank_or_the_new(tmp_path):
     (tmp_path / "banks").mkdir()
-    code = [sys.executable, "-c", KILLED, str(tmp_path / "banks" / "bank"), "12"]
-    done = subprocess.run(code, capture_output=True, text=True, check=False, timeout=300)
-    assert not done.returncode, done.stderr
+    done = python("-c", KILLED, tmp_path / "banks" / "bank", 12, check=True)
     rounds, banks, _, after = map(int, done.stdout.split())
     assert rounds == 12
     assert banks > 2  # some kills came before a new bank was whole, and some after

@@ -1,6 +1,5 @@
 """Searching and mining a bank on disk gives, bit for bit, what the same rows in memory give, within its ceiling."""
 
-import subprocess
 import sys
 import threading
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import neighbors
+from processes import python
 from stored_cases import METRICS, STORAGES, small_bank, stored
 
 from legolas_metric import (
@@ -186,8 +186,7 @@ print(peak() - before, len(mined))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_writing_and_mining_stay_below_the_ceiling(tmp_path):
     """20 MB in float32, 5 MB on disk: written and mined within 32 MiB, of which names are 10."""
-    code = [sys.executable, "-c", MEASURE, str(tmp_path / "bank")]
-    done = subprocess.run(code, capture_output=True, text=True, check=True, timeout=300)
+    done = python("-c", MEASURE, tmp_path / "bank", check=True)
     used, mined = map(int, done.stdout.split())
     assert mined == 500
     assert used < 32 << 20

@@ -1,11 +1,10 @@
 """Global mining under the Trainer of transformers, on Omniglot."""
 
 import os
-import socket
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from processes import start
 from torch import nn
 
 from legolas_metric import HardMiner, MiningSchedule, SemiHardMiner
@@ -183,10 +182,7 @@ def kept(loop, model, _):
 
 
 def test_on_two_processes_a_run_is_that_of_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.start_processes(one_of, args=(2, port, tmp_path), nprocs=2, start_method="spawn")
+    start(one_of, 2, tmp_path)
     alone = kept(*run(tmp_path / "one", batch=JOINT, mined=JOINT, kind=Gathering))
     whole, again = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)))
     for runs, begun in ((whole, 0), (again, 6)):

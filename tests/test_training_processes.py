@@ -1,11 +1,7 @@
 """Global mining on several processes equals one process on the joint batches; all processes hold the same."""
 
-import os
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
+from unittest.mock import patch
 
 import lightning as L
 import process_runs
@@ -14,20 +10,11 @@ import torch
 import torch.multiprocessing as mp
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from process_runs import EPOCHS, JOINT, SETTINGS, SHARDED, STEPS, run_plain, under_lightning
+from processes import FORKS, free_port, start
 
 from legolas_metric.distributed import World
 from legolas_metric.training import RunHistory
 from legolas_metric.training.module_encoder import world_of
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def spawn(work, size, *arguments):
-    mp.start_processes(work, args=(size, free_port(), *arguments), nprocs=size, start_method="spawn")
 
 
 def check_equal_to_one(runs, one, *, runs_of="seen"):
@@ -45,13 +32,12 @@ def many(folder, size, checkpoint=None):
     """Whatever one set of processes can do, one after the other; of two the second ends by itself."""
     port = free_port()
     processes = [
-        mp.get_context("spawn").Process(target=process_runs.many, args=(rank, size, port, folder, checkpoint))
-        for rank in range(size)
+        FORKS.Process(target=process_runs.many, args=(rank, size, port, folder, checkpoint)) for rank in range(size)
     ]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(280)
+        process.join(500)
     assert [process.exitcode for process in processes] == ([0, 3] if size == 2 else [0] * 4)
     return folder
 
@@ -66,10 +52,16 @@ def four(tmp_path_factory):
     return many(tmp_path_factory.mktemp("four"), 4)
 
 
+def forked(*given, start_method, start_processes=mp.start_processes, **more):
+    """What Lightning starts its processes with, but in forks of the server: all that they get is sent to them alike."""
+    return start_processes(*given, start_method="forkserver", **more)
+
+
 @pytest.fixture(scope="module")
 def spawned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spawned")
-    under_lightning(folder, 2, "ddp_spawn")
+    with patch.object(mp, "start_processes", forked):
+        under_lightning(folder, 2, "ddp_spawn")
     return folder
 
 
@@ -179,20 +171,14 @@ def test_a_strategy_that_divides_the_weights_is_refused():
 
 @pytest.fixture(scope="module")
 def torchrun(tmp_path_factory):
-    """The folder of a run with batch norm, and what was printed when another one lost a process."""
+    """The folder of a run with batch norm, of a sharded one, and of one that lost a process."""
     folder = tmp_path_factory.mktemp("torchrun")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port", str(free_port())]
-    here = str(Path(process_runs.__file__).parents[1])
-    there = os.environ | {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
-    lost = subprocess.run(
-        [*command, process_runs.__file__, str(folder)], capture_output=True, text=True, env=there, timeout=250
-    )
-    assert lost.returncode
-    return folder, lost.stderr
+    start(process_runs.torchrun, 1, folder)
+    return folder
 
 
 def test_under_torchrun_with_batch_norm_the_first_round_is_equal(torchrun, tmp_path):
-    two, one = torchrun[0], tmp_path
+    two, one = torchrun, tmp_path
     under_lightning(one, 1, "auto", norm=True)
     runs, alone = lightning_runs(two), torch.load(one / "lightning-0.pt")
     first = torch.load(one / "first-0.pt")
@@ -214,8 +200,8 @@ def test_mined_triplets_that_lie_across_processes_are_seen(two, tmp_path):
 def test_a_process_that_does_not_come_ends_all_and_is_named():
     begun = time.perf_counter()
     with pytest.raises(Exception, match=r"process 1 has died or did not come within the time-out"):
-        spawn(process_runs.sleeping, 2)
-    assert time.perf_counter() - begun < 150  # of which 8 s are the time-out, and the rest starting on a busy machine
+        start(process_runs.sleeping, 2)
+    assert time.perf_counter() - begun < 150  # of which 5 s are the time-out, and the rest starting on a busy machine
 
 
 def test_a_process_that_is_lost_in_the_backward_pass_is_named(two):
@@ -225,7 +211,7 @@ def test_a_process_that_is_lost_in_the_backward_pass_is_named(two):
 
 
 def test_under_torchrun_rows_that_stay_on_their_processes_are_mined_as_by_one(torchrun, lightning_alone):
-    folder = torchrun[0] / "sharded"
+    folder = torchrun / "sharded"
     runs = lightning_runs(folder)
     assert [len(run["bank"]) for run in runs] == [80, 80]
     check_equal_to_one(runs, lightning_alone)
@@ -240,5 +226,5 @@ def test_under_torchrun_rows_that_stay_on_their_processes_are_mined_as_by_one(to
 
 
 def test_under_torchrun_a_process_that_is_lost_ends_all_and_is_named(torchrun):
-    assert "process 1 has died or did not come within the time-out" in torchrun[1]
-    assert "exitcode  : 3" in torchrun[1]
+    assert "process 1 has died or did not come within the time-out" in (torchrun / "told.txt").read_text()
+    assert "exitcode  : 3" in (torchrun / "agent.txt").read_text()

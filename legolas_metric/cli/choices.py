@@ -73,11 +73,19 @@ def applied(
         return None
     rule, other = DecisionRule.fit(report, far=far), about(path, lambda: read(path))
     assert isinstance(report.pairs, PairsOfRows)
-    own, theirs = report.pairs.rows.embeddings.shape[1], other.embeddings.shape[-1:]
+    rows = report.pairs.rows
+    own, theirs = rows.embeddings.shape[1], other.embeddings.shape[-1:]
     if tuple(theirs) != (own,):
         raise ValueError(
             f"{path} has embeddings of shape {list(other.embeddings.shape)}, where FILE has {own} dimensions: a "
             "threshold is of one encoder"
+        )
+    if other.labels is None:
+        raise ValueError(f"{path} has no labels: save them there as `labels`, or pass --apply-labels FILE")
+    if rows.groups is not None and other.groups is None:
+        raise ValueError(
+            f"{path} has no groups, and pairs of one group count for nothing in FILE: save them there as `groups`, or "
+            "pass --apply-groups FILE"
         )
     return about(path, lambda: rule.apply(other.embeddings, called(other), groups=other.groups))
 

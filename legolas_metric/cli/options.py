@@ -137,10 +137,10 @@ Apply = Annotated[
     typer.Option("--apply", metavar="FILE", help="What that threshold does to these other people; one FILE alone."),
 ]
 ApplyLabels = Annotated[
-    Path | None, typer.Option("--apply-labels", metavar="FILE[:NAME]", help="Labels of that file, likewise.")
+    Path | None, typer.Option("--apply-labels", metavar="FILE[:NAME]", help="Labels of that file, where it holds none.")
 ]
 ApplyGroups = Annotated[
-    Path | None, typer.Option("--apply-groups", metavar="FILE[:NAME]", help="Groups of that file, likewise.")
+    Path | None, typer.Option("--apply-groups", metavar="FILE[:NAME]", help="Groups of that file, where it holds none.")
 ]
 Grid = Annotated[
     bool,

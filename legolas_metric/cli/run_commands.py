@@ -22,7 +22,11 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as epochs=3; repeatable."),
 ]
-Folder = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The run's folder; the same one goes on.")]
+Folder = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The study's folder; the same one goes on.")]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="The run's folder; the same one goes on (default: a new runs/DATE)."),
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 OtherData = Annotated[
     str | None, typer.Option("--data", metavar="PATH", help="Other data, as `data` of the settings names it.")
@@ -44,11 +48,11 @@ def demo(
     run_demo(out, epochs=epochs, seed=seed, threads=threads)
 
 
-def train(settings: Settings = None, changes: Changes = None, out: Folder = Path("runs/train")) -> None:
+def train(settings: Settings = None, changes: Changes = None, out: RunFolder = None) -> None:
     """Train an encoder, keep its best epoch, and judge it on classes that it never saw.
 
-    Without a file it trains on the bundled handwriting. Interrupted and run again, it goes on. Needs the extras
-    `train` and `report`; pictures need `images`, loggers `tracking`.
+    Without a file it trains on the bundled handwriting. Interrupted, it goes on by the same command with its folder as
+    --out. Needs the extras `train` and `report`; pictures need `images`, loggers `tracking`.
     """
     from legolas_metric.runs.commands import train as run
     from legolas_metric.runs.run_settings import RunSettings
@@ -56,10 +60,10 @@ def train(settings: Settings = None, changes: Changes = None, out: Folder = Path
     run(RunSettings.read(settings, changes or ()), out)
 
 
-def kfold(settings: Settings = None, changes: Changes = None, out: Folder = Path("runs/kfold")) -> None:
+def kfold(settings: Settings = None, changes: Changes = None, out: RunFolder = None) -> None:
     """Cross-validate by identity, a test set held out: mean, spread, and the pooled figure with its interval.
 
-    Interrupted and run again, it goes on with the first fold that is not done.
+    Interrupted, it goes on with the first fold that is not done, by the same command with its folder as --out.
     """
     from legolas_metric.runs.commands import kfold as run
     from legolas_metric.runs.run_settings import RunSettings

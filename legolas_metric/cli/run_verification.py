@@ -68,10 +68,10 @@ def verify(
     fars = choices.rates_of(far, threshold_far)
     choices.check_applied(files, threshold_far, apply, apply_labels or apply_groups)
 
-    def reader(labels: Path | None, groups: Path | None) -> Callable[[Path], EmbeddingFile]:
+    def reader(labels: Path | None, groups: Path | None, ids: Path | None = None) -> Callable[[Path], EmbeddingFile]:
         return inputs.reader(encoder, data, labels, embeddings_key, labels_key, groups=groups, ids=ids)
 
-    read = reader(labels, groups)
+    read = reader(labels, groups, ids)
 
     def work(file: EmbeddingFile, baseline: VerificationReport | None = None) -> VerificationReport:
         return evaluate_verification(
@@ -86,8 +86,7 @@ def verify(
 
     before = None if untrained is None else inputs.about(untrained, lambda: work(read(untrained)))
     reports, status = inputs.each(files, read, partial(work, baseline=before))
-    read_other = reader(apply_labels or labels, apply_groups or groups) if apply_labels or apply_groups else read
-    done = choices.applied(next(iter(reports.values())), threshold_far, apply, read_other)
+    done = choices.applied(next(iter(reports.values())), threshold_far, apply, reader(apply_labels, apply_groups))
     shown = Form.json if as_json else form
     printing.show_verified(reports, before, shown, several=len(files) > 1, applied=(str(apply), done))
     if html is not None:

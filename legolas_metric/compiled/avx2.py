@@ -1,11 +1,12 @@
-"""Six rows by sixteen columns of integer scores, in the registers of a processor with AVX2, in LLVM's language.
+"""Integer scores of a few rows by a few columns, in registers of AVX2 or AVX-512, in LLVM's language.
 
-Rows rounded to int16 have integer scores, without any further error: one instruction multiplies sixteen pairs of
-factors and adds them two by two. With 6 x 16 the twelve sums, two columns and a row fill the sixteen registers. The
-scores are compared there with what each anchor needs, so that hardly any is ever written.
+Rows rounded to int16 have integer scores, without any further error: one instruction multiplies pairs of factors and
+adds them two by two (with VNNI, to the sums as well: LLVM finds that by itself). The sums of a tile, the columns and a
+row fill the registers. The scores are compared there with what each anchor needs, so that hardly any is ever written.
 """
 
-from functools import cache, reduce
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -13,25 +14,47 @@ from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from legolas_metric.compiled.panels import PANELS
 
-ROWS, COLUMNS = PANELS
-_LANES = 8
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_SIXTEEN = ir.VectorType(_I32, COLUMNS)
-_SUMS, _FACTORS = ir.VectorType(_I32, _LANES), ir.VectorType(ir.IntType(16), 2 * _LANES)
-_HALVES = range(COLUMNS // _LANES)
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How many scores are summed at a time, and how.
 
-
-@cache
-def has_products() -> bool:
-    """Whether the compiler makes code for a processor with the instruction for products of int16 pairs.
-
-    Asked of numba's own target: NUMBA_CPU_NAME=generic and the like narrow what the processor could do.
+    Attributes:
+        rows, columns: of scores; both divide 48.
+        lanes: int32 of a register.
+        multiply: LLVM's name for the products of int16 pairs.
     """
+
+    rows: int
+    columns: int
+    lanes: int
+    multiply: str
+
+
+_TILES = {  # by the feature of a processor that they need, best first
+    "+avx512bw": Tile(8, 48, 16, "llvm.x86.avx512.pmaddw.d.512"),  # 24 sums in 32 registers
+    "+avx2": Tile(6, 16, 8, "llvm.x86.avx2.pmadd.wd"),  # 12 in 16
+}
+
+
+def _features() -> list[str]:
+    """Of numba's own target: NUMBA_CPU_NAME=generic and the like narrow what the processor could do."""
     target: Any = cpu_target.target_context  # a property to numba, whose type a checker cannot tell
-    features = target.codegen().magic_tuple()[2]
-    return "+avx2" in features.split(",")
+    return target.codegen().magic_tuple()[2].split(",")
+
+
+_CHOSEN = [tile for feature, tile in _TILES.items() if feature in _features()]
+HAS_PRODUCTS = bool(_CHOSEN)
+"""Whether the compiler makes code for a processor with such an instruction."""
+
+_TILE = (_CHOSEN or list(_TILES.values()))[0]
+PANELS = ROWS, COLUMNS = _TILE.rows, _TILE.columns
+"""Rows of an int16 table that stand together, as left and as right factors."""
+
+_LANES = _TILE.lanes
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_SUMS, _FACTORS = ir.VectorType(_I32, _LANES), ir.VectorType(ir.IntType(16), 2 * _LANES)
+_PARTS = range(COLUMNS // _LANES)
 
 
 def _micro_tile(windowed: bool) -> Any:
@@ -51,7 +74,7 @@ def _emit(builder: Any, packed: Any, windowed: bool) -> Any:
     values = [builder.extract_value(packed, place) for place in range(11)]
     out, row_term, row_low, row_high = (builder.inttoptr(values[place], _I32.as_pointer()) for place in (9, 3, 5, 6))
     column_term, column_low, column_high = (builder.inttoptr(values[p], _SUMS.as_pointer()) for p in (4, 7, 8))
-    terms = [_load(builder, column_term, half) for half in _HALVES]
+    terms = [_load(builder, column_term, part) for part in _PARTS]
     start = [[builder.add(_spread(builder, row_term, row), term) for term in terms] for row in range(ROWS)]
     sums = _products(builder, values[:3], start)
     store, end = builder.append_basic_block(), builder.append_basic_block()
@@ -60,44 +83,42 @@ def _emit(builder: Any, packed: Any, windowed: bool) -> Any:
     some = builder.icmp_unsigned("!=", builder.bitcast(found, ir.IntType(_LANES)), ir.IntType(_LANES)(0))
     builder.cbranch(some, store, end)
     builder.position_at_end(store)
-    masks = builder.inttoptr(values[10], ir.IntType(COLUMNS).as_pointer())
+    masks = builder.inttoptr(values[10], _I64.as_pointer())
     for row in range(ROWS):
         marks = []
-        for half in _HALVES:
-            at = builder.gep(out, [_I64(row * COLUMNS + half * _LANES)])
-            builder.store(sums[row][half], builder.bitcast(at, _SUMS.as_pointer()), align=4)
-            marks.append(_mark(builder, sums[row][half], row, half, bounds, windowed))
-        both = builder.shuffle_vector(*marks, ir.Constant(_SIXTEEN, list(range(COLUMNS))))
-        builder.store(builder.bitcast(both, ir.IntType(COLUMNS)), builder.gep(masks, [_I64(row)]))
+        for part in _PARTS:
+            at = builder.gep(out, [_I64(row * COLUMNS + part * _LANES)])
+            builder.store(sums[row][part], builder.bitcast(at, _SUMS.as_pointer()), align=4)
+            mark = builder.bitcast(_mark(builder, sums[row][part], row, part, bounds, windowed), ir.IntType(_LANES))
+            marks.append(builder.shl(builder.zext(mark, _I64), _I64(part * _LANES)))
+        builder.store(reduce(builder.or_, marks), builder.gep(masks, [_I64(row)]))
     builder.branch(end)
     builder.position_at_end(end)
     return some
 
 
 def _products(builder: Any, factors: Any, start: Any) -> Any:
-    """ROWS x 2 vectors of sums, from those at the start: the builder is left where they are complete.
+    """ROWS vectors of sums, each in parts, from those at the start: the builder is left where they are complete.
 
     The factors are two addresses and the number of pairs.
     """
     left, right = (builder.inttoptr(factors[side], of.as_pointer()) for side, of in enumerate((_I32, _FACTORS)))
-    multiply = builder.module.declare_intrinsic(
-        "llvm.x86.avx2.pmadd.wd", (), ir.FunctionType(_SUMS, [_FACTORS, _FACTORS])
-    )
+    multiply = builder.module.declare_intrinsic(_TILE.multiply, (), ir.FunctionType(_SUMS, [_FACTORS, _FACTORS]))
     entry, loop, done = builder.block, builder.append_basic_block(), builder.append_basic_block()
     builder.branch(loop)
     builder.position_at_end(loop)
     step = builder.phi(_I64)
     step.add_incoming(_I64(0), entry)
-    sums = [[builder.phi(_SUMS) for _ in _HALVES] for _ in range(ROWS)]
-    columns = [_load(builder, right, half, builder.mul(step, _I64(len(_HALVES)))) for half in _HALVES]
+    sums = [[builder.phi(_SUMS) for _ in _PARTS] for _ in range(ROWS)]
+    columns = [_load(builder, right, part, builder.mul(step, _I64(len(_PARTS)))) for part in _PARTS]
     for row in range(ROWS):
         at = builder.add(_I64(row), builder.mul(_I64(ROWS), step))
         factor = builder.bitcast(_spread(builder, left, 0, at), _FACTORS)
-        for half in _HALVES:
-            total = builder.add(sums[row][half], builder.call(multiply, [factor, columns[half]]))
-            sums[row][half].add_incoming(start[row][half], entry)
-            sums[row][half].add_incoming(total, loop)
-            sums[row][half] = total
+        for part in _PARTS:
+            total = builder.add(sums[row][part], builder.call(multiply, [factor, columns[part]]))
+            sums[row][part].add_incoming(start[row][part], entry)
+            sums[row][part].add_incoming(total, loop)
+            sums[row][part] = total
     following = builder.add(step, _I64(1))
     step.add_incoming(following, loop)
     builder.cbranch(builder.icmp_signed("<", following, factors[2]), loop, done)
@@ -121,19 +142,19 @@ def _hits(builder: Any, sums: Any, of_rows: Any, of_columns: Any) -> Any:
     """In some lane, whether any score lies between the bounds of its row, or of its column."""
     bounds = of_rows, of_columns
     marks = [
-        _mark(builder, score, row, half, bounds, True)
-        for row, both in enumerate(sums)
-        for half, score in enumerate(both)
+        _mark(builder, score, row, part, bounds, True)
+        for row, parts in enumerate(sums)
+        for part, score in enumerate(parts)
     ]
     return reduce(builder.or_, marks)
 
 
-def _mark(builder: Any, scores: Any, row: int, half: int, bounds: Any, windowed: bool) -> Any:
+def _mark(builder: Any, scores: Any, row: int, part: int, bounds: Any, windowed: bool) -> Any:
     """Which scores lie between the bounds of their row, or of their column."""
     (row_low, row_high), (column_low, column_high) = bounds
-    sides = [(_spread(builder, row_low, row), row_high), (_load(builder, column_low, half), column_high)]
+    sides = [(_spread(builder, row_low, row), row_high), (_load(builder, column_low, part), column_high)]
     marks = []
-    for (low, highs), read, at in zip(sides, (_spread, _load), (row, half)):
+    for (low, highs), read, at in zip(sides, (_spread, _load), (row, part)):
         above = builder.icmp_signed(">", scores, low)
         if windowed:
             above = builder.and_(above, builder.icmp_signed("<", scores, read(builder, highs, at)))

@@ -1,4 +1,4 @@
-"""Machine code kept on disk, keyed by the text of all modules that a loop is made of. Imports numba.
+"""Machine code kept on disk, keyed by processor and by the text of all modules a loop is made of. Imports numba.
 
 numba itself looks at the file of the function alone: after a change in another module that it calls, the old code would
 stay in use. And a file that is cut short, or a full disk, would end the program.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.registry import cpu_target
 
 _IMPORTED = re.compile(rb"^\s*from (legolas_metric[\w.]*) import \(?\s*(\w+)", re.MULTILINE)
 _REMEDY = "each process compiles them anew; name a folder that can be written by NUMBA_CACHE_DIR"
@@ -49,9 +50,11 @@ class Kept(FunctionCache):
                 warn_unkept(str(error))
 
     def holds_any(self) -> bool:
-        """Whether there is machine code of some argument types."""
+        """Whether there is machine code of some argument types, for this processor: a folder may serve several."""
+        context: Any = cpu_target.target_context  # a property to numba, whose type a checker cannot tell
+        target = context.codegen().magic_tuple()
         try:
-            return bool(self._cache_file._load_index())
+            return any(key[1] == target for key in self._cache_file._load_index())
         except Exception:
             return False
 

@@ -42,6 +42,16 @@ def product(x, y, d):
 
 @compiled
 @no_type_check
+def whole_product(x, y, d):
+    """<x, y> of int16 rows, given by pointers; it must fit int32."""
+    total = np.int32(0)
+    for j in range(d):
+        total = np.int32(total + x[j] * y[j])  # numba's integers have 64 bits otherwise
+    return np.int64(total)
+
+
+@compiled
+@no_type_check
 def decisive(x, y, d, metric):
     """`geometry.exact_similarity` of two rows, given by pointers; of a metric by its number."""
     total = _total(x, y, d, metric == DOT)

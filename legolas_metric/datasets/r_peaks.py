@@ -18,7 +18,7 @@ def find_r_peaks(signal: Shaped[np.ndarray, " s"], rate: float | int) -> Int64[n
     Raises:
         ModuleNotFoundError: wfdb is missing.
 
-    Source: Pan and Tompkins (1985), A Real-Time QRS Detection Algorithm, in the form of wfdb's XQRS; the shift is ours.
+    Source: wfdb's XQRS detector (a band-pass filter, a wavelet, adaptive thresholds); the shift is ours.
     """
     try:
         from wfdb.processing import xqrs_detect

@@ -52,7 +52,8 @@ class Decision:
         >>> print(found)
         at 0.6276: FAR 0.0000 [0.0000, 0.0000] of 720 pairs, FRR 0.0000 [0.0000, 0.0000] of 60
 
-    Source: ours; of the intervals, Bolle et al. (2004), Performance evaluation with the subsets bootstrap.
+    Source: ours; of the intervals, Bolle et al. (2004), Error analysis of pattern recognition systems: the subsets
+    bootstrap.
     """
 
     threshold: float

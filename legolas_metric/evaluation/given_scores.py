@@ -41,7 +41,8 @@ def verification_from_scores(
         >>> report.auc, report.rates_at(0.5)
         (0.75, Rates(far=0.5, frr=0.5))
 
-    Source: ours; of the AUC, Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
+    Source: ours; of the AUC, Hanley and McNeil (1982), The Meaning and Use of the Area under a Receiver Operating
+    Characteristic (ROC) Curve.
     """
     rates = as_fars(fars)
     given, genuine = as_tensor(scores, name="scores"), as_tensor(same, name="same")

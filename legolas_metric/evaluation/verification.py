@@ -66,7 +66,8 @@ def evaluate_verification(
         >>> report.auc, report.genuine, report.impostor
         (1.0, 2, 4)
 
-    Source: ours; of the AUC, Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
+    Source: ours; of the AUC, Hanley and McNeil (1982), The Meaning and Use of the Area under a Receiver Operating
+    Characteristic (ROC) Curve.
     """
     rates = as_fars(fars)
     rows, metric = as_table(embeddings, labels, groups=groups, metric=metric)

@@ -55,7 +55,8 @@ class VerificationReport(Shown):
         >>> report.auc, report.flagged
         (0.5, (0.01, 0.001, 0.0001))
 
-    Source: ours; of the AUC, Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
+    Source: ours; of the AUC, Hanley and McNeil (1982), The Meaning and Use of the Area under a Receiver Operating
+    Characteristic (ROC) Curve.
     """
 
     auc: float

@@ -12,6 +12,7 @@ from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_at_least, 
 from legolas_metric.index.exact import MINING, ExactIndex, plain_seconds
 from legolas_metric.index.faiss import FaissIndex
 from legolas_metric.index.interface import Want, Window
+from legolas_metric.index.row_index import RowIndex
 from legolas_metric.index.top_k import recall_of
 from legolas_metric.records import Neighbors
 from legolas_metric.rows import Rows
@@ -26,7 +27,7 @@ Search = Callable[[Int64[Tensor, " s"] | None, "ExactIndex | FaissIndex"], Neigh
 """Some of the queries (None: all) put to an index."""
 
 
-class AutoIndex:
+class AutoIndex(RowIndex):
     """Exact neighbours while their estimated time is within a budget, beyond it FAISS with audited recall.
 
     A search that may pass the budget is first run exactly on two seeded samples of its queries, a small and a larger
@@ -84,37 +85,28 @@ class AutoIndex:
         self._faiss = None
         return self
 
-    def search(
-        self,
-        queries: ArrayLike,
-        k: int,
-        *,
-        labels: ArrayLike | None = None,
-        ids: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-        want: Want = "any",
-        farthest: bool = False,
-        window: Window | None = None,
-    ) -> Neighbors:
-        """The k best admissible rows of each query; arguments as `ExactIndex.search`."""
-        own = self._exact.queries(queries, labels=labels, ids=ids, groups=groups)
-        return self._answer(own, k, want, farthest, window, joined=False)
+    @property
+    def rows(self) -> Rows:
+        """The fitted rows, checked and prepared.
 
-    def self_join(
-        self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
-    ) -> Neighbors:
-        """`search` with the fitted rows as queries, in the order of `fit`."""
-        return self._answer(self._exact.rows, k, want, farthest, window, joined=True)
+        Raises:
+            ValueError: before `fit`.
+        """
+        return self._exact.rows
 
-    def _answer(
-        self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None, *, joined: bool
-    ) -> Neighbors:
+    def answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
+        """`search` of queries that are checked and prepared already.
+
+        Raises:
+            ValueError: as `search`.
+        """
+
         def ask(part: Int64[Tensor, " s"] | None, index: ExactIndex | FaissIndex) -> Neighbors:
             if part is None:
                 return index.answer(own, k, want, farthest, window)
             return index.answer(own[part], k, want, farthest, _part_of(window, part))
 
-        return self._within_budget(ask, len(own), plain=self._is_plain(want, farthest), joined=joined)
+        return self._within_budget(ask, len(own), plain=self._is_plain(want, farthest), joined=own is self.rows)
 
     def _is_plain(self, want: Want, farthest: bool) -> bool:
         """Whether FAISS has no answer, or the same as the exact index."""

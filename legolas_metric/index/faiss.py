@@ -21,11 +21,12 @@ from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.brute_force import part_of, scan, scan_classes
 from legolas_metric.index.faiss_scaling import bound_beyond, fitted_scale, query_scales
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.row_index import RowIndex
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
 from legolas_metric.index.widening import audited, beats, no_answer, widen
 from legolas_metric.outputs import whole_file
 from legolas_metric.records import Neighbors, SearchStats
-from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
+from legolas_metric.rows import NO_ID, Rows, fitted_rows
 from legolas_metric.signatures import typed
 
 _PROCESS = os.getpid()  # a forked child inherits this number, a spawned one imports the module again
@@ -35,7 +36,7 @@ _WHERE = re.compile(r"^(Error in .* at \S+:\d+: (Error: '.*' failed(: )?)?|C\+\+
 _parameters: Any = faiss  # its keyword arguments and newer classes are missing from its type stubs
 
 
-class FaissIndex:
+class FaissIndex(RowIndex):
     """Neighbours from a FAISS index, re-ranked to the similarities that every index reports.
 
     With "Flat" the answers equal those of `ExactIndex`, and `stats.recall` is None. Other factories are approximate:
@@ -127,36 +128,17 @@ class FaissIndex:
         self._rows, self._index, self._scale = rows, index, scale
         return self
 
-    @typed
-    def search(
-        self,
-        queries: ArrayLike,
-        k: int,
-        *,
-        labels: ArrayLike | None = None,
-        ids: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-        want: Want = "any",
-        farthest: bool = False,
-        window: Window | None = None,
-    ) -> Neighbors:
-        """The k best admissible rows of each query; arguments as `ExactIndex.search`."""
-        rows = self._fitted()
-        own = query_rows(queries, rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
-        return self.answer(own, k, want, farthest, window)
-
-    @typed
-    def self_join(
-        self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
-    ) -> Neighbors:
-        """`search` with the fitted rows as queries, in the order of `fit`."""
-        return self.answer(self._fitted(), k, want, farthest, window)
-
     @property
     def _name(self) -> str:
         return self.factory if isinstance(self.factory, str) else type(self.factory).__name__
 
-    def _fitted(self) -> Rows:
+    @property
+    def rows(self) -> Rows:
+        """The fitted rows, checked and prepared.
+
+        Raises:
+            ValueError: before `fit`.
+        """
         _refuse_fork()
         if self._rows is None:
             raise ValueError("this index holds no rows: call fit(embeddings, labels) first")
@@ -168,7 +150,7 @@ class FaissIndex:
         Raises:
             ValueError: as `search`.
         """
-        rows = self._fitted()
+        rows = self.rows
         check_request(own, rows, k, want)
         bounds = window_bounds(window, len(own), own.ids.device)
         name = f"faiss:{self._name}"
@@ -220,7 +202,7 @@ class FaissIndex:
         self, own: Rows, k: int, fetch: int, want: Want, farthest: bool, bounds: Bounds | None
     ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"], Bool[Tensor, " q"]]:
         """One search: the k best admissible of the `fetch` rows that FAISS returns, and which queries are done."""
-        rows = self._fitted()
+        rows = self.rows
         factor = query_scales(own, self._scale, self.metric)
         x = (own.embeddings * (-factor if farthest else factor)[:, None]).float()
         parameters = _search_parameters(self._index, fetch, len(rows), self.effort)

@@ -22,13 +22,14 @@ from legolas_metric.index.brute_force import part_of
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.index.lance_search import TableSearch
 from legolas_metric.index.lance_table import Columns, StoredTable, connect, open_table, write_table
+from legolas_metric.index.row_index import RowIndex
 from legolas_metric.index.widening import audited, no_answer
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import Rows, fitted_rows, query_rows
 from legolas_metric.signatures import typed
 
 
-class LanceIndex:
+class LanceIndex(RowIndex):
     """Neighbours among rows that live in a table of LanceDB, on disk.
 
     `fit` writes rows to a new table; `open` takes a table that is there, and leaves it as it is. Without a vector index
@@ -144,31 +145,18 @@ class LanceIndex:
         self._stored = stored
         return self
 
-    @typed
-    def search(
-        self,
-        queries: ArrayLike,
-        k: int,
-        *,
-        labels: ArrayLike | None = None,
-        ids: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-        want: Want = "any",
-        farthest: bool = False,
-        window: Window | None = None,
-    ) -> Neighbors:
-        """The k best admissible rows of each query; arguments as `ExactIndex.search`."""
+    def queries(
+        self, queries: ArrayLike, *, labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None
+    ) -> Rows:
+        """The queries of `search`, checked and prepared."""
         given, rows = as_tensor(queries, name="queries"), self.table
         own = query_rows(given.cpu(), rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
-        return _moved(self.answer(own, k, want, farthest, window), given.device)
+        return _moved(own, given.device)
 
-    @typed
-    def self_join(
-        self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
-    ) -> Neighbors:
-        """`search` with the table's rows as queries, read block by block, in the table's order."""
-        found = self._answered(self.table, self.read, k, want, farthest, window)
-        return _moved(found, self._device)
+    @property
+    def rows(self) -> Rows:
+        """`table`."""
+        return self.table
 
     @property
     def table(self) -> Rows:
@@ -189,11 +177,12 @@ class LanceIndex:
         return self._held.read(number)
 
     def answer(self, own: Rows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
-        """`search` of queries that are checked and prepared already."""
-        labels, groups = (None if values is None else values.cpu() for values in (own.labels, own.groups))
-        here = replace(own, embeddings=own.embeddings.cpu(), ids=own.ids.cpu(), labels=labels, groups=groups)
-        found = self._answered(here, here.__getitem__, k, want, farthest, window)
-        return _moved(found, own.ids.device)
+        """`search` of queries that are checked and prepared already; of `table` itself, read block by block."""
+        joined = own is self.table
+        here = _moved(own, torch.device("cpu"))
+        found = self._answered(here, self.read if joined else here.__getitem__, k, want, farthest, window)
+        device = self._device if joined else own.ids.device
+        return replace(found, ids=found.ids.to(device), similarities=found.similarities.to(device))
 
     @property
     def _held(self) -> StoredTable:
@@ -237,5 +226,6 @@ class LanceIndex:
         return Neighbors(ids, values, SearchStats(engine=engine, widened=widened, recall=recall))
 
 
-def _moved(found: Neighbors, device: torch.device) -> Neighbors:
-    return replace(found, ids=found.ids.to(device), similarities=found.similarities.to(device))
+def _moved(rows: Rows, device: torch.device) -> Rows:
+    labels, groups = (None if values is None else values.to(device) for values in (rows.labels, rows.groups))
+    return replace(rows, embeddings=rows.embeddings.to(device), ids=rows.ids.to(device), labels=labels, groups=groups)

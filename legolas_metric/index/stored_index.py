@@ -20,6 +20,7 @@ from legolas_metric.index.brute_force import part_of
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.exact.precision import Precision
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.row_index import RowIndex
 from legolas_metric.index.top_k import Bounds, exact_similarities
 from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
@@ -65,7 +66,7 @@ class Plan:
         return cls(queries, min(n, (left - queries * a_query) // a_row), workspace)
 
 
-class StoredIndex:
+class StoredIndex(RowIndex):
     """Exact neighbours among the rows of a `StoredBank`, as they are stored, within its `memory_mb`.
 
     Answers as `ExactIndex` fitted with `bank.load()`, bit for bit, for every metric, want and window. A block is as
@@ -95,7 +96,7 @@ class StoredIndex:
     @typed
     def __init__(self, bank: StoredBank, *, precision: Precision = "auto") -> None:
         check_choice("precision", precision, ("auto", "int16", "bfloat16", "float32"))
-        self.rows: DiskRows = bank.table
+        self._rows: DiskRows = bank.table
         self.metric: Metric = bank.metric
         self.precision: Precision = precision
 
@@ -103,32 +104,19 @@ class StoredIndex:
     def of_rows(cls, rows: DiskRows, metric: Metric) -> "StoredIndex":
         """Of some rows of a bank."""
         index = cls.__new__(cls)
-        index.rows, index.metric, index.precision = rows, metric, "auto"
+        index._rows, index.metric, index.precision = rows, metric, "auto"
         return index
 
-    @typed
-    def search(
-        self,
-        queries: ArrayLike,
-        k: int,
-        *,
-        labels: ArrayLike | None = None,
-        ids: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-        want: Want = "any",
-        farthest: bool = False,
-        window: Window | None = None,
-    ) -> Neighbors:
-        """The k best admissible rows of each query; arguments as `ExactIndex.search`."""
-        own = query_rows(queries, self.rows.named, labels=labels, ids=ids, groups=groups, metric=self.metric)
-        return self.answer(own, k, want, farthest, window)
+    @property
+    def rows(self) -> DiskRows:
+        """The bank's rows, on disk."""
+        return self._rows
 
-    @typed
-    def self_join(
-        self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
-    ) -> Neighbors:
-        """`search` with all rows of the bank as queries, in their order."""
-        return self.answer(self.rows, k, want, farthest, window)
+    def queries(
+        self, queries: ArrayLike, *, labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None
+    ) -> Rows:
+        """The queries of `search`, checked and prepared."""
+        return query_rows(queries, self.rows.named, labels=labels, ids=ids, groups=groups, metric=self.metric)
 
     def answer(self, own: AnyRows, k: int, want: Want, farthest: bool, window: Window | None) -> Neighbors:
         """`search` of queries that are checked and prepared already, or on disk.

@@ -86,7 +86,7 @@ class _Blockwise(torch.autograd.Function):
         return value, *counts
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
-        back = (None if grad is None else grad * grads[0] for grad in ctx.saved_tensors)
+        back = (None if saved is None else saved * grad for saved in ctx.saved_tensors)
         return *back, None, None, None, None, None

@@ -74,13 +74,14 @@ class Given:
     gather: World | None
 
 
-def prepare(given: Given, *, keep_triplets: bool = False, exact: bool = False) -> Batch:
+def prepare(given: Given, *, keep_triplets: bool = False, exact: bool = False, once: bool = False) -> Batch:
     """Check the arguments of a loss, and relate its anchors to its reference rows.
 
     Args:
         given: the arguments.
         keep_triplets: keep (a, p, n) together instead of reading the pairs (a, p) and (a, n).
         exact: unit rows in float64, for a loss that chooses by similarity, see `settled`.
+        once: the loss is computed in blocks, differentiable once.
 
     Raises:
         TypeError, ValueError: what does not fit, and what to pass instead.
@@ -110,15 +111,14 @@ def prepare(given: Given, *, keep_triplets: bool = False, exact: bool = False) -
         others = None if same_rows else other.labels
         relation = ByLabel.of(own.labels, others, ids=own.ids, ref_ids=other.ids)
     dtype = torch.float64 if exact else wide_type(own.rows.dtype)
-    x = unit_rows(own.rows, dtype, "embeddings")
+    order, ref_order = (relation.order, relation.ref_order) if isinstance(relation, ByLabel) else (None, None)
+    x = unit_rows(own.rows, dtype, "embeddings", order, once=once)
+    r = x if other is own else unit_rows(other.rows, dtype, "ref_emb", ref_order, once=once)
     weight = as_weights(given.weights, x, len(x), "weights", "rows of embeddings")
-    weight = weight if own.labels is None else weight.masked_fill(own.labels == UNLABELLED, 0.0)
-    r = x if other is own else unit_rows(other.rows, dtype, "ref_emb")
+    if own.labels is not None:
+        weight = weight * (own.labels != UNLABELLED)
+    weight = weight if order is None else weight.index_select(0, order)
     symmetric = other is own and isinstance(relation, ByLabel) and relation.ids is None
-    if isinstance(relation, ByLabel) and relation.order is not None and relation.ref_order is not None:
-        sorted_x = x.index_select(0, relation.order)  # its backward costs half of that of x[order]
-        r = sorted_x if r is x else r.index_select(0, relation.ref_order)
-        x, weight = sorted_x, weight[relation.order]
     return Batch(x, r, weight, relation, symmetric, world, own.rows.dtype)
 
 

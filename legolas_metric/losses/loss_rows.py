@@ -1,6 +1,7 @@
 """The rows, labels and weights of a batch, as a loss takes them: with their gradient, in any float type."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from legolas_metric.checks import ArrayLike, as_integers, as_tensor
 from legolas_metric.geometry import tie_distance
+from legolas_metric.lookup import inverse
+from legolas_metric.losses.terms import refuse_second_derivative
 from legolas_metric.rows import answered_by_a_scaler, as_labels, check_norms, warn_of_overflow
 
 _LEAST_NORM = 2.0**-100
@@ -21,8 +24,15 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def unit_rows(rows: Float[Tensor, "n d"], dtype: torch.dtype, name: str) -> Float[Tensor, "n d"]:
-    """x / |x| in a wide type, differentiable.
+def unit_rows(
+    rows: Float[Tensor, "n d"],
+    dtype: torch.dtype,
+    name: str,
+    order: Int64[Tensor, " n"] | None,
+    *,
+    once: bool,
+) -> Float[Tensor, "n d"]:
+    """x / |x| in a wide type, differentiable (with `once` in fewer steps, but once); in an order, or as they came.
 
     A row shorter than the least normal number of its own type has no direction and no gradient: that grows as 1 / |x|,
     and would overflow.
@@ -33,16 +43,41 @@ def unit_rows(rows: Float[Tensor, "n d"], dtype: torch.dtype, name: str) -> Floa
         ValueError: NaN, inf, or a row of zeros, as a miner does.
     """
     wide = rows.to(dtype)
-    norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True, dtype=torch.float64)
-    if len(rows) and not torch.compiler.is_compiling():
-        least, most = torch.stack(norm.detach().aminmax()).tolist()
+    compiling = torch.compiler.is_compiling()
+    once = once and not compiling
+    norm = torch.linalg.vector_norm(wide.detach() if once else wide, dim=1, keepdim=True, dtype=torch.float64)
+    if len(rows) and not compiling:
+        least, most = (float(extreme) for extreme in norm.detach().aminmax())
         if not math.isfinite(most) and answered_by_a_scaler(rows):
             warn_of_overflow(rows, name, "the loss is NaN")
             return wide * torch.nan
         if not (math.isfinite(most) and least > 0):
             check_norms(rows.detach().float(), least, most, name=name, metric="cosine", ids=None)
     norm = norm.to(dtype)
-    return wide / norm.masked_fill(norm <= max(_LEAST_NORM, torch.finfo(rows.dtype).tiny), torch.inf)
+    norm = norm.masked_fill(norm <= max(_LEAST_NORM, torch.finfo(rows.dtype).tiny), torch.inf)
+    if once:
+        return _UnitRows.apply(wide, norm, order)
+    x = wide / norm
+    return x if order is None else x.index_select(0, order)
+
+
+class _UnitRows(torch.autograd.Function):
+    """Rows over their norms, in an order; the derivative, (g - x <x, g>) / |row|, at once: autograd takes it apart."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, norm: Tensor, order: Tensor | None) -> Tensor:
+        x = rows / norm if order is None else rows.index_select(0, order).div_(norm.index_select(0, order))
+        ctx.save_for_backward(x, norm, order)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_second_derivative()
+        x, norm, order = ctx.saved_tensors
+        back = torch.addcmul(grad, x, (grad * x).sum(1, keepdim=True), value=-1)
+        if order is not None:
+            back = back.index_select(0, inverse(order))
+        return back.div_(norm), None, None
 
 
 def settled(s: Float[Tensor, "*b"], dtype: torch.dtype) -> Float[Tensor, "*b"]:

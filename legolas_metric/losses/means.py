@@ -82,8 +82,9 @@ def _sums(batch: Batch, ways: Ways, workspace_mb: int | None) -> Sums:
             return formula_sums(x * ways.scale, r, batch.weights, batch.relation, ways.formula)
         if batch.symmetric and ways.pair_sums is not None:
             assert isinstance(batch.relation, ByLabel)
-            y = x * ways.scale**0.5
-            return symmetric_sums(y, batch.weights, batch.relation, ways.pair_sums, workspace_mb=workspace_mb)
+            return symmetric_sums(
+                x, ways.scale, batch.weights, batch.relation, ways.pair_sums, workspace_mb=workspace_mb
+            )
         return blockwise_sums(x * ways.scale, r, batch.weights, batch.relation, ways.kernel, workspace_mb=workspace_mb)
 
 

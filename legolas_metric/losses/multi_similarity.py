@@ -186,13 +186,15 @@ def _check_mining(mining: int | float | None) -> None:
 def _given_mean(
     given: Given, shape: _Shape, mining: int | float | None, workspace_mb: int | None
 ) -> tuple[Batch, Float[Tensor, ""], Sums]:
-    batch, ways = _batch_and_ways(given, shape, mining)
+    batch, ways = _batch_and_ways(given, shape, mining, once=workspace_mb is not None)
     return batch, *mean_and_sums(batch, ways, workspace_mb)
 
 
-def _batch_and_ways(given: Given, shape: _Shape, mining: int | float | None) -> tuple[Batch, Ways]:
+def _batch_and_ways(
+    given: Given, shape: _Shape, mining: int | float | None, *, once: bool = False
+) -> tuple[Batch, Ways]:
     _check_mining(mining)
-    batch = prepare(given, exact=mining is not None)
+    batch = prepare(given, exact=mining is not None, once=once)
     formula, kernel = (partial(way, shape=shape, mining=mining, dtype=batch.dtype) for way in (_formula, _kernel))
     sums = shape if mining is None and shape.in_range(len(batch.r)) else None
     return batch, Ways(formula, kernel, sums)

@@ -7,6 +7,7 @@ anchors are one band of columns, so masks are [B, W] and never [N, M].
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int64
@@ -49,6 +50,33 @@ class TripletBlock:
     positive: Int64[Tensor, " t"]
     negative: Int64[Tensor, " t"]
     counts: Bool[Tensor, " t"]
+
+
+class Runs(NamedTuple):
+    """The classes of a sorted batch: the first row of each anchor's, how many it has, and its own number among them."""
+
+    start: Int64[Tensor, " n"]
+    length: Int64[Tensor, " n"]
+    number: Int64[Tensor, " n"]
+    others: Int64[Tensor, " p"]  # 1, 2, ... up to the most positives of any anchor
+
+    def strip(self, rows: slice) -> tuple[Int64[Tensor, "b p"], Bool[Tensor, "b p"]]:
+        """The positives of some anchors, numbered from the first of these on, and which there are.
+
+        A place that holds none has another row of the class, or the anchor itself.
+        """
+        length = self.length[rows, None]
+        column = (self.number[rows, None] + self.others).remainder_(length).add_(self.start[rows, None] - rows.start)
+        some = self.others < length
+        if rows.start:  # what lies before is another strip's
+            some &= column >= 0
+            column.clamp_min_(0)
+        return column, some
+
+    def reach(self, rows: slice) -> int:
+        """Up to where the classes of some anchors go."""
+        last = rows.stop - 1
+        return int(self.start[last] + self.length[last])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +141,14 @@ class ByLabel:
             start = min(start, everything.stop - 1)
             yield self._block(rows, slice(start, max(stop, start + 1)))
 
-    def counts(self) -> Int64[Tensor, " n"]:
-        """Of a batch against itself: how many positives each anchor has."""
-        return (runs_of(self.labels, self.ref_labels)[1] - 1).clamp_min_(0)
-
-    def strips(self, size: int) -> Iterator[tuple[slice, Int64[Tensor, "b p"], Bool[Tensor, "b p"]]]:
-        """Of a sorted batch against itself: rows, their positives from the first of these rows on, and which are some.
-
-        Positives are numbered from the strip's first row; a place that holds none has the anchor itself.
-        """
-        start, length = runs_of(self.labels, self.ref_labels)
+    def runs(self) -> Runs:
+        """Of a sorted batch against itself: where each anchor's class lies; unlabelled rows are alone in theirs."""
+        start, length = runs_of(self.labels, self.labels)
         own = torch.arange(len(start), device=start.device)
-        offset = own[: max(1, int(length.max()))]
-        for rows in chunks(len(start), size):
-            itself, column = own[rows, None], start[rows, None] + offset
-            some = (offset < length[rows, None]) & (column != itself) & (column >= rows.start)
-            yield rows, torch.where(some, column, itself) - rows.start, some
+        if int(self.labels[0]) == UNLABELLED:  # they may be many, and have no positives
+            unlabelled = slice(0, int(length[0]))
+            start[unlabelled], length[unlabelled] = own[unlabelled], 1
+        return Runs(start, length, own - start, torch.arange(1, int(length.max()), device=start.device))
 
     def _bands(self, size: int) -> Iterator[tuple[slice, int, int]]:
         parts = list(chunks(len(self.labels), size))

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from legolas_metric.checks import ArrayLike, check_choice, check_number
@@ -51,8 +51,9 @@ def supcon_loss(
         >>> round(supcon_loss(embeddings, torch.arange(8) // 2).item(), 4)
         1.9459
     """
+    _check(temperature, form)
     given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, gather)
-    return _mean(prepare(given), temperature, form, workspace_mb)[0]
+    return _mean(prepare(given, once=workspace_mb is not None), temperature, form, workspace_mb)[0]
 
 
 class SupConLoss(nn.Module):
@@ -146,7 +147,7 @@ class SupConLoss(nn.Module):
             ValueError: NaN, inf or a row of zeros; a record of ids without the batch's `ids`; what does not fit.
         """
         given = Given(embeddings, labels, indices_tuple, ref_emb, ref_labels, weights, ids, ref_ids, self.gather)
-        batch = prepare(given)
+        batch = prepare(given, once=self.workspace_mb is not None)
         mean, sums = _mean(batch, self.temperature, self.form, self.workspace_mb)
         return (mean, loss_detail(batch, sums)) if detail else mean
 
@@ -181,7 +182,8 @@ def _mean(
 
 
 def _ways(batch: Batch, temperature: int | float | Float[Tensor, ""], form: Form) -> Ways:
-    _check(temperature, form)
+    if isinstance(temperature, Tensor):  # it may have been learnt
+        _check(temperature, form)
     inner = form == "in"
     scale = 1 / temperature
     sums = None
@@ -198,7 +200,7 @@ def _formula(logits: Float[Tensor, "b m"], block: Block, *, inner: bool) -> Term
         log_positive = masked_logsumexp(logits, block.positive) - block.positive.sum(1).to(logits.dtype).log()
     else:
         log_positive = (logits * _shares(block, logits.dtype)).sum(1)
-    return _terms(torch.where(some, log_all - log_positive, 0.0), some)
+    return _terms(torch.where(some, log_all - log_positive, 0.0), some.to(logits.dtype))
 
 
 def _kernel(logits: Float[Tensor, "b m"], block: Block, *, inner: bool) -> Terms:
@@ -220,7 +222,7 @@ def _kernel(logits: Float[Tensor, "b m"], block: Block, *, inner: bool) -> Terms
     value = torch.where(some, top + total.log() - log_positive, 0.0)
     logits.mul_(torch.where(some, 1 / total, 0.0)[:, None])
     band.sub_(shares)
-    return _terms(value, some)
+    return _terms(value, some.to(value.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +242,15 @@ class _PairSums:
 
     def finish(self, z: Float[Tensor, " n"], p: Float[Tensor, " n"], count: Float[Tensor, " n"]) -> Finished:
         """As `PairSums.finish`."""
-        some = count > 0
-        log_positive, by_p = ((p / count).log(), -1 / p) if self.inner else (p / count, -1 / count)
-        value = torch.where(some, z.log() - log_positive, 0.0)
-        return Finished(_terms(value, some), torch.where(some, 1 / z, 0.0), torch.where(some, by_p, 0.0))
+        counted = (count > 0).to(z.dtype)
+        least = torch.finfo(z.dtype).tiny  # of the sums of anchors that there is nothing to compare with
+        count, z = count.clamp_min(1), z.clamp_min(least)
+        if self.inner:
+            p = p.clamp_min(least)
+            log_positive, by_p = (p / count).log_(), counted / -p
+        else:
+            log_positive, by_p = p / count, counted / -count
+        return Finished(_terms(z.log().sub_(log_positive).mul_(counted), counted), counted / z, by_p)
 
 
 def _shares(block: Block, dtype: torch.dtype) -> Float[Tensor, "b w"]:
@@ -251,6 +258,5 @@ def _shares(block: Block, dtype: torch.dtype) -> Float[Tensor, "b w"]:
     return block.positive.to(dtype) / block.positive.sum(1, keepdim=True).clamp_min(1)
 
 
-def _terms(value: Float[Tensor, " b"], some: Bool[Tensor, " b"]) -> Terms:
-    counted = some.to(value.dtype)
+def _terms(value: Float[Tensor, " b"], counted: Float[Tensor, " b"]) -> Terms:
     return Terms(value, counted, (value.detach() > 0).to(value.dtype), torch.ones_like(counted))

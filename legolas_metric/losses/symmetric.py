@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from legolas_metric.geometry import product
-from legolas_metric.losses.pair_masks import ByLabel
+from legolas_metric.geometry import chunks, product
+from legolas_metric.losses.pair_masks import ByLabel, Runs
 from legolas_metric.losses.terms import Sums, Terms, refuse_second_derivative
 
 _ROWS = 256
@@ -43,7 +43,10 @@ class PairSums(Protocol):
     """A loss by its two sums."""
 
     def weigh(self, s: Float[Tensor, "b v"], column: Int64[Tensor, "b p"], some: Float[Tensor, "b p"]) -> Positives:
-        """Overwrite similarities by E, whatever it makes of a row with itself; `some` is 1 at positives, else 0."""
+        """Overwrite similarities by E, whatever it makes of a row with itself; `some` is 1 at positives, else 0.
+
+        Where it is 0, `column` may name a positive once more, or the row itself.
+        """
         ...
 
     def finish(self, z: Float[Tensor, " n"], p: Float[Tensor, " n"], count: Float[Tensor, " n"]) -> Finished:
@@ -55,69 +58,92 @@ class _Strip(NamedTuple):
     rows: slice
     column: Int64[Tensor, "b p"]
     e: Float[Tensor, "b v"]
-    slope: Float[Tensor, "b p"]
+    positives: Positives
 
 
 def symmetric_sums(
-    y: Float[Tensor, "n d"], weights: Float[Tensor, " n"], relation: ByLabel, loss: PairSums, *, workspace_mb: int
+    x: Float[Tensor, "n d"],
+    scale: float | Float[Tensor, ""],
+    weights: Float[Tensor, " n"],
+    relation: ByLabel,
+    loss: PairSums,
+    *,
+    workspace_mb: int,
 ) -> Sums:
-    """Sum the terms of all anchors, each times its anchor's weight; similarities are y y^T, in the relation's order."""
-    return Sums(*_Symmetric.apply(y, weights, relation, loss, workspace_mb << 20, torch.is_grad_enabled()))
+    """Sum the terms of all anchors, each times its weight; similarities are `scale` x x^T, in the relation's order."""
+    if isinstance(scale, Tensor):  # it has a gradient of its own
+        x, scale = x * scale.sqrt(), 1.0
+    return Sums(*_Symmetric.apply(x, scale, weights, relation, loss, workspace_mb << 20, torch.is_grad_enabled()))
 
 
 class _Symmetric(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, weights: Tensor, relation: ByLabel, loss: PairSums, workspace: int, recording: bool
+        ctx: Any,
+        x: Tensor,
+        scale: float,
+        weights: Tensor,
+        relation: ByLabel,
+        loss: PairSums,
+        workspace: int,
+        recording: bool,
     ) -> tuple[Tensor, ...]:
-        n = len(y)
+        n = len(x)
         recording = recording and ctx.needs_input_grad[0]
-        keep = recording and n * (n + _ROWS) // 2 * y.element_size() <= workspace
-        z, p = y.new_zeros(2, n).unbind()
+        z, p = x.new_zeros(2, n)
         kept = []
-        for rows, column, some in relation.strips(_ROWS):
-            e = product(y[rows], y[rows.start :])
-            q, slope = loss.weigh(e, column, some.to(y.dtype))
-            e.diagonal().zero_()
+        runs = relation.runs()
+        a_row = (n + _ROWS) // 2 * x.element_size() + len(runs.others) * (8 + x.element_size())  # E; columns and slopes
+        keep = recording and n * a_row <= workspace
+        for strip in _strips(x, scale, runs, loss):
+            rows, column, e, (q, _) = strip
             # Each pair of a strip belongs to the sum of its row and, beyond the strip's own square, of its column.
-            b = len(column)
             z[rows].add_(e.sum(1))
-            z[rows.stop :].add_(e[:, b:].sum(0))
             p[rows].add_(q.sum(1))
-            p.index_add_(0, (column + rows.start).view(-1), q.masked_fill(column < b, 0.0).view(-1))
+            if rows.stop < n:
+                b = len(column)
+                z[rows.stop :].add_(e[:, b:].sum(0))
+                if runs.reach(rows) > rows.stop:
+                    p.index_add_(0, (column + rows.start).view(-1), q.masked_fill(column < b, 0.0).view(-1))
             if keep:
-                kept.append(_Strip(rows, column, e, slope))
-        terms, a, b = loss.finish(z, p, relation.counts().to(y.dtype))
+                kept.append(strip)
+        terms, a, b = loss.finish(z, p, (runs.length - 1).to(x.dtype))
         if recording:
-            strips = kept if keep else _strips_again(y, relation, loss)
-            largest = weights.amax().clamp_min(torch.finfo(y.dtype).tiny)  # a alone may be as large as exp(80)
-            share = weights / largest
-            ctx.save_for_backward(_derivative(y, strips, a * share, b * share), largest)
+            # Of what is kept the short strips first: in what they leave there is room for the work on the long ones.
+            strips = (kept.pop() for _ in range(len(kept))) if keep else _strips(x, scale, runs, loss)
+            largest = weights.amax().clamp_min(torch.finfo(x.dtype).tiny)  # a alone may be as large as exp(80)
+            share = weights * scale / largest
+            ctx.save_for_backward(_derivative(x, strips, a * share, b * share), largest)
         value, *counts = (torch.stack(terms) @ weights).unbind()
         ctx.mark_non_differentiable(*counts)
         return value, *counts
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
         derivative, largest = ctx.saved_tensors
-        return derivative * (largest * grads[0]), None, None, None, None, None
+        return derivative * (largest * grad), None, None, None, None, None, None
 
 
-def _strips_again(y: Tensor, relation: ByLabel, loss: PairSums) -> Iterator[_Strip]:
-    for rows, column, some in relation.strips(_ROWS):
-        e = product(y[rows], y[rows.start :])
-        slope = loss.weigh(e, column, some.to(y.dtype)).slope
+def _strips(x: Tensor, scale: float, runs: Runs, loss: PairSums) -> Iterator[_Strip]:
+    for rows in chunks(len(x), _ROWS):
+        column, some = runs.strip(rows)
+        e = product(x[rows] if scale == 1 else x[rows] * scale, x[rows.start :])
+        positives = loss.weigh(e, column, some.to(x.dtype))
         e.diagonal().zero_()
-        yield _Strip(rows, column, e, slope)
+        yield _Strip(rows, column, e, positives)
 
 
-def _derivative(y: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Tensor:
-    out = torch.zeros_like(y)
-    for rows, column, e, slope in strips:
+def _derivative(x: Tensor, strips: Iterable[_Strip], a: Tensor, b: Tensor) -> Tensor:
+    """H x, in place of the strips' E; what they add to later rows is summed with the rows for columns.
+
+    As the right side of a product, a strip is read as it lies; turned into its left side it would be copied there.
+    """
+    out, later = torch.empty_like(x), x.new_zeros(x.shape[1], len(x)) if len(x) > _ROWS else None
+    for rows, column, e, (_, slope) in strips:
         e.mul_(a[rows, None] + a[rows.start :])
-        e.scatter_(1, column, e.gather(1, column).addcmul_(slope, b[rows, None] + b[rows.start :][column]))
-        out[rows].add_(product(e, y[rows.start :].T))
-        if rows.stop < len(y):
-            out[rows.stop :].add_(product(e[:, len(column) :].contiguous().T, y[rows].T))
-    return out
+        e.scatter_add_(1, column, (b[rows, None] + b[rows.start :].take(column)).mul_(slope))
+        out[rows] = product(e, x[rows.start :].T)
+        if later is not None and rows.stop < len(x):
+            later[:, rows.stop :].add_(product(x[rows].T, e[:, len(column) :].contiguous().T))
+    return out if later is None else out.add_(later.T)

@@ -3,10 +3,11 @@
 Letters: q anchors, n rows, b rows of a batch.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
@@ -78,7 +79,7 @@ def _batch_rows(
         own_groups = as_named(groups, n, name=f"{prefix}groups", of=name, known=known[1])
     return Rows(
         rows,
-        codes.masked_fill(overflowed, UNLABELLED),
+        torch.full_like(codes, UNLABELLED) if overflowed else codes,
         torch.arange(n, device=device),
         None if own_groups is None else own_groups.codes.to(device),
         own_labels.names,
@@ -92,25 +93,24 @@ def _checked(labels: Int64[Tensor, " n"], name: str) -> Int64[Tensor, " n"]:
     return labels
 
 
-def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> tuple[Float[Tensor, "n d"], Bool[Tensor, ""]]:
+def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> tuple[Float[Tensor, "n d"], bool]:
     """`as_prepared(wide=True)` by torch alone, as nothing is compiled for a batch; and whether the rows overflowed.
 
     Rows that overflowed in float16 are nobody's: nothing is mined from them, where the loss of such a batch is NaN.
     """
     rows = as_float_rows(embeddings, name=name, wide=True)
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
-    least, most = norm.aminmax()
-    overflowed = ~most.isfinite()
-    if bool(overflowed) and isinstance(embeddings, Tensor) and answered_by_a_scaler(embeddings):
+    least, most = (float(extreme) for extreme in norm.aminmax())
+    if not math.isfinite(most) and isinstance(embeddings, Tensor) and answered_by_a_scaler(embeddings):
         warn_of_overflow(embeddings, name, "nothing is mined from this batch")
-        return normalise(torch.ones_like(rows)), overflowed
-    check_norms(rows, float(least), float(most), name=name, metric=metric, ids=None)
+        return normalise(torch.ones_like(rows)), True
+    check_norms(rows, least, most, name=name, metric=metric, ids=None)
     if metric != "cosine":
-        return rows, overflowed
+        return rows, False
     norm.masked_fill_((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)
     rows = rows.double().div_(norm).to(rows.dtype)
     merge_directions(rows)
-    return rows, overflowed
+    return rows, False
 
 
 def _itself(anchors: Rows, rows: Rows) -> Int64[Tensor, " q"]:

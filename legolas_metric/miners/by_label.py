@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.disk.disk_rows import AnyRows
-from legolas_metric.lookup import runs_of
+from legolas_metric.lookup import inverse, runs_of
 from legolas_metric.miners.joint import JointNames
 from legolas_metric.rows import NO_ID
 
@@ -127,9 +127,7 @@ class Classes:
 
     def _own_place(self) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
         """Where in `order` each anchor stands, and how many rows it is: one, or none."""
-        place = torch.empty_like(self.order)
-        place[self.order] = torch.arange(len(self.order), device=self.order.device)
-        return place[self.self_row], (self.self_row >= 0).long()
+        return inverse(self.order)[self.self_row], (self.self_row >= 0).long()
 
 
 def draw_distinct(uniform: Float64[Tensor, "q k"], count: Int64[Tensor, " q"]) -> Int64[Tensor, "q k"]:

@@ -20,7 +20,7 @@ from legolas_metric.disk.stored_bank import StoredBank
 from legolas_metric.geometry import chunks
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.index.placement import Placing
-from legolas_metric.lookup import lookup
+from legolas_metric.lookup import inverse, lookup
 from legolas_metric.miners.batch_rows import Batch
 from legolas_metric.miners.by_label import Classes, Part
 from legolas_metric.miners.dense import DensePool, Table, block_rows
@@ -163,9 +163,7 @@ def bank_source(
 def _by_id(rows: Rows, self_row: Int64[Tensor, " q"]) -> tuple[Rows, Int64[Tensor, " q"]]:
     """Rows in the order of their ids, as in a dense block ties go to the smaller row; and where the anchors stand."""
     order = rows.ids.argsort()
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    return rows[order], torch.where(self_row >= 0, place[self_row], NO_ID)
+    return rows[order], torch.where(self_row >= 0, inverse(order)[self_row], NO_ID)
 
 
 def index_blocks(

@@ -28,17 +28,17 @@ from legolas_metric.training.ensemble import EncoderEnsemble
 from legolas_metric.training.fold_runs import FoldsResult, FoldTask, run_folds
 
 
-def train(settings: RunSettings, folder: Path) -> Judged:
+def train(settings: RunSettings, folder: Path | None) -> Judged:
     """Train on some classes, judge on the others; run again, it goes on, or tells again how it ended.
 
     Args:
         settings: of the run.
-        folder: of the run: settings, history, log, checkpoints, report.
+        folder: of the run: settings, history, log, checkpoints, report; None for a new one, `runs/` and the day.
 
     Raises:
         ValueError: settings that contradict the data, or a folder of another run.
     """
-    data, settings = _begin(settings, folder, "train")
+    data, settings, folder = _begin(settings, folder, "train")
     with run_log(folder):
         tell(settings, folder)
         rows, validation = split_rows(data, settings)
@@ -64,14 +64,14 @@ def train(settings: RunSettings, folder: Path) -> Judged:
     return found
 
 
-def kfold(settings: RunSettings, folder: Path) -> FoldsResult:
+def kfold(settings: RunSettings, folder: Path | None) -> FoldsResult:
     """Train and judge fold after fold by identity; a fold that is done is not done again.
 
     At the end the folds' encoders, joined, and each alone rank the test set that was held out of all (`join`).
 
     Args, Raises: as `train`.
     """
-    data, settings = _begin(settings, folder, "kfold")
+    data, settings, folder = _begin(settings, folder, "kfold")
     folds = folds_of(data, settings)
     with run_log(folder):
         tell(settings, folder)
@@ -181,7 +181,7 @@ def embed_data(run: Path, out: Path, *, data: str | None = None, fold: int | Non
     return len(rows)
 
 
-def _begin(settings: RunSettings, folder: Path, command: str) -> tuple[RunData, RunSettings]:
+def _begin(settings: RunSettings, folder: Path | None, command: str) -> tuple[RunData, RunSettings, Path]:
     """Refuse what can be refused before long work, claim the folder, and load the data."""
     import legolas_metric.report  # noqa: F401  (what the page needs is missed now, and not after hours)
 
@@ -193,8 +193,7 @@ def _begin(settings: RunSettings, folder: Path, command: str) -> tuple[RunData, 
         raise ValueError("query and gallery are ranked by `train`: for `kfold` name the folder of training as data")
     if settings.augment != "none":
         augmentation(settings, len(data.input_shape))
-    claim(folder, filled, command)
-    return data, filled
+    return data, filled, claim(folder, filled, command)
 
 
 def split_rows(data: RunData, settings: RunSettings) -> tuple[Int64[Tensor, " a"], Int64[Tensor, " b"]]:

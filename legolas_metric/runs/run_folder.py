@@ -1,5 +1,6 @@
 """A run's folder: whose it is, and what a run that is taken up again finds there."""
 
+from datetime import date
 from pathlib import Path
 
 from legolas_metric.outputs import check_writable
@@ -8,17 +9,22 @@ from legolas_metric.runs.run_settings import RunSettings
 from legolas_metric.training.history import versions
 
 SETTINGS = "settings.toml"
+RUNS = Path("runs")
 
 
-def claim(folder: Path, settings: RunSettings, command: str) -> None:
+def claim(folder: Path | None, settings: RunSettings, command: str) -> Path:
     """Write the settings into the folder, or find the same ones there: then the run goes on.
 
     Settings of a run that never came to train, as they were refused by the data, give way to others.
+
+    Returns:
+        The folder; a new one, named by the day, where none is given.
 
     Raises:
         ValueError: another run's folder; the keys that differ are named.
         OSError: a folder that can't be written.
     """
+    folder = _folder_of_today() if folder is None else folder
     check_writable(folder)
     path = folder / SETTINGS
     if path.is_file() and next(folder.rglob("history.jsonl"), None) is not None:
@@ -30,12 +36,29 @@ def claim(folder: Path, settings: RunSettings, command: str) -> None:
         if held != command:
             raise ValueError(f"{folder} holds a run of `{held}`, not of `{command}`: choose another folder with --out")
     settings.write(path, {"command": command, **versions()})
+    return folder
+
+
+def _folder_of_today() -> Path:
+    """`runs/2026-11-30`, and `runs/2026-11-30_2` for a second run of that day: made now, so that no two share it."""
+    check_writable(RUNS)
+    today = date.today().isoformat()
+    number = 1
+    while True:
+        folder = RUNS / (today if number == 1 else f"{today}_{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
 
 
 def tell(settings: RunSettings, folder: Path) -> None:
     """Say what a run does, and with what."""
     log.info("Settings, as resolved (%s):\n%s", folder / SETTINGS, settings.toml().rstrip())
     log.info("Versions: %s", ", ".join(f"{name} {number}" for name, number in versions().items()))
+    log.info("Interrupted, it goes on by the same command with --out %s.", folder)
 
 
 def command_of(folder: Path) -> str:

@@ -5,9 +5,9 @@ With P [d, m] of nearly orthonormal columns, P^T P = 1 + D, a = P^T x and the ta
     <x, y> = <a_x, a_y> - a_x^T D a_y + <t_x, t_y>,   |<t_x, t_y>| <= |t_x| |t_y|,   |t|^2 <= |x|^2 - (1 - |D|) |a|^2.
 
 So with the measured length of its tail as one more column of each row, a head's score is no less than the true one, but
-for rounding. A pair that it cannot rule out is scored again by the whole rows, in float32, before it is a candidate
-(`passes.py`). How many axes pay is read from a sample:
-the true k-th best of some anchors, and how many rows the heads leave open above it.
+for rounding. Rows are turned onto up to 255 axes and screened by the first few of these. A pair that they cannot rule
+out is scored again by all of them, then by the whole rows, in float32, before it is a candidate (`passes.py`). How many
+axes pay is read from a sample: about the k-th best of some anchors, and how many rows the heads leave open above it.
 
 Letters: n rows, d dimensions, m axes, a anchors, s sampled columns.
 """
@@ -20,19 +20,20 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
-from legolas_metric.geometry import chunks
+from legolas_metric.geometry import chunks, product
 from legolas_metric.index.exact.table import Frame, Heads, in_frame
 
-_COUNTS = (16, 32, 48, 64, 96, 128, 192, 256)  # axes
+_COUNTS = (16, 32, 48, 64, 80, 96, 128, 160, 192)  # axes
+_LONGEST = 255  # axes by which pairs are looked at: with the tail, 512 bytes in int16
 _FEWEST = 2**39  # pairs times dimensions: below, looking for axes and turning the rows costs what the passes save
 _FLAT = 0.25  # of d: rows that fill so many directions, by the participation ratio, have no heads
 _SKETCHED, _DRAWN = 4096, 512  # rows that the axes are worked out from; that the ratio is
 _UNIT = 2.0**-24  # half a unit in the last place of float32
-# Nanoseconds on one thread: of a pair, of each of its dimensions, in int16; of a pair that is looked at, and of each of
-# its dimensions; of a dimension of a row, for its tables and first floors, and along each axis.
-_PAIR, _FACTOR, _LOOK, _WHOLE, _ROW, _TURNED = 0.15, 0.0137, 30.0, 0.04, 25.0, 0.04
-_EARLY = 3.0  # times as many looks as the last floors would leave, while floors rise
-_GAIN = 2.0  # how much faster a search must be expected to become: other dtypes are up to so much faster than int16
+# Nanoseconds on one thread, beside the products: of a pair; of one that is looked at by longer heads; of each dimension
+# of one that is looked at by the whole rows; of a dimension of a row, for axes, tables and first floors.
+_PAIR, _LOOK, _WHOLE, _ROW = 0.1, 40.0, 0.25, 12.0
+_EARLY = 2.0  # times as many looks as the last floors would leave, while floors rise
+_GAIN = 1.2  # how much faster a search must be expected to become
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Axes:
     """Directions along which rows are screened.
 
     Attributes:
-        directions: [d, m], columns that are nearly orthonormal.
-        drift: at least |D|, measured.
+        directions: [d, m], columns that are nearly orthonormal, most energy first.
+        drift: at least |D|, measured; of the first of the columns as well.
     """
 
     directions: Float32[Tensor, "d m"]
@@ -50,25 +51,25 @@ class Axes:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some anchors of a search, what they look for, and the columns that they may take.
+    """Some anchors of a search, what they look for, and which of some columns they may take.
 
     Attributes:
-        floor, ceiling: [a], the score of the k-th best, and the window's end.
+        floor, ceiling: [a], about the score of the k-th best, and the window's end.
         allowed: [a, s], of the sampled columns.
-        anchors, columns: [a, d] and [s, d].
+        anchors, columns: their numbers.
     """
 
-    floor: Float64[Tensor, " a"]
-    ceiling: Float64[Tensor, " a"]
+    floor: Float32[Tensor, " a"]
+    ceiling: Float32[Tensor, " a"]
     allowed: Bool[Tensor, "a s"]
-    anchors: Float32[Tensor, "a d"]
-    columns: Float32[Tensor, "s d"]
+    anchors: Int64[Tensor, " a"]
+    columns: Int64[Tensor, " s"]
 
 
 def may_pay(rows: Float32[Tensor, "n d"], frame: Frame, anchors: int) -> bool:
     """Whether a search is large, and its rows lie along few directions by tr(C)^2 / tr(C^2) of their second moments."""
     n, d = rows.shape
-    if anchors * n * d < _FEWEST:
+    if anchors * n * d < _FEWEST or d < 2 * _COUNTS[0]:
         return False
     some = in_frame(spread(rows, _DRAWN), frame)[0].double()
     products = some @ some.T
@@ -77,68 +78,86 @@ def may_pay(rows: Float32[Tensor, "n d"], frame: Frame, anchors: int) -> bool:
     return float(energy) ** 2 < _FLAT * d * float(rest)
 
 
-def principal_axes(rows: Float32[Tensor, "n d"], frame: Frame) -> Float32[Tensor, "d m"]:
-    """The first axes of a sample of the rows, most energy first: by two steps of subspace iteration from rows."""
+def principal_axes(rows: Float32[Tensor, "n d"], frame: Frame) -> Axes:
+    """The first axes of a sample of the rows: by two steps of subspace iteration from rows."""
     some = in_frame(spread(rows, _SKETCHED), frame)[0]
-    m = min(_COUNTS[-1], rows.shape[1] // 2)
+    m = min(_LONGEST, rows.shape[1] // 2)
     basis = spread(some, m).T
     for _ in range(2):
-        basis = torch.linalg.qr(some.T @ (some @ basis)).Q
-    part = some @ basis
-    return basis @ torch.linalg.eigh(part.T @ part).eigenvectors.flip(1)
+        basis = torch.linalg.qr(product(some.T, product(some, basis.T).T)).Q
+    part = product(some, basis.T)
+    directions = basis @ torch.linalg.eigh(part.T @ part).eigenvectors.flip(1)
+    wide = directions.double()
+    drift = float(torch.linalg.matrix_norm(wide.T @ wide - torch.eye(wide.shape[1], dtype=wide.dtype)))
+    return Axes(directions, 1.01 * drift + 2.0**-40)
 
 
-def choose_axes(axes: Float32[Tensor, "d m"], sample: Sample, frame: Frame, pairs: int, rows: int) -> Axes | None:
-    """The first of the axes, as many as are expected to make the search fastest; None where all of d is as fast.
+def fewer_axes(
+    sides: list[Heads], sample: Sample, frame: Frame, pairs: int, d: int, speed: tuple[float, float]
+) -> int | None:
+    """How many of the first axes are expected to make the search fastest; None where all of d is as fast.
 
     Args:
-        axes: most energy first.
+        sides: the heads of the anchors and of the columns, along all the axes.
         sample: of the search.
         frame: units.
         pairs: that will be scored.
-        rows: that will be turned.
+        d: length of the whole rows.
+        speed: nanoseconds of a product, and how many times as fast another dtype's is, which all of d would take.
     """
-    d = axes.shape[0]
-    (x, a_x), (y, a_y) = in_frame(sample.anchors, frame), in_frame(sample.columns, frame)
-    own, other = x @ axes, y @ axes
-    terms = (a_x[:, None] + a_y).float()
-    best, fewest = pairs * (_PAIR + _FACTOR * d) / _GAIN, 0
-    for m in (count for count in _COUNTS if count <= axes.shape[1]):
-        tails = [
-            (side.square().sum(1) - part[:, :m].square().sum(1)).clamp_min(0).sqrt()
-            for side, part in ((x, own), (y, other))
-        ]
-        score = (own[:, :m] @ other[:, :m].T + terms) * frame.sign
-        slack = tails[0][:, None] * tails[1]
-        open_ = sample.allowed & (score + slack >= sample.floor[:, None]) & (score - slack < sample.ceiling[:, None])
-        looks = float(open_.float().mean())
-        cost = pairs * (_PAIR + _FACTOR * m + _EARLY * looks * (_LOOK + _WHOLE * d)) + rows * d * (_ROW + m * _TURNED)
-        if cost < best:
-            best, fewest = cost, m
-    if not fewest:
+    factor, lead = speed
+    own, other = sides[0].part_of(sample.anchors), sides[-1].part_of(sample.columns)
+    terms = own.term[:, None] + other.term
+
+    def open_(m: int) -> float:
+        """The share of pairs that so many axes leave open."""
+        lengths = [(side.norm.square() - side.part[:, :m].square().sum(1)).clamp_min(0).sqrt() for side in (own, other)]
+        score = (own.part[:, :m] @ other.part[:, :m].T + terms) * frame.sign
+        slack = lengths[0][:, None] * lengths[1]
+        left = sample.allowed & (score + slack >= sample.floor[:, None]) & (score - slack < sample.ceiling[:, None])
+        return float(left.float().mean())
+
+    longest = own.part.shape[1]
+    wholes = _EARLY * open_(longest) * d * _WHOLE
+    costs = {m: _PAIR + factor * m + _EARLY * open_(m) * _LOOK + wholes for m in _COUNTS if m <= longest}
+    rows = sum(len(side.part) for side in sides)
+    fewest = min(costs, key=lambda m: costs[m])
+    if pairs * costs[fewest] + rows * d * _ROW > pairs * (_PAIR + factor * d) / (lead * _GAIN):
         return None
-    directions = axes[:, :fewest].contiguous()
-    wide = directions.double()
-    drift = float(torch.linalg.matrix_norm(wide.T @ wide - torch.eye(fewest, dtype=wide.dtype, device=wide.device)))
-    return Axes(directions, 1.01 * drift + 2.0**-40)
+    return fewest
 
 
 def heads_of(rows: Float32[Tensor, "n d"], frame: Frame, axes: Axes) -> Heads:
     """The parts of rows along the axes, and bounds of what they leave out."""
     n, (d, m) = len(rows), axes.directions.shape
-    part = rows.new_empty(n, m)
-    lost, tail = rows.new_empty(2, n)
-    gamma = 1.01 * (d + 4) * _UNIT  # of a sum of d products, in any order
+    part, term = rows.new_empty(n, m), rows.new_empty(n)
+    norm, onto = rows.new_empty(n, dtype=torch.float64), axes.directions.T.contiguous()
     for some in chunks(n, rows_for(CACHE, 16 * d)):
-        wide = in_frame(rows[some], frame)[0]
-        torch.mm(wide, axes.directions, out=part[some])
-        norm = torch.linalg.vector_norm(wide, dim=1).double() * (1 + gamma)
-        turned = gamma * math.sqrt(m * (1 + axes.drift)) * norm + 2.0**-100
-        length = torch.linalg.vector_norm(part[some], dim=1).double()
-        least, most = (length * (1 - gamma) - turned).clamp_min(0), length * (1 + gamma) + turned
-        tail[some] = _above((norm.square() - (1 - axes.drift) * least.square()).clamp_min(0).sqrt())
-        lost[some] = _above(turned + axes.drift * most)
-    return Heads(part, lost, tail)
+        wide, term[some] = in_frame(rows[some], frame)
+        part[some] = product(wide, onto)
+        norm[some] = torch.linalg.vector_norm(wide, dim=1).double()
+    return _bounded(part, term, norm * (1 + _gamma(d)), axes)
+
+
+def first_heads(heads: Heads, m: int, axes: Axes) -> Heads:
+    """The same along the first m of the axes alone."""
+    return _bounded(heads.part[:, :m], heads.term, heads.norm, axes)
+
+
+def _bounded(
+    part: Float32[Tensor, "n m"], term: Float32[Tensor, " n"], norm: Float64[Tensor, " n"], axes: Axes
+) -> Heads:
+    gamma = _gamma(len(axes.directions))
+    turned = gamma * math.sqrt(part.shape[1] * (1 + axes.drift)) * norm + 2.0**-100
+    length = torch.linalg.vector_norm(part, dim=1).double()
+    least, most = (length * (1 - gamma) - turned).clamp_min(0), length * (1 + gamma) + turned
+    tail = (norm.square() - (1 - axes.drift) * least.square()).clamp_min(0).sqrt()
+    return Heads(part, term, norm, _above(turned + axes.drift * most), _above(tail))
+
+
+def _gamma(d: int) -> float:
+    """The relative error of a sum of d products, in any order."""
+    return 1.01 * (d + 4) * _UNIT
 
 
 def spread(rows: Float32[Tensor, "n d"], most: int) -> Float32[Tensor, "m d"]:

@@ -41,9 +41,16 @@ class Certificate:
     bounds: Float32[Tensor, "b w"]
     relative: float
 
-    def errors(self, rows: slice | Tensor, block: int) -> Float32[Tensor, " m"]:
-        """The bound of these rows' scores against the columns of a block, less the relative part."""
-        return self.weights[rows] @ self.bounds[block]
+    def missed(self, rows: slice | Tensor, block: int) -> Float32[Tensor, " m"]:
+        """By how much these rows' scores against the columns of a block may be too small, less the relative part.
+
+        So much they may be too large as well; those of heads by what the last parts add.
+        """
+        return self.weights[rows, :-1] @ self.bounds[block, :-1]
+
+    def missed_anywhere(self) -> Float32[Tensor, " n"]:
+        """The same of all rows against any column."""
+        return self.weights[:, :-1] @ self.bounds[:, :-1].amax(0) * (1 + 2.0**-16)
 
 
 def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float = 1.0) -> Certificate:

@@ -22,7 +22,7 @@ def needed_rows(rows: Rows, k: int, want: Want) -> Int64[Tensor, " m"] | None:
     """The rows that can be answers, ascending; None where leaving out the others does not pay."""
     n = len(rows)
     by_id = rows.ids.argsort()
-    vector = _numbered(rows.embeddings[by_id])
+    vector = _numbered(rows.embeddings, by_id)
     if vector is None:
         return None
     if want == "negative":
@@ -41,14 +41,17 @@ def needed_rows(rows: Rows, k: int, want: Want) -> Int64[Tensor, " m"] | None:
     return by_id[kept].sort().values if int(kept.sum()) <= _WORTH * n else None
 
 
-def _numbered(rows: Float32[Tensor, "n d"]) -> Int64[Tensor, " n"] | None:
-    """A number for each distinct row, found by a projection and then compared; None where few rows are equal."""
+def _numbered(rows: Float32[Tensor, "n d"], by_id: Int64[Tensor, " n"]) -> Int64[Tensor, " n"] | None:
+    """A number for each distinct row, found by a projection and then compared; None where few rows are equal.
+
+    They are numbered in the order of `by_id`.
+    """
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float32).to(rows.device) + 0.5
-    ordered, order = (rows @ weights).sort()
+    ordered, order = (rows @ weights)[by_id].sort()
     if int((ordered[1:] != ordered[:-1]).sum()) + 1 > _WORTH * len(rows):
         return None
-    table = rows[order]
+    table = rows[by_id[order]]
     new = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     new[1:] = (table[1:] != table[:-1]).any(1)
     number = torch.empty_like(order)

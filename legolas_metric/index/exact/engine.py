@@ -10,12 +10,13 @@ from legolas_metric.index.exact.answer import answer
 from legolas_metric.index.exact.precision import Precision
 from legolas_metric.index.exact.requests import Request
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.row_index import RowIndex
 from legolas_metric.records import Neighbors
-from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
+from legolas_metric.rows import NO_ID, Rows, fitted_rows
 from legolas_metric.signatures import typed
 
 
-class ExactIndex:
+class ExactIndex(RowIndex):
     """Exact neighbours of another label, of the same label, or of any, inside a window or not.
 
     Args:
@@ -30,7 +31,7 @@ class ExactIndex:
         plain scan:      4 n d + max(2 workspaces, 120 n)
         compiled loops:  8 (n + q) d + q (16 k + 28 (2 k + room) + 150) + 2 MiB a thread
 
-    for n rows and q queries that are not the rows; 12 for 8 where they are screened along principal axes; k is clipped
+    for n rows and q queries that are not the rows; 16 for 8 where they are screened along principal axes; k is clipped
     to n. The room is 32 candidates, in a window up to 384 as long as all of them fit 256 MiB.
 
     Raises:
@@ -86,45 +87,6 @@ class ExactIndex:
         """`fit` of rows that are checked and prepared already, and are not copied."""
         self._rows = rows
         return self
-
-    @typed
-    def search(
-        self,
-        queries: ArrayLike,
-        k: int,
-        *,
-        labels: ArrayLike | None = None,
-        ids: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-        want: Want = "any",
-        farthest: bool = False,
-        window: Window | None = None,
-    ) -> Neighbors:
-        """The k best admissible rows of each query.
-
-        Args:
-            queries: [q, d].
-            k: neighbours of each query.
-            labels, ids, groups: [q], the queries' own; a fitted row with the query's id is the query itself.
-            want: "negative" (another label), "positive" (the same), "cross_group_positive" (and another group), "any".
-            farthest: the least similar rows instead, least similar first.
-            window: (low [q], high [q]), keeps low < s < high; NaN is no bound.
-        """
-        own = self.queries(queries, labels=labels, ids=ids, groups=groups)
-        return self.answer(own, k, want, farthest, window)
-
-    @typed
-    def self_join(
-        self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
-    ) -> Neighbors:
-        """`search` with the fitted rows as queries, in the order of `fit`."""
-        return self.answer(self.rows, k, want, farthest, window)
-
-    def queries(
-        self, queries: ArrayLike, *, labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None
-    ) -> Rows:
-        """The queries of `search`, checked and prepared."""
-        return query_rows(queries, self.rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
 
     @property
     def rows(self) -> Rows:

@@ -14,17 +14,17 @@ from legolas_metric.index.exact.window import Ceiling
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """The whole rows in float32, by which pairs are scored again that their heads cannot rule out.
+class Closer:
+    """Rows by which pairs are scored again that the tables cannot rule out: longer heads, or whole in float32.
 
     Attributes:
         anchors, columns: the two sides.
-        certificate: of these scores.
+        missed: by how much a score of each anchor may be too small; one of the whole rows too large, too.
     """
 
     anchors: Table
     columns: Table
-    certificate: Certificate
+    missed: Float32[Tensor, " p"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Job:
         k: neighbours.
         tile: rows and columns of a tile.
         symmetric: whether a tile also serves its columns.
-        whole: where the tables are of heads, what they are heads of.
+        closer: where the tables are of heads, longer heads, and what they are heads of.
     """
 
     anchors: Table
@@ -55,7 +55,7 @@ class Job:
     k: int
     tile: int
     symmetric: bool
-    whole: Whole | None = None
+    closer: tuple[Closer, Closer] | None = None
 
 
 @dataclass(slots=True)

@@ -33,5 +33,9 @@ ROW, COLUMN, ANCHORS, WIDTH = 0, 1, 2, 3
 UNIT, RELATIVE, WINDOWED, SOUGHT = 0, 1, 2, 3
 """What the scores of a tile are: unit and relative error, whether windows bound them, and how many are sought."""
 
-NO_WHOLE = np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty(0), np.empty(0)
-"""The whole rows of both sides, by which heads are scored again, and their errors; or none."""
+NO_CLOSER = (
+    (np.empty((0, 0), np.int16), np.empty((0, 0), np.int16), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0)),
+    (np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty(0)),
+)
+"""Longer heads of both sides, by which heads are scored again, their terms, and what scores of anchors miss at most;
+then the same of whole rows, which hold their terms."""

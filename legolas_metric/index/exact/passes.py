@@ -8,16 +8,17 @@ from typing import no_type_check
 import numpy as np
 
 from legolas_metric.compiled import avx2 as microtile
+from legolas_metric.compiled.avx2 import COLUMNS, ROWS
 from legolas_metric.compiled.jit import compiled, inlined
-from legolas_metric.compiled.panels import PANELS
 from legolas_metric.compiled.pointers import pointer, shifted
-from legolas_metric.compiled.row_loops import AHEAD, decisive, fetch_row, product
+from legolas_metric.compiled.row_loops import AHEAD, decisive, fetch_row, product, whole_product
 from legolas_metric.index.exact.buffers import raise_floors, take
 from legolas_metric.index.exact.layout import (
     ANCHOR,
     ANCHORS,
     COLUMN,
     FIRST,
+    FLOOR,
     LAST,
     OWN,
     RELATIVE,
@@ -27,7 +28,6 @@ from legolas_metric.index.exact.layout import (
     WINDOWED,
 )
 
-ROWS, COLUMNS = PANELS
 GROUP = 48  # float scores that are compared with what is needed before any is looked at
 _LOWEST = np.int32(-(2**31))
 
@@ -43,8 +43,11 @@ def _matters(score, low, high, least, most, windowed):
 
 @compiled
 @no_type_check
-def _look(tables, row, column, score, place, sides, scale, whole):
-    """Take one score where it matters to its row or to its column; of heads, the score of the whole rows."""
+def _look(tables, row, column, score, place, sides, scale, closer):
+    """Take one score where it matters to its row or to its column; of heads, the score of the whole rows.
+
+    Before those, longer heads may rule the pair out: their score is too small by no more than what they miss.
+    """
     anchors, slots, most = tables
     rows, row_errors, columns, column_errors = sides
     if column >= place[WIDTH] or row >= place[ANCHORS]:
@@ -56,14 +59,21 @@ def _look(tables, row, column, score, place, sides, scale, whole):
     by_row, by_column = rows[own] < score, columns[other] < score
     if not (by_row or by_column):
         return
-    value = score * scale[UNIT]
-    left, right, d, row_wholes, column_wholes = whole
+    left, right, d, row_terms, column_terms, missed = closer[0]
     if d == 0:
+        value = score * scale[UNIT]
         error = scale[RELATIVE] * abs(value)
         row_error, column_error = row_errors[own] + error, column_errors[other] + error
     else:
+        whole = whole_product(shifted(left, row * d), shifted(right, column * d), d)
+        value = (whole + row_terms[row] + column_terms[column]) * scale[UNIT]
+        by_row = by_row and value + missed[row] >= head[FLOOR]
+        by_column = by_column and value + missed[column] >= anchors[column * ANCHOR + FLOOR]
+        if not (by_row or by_column):
+            return
+        left, right, d, missed = closer[1]
         value = product(shifted(left, row * d), shifted(right, column * d), d)
-        row_error, column_error = row_wholes[own], column_wholes[other]
+        row_error, column_error = missed[row], missed[column]
     if by_row:
         take(anchors, slots, most, row, column, value, row_error, rows, row_errors, own, scale)
     if by_column:
@@ -72,20 +82,21 @@ def _look(tables, row, column, score, place, sides, scale, whole):
 
 @inlined
 @no_type_check
-def _pointers(whole):
-    """What `_look` takes of the whole rows: none, where their length is 0."""
-    left, right, row_errors, column_errors = whole
-    return pointer(left), pointer(right), left.shape[1], pointer(row_errors), pointer(column_errors)
+def _pointers(closer):
+    """What `_look` takes of closer rows: none, where their length is 0."""
+    (left, right, row_terms, column_terms, missed), (wholes, others, errors) = closer
+    heads = pointer(left), pointer(right), left.shape[1], pointer(row_terms), pointer(column_terms), pointer(missed)
+    return heads, (pointer(wholes), pointer(others), wholes.shape[1], pointer(errors))
 
 
 @compiled
 @no_type_check
-def look_at_strip(scores, top, anchors, slots, place, rows, row_errors, columns, column_errors, scale, whole):
+def look_at_strip(scores, top, anchors, slots, place, rows, row_errors, columns, column_errors, scale, closer):
     """Candidates among the scores of the rows from `top` on with all columns of a tile; groups looked at."""
     windowed = scale[WINDOWED]
     tables = pointer(anchors), pointer(slots), slots.shape[1] // 3
     sides = pointer(rows), pointer(row_errors), pointer(columns), pointer(column_errors)
-    wholes = _pointers(whole)
+    looks = _pointers(closer)
     groups, flat = 0, pointer(scores)
     for line in range(scores.shape[0]):
         own = top + line - place[ROW]
@@ -106,7 +117,7 @@ def look_at_strip(scores, top, anchors, slots, place, rows, row_errors, columns,
             for one in range(edge, edge + GROUP):
                 score = scores[line, one]
                 if _matters(score, rows[0, own], high, columns[0, one], columns[1, one], windowed):
-                    _look(tables, top + line, place[COLUMN] + one, score, place, sides, scale, wholes)
+                    _look(tables, top + line, place[COLUMN] + one, score, place, sides, scale, looks)
             low = rows[0, own]
     return groups
 
@@ -146,13 +157,13 @@ def sweep_first_tile(
     columns,
     column_errors,
     scale,
-    whole,
+    closer,
     lanes,
 ):
     """The same as `sweep_tile` for the first tile of its rows: raises their floors before any score is looked at."""
     groups = 0
     pairs, height, width = left.shape[1], row_errors.shape[0], column_errors.shape[0]
-    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.uint16)
+    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.int64)
     bases = (
         *(left.ctypes.data, right.ctypes.data, row_terms.ctypes.data, column_terms.ctypes.data),
         *(rows.ctypes.data, columns.ctypes.data, found.ctypes.data, masks.ctypes.data),
@@ -167,28 +178,28 @@ def sweep_first_tile(
                     strip[line, other + one] = found[line, one] if some else _LOWEST
         raise_floors(strip, row, anchors, place, rows, row_errors, lanes, _LOWEST, scale)
         groups += look_at_strip(
-            strip, row, anchors, slots, place, rows, row_errors, columns, column_errors, scale, whole
+            strip, row, anchors, slots, place, rows, row_errors, columns, column_errors, scale, closer
         )
-    return groups + 0 * int(masks[0])  # which must live so long
+    return groups + 0 * masks[0]  # which must live so long
 
 
 @compiled
 @no_type_check
 def sweep_tile(
-    left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale, whole
+    left, right, row_terms, column_terms, anchors, slots, place, rows, row_errors, columns, column_errors, scale, closer
 ):
-    """Candidates among the integer scores of a tile, rows packed by sixes, columns by sixteens; groups looked at."""
+    """Candidates among the integer scores of a tile, packed for its micro-tiles; groups looked at."""
     windowed = scale[WINDOWED]
     groups = 0
     pairs, height, width = left.shape[1], row_errors.shape[0], column_errors.shape[0]
-    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.uint16)
+    found, masks = np.empty((ROWS, COLUMNS), np.int32), np.empty(ROWS, np.int64)
     bases = (
         *(left.ctypes.data, right.ctypes.data, row_terms.ctypes.data, column_terms.ctypes.data),
         *(rows.ctypes.data, columns.ctypes.data, found.ctypes.data, masks.ctypes.data),
     )
     tables = pointer(anchors), pointer(slots), slots.shape[1] // 3
     sides = pointer(rows), pointer(row_errors), pointer(columns), pointer(column_errors)
-    wholes = _pointers(whole)
+    looks = _pointers(closer)
     covered = np.empty((height // ROWS, 2), np.int64)  # columns that are forbidden to all rows of a panel
     for panel in range(height // ROWS):
         covered[panel, 0], covered[panel, 1] = 0, place[WIDTH]
@@ -206,13 +217,25 @@ def sweep_tile(
             if not (microtile.windowed(where) if windowed else microtile.plain(where)):
                 continue
             for line in range(ROWS):
-                mask = int(masks[line])
-                groups += mask > 0
+                mask = masks[line]
+                groups += mask != 0
                 while mask:
                     one = microtile.lowest(mask)
                     mask &= mask - 1
-                    _look(tables, row + line, column + one, found[line, one], place, sides, scale, wholes)
+                    _look(tables, row + line, column + one, found[line, one], place, sides, scale, looks)
     return groups
+
+
+@compiled
+@no_type_check
+def least_of_pairs(left, right, columns, most, least):
+    """The least score of each row with some columns, -inf where one is none of at least `most`; written to `least`."""
+    base, d = pointer(right), left.shape[1]
+    for row in range(len(columns)):
+        own, least[row] = shifted(pointer(left), row * d), np.inf
+        for column in columns[row]:
+            score = product(own, shifted(base, column * d), d) if column >= 0 else -np.inf
+            least[row] = min(least[row], score if score < most[row] else -np.inf)
 
 
 @compiled

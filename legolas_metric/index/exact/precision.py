@@ -1,7 +1,7 @@
 """Which dtype to screen in: asked of the processor, by products of a few milliseconds.
 
-- int16: pairs of products at a time on processors with AVX2, twice as fast as float32 there; exact sums, and the
-  sharpest bound. In compiled loops only.
+- int16: pairs of products at a time on processors with AVX2 or AVX-512, twice as fast as float32 there; exact sums,
+  and the sharpest bound. In compiled loops only.
 - bfloat16: where there are matrix units for it (AMX, GPUs).
 - float32: everywhere.
 """
@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from legolas_metric.compiled.jit import runs_compiled
-from legolas_metric.compiled.panels import PANELS
 from legolas_metric.compiled.threads import in_threads
-from legolas_metric.index.exact.layout import ANCHOR, NO_WHOLE
+from legolas_metric.index.exact.layout import ANCHOR, NO_CLOSER
 
 Precision = Literal["auto", "int16", "bfloat16", "float32"]
 
@@ -48,17 +47,29 @@ def has_int16(device: torch.device) -> bool:
         return False
     from legolas_metric.compiled import avx2 as microtile
 
-    return microtile.has_products()
+    return microtile.HAS_PRODUCTS
+
+
+def int16_speed(device: torch.device) -> tuple[float, float]:
+    """Nanoseconds of a product of two int16 on one thread, and how many times as fast the fastest dtype's is."""
+    seconds = _seconds(device.type)
+    return 1e9 * seconds[torch.int16] / (_SIZE**2 * _COLUMNS), seconds[torch.int16] / min(seconds.values())
+
+
+def _fastest(device: str) -> torch.dtype:
+    """The dtype of the fastest product, if it is clearly faster than float32."""
+    seconds = _seconds(device)
+    best = min(seconds, key=lambda dtype: seconds[dtype])
+    return best if seconds[torch.float32] > _GAIN * seconds[best] else torch.float32
 
 
 @cache
-def _fastest(device: str) -> torch.dtype:
-    """The dtype of the fastest product on one thread, if it is clearly faster than float32; measured once."""
+def _seconds(device: str) -> dict[torch.dtype, float]:
+    """Of a product in each dtype on one thread; measured once."""
     seconds = {dtype: _seconds_of(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     if has_int16(torch.device(device)):
         seconds[torch.int16] = _least(_integer_product())
-    best = min(seconds, key=lambda dtype: seconds[dtype])
-    return best if seconds[torch.float32] > _GAIN * seconds[best] else torch.float32
+    return seconds
 
 
 def _seconds_of(dtype: torch.dtype, device: str) -> float:
@@ -74,13 +85,14 @@ def _seconds_of(dtype: torch.dtype, device: str) -> float:
 
 def _integer_product() -> Callable[[], None]:
     """A tile in which nothing is found."""
+    from legolas_metric.compiled.avx2 import PANELS
     from legolas_metric.index.exact import passes as kernels
 
     left, right = (np.ones((_SIZE // panel, _COLUMNS // 2, panel, 2), np.int16) for panel in PANELS)
     terms, levels = np.zeros(_SIZE, np.int32), np.full((2, _SIZE), 2**31 - 1, np.int32)
     side, anchors, slots = (levels, np.zeros(_SIZE)), np.zeros((_SIZE, ANCHOR)), np.zeros((_SIZE, 3), np.float32)
     place, scale = (0, 0, _SIZE, _SIZE), (0.5, 0.0, False, 1)
-    return lambda: kernels.sweep_tile(left, right, terms, terms, anchors, slots, place, *side, *side, scale, NO_WHOLE)
+    return lambda: kernels.sweep_tile(left, right, terms, terms, anchors, slots, place, *side, *side, scale, NO_CLOSER)
 
 
 def _least(work: Callable[[], None]) -> float:

@@ -17,10 +17,10 @@ from legolas_metric.compiled.jit import arrays
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.job import Job, Screened, Work
-from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, NO_WHOLE, REACHED
+from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, NO_CLOSER, REACHED
 from legolas_metric.rows import NO_ID
 
-_TILES = (960, 480, 240, 96, 48)  # rows of a tile: of sixes and of sixteens
+_TILES = (960, 480, 240, 96, 48)  # rows of a tile: of micro-tiles
 _SIDE = CACHE // 8  # bytes of one side of a tile
 _SHARES = 4  # of rows for each thread, at least
 _ROOM, _WINDOWED_ROOM = 32, 384  # slots beside two for each neighbour: whatever lies near a ceiling is a candidate
@@ -89,6 +89,14 @@ class _Sweep:
         self.buffers, self.kernels = buffers, kernels
         self.whole = job.columns.left.dtype == torch.int16
         self.scale = (job.columns.unit, float(job.certificate.relative), job.ceiling is not None, job.k)
+        self.closer = NO_CLOSER
+        if job.closer is not None:
+            heads, wholes = job.closer
+            terms = heads.anchors.offset, heads.columns.offset
+            self.closer = (
+                arrays(heads.anchors.left, heads.columns.right, *terms, heads.missed.double()),
+                arrays(wholes.anchors.left, wholes.columns.right, wholes.missed.double()),
+            )
         self.locks = [threading.Lock() for _ in range(-(-max(job.n, job.columns.rows) // job.tile))]
         self.local = threading.local()
 
@@ -125,9 +133,9 @@ class _Sweep:
         rows = self._side(begin, end, column, job.n)
         columns = self._side(start, stop, row, job.n) if both else self._side(start, stop, 0, 0)
         place = (begin, start, job.n, job.columns.rows)
-        shared = (self.anchors, self.slots, place, *rows, *columns, self.scale, self._whole(begin, end, start, stop))
+        shared = (self.anchors, self.slots, place, *rows, *columns, self.scale, self.closer)
         lanes = _LANES * -(-2 * job.k // _LANES)
-        seeded = first and job.whole is None and 2 * lanes <= stop - start
+        seeded = first and job.closer is None and 2 * lanes <= stop - start
         if self.whole:
             sides = (job.anchors.left, job.columns.right, job.anchors.offset, job.columns.offset)
             tables = [side.numpy() for side in sides]
@@ -151,17 +159,6 @@ class _Sweep:
         bounds = certificate.weights.numpy(), certificate.bounds[block].numpy()
         self.buffers.open_side(self.anchors, self.slots, first, n, *bounds, levels, errors, self.scale)
         return levels, errors
-
-    def _whole(self, begin: int, end: int, start: int, stop: int) -> tuple[np.ndarray, ...]:
-        """The whole rows, and what their scores err by in a tile."""
-        whole, tile = self.job.whole, self.job.tile
-        if whole is None:
-            return NO_WHOLE
-        of_rows = whole.certificate.errors(slice(begin, end), start // tile).double()
-        of_columns = torch.zeros(stop - start, dtype=torch.float64)  # which take nothing, if they are no anchors
-        if self.job.symmetric:
-            of_columns = whole.certificate.errors(slice(start, stop), begin // tile).double()
-        return (*arrays(whole.anchors.left, whole.columns.right, of_rows, of_columns),)
 
     def _scores(self, left: Tensor, right: Tensor) -> Float32[Tensor, "h w"]:
         """A strip of scores, in memory that is used again."""

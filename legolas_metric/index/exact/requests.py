@@ -63,7 +63,7 @@ def arrange(request: Request) -> tuple[Problem, Int64[Tensor, " a"]]:
     if request.want == "negative":  # unlabelled rows come last and are in nobody's band
         ordered = ordered.masked_fill(ordered == UNLABELLED, torch.iinfo(torch.int64).max)
     low, size = runs_of(own_keys[query], ordered)
-    anchors = request.own[query]
+    anchors = columns[: len(query)] if request.joined else request.own[query]  # without a copy
     self_column = None if request.joined else _column_of(anchors.ids, columns.ids)
     return _problem(request, query, anchors, columns, low, low + size, self_column), query
 

@@ -12,17 +12,22 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
+from legolas_metric.compiled.jit import arrays
+from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
-from legolas_metric.index.exact.job import Whole
+from legolas_metric.index.exact.job import Closer
+from legolas_metric.index.exact.table import Heads
 from legolas_metric.index.exact.window import Ceiling
 from legolas_metric.rows import NO_ID
 
 _CELL = 128  # rows
+_TOGETHER = 1024  # anchors
 
 
 def seeded_floors(
-    heads: Float32[Tensor, "r m"],
-    whole: Whole,
+    heads: Heads,
+    whole: Closer,
+    sign: int,
     low: Int64[Tensor, " n"],
     high: Int64[Tensor, " n"],
     ceiling: Ceiling | None,
@@ -31,33 +36,41 @@ def seeded_floors(
     """A lower bound of the k-th best true score of each anchor, -inf where its cell holds too few.
 
     Args:
-        heads: the rows along the axes, most energy first.
-        whole: the whole rows; the anchors are the first of them.
+        heads: of the rows, along axes with most energy first: by them the best of a cell are chosen.
+        whole: the whole rows, by which those are scored; the anchors are the first of them.
+        sign: of the scores.
         low, high: the forbidden columns low..high of each anchor.
         ceiling: of the window.
         k: neighbours.
     """
-    n = len(low)
-    cells = _cells(heads)
+    from legolas_metric.index.exact.passes import least_of_pairs
+
+    n, cells = len(low), _cells(heads.part)
     floors = low.new_full((n,), -math.inf, dtype=torch.float32)
     if cells.shape[1] <= k:
         return floors
-    certificate = whole.certificate
-    error = certificate.weights[:n] @ certificate.bounds.amax(0) * (1 + 2.0**-16)
-    for part in chunks(
-        len(cells), rows_for(BLOCK, 4 * cells.shape[1] * (3 * cells.shape[1] + whole.columns.left.shape[1]))
-    ):
+    error = whole.missed[:n]
+    most = torch.full_like(floors, math.inf) if ceiling is None else ceiling.sure[:n] - error
+    best = low.new_full((n, k), NO_ID)
+    for part in chunks(len(cells), rows_for(BLOCK, 4 * cells.shape[1] * (3 * cells.shape[1] + heads.part.shape[1]))):
         column = cells[part]
         anchor = column.clamp_max(n - 1)
-        score = torch.bmm(whole.anchors.left[column], whole.columns.right[column].transpose(1, 2))
+        along, term = heads.part[column], heads.term[column]
+        score = torch.bmm(along, along.transpose(1, 2)).add_(term[:, None]).add_(term[:, :, None]).mul_(sign)
         other = column[:, None, :]
         barred = (other >= low[anchor][:, :, None]) & (other < high[anchor][:, :, None]) | (other == NO_ID)
-        score.masked_fill_(barred, -math.inf)
-        if ceiling is not None:
-            score.masked_fill_(score >= (ceiling.sure[:n] - error)[anchor][:, :, None], -math.inf)
-        best = score.amax(2) if k == 1 else score.topk(k, 2).values[:, :, -1]
+        score.masked_fill_(barred | (score >= most[anchor][:, :, None]), -math.inf)
+        found = score.topk(k, 2)
+        chosen = column.gather(1, found.indices.flatten(1)).view(found.indices.shape)
+        chosen.masked_fill_(found.values == -math.inf, NO_ID)
         mine = (column >= 0) & (column < n)
-        floors[column[mine]] = best[mine]
+        best[column[mine]] = chosen[mine]
+
+    def work(part: slice) -> None:
+        rows = whole.anchors.left[:n][part], whole.columns.right
+        least_of_pairs(*arrays(*rows, best[part], most[part], floors[part]))
+
+    in_threads(work, chunks(n, _TOGETHER))
     floors -= error
     return floors - 2.0**-20 * floors.abs()
 

@@ -10,26 +10,28 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.compiled.jit import arrays
 from legolas_metric.compiled.row_metrics import METRICS
 from legolas_metric.compiled.threads import in_threads
-from legolas_metric.geometry import chunks
+from legolas_metric.geometry import chunks, product
 from legolas_metric.index.brute_force import part_of, scan
 from legolas_metric.index.exact.axes import (
-    Axes,
     Sample,
-    choose_axes,
+    fewer_axes,
+    first_heads,
     heads_of,
     may_pay,
     principal_axes,
     spread_places,
 )
 from legolas_metric.index.exact.certificate import certify
-from legolas_metric.index.exact.job import Job, Screened, Whole
+from legolas_metric.index.exact.job import Closer, Job, Screened
+from legolas_metric.index.exact.precision import int16_speed
 from legolas_metric.index.exact.processor import sweep, tile_size
 from legolas_metric.index.exact.seeds import seeded_floors
-from legolas_metric.index.exact.table import Frame, Table, choose_frame, make_table, with_steps
+from legolas_metric.index.exact.table import Frame, Heads, Table, choose_frame, in_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.interface import Want
 from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
@@ -106,12 +108,10 @@ def solve(
     """
     tables = [problem.anchors.embeddings, problem.rows.embeddings][problem.symmetric :]
     frame = choose_frame(tables, problem.metric, farthest=problem.farthest)
-    axes = _axes(problem, frame, workspace_mb) if heads else None
-    if axes is not None:
-        screened = _screen_heads(problem, frame, axes, shrink)
-        if screened is not None:
-            details = {"axes": float(axes.directions.shape[1])}
-            return _settled(problem, screened, frame, torch.int16, workspace_mb, shrink, details)
+    along = _along_axes(problem, frame, shrink) if heads else None
+    if along is not None:
+        screened, m = along
+        return _settled(problem, screened, frame, torch.int16, workspace_mb, shrink, {"axes": float(m)})
     if dtype == torch.int16:
         frame = with_steps(frame, tables)
         if frame.steps < _FEWEST_STEPS:  # the terms are much larger than the products
@@ -155,53 +155,57 @@ def _settled(
     return Solution(ids, similarities, str(dtype).removeprefix("torch."), len(again), {**counts, **details})
 
 
-def _axes(problem: Problem, frame: Frame, workspace_mb: int) -> Axes | None:
-    """Along how many principal axes of the rows the search is fastest, by a sample of it; None for the whole rows."""
+def _along_axes(problem: Problem, frame: Frame, shrink: float) -> tuple[Screened, int] | None:
+    """Sweep over the rows' heads, along as many principal axes as is fastest by a sample of the search; and how many.
+
+    None where the whole rows are as fast, or where the terms are too large for int16.
+    """
     rows, n = problem.rows.embeddings, len(problem.anchors)
     if not may_pay(rows, frame, n):
         return None
-    part = problem.part(spread_places(n, _ASKED))
-    kth = scan(
-        part.anchors,
-        part.rows,
-        part.k,
-        want=part.want,
-        metric=part.metric,
-        farthest=part.farthest,
-        bounds=part.bounds,
-        workspace_mb=workspace_mb,
-    )[1][:, -1]
-    floor = floors_of(part.bounds, frame, kth).double()
-    ceiling = ceiling_of(part.bounds, frame)
-    column = spread_places(len(rows), _TRIED)
-    sample = Sample(
-        floor=torch.where(kth.isfinite(), torch.maximum(floor, frame.score(kth.double())), floor),
-        ceiling=torch.full_like(floor, torch.inf) if ceiling is None else ceiling.possible.double(),
-        allowed=(column < part.low[:, None]) | (column >= part.high[:, None]),
-        anchors=part.anchors.embeddings,
-        columns=rows[column],
-    )
+    axes = principal_axes(rows, frame)
+    sides = [problem.anchors.embeddings, rows][problem.symmetric :]
+    longer = [heads_of(side, frame, axes) for side in sides]
     pairs = n * len(rows) // (2 if problem.symmetric else 1)
-    turned = len(rows) if problem.symmetric else n + len(rows)
-    return choose_axes(principal_axes(rows, frame), sample, frame, pairs, turned)
-
-
-def _screen_heads(problem: Problem, frame: Frame, axes: Axes, shrink: float) -> Screened | None:
-    """Sweep over the rows' heads; None where their terms are too large for int16."""
-    sides = [problem.anchors.embeddings, problem.rows.embeddings][problem.symmetric :]
-    heads = [heads_of(side, frame, axes) for side in sides]
-    frame = with_steps(frame, sides, heads)
+    m = fewer_axes(longer, _sample(problem, frame, longer), frame, pairs, rows.shape[1], int16_speed(rows.device))
+    if m is None:
+        return None
+    heads = [first_heads(side, m, axes) for side in longer]
+    frame = with_steps(frame, sides, heads + longer)
     if frame.steps < _FEWEST_STEPS:
         return None
+    tile = tile_size(len(rows), m * torch.int16.itemsize)
+    closer = []
+    for some, dtype in ((longer, torch.int16), ([None] * len(sides), torch.float32)):
+        rounded = [make_table(side, frame, dtype, head, packed=False) for side, head in zip(sides, some)]
+        missed = certify(rounded[0], rounded[-1], frame, tile, shrink).missed_anywhere()
+        closer.append(Closer(rounded[0], rounded[-1], missed))
     tables = [make_table(side, frame, torch.int16, head) for side, head in zip(sides, heads)]
-    wholes = [make_table(side, frame, torch.float32) for side in sides]
-    tile = tile_size(len(problem.rows), axes.directions.shape[1] * torch.int16.itemsize)
-    whole = Whole(wholes[0], wholes[-1], certify(wholes[0], wholes[-1], frame, tile, shrink))
     floor = None
     if problem.symmetric:
         ceiling = ceiling_of(problem.bounds, frame)
-        floor = seeded_floors(heads[0].part, whole, problem.low, problem.high, ceiling, problem.k)
-    return _swept(problem, frame, tables[0], tables[-1], tile, floor, shrink, whole)
+        floor = seeded_floors(longer[0], closer[1], frame.sign, problem.low, problem.high, ceiling, problem.k)
+    return _swept(problem, frame, tables[0], tables[-1], tile, floor, shrink, (closer[0], closer[1])), m
+
+
+def _sample(problem: Problem, frame: Frame, heads: list[Heads]) -> Sample:
+    """Some anchors, with about the score of their k-th best, which is chosen by the heads."""
+    rows = problem.rows.embeddings
+    anchors = spread_places(len(problem.anchors), min(_ASKED, rows_for(WORKSPACE, 16 * len(rows))))
+    part, own, other = problem.part(anchors), heads[0].part_of(anchors), heads[-1]
+    column = torch.arange(len(rows))
+    barred = (column >= part.low[:, None]) & (column < part.high[:, None])
+    if part.self_column is not None:
+        barred |= column == part.self_column[:, None]
+    floor, ceiling = floors_of(part.bounds, frame, own.tail), ceiling_of(part.bounds, frame)
+    most = torch.full_like(floor, torch.inf) if ceiling is None else ceiling.possible
+    score = (product(own.part, other.part) + own.term[:, None] + other.term) * frame.sign
+    found = score.masked_fill_(barred | (score >= most[:, None]), -torch.inf).topk(part.k, 1)
+    kth, place = found.values[:, -1], found.indices[:, -1]
+    (x, a_x), (y, a_y) = (in_frame(side, frame) for side in (part.anchors.embeddings, rows[place]))
+    exact = ((x * y).sum(1) + a_x + a_y).float() * frame.sign
+    some = spread_places(len(rows), _TRIED)
+    return Sample(torch.where(kth.isfinite(), floor.maximum(exact), floor), most, ~barred[:, some], anchors, some)
 
 
 def _screen(
@@ -227,7 +231,7 @@ def _swept(
     tile: int,
     floor: Float32[Tensor, " n"] | None,
     shrink: float,
-    whole: Whole | None = None,
+    closer: tuple[Closer, Closer] | None = None,
 ) -> Screened:
     n = len(problem.anchors)
     certificate = certify(anchors, columns, frame, tile, shrink)
@@ -246,7 +250,7 @@ def _swept(
         k=problem.k,
         tile=tile,
         symmetric=problem.symmetric,
-        whole=whole,
+        closer=closer,
     )
     return sweep(job, floors)
 

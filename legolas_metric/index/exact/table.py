@@ -19,18 +19,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float32, Float64, Int16, Int32, Shaped
+from jaxtyping import Float, Float32, Float64, Int16, Int32, Int64, Shaped
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.checks import Metric
-from legolas_metric.compiled.panels import PANELS
 from legolas_metric.geometry import chunks
 
 _CENTRED_FROM = 0.3  # |centre|^2 over the mean of |x|^2 from which centring pays for its extra columns
 _LARGEST_SCALE = 2.0**126  # in float32; rows so small that they need more have similarities that round to 0
 _PIECES = 2  # of the term a, in bfloat16: 16 bits of it
-_PADDED_TO = 48  # padded to a multiple of this, so that groups fit, and panels of 6 and of 16 rows
+_PADDED_TO = 48  # padded to a multiple of this, so that groups fit, and any micro-tile
 _LARGEST_SCORE = 0.99 * 2.0**31  # in int32, with room for the rounding of its parts
 _LARGEST_FACTOR = 2**15 - 1  # in int16
 
@@ -76,22 +75,31 @@ class Heads:
 
     Attributes:
         part: [n, m], a = P^T X rounded to float32.
+        term: [n], the term a, rounded.
+        norm: [n], at least |X|.
         lost: [n], at least |a - part| + |D| |a|.
         tail: [n], at least |t|.
     """
 
     part: Float32[Tensor, "n m"]
+    term: Float32[Tensor, " n"]
+    norm: Float64[Tensor, " n"]
     lost: Float32[Tensor, " n"]
     tail: Float32[Tensor, " n"]
+
+    def part_of(self, rows: Int64[Tensor, " q"]) -> "Heads":
+        """Those of some rows."""
+        return Heads(self.part[rows], self.term[rows], self.norm[rows], self.lost[rows], self.tail[rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Screened rows, padded with zero rows to a multiple of 16, and what is known of the rounding of each.
+    """Screened rows, padded with zero rows to a multiple of 48, and what is known of the rounding of each.
 
     Attributes:
         left, right: [p, e], the row as the left and as the right factor of a product. In int16 they are packed for the
-            processor, pairs of factors side by side: [p / 6, pairs, 6, 2] and [p / 16, pairs, 16, 2].
+            processor, pairs of factors side by side: [p / h, pairs, h, 2] and [p / w, pairs, w, 2] for a
+            micro-tile of h x w; or not, where pairs are looked at one by one.
         offset: [p], the term a in units of an integer score; empty in other dtypes, where it rides along.
         norm: at least |x'| and |X|, of the whole row.
         residual: |X - x'|, measured; of heads |a - x'|, with what else they lose.
@@ -158,8 +166,13 @@ def with_steps(frame: Frame, tables: list[Float32[Tensor, "_ d"]], heads: Sequen
     )
 
 
-def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, heads: Heads | None = None) -> Table:
-    """Round rows, or their heads, to the dtype and measure what that cost."""
+def make_table(
+    rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, heads: Heads | None = None, *, packed: bool = True
+) -> Table:
+    """Round rows, or their heads, to the dtype and measure what that cost.
+
+    Heads are rounded to int16. Integers are packed for the micro-tile where nothing else is asked.
+    """
     n, d = rows.shape if heads is None else heads.part.shape
     whole = dtype == torch.int16
     unit = 1 / frame.steps**2 if whole else 1.0
@@ -201,19 +214,22 @@ def make_table(rows: Float32[Tensor, "n d"], frame: Frame, dtype: torch.dtype, h
     if heads is not None:
         measured[1, :n] += heads.lost
     norm, residual, term, lost, raw, tail = measured
-    slack = 2.0**-23 * (rows.shape[1] + 4)  # of these norms, in float32
-    residual = residual * (1 + slack) + (2.0**-22 * norm if frame.additive else 0)
-    norm = norm * (1 + slack) + residual
-    if whole:
-        left, right = (_packed(side, panel) for side, panel in zip((left, right), PANELS))
-    lost, raw = lost * (1 + slack), raw * (1 + slack)
-    return Table(n, left, right, offset, norm, residual, term, lost, raw, tail, unit)
+    more = 1 + 2.0**-23 * (rows.shape[1] + 4)  # than these norms, in float32
+    residual = residual * more + (2.0**-22 * norm if frame.additive else 0)
+    norm = norm * more + residual
+    if whole and packed:
+        left, right = _packed(left, right)
+    return Table(n, left, right, offset, norm, residual, term, lost * more, raw * more, tail, unit)
 
 
-def _packed(rows: Int16[Tensor, "p e"], panel: int) -> Int16[Tensor, "q pairs panel 2"]:
+def _packed(*sides: Int16[Tensor, "p e"]) -> list[Int16[Tensor, "q pairs panel 2"]]:
     """Panels of rows, pair of columns by pair of columns."""
-    p, e = rows.shape
-    return rows.view(p // panel, panel, e // 2, 2).permute(0, 2, 1, 3).contiguous()
+    from legolas_metric.compiled.avx2 import PANELS
+
+    p, e = sides[0].shape
+    return [
+        rows.view(p // panel, panel, e // 2, 2).permute(0, 2, 1, 3).contiguous() for rows, panel in zip(sides, PANELS)
+    ]
 
 
 def in_frame(exact: Float32[Tensor, "m d"], frame: Frame) -> tuple[Float32[Tensor, "m d"], Float64[Tensor, " m"]]:

@@ -1,0 +1,70 @@
+"""Processes for tests: clean forks of a server that has imported, once, what takes each new interpreter seconds."""
+
+import os
+import runpy
+import socket
+import sys
+from datetime import timedelta
+from pathlib import Path
+from subprocess import CompletedProcess
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+FORKS = mp.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["lightning", "pytest", "legolas_metric.training", "legolas_metric.losses", "legolas_metric.index.sharded"]
+)
+
+
+def python(*arguments: object, cwd: Path | None = None, check: bool = False) -> CompletedProcess[str]:
+    """`python -c code ...`, `python -m module ...` or `python script.py ...`: status, stdout and stderr.
+
+    For programs that need a process of their own, but none in which nothing was imported before: as in a new
+    interpreter, the types of arguments are checked by the library alone, and peaks of memory are the program's.
+    """
+    with TemporaryDirectory() as folder:
+        said = [Path(folder, name) for name in ("out", "err")]
+        given = (list(map(str, arguments)), cwd or Path.cwd(), *said)
+        process = FORKS.Process(target=_interpret, args=given)
+        process.start()
+        process.join()
+        done = CompletedProcess(given[0], process.exitcode, *(path.read_text(encoding="utf-8") for path in said))
+    if check:
+        assert not done.returncode, done.stderr
+    return done
+
+
+def _interpret(arguments: list[str], cwd: Path, *said: Path) -> None:
+    for number, path in zip((1, 2), said, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(cwd)
+    how, *rest = arguments
+    sys.argv = rest if how in ("-c", "-m") else arguments
+    if how == "-c":
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    elif how == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(how).parent))
+        runpy.run_path(how, run_name="__main__")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(work, size: int, *arguments) -> None:
+    """`work(rank, size, port, *arguments)` in each of `size` processes; the first error ends all and is raised."""
+    mp.start_processes(work, args=(size, free_port(), *arguments), nprocs=size, start_method="forkserver")
+
+
+def begin(rank: int, size: int, port: int, seconds: float = 60) -> None:
+    """Join the group of the processes that were started together; what is waited for longer than `seconds` fails."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
