@@ -156,19 +156,20 @@ def near(
     *,
     temperature: float | int = 0.02,
     pool: int | None = None,
-    hard: float | int | None = 0.5,
+    hard: float | int | None = None,
     distinct_groups: bool = False,
 ) -> Recipe:
     """Batches of classes that lie near each other in the whole set, SupCon: many classes, few of them in a batch.
 
-    Of each class, batches show the half that lies nearest to their other classes, unless `hard` is None.
+    With `hard=0.5` batches show of each class the half that lies nearest to their other classes: ahead in short runs,
+    equal in long ones, and behind on rotated classes (docs/log.md).
 
     Args:
         temperature, pool, hard, distinct_groups: see `Recipe`.
 
     Example:
         >>> from legolas_metric import recipes
-        >>> recipes.near().temperature, recipes.near().hard
+        >>> recipes.near().temperature, recipes.near(hard=0.5).hard
         (0.02, 0.5)
 
     Source: ours, after the graph sampling of Liao and Shao (2022), arXiv:2104.01546.

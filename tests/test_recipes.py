@@ -39,7 +39,7 @@ def test_near_warms_up_on_random_classes_and_then_takes_near_ones_without_mining
     for epoch in (0, 1):
         random.set_epoch(epoch)
         assert seen[epoch] == list(random)
-    near = NeighborPKSampler(loop.bank, 4, 3, pool=3, hard=0.5, batches_per_epoch=6, seed=0)
+    near = NeighborPKSampler(loop.bank, 4, 3, pool=3, batches_per_epoch=6, seed=0)
     near.set_epoch(2)
     assert seen[2] == list(near)
     assert [(r.miner, len(r.triplets), r.fed) for r in loop.rounds] == [("NoMiner", 0, 0.0)] * 3

@@ -17,9 +17,9 @@ from benchmarks.recipes.arenas import DRAWN, WIDTHS
 from benchmarks.recipes.trial import Recipe, Trial
 
 Line = Mapping[str, Any]
-Part = Literal["all", "claim", "rest", "sentences", "chances", "curve", "heartbeats", "bounds"]
+Part = Literal["all", "claim", "rest", "sentences", "chances", "curve", "heartbeats", "bounds", "hour"]
 
-SHORT, LONG = 800, 2400
+SHORT, LONG, LONGEST = 800, 2400, 9600
 SELECTION_SEED, FINAL_SEEDS = 3, (0, 1, 2)
 MOST_TRIALS, FINALISTS = 4, 3
 RATE, RATES = 2e-3, (4e-3, 1e-3)
@@ -94,6 +94,9 @@ CHANCE_CLASSES = (2, 4, 8, 16)
 """Of a batch; 32 are among the sentences."""
 
 CURVE_CLASSES = (40, 80, 160, 320, None)
+
+BEYOND = 8e-3
+"""A rate above all of the selection, where the best of most recipes lay at its end."""
 
 
 def merit(line: Line) -> float:
@@ -173,12 +176,42 @@ def champions(lines: Sequence[Line], side: str) -> list[Line]:
 
 
 def final(lines: Sequence[Line]) -> Iterator[Trial]:
-    """The finals, the best of each side first, sides alternating."""
+    """The finals, the best of each side first, sides alternating; at last near classes, which the others vary."""
     sides = (champions(lines, "batch"), champions(lines, "global"))
     for pair in zip(*sides):
         for seed in FINAL_SEEDS:
             for line in pair:
                 yield _again(line, steps=LONG, seed=seed)
+    plain = best(selection_lines(lines, NEAR.name))
+    if plain is not None:
+        yield from (_again(plain, steps=LONG, seed=seed) for seed in FINAL_SEEDS)
+
+
+def beyond(lines: Sequence[Line]) -> Iterator[Trial]:
+    """The best of each side at a rate above those of the selection, on its seed: the end of the rates is no choice."""
+    for pair in zip(champions(lines, "batch"), champions(lines, "global")):
+        for line in pair:
+            yield _again(line, rate=BEYOND)
+
+
+def hour(lines: Sequence[Line]) -> Iterator[Trial]:
+    """The best final of the global side four times as long; once the batch side's, and an encoder twice as wide."""
+    tops = {side: best_final(lines, side) for side in ("global", "batch")}
+    if tops["global"] is None or tops["batch"] is None:
+        return
+    yield _again(tops["batch"], steps=LONGEST, seed=FINAL_SEEDS[0])
+    yield _again(tops["global"], task="omniglot, 128 channels", steps=LONGEST, seed=FINAL_SEEDS[0])
+    yield from (_again(tops["global"], steps=LONGEST, seed=seed) for seed in FINAL_SEEDS)
+
+
+def best_final(lines: Sequence[Line], side: str) -> Line | None:
+    """Of the finals that all seeds have run, a line of the recipe and settings with the best mean."""
+    runs: dict[tuple[Any, ...], list[Line]] = {}
+    for line in lines:
+        if line["task"] == "omniglot" and line["steps"] == LONG and line["side"] == side:
+            runs.setdefault(tuple(line[name] for name in ("recipe", "head", "rate", "value")), []).append(line)
+    whole = [group for group in runs.values() if len(group) == len(FINAL_SEEDS)]
+    return max(whole, key=lambda group: sum(map(merit, group)), default=[None])[0]
 
 
 def _again(line: Line, **changes: Any) -> Trial:
@@ -285,7 +318,9 @@ def remaining(lines: Sequence[Line], most: int = MOST_TRIALS, part: Part = "all"
         if chosen is not None:
             yield chosen
             return
-        wanted += final(lines)
+        wanted += [*beyond(lines), *final(lines)]
+    if part in ("all", "claim", "hour"):
+        wanted += hour(lines)
     for name, trials in RESTS.items():
         if part in ("all", "rest", name):
             wanted += trials()

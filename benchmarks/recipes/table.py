@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.recipes.plan import LONG, SHORT, merit
+from benchmarks.recipes.arenas import DRAWN, WIDTHS
+from benchmarks.recipes.plan import COLD, LONG, LONGEST, RATE, SELECTION_SEED, SHORT, merit
 
 Line = dict[str, Any]
 
@@ -122,6 +123,19 @@ def curve_table(lines: Sequence[Line], names: tuple[str, str]) -> str:
     return markdown(head, [cells for _, cells in sorted(rows)])
 
 
+def by_task_table(lines: Sequence[Line]) -> str:
+    """Means over seeds of recipes on several tasks."""
+    cells = []
+    tasks = [[x for x in lines if x["task"] == task] for task in dict.fromkeys(x["task"] for x in lines)]
+    for own in (own for some in tasks for own in grouped(some)):
+        names = ("rank1", "map_at_r", "few", "few_within", "train_rank1")
+        spent = f"{math.fsum(x['cpu_s'] for x in own) / len(own):.0f}"
+        figures = [_cell([x[name] for x in own]) for name in names]
+        cells.append([own[0]["task"], own[0]["recipe"], f"{own[0]['rate']:g}", *figures, spent, str(len(own))])
+    head = ["task", "recipe", "rate", "Rank@1", "MAP@R", "1-shot", "within", "training", "CPU s", "seeds"]
+    return markdown(head, cells)
+
+
 def by_person(lines: Sequence[Line], measure: str) -> dict[str, float]:
     """The mean of each person over the partitions in which they were judged."""
     found: dict[str, list[float]] = {}
@@ -173,7 +187,11 @@ def ceiling_table(lines: Sequence[Line]) -> str:
 
 def tables(lines: Sequence[Line], ceiling: Sequence[Line] = (), selection_seed: int = 3) -> dict[str, str]:
     """All tables of the files of results, by name."""
+    longest = [x for x in lines if x["steps"] == LONGEST]
+    lines = [x for x in lines if x["steps"] != LONGEST]
     own = {name: [x for x in lines if x["task"] == name] for name in dict.fromkeys(x["task"] for x in lines)}
+    bounding = [x for name in (*DRAWN, *WIDTHS) for x in own.get(name, []) if name != "omniglot" or _as_bounds(x)]
+    own = {name: some for name, some in own.items() if name == "omniglot" or name not in (*DRAWN, *WIDTHS)}
     drawings = own.pop("omniglot", [])
     whole = [x for x in drawings if x["steps"] == LONG]
     short = [x for x in drawings if x["steps"] == SHORT and x["seed"] != selection_seed]
@@ -184,12 +202,22 @@ def tables(lines: Sequence[Line], ceiling: Sequence[Line] = (), selection_seed: 
         found["finals"] = means_table(whole)
     if short:
         found["curve"] = curve_table(short, CURVED)
+    if longest:
+        found["hour"] = by_task_table(longest)
+    if bounding:
+        found["bounds"] = by_task_table(bounding)
     found |= {name: means_table(some) for name, some in own.items()}
     if any("persons" in x for x in own.get("ecg", [])):
         found["persons"] = persons_table(own["ecg"])
     if ceiling:
         found["ceiling"] = ceiling_table(ceiling)
     return found
+
+
+def _as_bounds(line: Line) -> bool:
+    """Whether a trial has the settings and the seed of those in narrower and wider encoders."""
+    alike = (line["rate"], line["value"], line["steps"], line["head"]) == (RATE, COLD[0], SHORT, False)
+    return alike and line["seed"] == SELECTION_SEED and line["recipe"] in CURVED
 
 
 def renewed(page: str, found: dict[str, str]) -> str:
