@@ -161,8 +161,7 @@ def near(
 ) -> Recipe:
     """Batches of classes that lie near each other in the whole set, SupCon: many classes, few of them in a batch.
 
-    With `hard=0.5` batches show of each class the half that lies nearest to their other classes: ahead in short runs,
-    equal in long ones, and behind on rotated classes (docs/log.md).
+    `hard=0.5`, of each class the half nearest to the batch's other classes, gains in short runs only (docs/log.md).
 
     Args:
         temperature, pool, hard, distinct_groups: see `Recipe`.

@@ -23,5 +23,5 @@ WAYS = [
 def by(compiled: bool) -> Iterator[None]:
     """Screening in compiled loops, or brute force in torch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routing, "_pays", lambda request, precision: compiled)
+        patch.setattr(routing, "_loops", lambda request, precision: (compiled, compiled))
         yield

@@ -270,5 +270,5 @@ def by_torchrun(folder: Path) -> None:
     try:
         under_lightning(folder / "lost", 2, "ddp", **TOO_LITTLE)
     except RuntimeError as error:
-        (folder / "told.txt").write_text(str(error))
+        (folder / "told.txt").write_text("".join(traceback.format_exception(error)))
         time.sleep(600)  # until the agent ends it, since the other one is lost

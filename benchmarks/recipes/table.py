@@ -165,7 +165,7 @@ def persons_table(lines: Sequence[Line]) -> str:
             f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]" for values in each for low, high in [interval(values)]
         ]
         here = by_person(own, "other recording")
-        more = [here[person] - plain[person] for person in plain.keys() & here.keys()]
+        more = [here[person] - plain[person] for person in sorted(plain.keys() & here.keys())]
         low, high = interval(more)
         rates = [f"{math.fsum(x[name] for x in own) / len(own):.3f}" for name in ("eer", "eer_as_norm")]
         gain = f"{np.mean(more):+.3f} [{low:+.3f}, {high:+.3f}]"
