@@ -88,6 +88,9 @@ def refuses_alike(rank: int, size: int, own: slice, x, labels, groups, ids) -> N
     every = {"world": world, "memory_mb": 1e6}
     with pytest.raises(ValueError if rank == 0 else ProcessFailed, match="not in the bank"):
         HardMiner().mine(part, anchors=[] if rank else [10**6], **every)
+    other = bank_of(x, labels, groups, ids, "dot" if rank else "cosine", own)
+    with pytest.raises(ValueError, match="same metric, got"):
+        HardMiner().mine(other, **every)
     short = HardMiner(on_empty="raise", ranks=(59, 61))
     with pytest.raises((ValueError, ProcessFailed), match="without a negative inside the window"):
         short.mine(part, **every)

@@ -97,7 +97,7 @@ def test_the_eer_of_a_scorer_is_paired_with_the_plain_one():
     sessions = torch.arange(len(y)) % 2
     plain = evaluate_verification(x, y, groups=sessions)
     found = verify_by(Squared(), x, y, groups=sessions, baseline=plain)
-    change = found.difference("eer", resamples=200)
+    change = found.difference("eer", resamples=60)
     assert change.value == pytest.approx(found.eer - plain.eer)
     # By hand: the pairs of each drawn person, as often as they were drawn.
     u = torch.nn.functional.normalize(x, dim=1).double()
@@ -105,7 +105,7 @@ def test_the_eer_of_a_scorer_is_paired_with_the_plain_one():
     later = torch.ones_like(same).triu(1)
     genuine, impostor = same & later & (sessions[:, None] != sessions[None]), ~same & later
     generator, drawn = torch.Generator().manual_seed(0), []
-    for _ in range(200):
+    for _ in range(60):
         count = torch.bincount(torch.randint(20, (20,), generator=generator), minlength=20)
         weight = (count[y][:, None] + count[y][None]).double()
         rates = []

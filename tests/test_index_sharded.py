@@ -84,7 +84,12 @@ def refusals(rank: int, size: int, own: slice) -> None:
             index.fit(x[own], labels[own] if rank else None)
         with pytest.raises(ValueError, match="same embeddings' dimensions"):
             index.fit(x[own] if rank else torch.ones(len(x[own]), 2), labels[own])
+        with pytest.raises(ValueError, match="same metric, got"):
+            ShardedIndex(metric="dot" if rank else "cosine").fit(x[own], labels[own])
     index.fit(x[own], labels[own])
+    if size > 1:
+        with pytest.raises(ValueError if rank == last else ProcessFailed, match="2 dimensions, the fitted rows has 3"):
+            index.search(torch.empty(0, 2) if rank == last else x[:2], 3)
     with pytest.raises(ValueError if rank == 0 else ProcessFailed, match="k must be"):
         index.self_join(3 if rank else 0)
     if size > 1:

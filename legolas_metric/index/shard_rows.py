@@ -7,6 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, rows_for
+from legolas_metric.checks import Metric
 from legolas_metric.distributed import World
 from legolas_metric.geometry import chunks
 from legolas_metric.lookup import lookup
@@ -14,18 +15,19 @@ from legolas_metric.names import Names
 from legolas_metric.rows import NO_ID, Rows
 
 
-def joined(rows: Rows, world: World, *, has_ids: bool) -> Rows:
+def joined(rows: Rows, world: World, metric: Metric, *, has_ids: bool) -> Rows:
     """This process's rows as a part of all: names of labels and groups numbered together, ids that no other has.
 
     Args:
         rows: checked and prepared.
         world: the processes, all of which call this.
+        metric: that the rows are prepared for, and are to be compared by.
         has_ids: whether ids were given; else they are counted on from process to process.
 
     Raises:
         ValueError: see `ShardedIndex.fit`.
     """
-    parts = world.gather_objects(_Shard.of(rows, has_ids))
+    parts = world.gather_objects(_Shard.of(rows, metric, has_ids))
     _check_alike(parts)
     if not has_ids:
         rows = replace(rows, ids=rows.ids + sum(part.rows for part in parts[: world.rank]))
@@ -41,15 +43,16 @@ class _Shard:
 
     rows: int
     dimension: int
+    metric: Metric
     given: tuple[str, ...]
     label_names: Names | None
     group_names: Names | None
 
     @classmethod
-    def of(cls, rows: Rows, has_ids: bool) -> "_Shard":
+    def of(cls, rows: Rows, metric: Metric, has_ids: bool) -> "_Shard":
         there = {"labels": rows.labels is not None, "groups": rows.groups is not None, "ids": has_ids}
         given = tuple(name for name, is_given in there.items() if is_given)
-        return cls(len(rows), rows.embeddings.shape[1], given, rows.label_names, rows.group_names)
+        return cls(len(rows), rows.embeddings.shape[1], metric, given, rows.label_names, rows.group_names)
 
 
 def _check_alike(parts: list[_Shard]) -> None:
@@ -58,6 +61,7 @@ def _check_alike(parts: list[_Shard]) -> None:
         raise ValueError("a sharded index needs a row on one process at least, got none on any")
     for what, values in (
         ("embeddings' dimensions", [part.dimension for part in parts]),
+        ("metric", [part.metric for part in parts]),
         ("arguments", [" and ".join(part.given) or "embeddings alone" for part in parts]),
     ):
         if len(set(values)) > 1:

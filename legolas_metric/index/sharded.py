@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from legolas_metric.budgets import WORKSPACE, rows_for
-from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_metric
+from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_dimension, check_metric
 from legolas_metric.distributed import World
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
@@ -109,7 +109,7 @@ class ShardedIndex:
         with world.meeting("fitting a sharded index"):
             with world.together("fitting a sharded index"):
                 rows = _own_rows(embeddings, labels, ids, groups, self.metric)
-            return self.take(joined(rows, world, has_ids=ids is not None))
+            return self.take(joined(rows, world, self.metric, has_ids=ids is not None))
 
     def take(self, rows: Rows) -> "ShardedIndex":
         """`fit` of rows that are `joined` already, and are not copied."""
@@ -137,6 +137,7 @@ class ShardedIndex:
             with world.together("searching a sharded index"):
                 given = as_tensor(queries, name="queries")
                 if given.ndim == 2 and not len(given):
+                    check_dimension(given, self.rows.embeddings, names=("queries", "the fitted rows"))
                     own = _none_of(given, labels, groups)
                 else:
                     own = query_rows(given, self.rows, labels=labels, ids=ids, groups=groups, metric=self.metric)

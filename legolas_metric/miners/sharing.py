@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from legolas_metric.checks import check_number
+from legolas_metric.checks import Metric, check_number
 from legolas_metric.disk.disk_rows import AnyRows, DiskRows
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.geometry import chunks
@@ -84,9 +84,11 @@ class Sharing:
                 "leave index='auto' and pass world=, which gathers rows that fit"
             )
 
-    def joined(self, rows: AnyRows) -> AnyRows:
+    def joined(self, rows: AnyRows, metric: Metric) -> AnyRows:
         """This process's rows with names numbered as on all, and ids that no other has."""
-        return rows if isinstance(rows, DiskRows) or self.world.size == 1 else joined(rows, self.world, has_ids=True)
+        if isinstance(rows, DiskRows) or self.world.size == 1:
+            return rows
+        return joined(rows, self.world, metric, has_ids=True)
 
     def spread(self, rows: AnyRows, index: NeighborIndex, *, dense: bool) -> Spread:
         """The rows of all processes: gathered on each where they fit, else each with its owner."""

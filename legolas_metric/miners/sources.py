@@ -133,7 +133,7 @@ def bank_source(
         sharing.check(bank.table, index, dense=dense)
         asked = anchor_rows(bank.table, anchors)
         kept = None if candidates is None else _named_rows(bank.table, candidates, "candidates")
-    whole = sharing.joined(bank.table)
+    whole = sharing.joined(bank.table, bank.metric)
     rows, self_row = whole, asked
     if kept is not None:
         rows = some_of(whole, kept)
