@@ -253,7 +253,7 @@ def exactly(model: dict[str, list[float]], settings: argparse.Namespace) -> list
 
 def cheaper(points: Points, model: dict[str, list[float]], settings: argparse.Namespace) -> list[str]:
     """Node hours of what asks less: a million anchors, an approximate index, classes in place of rows."""
-    head = ["rows", "all, exactly", "a million anchors", "IVF, as many lists", "IVF, the same share"]
+    head = ["rows", "all, exactly, sharded", "a million anchors", "IVF, as many lists", "IVF, the same share"]
     rows = [[*head, "near classes of 20", "of 100"]]
     (a, b, _), (e, f), d = model["search"], model["classes"], settings.d
     for n in LARGE:

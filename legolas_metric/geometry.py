@@ -100,7 +100,8 @@ def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric:
 
     The squared distance keeps the differences of a narrow cone, which <x, y> loses to the rounding of the norms. Within
     4 eps lies all that rounding can make of two rows of one direction and different lengths: they are exact ties. The
-    sum is kept to 33 bits (`settled`), so that no decision hangs on the order in which it was added up.
+    sum is kept to 33 bits (`settled`), so that no decision hangs on the order in which it was added up, unless it lies
+    within that rounding of the middle between two such values.
     """
     if metric == "dot":
         return settled((x.double() * y.double()).sum(-1))
@@ -112,7 +113,7 @@ def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric:
 
 
 def settled(total: Float64[Tensor, "*b"]) -> Float64[Tensor, "*b"]:
-    """A float64 sum rounded to 33 bits: what another order of adding changes lies far below, and is gone."""
+    """A float64 sum rounded to 33 bits: what another order of adding changes lies far below, and is gone (see above)."""
     wide = _SPLIT * total
     return wide - (wide - total)
 
