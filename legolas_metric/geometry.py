@@ -113,7 +113,7 @@ def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric:
 
 
 def settled(total: Float64[Tensor, "*b"]) -> Float64[Tensor, "*b"]:
-    """A float64 sum rounded to 33 bits: what another order of adding changes lies far below, and is gone (see above)."""
+    """A float64 sum rounded to 33 bits: what another order of adding changes lies far below, and is gone."""
     wide = _SPLIT * total
     return wide - (wide - total)
 
