@@ -28,6 +28,7 @@ LAYERS = (
     {"miners", "losses"},
     {"probes", "evaluation"},
     {"decisions"},
+    {"recipe_settings"},
     {"recipes"},
     {"training", "interop"},
     {"doctor", "report"},

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 
 from legolas_metric import FalseNegativeGuard, HardMiner, NeighborPKSampler, PKSampler, recipes
+from legolas_metric.distributed import World
 from legolas_metric.training import GlobalMining, MetricLearner, MiningLoop
 from legolas_metric.training.settings import asked
 
@@ -145,6 +147,10 @@ def test_what_is_no_recipe_for_a_loop_is_said(rows):
         ({"temperature": 0.0}, "temperature"),
         ({"guard": FalseNegativeGuard()}, "guard belongs to mined triplets"),
         ({"hard": 0.5}, "hard belongs to batches of near classes"),
+        ({"pool": 5}, "pool belongs to batches of near classes"),
+        ({"pool": -3, "turns": ("neighbors",)}, "pool must be at least 1, got -3"),
+        ({"ranks": (10, 1)}, r"ranks must be \(first, last\)"),
+        ({"ranks": (0, 3)}, "ranks must be at least 1, got 0"),
         ({"hard": 0, "turns": ("neighbors",)}, r"hard must lie in \(0, 1\]"),
         ({"loss": "magic"}, "loss must be one of"),
     ],
@@ -152,6 +158,72 @@ def test_what_is_no_recipe_for_a_loop_is_said(rows):
 def test_a_recipe_checks_itself(settings, message):
     with pytest.raises(ValueError, match=message):
         recipes.Recipe(name="mine", **settings)
+
+
+@pytest.mark.parametrize("settings", [{"ranks": (1, "a")}, {"ranks": 3}, {"ranks": (1.5, 3)}, {"pool": 2.5}])
+def test_a_recipe_checks_the_types_of_its_settings(settings):
+    with pytest.raises(TypeError, match=next(iter(settings))):
+        recipes.Recipe(name="mine", turns=("neighbors", "mined"), **settings)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize(
+    "recipe",
+    [recipes.pk_supcon(), recipes.pk_supcon(distinct_groups=True), recipes.pk_batch_hard(), None],
+    ids=["supcon", "across", "batch-hard", "chosen"],
+)
+def test_batches_hold_as_many_classes_as_there_are(classes, recipe):
+    labels, groups = torch.arange(classes).repeat_interleave(9), torch.arange(9).repeat(classes)
+    recipe = recipe or recipes.choose(labels, groups=groups)
+    for batch in recipe.sampler(labels, groups=groups, batches_per_epoch=3):
+        assert torch.equal(labels[batch].unique(return_counts=True)[1], torch.full((classes,), 4))
+    assert len(next(iter(recipe.sampler(labels, batch_size=8, groups=groups)))) == 8
+    with pytest.raises(ValueError, match="at least 2 classes to tell apart, got 1"):
+        recipe.sampler(torch.zeros(40, dtype=torch.long), groups=torch.arange(40))
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize(
+    "recipe", [recipes.near(), recipes.near(pool=40), recipes.mined()], ids=["near", "pool", "mined"]
+)
+@pytest.mark.parametrize("kind", [MiningLoop, GlobalMining])
+def test_a_loop_holds_as_many_classes_as_there_are(classes, recipe, kind):
+    torch.manual_seed(0)
+    labels = torch.arange(classes).repeat_interleave(9)
+    mining = kind(torch.randn(len(labels), 5), labels, recipe=recipe, batch_size=128, progress=False)
+    loop = mining if kind is MiningLoop else mining.loop
+    encoder = torch.nn.Linear(5, 4)
+    for epoch, batches in enumerate(ids_of(loop, encoder, 2)):
+        for ids in batches:
+            if epoch == 0 or "mined" not in recipe.turns:
+                assert torch.equal(labels[ids].unique(return_counts=True)[1], torch.full((classes,), 4))
+    settings = loop.feeder.settings
+    assert settings.batch_size == (128 if "mined" in recipe.turns else 4 * classes)  # as it is recorded
+
+
+def test_processes_share_the_classes_there_are(rows):
+    loop, _ = loop_of(rows, recipes.near(), batch_size=128)
+    loop.join(World(rank=1, size=5))
+    assert loop.feeder._p == 10  # of 12: two for each
+    with pytest.raises(ValueError, match="at least 2 classes to tell apart on each of 7 processes, got 12"):
+        loop.join(World(rank=1, size=7))
+
+
+def test_a_loop_without_a_recipe_takes_the_classes_it_is_told(rows):
+    with pytest.raises(ValueError, match="p=32 needs 32 classes"):
+        MiningLoop(rows, LABELS, miner=HardMiner(), turns=("mined", "random"), progress=False)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 400])
+def test_the_page_begins_with_code_for_any_number_of_classes(classes):
+    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    assert "arange(400)" in code
+    names: dict = {}
+    exec(code.replace("arange(400)", f"arange({classes})"), names)
+    fed = names["loop"].epoch(torch.nn.Linear(8, 4)) if names["recipe"].looks else names["batches"]
+    x, labels = next(iter(fed))[:2]
+    assert torch.isfinite(names["loss"](x, labels))
 
 
 def test_batch_hard_is_semi_hard_while_it_warms_up():
@@ -176,21 +248,43 @@ def test_every_recipe_has_its_name(name):
 
 
 @pytest.mark.parametrize(
-    ("classes", "groups", "noise", "name", "across", "why"),
+    ("classes", "groups", "noise", "name", "temperature", "why"),
     [
-        (400, False, 0.0, "near", False, "with chance 0.08 only: near classes are looked for"),
-        (400, True, 0.0, "near", True, "near classes are looked for; most classes have several groups"),
-        (400, False, 0.1, "pk-supcon", False, "10% of the labels are wrong"),
-        (90, False, 0.1, "pk-supcon", False, "chance 0.35: it shows what a look would show"),
-        (10, True, 0.0, "pk-supcon", True, "10 of 10 classes holds the nearest class with chance 1.00"),
+        (400, False, 0.0, "near", 0.02, "with chance 0.08 only: near classes are looked for"),
+        (400, True, 0.0, "near", 0.02, "near classes are looked for; most classes have several groups"),
+        (400, False, 0.1, "pk-supcon", 0.1, "10% of the labels are wrong"),
+        (400, False, 0.04, "near", 0.02, "near classes are looked for"),
+        (105, False, 0.0, "near", 0.02, "chance 0.298 only"),
+        (104, False, 0.0, "pk-supcon", 0.05, "chance 0.30: it shows what a look would show"),
+        (90, False, 0.1, "pk-supcon", 0.1, "10% of the labels are wrong"),
+        (90, False, 0.0, "pk-supcon", 0.05, "chance 0.35: it shows what a look would show"),
+        (10, True, 0.0, "pk-supcon", 0.05, "10 of 10 classes holds the nearest class with chance 1.00"),
+        (10, True, 0.05, "pk-supcon", 0.1, "5% of the labels are wrong"),
+        (2, False, 0.3, "pk-supcon", 0.1, "30% of the labels are wrong"),
     ],
 )
-def test_the_data_choose_a_recipe(classes, groups, noise, name, across, why):
+def test_the_data_choose_a_recipe(classes, groups, noise, name, temperature, why):
     labels = torch.arange(classes).repeat_interleave(4)
     recipe = recipes.choose(labels, groups=torch.arange(4).repeat(classes) if groups else None, noise=noise)
-    assert (recipe.name, recipe.distinct_groups) == (name, across)
+    assert (recipe.name, recipe.temperature, recipe.distinct_groups) == (name, temperature, groups)
     assert why in recipe.why
-    assert recipe.temperature == (0.1 if "wrong" in why else 0.02)
+    assert "one example" not in recipe.why
+
+
+@pytest.mark.parametrize(("batch_size", "classes", "shown"), [(1200, 998, "0.2999"), (16, 11, "0.30")])
+def test_a_chance_has_as_many_digits_as_tell_the_side(batch_size, classes, shown):
+    recipe = recipes.choose(torch.arange(classes).repeat(4), batch_size=batch_size)
+    assert f"with chance {shown}{' only' if recipe.looks else ':'}" in recipe.why
+
+
+def test_without_positive_pairs_there_is_no_choice():
+    for labels in (torch.arange(500), torch.tensor([0, 1, -1, -1]), ["ann", "bob", "eve"]):
+        with pytest.raises(ValueError, match="no class has two examples, so there is no positive pair: got"):
+            recipes.choose(labels)
+    few = torch.cat([torch.arange(400), torch.arange(160)])
+    assert "beware: 60% of the classes have one example" in recipes.choose(few).why
+    half = torch.cat([torch.arange(400), torch.arange(200)])
+    assert "beware" not in recipes.choose(half).why
 
 
 def test_a_choice_is_by_labelled_rows_and_names_will_do():

@@ -149,6 +149,7 @@ def test_a_run_that_has_ended_trains_no_further(arrays, whole, tmp_path, monkeyp
     [
         (None, 0, ["SupConLoss"] * 2),
         ("near", 2, ["SupConLoss"] * 2),
+        ("mined", 2, ["SupConLoss"] * 2),
         ("pk-batch-hard", 0, ["semihard", "hard"]),
     ],
 )

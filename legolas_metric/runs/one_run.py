@@ -187,9 +187,8 @@ def _feeding(
     schedule = None if recipe is not None else build_schedule(settings, crossing=crossing)
     if settings.loss in OF_LOGITS:
         return [], _as_they_are(Examples(inputs, part.labels), settings)
-    p, classes = settings.batch_size // settings.k, len(part.labels[part.labels != UNLABELLED].unique())
-    size = settings.batch_size if recipe is None or "mined" in recipe.turns else settings.k * min(p, classes)
     if schedule is None and (recipe is None or not recipe.looks):
+        p, classes = settings.batch_size // settings.k, len(part.labels[part.labels != UNLABELLED].unique())
         if recipe is None and p > classes:
             raise ValueError(
                 f"batch_size={settings.batch_size} and k={settings.k} ask for {p} classes a batch, and there are "
@@ -198,7 +197,7 @@ def _feeding(
         plain = recipe or Recipe(name="random batches", k=settings.k, distinct_groups=crossing)
         sampler = plain.sampler(
             part.labels,
-            batch_size=size,
+            batch_size=settings.batch_size,
             groups=part.groups,
             batches_per_epoch=steps,
             seed=settings.seed,
@@ -217,7 +216,7 @@ def _feeding(
         groups=part.groups,
         schedule=schedule,
         recipe=recipe,
-        batch_size=size,
+        batch_size=settings.batch_size,
         steps_per_epoch=steps,
         num_workers=settings.num_workers,
         seed=settings.seed,

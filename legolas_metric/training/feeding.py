@@ -1,6 +1,7 @@
 """From what was mined to the batches of an epoch."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Int64
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
 from legolas_metric.distributed import ALONE, World
+from legolas_metric.recipe_settings import classes_of_batch
 from legolas_metric.records import Triplets
 from legolas_metric.samplers.class_means import ClassMeans
 from legolas_metric.samplers.neighbor_pk import NeighborPKSampler
@@ -30,7 +32,7 @@ class Feeder:
     """
 
     def __init__(self, examples: Examples, settings: Feeding, groups: Int64[Tensor, " n"] | None = None) -> None:
-        self.examples, self.settings, self.groups = examples, settings, groups
+        self.examples, self.settings, self.groups = examples, _held_to(examples.labels, settings), groups
         if settings.distinct_groups and groups is None:
             raise ValueError("a recipe with distinct_groups takes positives from other groups: pass groups")
         self.batches = FedBatches(0)
@@ -45,7 +47,10 @@ class Feeder:
         settings, examples = self.settings, self.examples
         self._joint = settings.batch_size * world.size
         self.batches.join(world, settings.steps_per_epoch or -(-len(examples) // self._joint))
-        self._p = world.size * (settings.batch_size // settings.k)  # whole classes in each part
+        part = settings.batch_size // settings.k
+        if settings.fits:
+            part = classes_of_batch(examples.labels, settings.batch_size, settings.k, parts=world.size)
+        self._p = world.size * part  # whole classes in each part
         self._pk.clear()
         if settings.ever("random"):
             self._pk["random"] = PKSampler(
@@ -55,7 +60,7 @@ class Feeder:
                 groups=self.groups,
                 distinct_groups=settings.distinct_groups,
                 batches_per_epoch=self._share("random"),
-                short=settings.short,
+                short="repeat" if settings.fits else "skip",
                 seed=settings.seed,
             )
 
@@ -106,9 +111,22 @@ class Feeder:
             hard=settings.hard,
             distinct_groups=settings.distinct_groups,
             batches_per_epoch=steps,
-            short=settings.short,
+            short="repeat" if settings.fits else "skip",
             seed=settings.seed,
         )
         if before is not None:
             sampler.load_state_dict(before.state_at(*before.position, None))
         return sampler
+
+
+def _held_to(labels: Int64[Tensor, " n"], settings: Feeding) -> Feeding:
+    """The settings, of a recipe with no larger batch and pool than there are classes; mined triplets fill any batch."""
+    if not settings.fits:
+        return settings
+    rows = settings.k * classes_of_batch(labels, settings.batch_size, settings.k)
+    others = len(labels[labels >= 0].unique()) - 1
+    return replace(
+        settings,
+        batch_size=settings.batch_size if settings.ever("mined") else rows,
+        pool=None if settings.pool is None else min(settings.pool, others),
+    )

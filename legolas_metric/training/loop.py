@@ -60,7 +60,7 @@ class MiningLoop:
             reads of one example differ, a warning tells by how much).
         batch_size: rows of a batch.
         turns: where batches come from, in turn: "mined" triplets (the default), "neighbors" (P near classes), "random".
-        k: examples of a class in the latter two (default: 4); P is batch_size // k.
+        k: examples of a class in the latter two (default: 4); P is batch_size // k (of a recipe, at most all classes).
         pairs: "batch": `indices` is for whoever wants it; "mined": the loss is to see only the mined triplets.
         steps_per_epoch: default ceil(n / batch_size).
         every, every_steps: mine every so many epochs (default: 1), and every so many steps within an epoch.

@@ -6,8 +6,7 @@ from typing import Literal, get_args
 
 from legolas_metric.checks import check_choice, check_whole
 from legolas_metric.miners.schedule import MiningSchedule, TripletMiner
-from legolas_metric.recipes import Kind, Recipe
-from legolas_metric.samplers.members import Short
+from legolas_metric.recipe_settings import Kind, Recipe
 
 Pairs = Literal["batch", "mined"]
 
@@ -26,7 +25,8 @@ class Feeding:
         pool, hard: of batches of near classes, see `NeighborPKSampler`.
         distinct_groups: whether a class's k examples come from different groups.
         warm_up: epochs of random batches before the turns begin.
-        short: what becomes of classes of fewer than k examples, see `PKSampler`.
+        fits: as recipes do, take as many classes as there are where they are too few for a batch, and visit classes of
+            fewer than k examples too.
     """
 
     batch_size: int
@@ -39,7 +39,7 @@ class Feeding:
     hard: float | int | None = None
     distinct_groups: bool = False
     warm_up: int = 0
-    short: Short = "skip"
+    fits: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 3), ("k", 1), ("seed", -(2**63))):
@@ -120,7 +120,7 @@ class Asked:
     hard: float | int | None = None
     distinct_groups: bool = False
     warm_up: int = 0
-    short: Short = "skip"
+    fits: bool = False
 
     def feeding(self, *, batch_size: int, pairs: Pairs, steps_per_epoch: int | None, seed: int) -> Feeding:
         """What batches hold."""
@@ -135,7 +135,7 @@ class Asked:
             hard=self.hard,
             distinct_groups=self.distinct_groups,
             warm_up=self.warm_up,
-            short=self.short,
+            fits=self.fits,
         )
 
 
@@ -184,5 +184,5 @@ def asked(
         hard=recipe.hard,
         distinct_groups=recipe.distinct_groups,
         warm_up=recipe.warm_up,
-        short="repeat",  # as `Recipe.sampler` does
+        fits=True,  # as `Recipe.sampler` does
     )
