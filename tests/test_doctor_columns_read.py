@@ -1,14 +1,18 @@
 """How the doctor reads what loggers leave: whose epoch a line is of, which column is which value, what a cell holds."""
 
 import csv
+import json
 import math
 
 import pytest
-from trained_cases import severe
+import torch
+from trained_cases import rules, severe
 
-from legolas_metric import examine
+from legolas_metric import Finding, evaluate_ranking, examine
+from legolas_metric.datasets.folds import KFold
 from legolas_metric.doctor.history_reader import read_history
 from legolas_metric.doctor.value_names import canonical
+from legolas_metric.training.fold_runs import run_folds
 
 NAN = math.nan
 EPOCHS = list(range(1, 21))
@@ -158,8 +162,8 @@ def test_columns_that_are_mostly_words_and_those_no_rule_knows_are_told():
     words = ["a", "b", *["0.5"] * 3, *["c"] * 15]
     found = examine({"epoch": EPOCHS, "rank_at_1": words, "train_loss": decay(1, 0.1), "weird thing": decay(1, 2)})
     assert "rank_at_1 is left out, as 17 of its cells are no numbers" in found.reading
-    assert "no rule knows weird_thing" in found.reading
-    assert "no rule knows weird_thing" in found.summary
+    assert "no rule reads weird_thing" in found.reading
+    assert "no rule reads weird_thing" in found.summary
 
 
 def test_a_ranking_of_few_values_is_told():
@@ -185,3 +189,93 @@ def test_percent_without_a_sign_is_a_share(name, values, last, said):
     read = read_history({"epoch": list(range(1, len(values) + 1)), name: values})
     assert read.curves[canonical(name)].last == pytest.approx(last, rel=1e-9)
     assert read.remarks == (() if said is None else (said,))
+
+
+# What a run is stopped by
+
+
+@pytest.mark.parametrize("name", ["val/loss", "val_loss", "valid_loss", "valLoss", "val_loss_epoch"])
+@pytest.mark.parametrize("key", ["monitor", "stopped_on"])
+@pytest.mark.parametrize("within", [False, True])
+def test_the_value_that_stops_a_run_may_have_any_of_its_names(name, key, within):
+    run = {"epoch": EPOCHS, "train_loss": decay(1, 0.98), name: decay(1, 0.5), "map_at_r": decay(0.5, 0.4)}
+    told = {key: name}
+    found = examine(run, settings={"early_stopping": told} if within else told)
+    assert "stopped on another value" in severe(found)
+
+
+# Losses by their names
+
+
+@pytest.mark.parametrize(
+    ("loss", "rests_at", "rule"),
+    [
+        *((loss, math.log(63), "collapsed loss") for loss in ("info_nce", "InfoNCE", "NT-Xent", "nt_xent", "SupCon()")),
+        ("NTXentLoss(temperature=0.1)", math.log(127), "collapsed loss"),
+        ("soft-margin triplet", math.log(2), "collapsed loss"),
+        *((loss, math.log(10), "loss of guessing") for loss in ("CrossEntropyLoss()", "nn.CrossEntropyLoss", "CE")),
+    ],
+)
+def test_a_loss_is_known_by_any_of_its_names(loss, rests_at, rule):
+    run = {"epoch": EPOCHS, "train_loss": [rests_at * (1 + 0.001 * (epoch % 3)) for epoch in EPOCHS]}
+    found = examine(run, settings={"loss": loss, "batch_size": 64, "num_classes": 10})
+    assert rule in severe(found)
+    assert found.reading == ()
+
+
+@pytest.mark.parametrize("loss", ["my_loss", "BinaryCrossEntropy"])
+def test_a_loss_that_is_not_known_is_told(loss):
+    found = examine({"epoch": EPOCHS, "train_loss": [math.log(10)] * 20}, settings={"loss": loss, "num_classes": 10})
+    assert f"at which value the loss {loss.lower()} has collapsed is not known" in found.summary
+    assert "loss of guessing" not in rules(found)
+
+
+# Evidence
+
+
+def test_evidence_has_figures_and_epochs_and_what_chance_would_come_to():
+    run = {"epoch": EPOCHS, "auc": decay(0.7, 0.9), "rank_at_1": decay(0.1, 0.3)}
+    found = {each.rule: each for each in examine(run, settings={"num_classes": 40}).findings}
+    hidden = found["AUC hides Rank@1"]
+    assert "auc 0.7 (epoch 1) to 0.8955 (epoch 20)" in hidden.evidence
+    assert "rank_at_1 0.1 (epoch 1) to 0.2955 (epoch 20)" in hidden.evidence
+    assert "a random ranking: 1 / 40 = 0.0250 among 40 classes" in found["weak ranking"].evidence
+    assert "not known" in {each.rule: each for each in examine(run).findings}["weak ranking"].evidence
+
+
+def test_marks_stand_in_the_json():
+    told = json.loads(json.dumps(examine({"epoch": EPOCHS, "auc": [0.9] * 20, "rank_at_1": [0.3] * 20}).json()))
+    hidden = next(each for each in told["findings"] if each["rule"] == "AUC hides Rank@1")
+    assert hidden["marks"] == [{"value": "auc", "epoch": 20}, {"value": "rank_at_1", "epoch": 20}]
+
+
+# Folds, and rules of one's own
+
+
+def test_a_fold_that_is_not_done_does_not_shorten_the_others(tmp_path):
+    x, labels = torch.eye(8).repeat_interleave(10, 0), torch.arange(8).repeat_interleave(10)
+    folds = KFold(labels, 3, test_share=0)
+    run_folds(folds, lambda task: evaluate_ranking(x[task.validation], labels[task.validation]), folder=tmp_path)
+    for number in range(3):
+        lines = [{"epoch": epoch, "values": {"rank_at_1": 0.1 * epoch}} for epoch in range(2 if number == 0 else 6)]
+        text = "".join(json.dumps({"kind": "epoch", **line}) + "\n" for line in lines)
+        (tmp_path / f"fold_{number}" / "history.jsonl").write_text(text)
+    (tmp_path / "fold_0" / "result.safetensors").unlink()
+    read = read_history(tmp_path)
+    assert read.epochs == 5
+    assert len(read.curves["rank_at_1"]) == 6
+    assert "fold_0: its result, as it isn't done" in read.unread
+
+
+def test_a_severity_that_is_none_is_refused_by_name():
+    said = r"severity of 'mine' must be one of fault, warning, note, got 'error'|parameter 'severity'"
+    with pytest.raises((ValueError, TypeError), match=said):
+        Finding(severity="error", rule="mine", sentence="It is so.", evidence="a", remedy="b")  # pyright: ignore
+
+
+def test_a_limit_that_is_none_is_refused_by_name():
+    def mine(case):
+        yield case.limits["nope"]
+
+    with pytest.raises(ValueError, match=r"an unknown limit 'nope': pass thresholds=\{'nope': Threshold"):
+        examine({"epoch": [1, 2], "train_loss": [1.0, 0.5]}, rules=[mine])

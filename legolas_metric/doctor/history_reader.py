@@ -96,6 +96,8 @@ def read_history(history: HistoryLike) -> History:
 def read_settings(settings: Mapping[str, Any] | str | os.PathLike[str] | None) -> dict[str, Any]:
     """Settings as a flat mapping, of a mapping, a JSON or a TOML file; tables within are kept under their names too.
 
+    A value that a run is stopped by has our name of it.
+
     Raises:
         FileNotFoundError, ValueError: no such file, or neither JSON nor TOML.
     """
@@ -113,7 +115,8 @@ def read_settings(settings: Mapping[str, Any] | str | os.PathLike[str] | None) -
     inner = {key: value for table in settings.values() if isinstance(table, Mapping) for key, value in table.items()}
     flat = {**inner, **settings}
     known = {name: flat[alias] for name, aliases in SETTINGS.items() for alias in reversed(aliases) if alias in flat}
-    return {**known, **flat}
+    watched = {name: canonical(flat[name]) for name in ("monitor", "stopped_on") if isinstance(flat.get(name), str)}
+    return {**known, **flat, **watched}
 
 
 def _of_place(place: str) -> History:
@@ -213,14 +216,13 @@ def _some(found: History, source: str) -> History:
 
 
 def _mean(parts: dict[str, History]) -> History:
-    """Means over folds or seeds, of the epochs that all of them have."""
+    """Means over folds or seeds, of the epochs that all of them have; an unfinished fold beside finished ones waits."""
     first, *others = parts.values()
+    finished = [part for part in parts.values() if part.result] or list(parts.values())
     curves = {}
-    for name in first.curves:
-        held = [
-            dict(zip(part.curves[name].epochs, part.curves[name].values)) for part in parts.values() if part.get(name)
-        ]
-        shared = sorted(set.intersection(*map(set, held))) if len(held) == len(parts) else []
+    for name in finished[0].curves:
+        held = [dict(zip(part.curves[name].epochs, part.curves[name].values)) for part in finished if part.get(name)]
+        shared = sorted(set.intersection(*map(set, held))) if len(held) == len(finished) else []
         if shared:
             curves[name] = Curve(name, tuple(shared), tuple(fmean(of[epoch] for of in held) for epoch in shared))
     settings = {
@@ -233,10 +235,11 @@ def _mean(parts: dict[str, History]) -> History:
     return History(
         curves,
         settings=settings,
-        epochs=min(part.epochs for part in parts.values()),
+        epochs=min(part.epochs for part in finished),
         parts=parts,
         result={name: fmean(result[name] for result in done) for name in names},
         unread=tuple(f"{name}: {what}" for name, part in parts.items() for what in part.unread),
+        remarks=tuple(dict.fromkeys(what for part in parts.values() for what in part.remarks)),
     )
 
 

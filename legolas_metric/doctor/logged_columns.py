@@ -95,8 +95,8 @@ def _tests_last(table: Epochs) -> Epochs:
 
 
 def _of_test(values: Mapping[str, Any]) -> bool:
-    names = values.keys() - {"epoch", "step", "time"}
-    return bool(names) and all(name.startswith("test_") or _nan(values[name]) for name in names)
+    held = {name for name in values.keys() - {"epoch", "step", "time"} if not _nan(values[name])}
+    return bool(held) and all(name.startswith("test_") for name in held)
 
 
 def drop_empty_start(epochs: Epochs) -> None:

@@ -70,6 +70,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "classes_per_batch": ("p", "ways", "labels_per_batch"),
 }
 
+_LOSSES = {
+    "supcon": ("supcon", "supervisedcontrastive"),
+    "ntxent": ("ntxent", "normalizedtemperature", "simclr"),
+    "infonce": ("infonce", "npair", "multiplenegatives"),
+}
 _CLOCKS = ("epoch", "step")
 _PART_AND_CAPITAL = re.compile(r"^(train|val|valid|eval|test)(?=[A-Z])")
 
@@ -149,6 +154,21 @@ def _rank(column: str, name: str) -> int:
     aliases = (name, *ALIASES.get(name, ()))
     plain = _plain(column)
     return 0 if column == name else 1 + (aliases.index(plain) if plain in aliases else len(aliases))
+
+
+def loss_kind(told: str) -> str:
+    """What a loss is, of those whose value on a collapsed or guessing model is known; else empty.
+
+    Example:
+        >>> loss_kind("NT-Xent"), loss_kind("torch.nn.CrossEntropyLoss()"), loss_kind("info_nce"), loss_kind("circle")
+        ('ntxent', 'cross-entropy', 'infonce', '')
+    """
+    plain = re.sub(r"[^a-z0-9]+", "", told.lower().partition("(")[0])
+    if "triplet" in plain:
+        return "soft triplet" if "soft" in plain else "triplet"
+    if plain in ("ce", "celoss") or ("crossentropy" in plain and "binary" not in plain):
+        return "ntxent" if "temperature" in plain else "cross-entropy"
+    return next((kind for kind, names in _LOSSES.items() if any(name in plain for name in names)), "")
 
 
 def is_share(name: str) -> bool:
