@@ -141,6 +141,14 @@ def test_a_ranking_that_is_there_is_not_said_to_be_missing(name):
     assert found.reading == ()
 
 
+def test_a_ranking_of_a_protocol_alone_is_judged_by_the_strictest():
+    across = {"val_rank_at_1/within": decay(0.5, 0.9), "val/rank_at_1/across": decay(0.5, 0.1)}
+    found = examine({"epoch": EPOCHS, "train_loss": decay(1, 0.1), **across})
+    assert "the loss falls while rank_at_1/across falls" in found.summary
+    assert "a ranking (rank_at_1 or map_at_r)" not in found.missing
+    assert found.reading == ()
+
+
 def test_map_alone_is_judged_as_a_ranking():
     found = examine({"epoch": EPOCHS, "train_loss": decay(1, 0.1), "val/mAP": decay(0.7, 0.3)})
     assert "loss falls, ranking falls" in severe(found)

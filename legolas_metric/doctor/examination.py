@@ -203,7 +203,7 @@ def _missing(history: History) -> tuple[str, ...]:
         "training loss": ("train_loss",),
         "learning rate": ("lr",),
     }
-    known = {*history.result, *(name for name in history.curves if history.get(name))}
+    known = {*history.result, *(name.partition("/")[0] for name in history.curves if history.get(name))}
     lacks = [name for name, any_of in names.items() if not known & set(any_of)]
     ranking = history.get("rank_at_1") or history.get("map_at_r")
     if (ranking is not None and ranking.epochs[0] != 0) or (ranking is None and "rank_at_1" in history.result):

@@ -22,7 +22,7 @@ def _short(case: RunCase) -> Iterator[str]:
 
 def _unknown(case: RunCase) -> Iterator[str]:
     """Values that are neither read by a rule nor figures of this library."""
-    held = {**case.history.curves, **case.history.words}
+    held = case.history.curves
     names = [name for name in held if name not in case.history.rounds and not is_read(name) and not measure(name).unit]
     if names:
         more = f" and {len(names[6:])} more" if names[6:] else ""
