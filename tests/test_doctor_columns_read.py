@@ -166,6 +166,11 @@ def test_one_cell_that_is_no_number_does_not_drop_its_column(cell):
     assert ("1 of the 20 cells of rank_at_1 is no number, such as 'oops'" in found.reading) == (cell == "oops")
 
 
+def test_a_word_that_says_nothing_is_a_word_where_words_stand():
+    verdicts = ["point collapse", "None", "None"]
+    assert read_history({"epoch": [1, 2, 3], "verdict": verdicts, "lr": [1, 1, 1]}).words["verdict"] == tuple(verdicts)
+
+
 def test_columns_that_are_mostly_words_and_those_no_rule_knows_are_told():
     words = ["a", "b", *["0.5"] * 3, *["c"] * 15]
     found = examine({"epoch": EPOCHS, "rank_at_1": words, "train_loss": decay(1, 0.1), "weird thing": decay(1, 2)})

@@ -18,7 +18,7 @@ Epochs = dict[float, dict[str, Any]]
 OF_TRAINING = ("train_loss", "train_loss_step", "train_accuracy")
 _MOST = 500  # values of a curve
 _AS_PEOPLE_WRITE = re.compile(r"([+-]?\d+)(?:[.,](\d+))?\s*(%?)")
-_EMPTY = ("", "-", "--", "n/a", "na", "none", "null", "?")
+_UNMEASURED = ("-", "--", "n/a", "na", "none", "null", "?")
 
 
 def by_epoch(lines: Sequence[Line], kind: str) -> tuple[Epochs, list[str]]:
@@ -63,7 +63,7 @@ def _flat(line: Line) -> dict[str, Any]:
     # Our histories write null where a value wasn't finite; elsewhere an empty cell was not measured.
     measured = {key: math.nan if value is None else value for key, value in line.get("values", {}).items()}
     values = {**{key: value for key, value in line.items() if key not in ("kind", "axis", "values")}, **measured}
-    return {key: value for key, value in values.items() if not _empty(value)}
+    return {key: value for key, value in values.items() if value not in (None, "")}
 
 
 def _epochs_of(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
@@ -121,9 +121,9 @@ def columns(table: Epochs) -> tuple[dict[str, Curve], dict[str, tuple[str, ...]]
             words[name] = tuple(str(cell) for _, cell in cells)
             told += [f"{name} is left out, as {len(cells) - len(known)} of its cells are no numbers"] if known else []
             continue
-        if len(known) < len(cells):
-            odd = next(cell for (_, cell), (_, value) in zip(cells, numbers) if value is None)
-            told.append(f"{len(cells) - len(known)} of the {len(cells)} cells of {name} is no number, such as {odd!r}")
+        odd = [cell for (_, cell), (_, value) in zip(cells, numbers) if value is None and not _unmeasured(cell)]
+        if odd:
+            told.append(f"{len(odd)} of the {len(cells)} cells of {name} is no number, such as {odd[0]!r}")
         finite = _thinned([(epoch, value) for epoch, value in known if math.isfinite(value)])
         scale, why = _scale(name, [value for _, value in finite])
         told += why
@@ -168,8 +168,8 @@ def number(cell: Any) -> float | None:
         return float(f"{found[1]}.{found[2] or 0}") / (100 if found[3] else 1)
 
 
-def _empty(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, str) and cell.strip().lower() in _EMPTY)
+def _unmeasured(cell: Any) -> bool:
+    return isinstance(cell, str) and cell.strip().lower() in _UNMEASURED
 
 
 def _nan(cell: Any) -> bool:
