@@ -158,11 +158,20 @@ def weak_ranking(case: RunCase) -> Iterator[Finding]:
             rule="weak ranking",
             marks=ranking.mark(),
             sentence=f"a weak ranking: {1 - ranking.last:.0%} of the queries find another class first",
-            evidence=f"{ranking.told()}, best {best:.4f} in epoch {epoch:g}",
+            evidence=f"{ranking.told()}, best {best:.4f} in epoch {epoch:g}{_chance(case)}",
             remedy="train on more identities like these, and look at the worst queries: is the class to be "
             "seen in them?",
             share=1 - ranking.last,
         )
+
+
+def _chance(case: RunCase) -> str:
+    """What guessing comes to, beside a ranking."""
+    classes = case.number("num_classes")
+    first = case.ranking()
+    untrained = "" if first is None or first.epochs[0] != 0 else f"; untrained {first.first:.4f}"
+    guess = f"1 / {classes:g} = {1 / classes:.4f} among {classes:g} classes" if classes else "not known (num_classes)"
+    return f"{untrained}; a random ranking: {guess}"
 
 
 def too_few_epochs(case: RunCase) -> Iterator[Finding]:

@@ -23,7 +23,8 @@ from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.diagnosis import diagnose
 from legolas_metric.doctor.findings import Finding, findings_table, findings_text, worst_first
 from legolas_metric.doctor.history_reader import History, HistoryLike, read_history, read_settings
-from legolas_metric.doctor.run_case import Rule, RunCase
+from legolas_metric.doctor.reading import unjudged
+from legolas_metric.doctor.run_case import RANKINGS, Rule, RunCase
 from legolas_metric.doctor.saved_rows import as_bank, overlap
 from legolas_metric.doctor.thresholds import THRESHOLDS, Threshold, limits
 
@@ -42,6 +43,7 @@ class Examination:
         summary: in plain words whether the run is good, and why.
         trends: how each value went, a sentence each.
         missing: what the rules would have used and the history lacks.
+        reading: what stands there and was read otherwise than written, or not judged, and why.
         curves: the values themselves, of epochs and of rounds of mining, in the order of `trends`; marks of `findings`
             lie on them.
 
@@ -57,6 +59,7 @@ class Examination:
     summary: str
     trends: tuple[str, ...]
     missing: tuple[str, ...]
+    reading: tuple[str, ...]
     curves: Mapping[str, Curve]
 
     @property
@@ -65,9 +68,13 @@ class Examination:
         return all(finding.severity == "note" for finding in self.findings)
 
     def json(self) -> dict[str, Any]:
-        """Findings and summary in plain values."""
+        """Findings, each with the epochs that show it, and summary, in plain values."""
         names = ("severity", "rule", "sentence", "evidence", "remedy")
-        listed = [{name: getattr(finding, name) for name in names} for finding in self.findings]
+        listed = [
+            {name: getattr(finding, name) for name in names}
+            | {"marks": [{"value": mark.value, "epoch": mark.epoch} for mark in finding.marks]}
+            for finding in self.findings
+        ]
         return {"findings": listed, "summary": self.summary}
 
     def text(self) -> str:
@@ -130,11 +137,13 @@ def examine(
     case = RunCase(told, known, asked)
     found = worst_first([*(finding for rule in (*RULES, *rules) for finding in _said(rule, case)), *of_rows])
     curves = {**told.curves, **{name: curve for name, curve in told.rounds.items() if name not in told.curves}}
+    reading = (*told.remarks, *unjudged(case))
     return Examination(
         findings=found,
-        summary=_summary(told, found),
+        summary=_summary(told, found) + (f" On what was read: {'; '.join(reading)}." if reading else ""),
         trends=tuple(curve.words(asked) for curve in curves.values() if len(curve)),
         missing=_missing(told),
+        reading=reading,
         curves={name: curve for name, curve in curves.items() if len(curve)},
     )
 
@@ -190,11 +199,11 @@ def _of_parts(history: History) -> str:
 def _missing(history: History) -> tuple[str, ...]:
     """What rules would have used."""
     names = {
-        "a ranking (rank_at_1 or map_at_r)": ("rank_at_1", "map_at_r", "val_accuracy", "val_f1", "val_f1_macro"),
+        "a ranking (rank_at_1 or map_at_r)": (*RANKINGS, "val_accuracy", "val_f1", "val_f1_macro"),
         "training loss": ("train_loss",),
         "learning rate": ("lr",),
     }
-    known = {*history.result, *(name for name in history.curves if history.get(name))}
+    known = {*history.result, *(name.partition("/")[0] for name in history.curves if history.get(name))}
     lacks = [name for name, any_of in names.items() if not known & set(any_of)]
     ranking = history.get("rank_at_1") or history.get("map_at_r")
     if (ranking is not None and ranking.epochs[0] != 0) or (ranking is None and "rank_at_1" in history.result):

@@ -38,6 +38,9 @@ class Finding:
         >>> Finding(severity="note", **said).remedy
         'Collect more.'
 
+    Raises:
+        ValueError: another severity.
+
     Source: ours.
     """
 
@@ -48,6 +51,10 @@ class Finding:
     remedy: str
     share: float = 0.0
     marks: tuple[Mark, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.severity not in _ORDER:
+            raise ValueError(f"severity of {self.rule!r} must be one of {', '.join(_ORDER)}, got {self.severity!r}")
 
 
 def worst_first(found: Iterable[Finding]) -> tuple[Finding, ...]:

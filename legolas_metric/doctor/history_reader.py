@@ -18,14 +18,12 @@ from typing import Any
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.fold_results import folds_of, is_fold, pooled
 from legolas_metric.doctor.log_readers import Line, file_of, lines_of, mlflow_lines, nested
-from legolas_metric.doctor.value_names import SETTINGS, canonical, named
+from legolas_metric.doctor.logged_columns import OF_TRAINING, by_epoch, columns, drop_empty_start
+from legolas_metric.doctor.value_names import SETTINGS, canonical
 from legolas_metric.training.history import RunHistory
 
 HistoryLike = RunHistory | str | os.PathLike[str] | Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 
-_OF_TRAINING = ("train_loss", "train_loss_step", "train_accuracy")
-_MOST = 500  # values of a curve
-_AS_PEOPLE_WRITE = re.compile(r"([+-]?\d+)(?:[.,](\d+))?\s*(%?)")
 _PART = re.compile(r"(fold|seed|run|repeat)[_\-]?\d+$")
 
 
@@ -45,6 +43,7 @@ class History:
         result: of a fold, what it came to by name, as `run_folds` wrote it; of all folds, the means.
         pooled: of all folds, name -> the mean over their queries, and its 95 % interval over identities.
         unread: what could not be read.
+        remarks: how columns were read, where that isn't plain: names that clash, cells that are no numbers, percent.
     """
 
     curves: Mapping[str, Curve]
@@ -58,6 +57,7 @@ class History:
     result: Mapping[str, float] = field(default_factory=dict)
     pooled: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def get(self, name: str) -> Curve | None:
         """A curve with a value at least, or None."""
@@ -96,6 +96,8 @@ def read_history(history: HistoryLike) -> History:
 def read_settings(settings: Mapping[str, Any] | str | os.PathLike[str] | None) -> dict[str, Any]:
     """Settings as a flat mapping, of a mapping, a JSON or a TOML file; tables within are kept under their names too.
 
+    A value that a run is stopped by has our name of it.
+
     Raises:
         FileNotFoundError, ValueError: no such file, or neither JSON nor TOML.
     """
@@ -113,7 +115,8 @@ def read_settings(settings: Mapping[str, Any] | str | os.PathLike[str] | None) -
     inner = {key: value for table in settings.values() if isinstance(table, Mapping) for key, value in table.items()}
     flat = {**inner, **settings}
     known = {name: flat[alias] for name, aliases in SETTINGS.items() for alias in reversed(aliases) if alias in flat}
-    return {**known, **flat}
+    watched = {name: canonical(flat[name]) for name in ("monitor", "stopped_on") if isinstance(flat.get(name), str)}
+    return {**known, **flat, **watched}
 
 
 def _of_place(place: str) -> History:
@@ -213,14 +216,13 @@ def _some(found: History, source: str) -> History:
 
 
 def _mean(parts: dict[str, History]) -> History:
-    """Means over folds or seeds, of the epochs that all of them have."""
+    """Means over folds or seeds, of the epochs that all of them have; an unfinished fold beside finished ones waits."""
     first, *others = parts.values()
+    finished = [part for part in parts.values() if part.result] or list(parts.values())
     curves = {}
-    for name in first.curves:
-        held = [
-            dict(zip(part.curves[name].epochs, part.curves[name].values)) for part in parts.values() if part.get(name)
-        ]
-        shared = sorted(set.intersection(*map(set, held))) if len(held) == len(parts) else []
+    for name in finished[0].curves:
+        held = [dict(zip(part.curves[name].epochs, part.curves[name].values)) for part in finished if part.get(name)]
+        shared = sorted(set.intersection(*map(set, held))) if len(held) == len(finished) else []
         if shared:
             curves[name] = Curve(name, tuple(shared), tuple(fmean(of[epoch] for of in held) for epoch in shared))
     settings = {
@@ -233,45 +235,35 @@ def _mean(parts: dict[str, History]) -> History:
     return History(
         curves,
         settings=settings,
-        epochs=min(part.epochs for part in parts.values()),
+        epochs=min(part.epochs for part in finished),
         parts=parts,
         result={name: fmean(result[name] for result in done) for name in names},
         unread=tuple(f"{name}: {what}" for name, part in parts.items() for what in part.unread),
+        remarks=tuple(dict.fromkeys(what for part in parts.values() for what in part.remarks)),
     )
 
 
 def _collect(lines: Sequence[Line], settings: Mapping[str, Any]) -> History:
-    epochs: dict[float, dict[str, Any]] = {}
-    rounds: dict[float, dict[str, Any]] = {}
-    events, by_step = [], any(line.get("axis") == "step" for line in lines)
-    for number, line in enumerate(lines, 1):
-        kind = line.get("kind", "epoch")
-        if kind == "start":
+    by_step = any(line.get("axis") == "step" for line in lines)
+    for line in lines:
+        if line.get("kind") == "start":
             settings = {**line.get("settings", {}), **settings}
-        elif kind in ("event", "end"):
-            events.append(line)
-        elif kind in ("epoch", "round"):
-            # Our histories write null where a value wasn't finite; elsewhere an empty cell was not measured.
-            measured = {key: math.nan if value is None else value for key, value in line.get("values", {}).items()}
-            values = {**{k: v for k, v in line.items() if k not in ("kind", "axis", "values")}, **measured}
-            ours = named(values)
-            held = {ours[key]: value for key, value in values.items() if value not in (None, "")}
-            when = _number(held.pop("epoch", number))
-            # Of an epoch that was run again the later line counts; loggers spread one epoch over several lines.
-            (epochs if kind == "epoch" else rounds).setdefault(when if when is not None else number, {}).update(held)
-    _drop_empty_start(epochs)
-    if any(name in epochs.get(0, ()) for name in _OF_TRAINING):  # a logger that counts its epochs from 0
+    epochs, told = by_epoch(lines, "epoch")
+    rounds, of_rounds = by_epoch(lines, "round")
+    drop_empty_start(epochs)
+    if any(name in epochs.get(0, ()) for name in OF_TRAINING):  # a logger that counts its epochs from 0
         epochs = {epoch + 1: values for epoch, values in epochs.items()}
-    curves, words = _columns(epochs)
-    mined, of_rounds = _columns(rounds)
+    curves, words, why = columns(epochs)
+    mined, said, _ = columns(rounds)
     return History(
         curves=curves,
-        words={**of_rounds, **words},
+        words={**said, **words},
         rounds=mined,
-        events=tuple(events),
+        events=tuple(line for line in lines if line.get("kind") in ("event", "end")),
         settings=settings,
         epochs=len(epochs) - (0 in epochs) if by_step else math.ceil(max(epochs, default=0)),
         stages=_stages(epochs, rounds),
+        remarks=(*told, *of_rounds, *why),
     )
 
 
@@ -282,52 +274,3 @@ def _stages(epochs: Mapping[float, Mapping[str, Any]], rounds: Mapping[float, Ma
     told = told or {epoch + 1: str(values["strategy"]) for epoch, values in rounds.items() if "strategy" in values}
     order = sorted(told)
     return frozenset(later for earlier, later in pairwise(order) if told[earlier] != told[later])
-
-
-def _drop_empty_start(epochs: dict[float, dict[str, Any]]) -> None:
-    """In tables a NaN stands for the training loss that the untrained encoder has none of, if later ones are finite."""
-    for name in _OF_TRAINING:
-        values = {epoch: _number(held[name]) for epoch, held in epochs.items() if name in held}
-        finite = {epoch for epoch, value in values.items() if value is not None and math.isfinite(value)}
-        if 0 in values and 0 not in finite and finite == values.keys() - {0}:
-            del epochs[0][name]
-
-
-def _columns(table: Mapping[float, Mapping[str, Any]]) -> tuple[dict[str, Curve], dict[str, tuple[str, ...]]]:
-    curves, words = {}, {}
-    for name in dict.fromkeys(name for values in table.values() for name in values):
-        if name in ("step", "time"):
-            continue
-        cells = [(epoch, table[epoch][name]) for epoch in sorted(table) if name in table[epoch]]
-        numbers = [(epoch, _number(cell)) for epoch, cell in cells]
-        known = [(epoch, number) for epoch, number in numbers if number is not None]
-        if len(known) < len(cells):
-            words[name] = tuple(str(cell) for _, cell in cells)
-            continue
-        finite = _thinned([(epoch, number) for epoch, number in known if math.isfinite(number)])
-        curves[name] = Curve(
-            name,
-            tuple(epoch for epoch, _ in finite),
-            tuple(number for _, number in finite),
-            tuple(epoch for epoch, number in known if not math.isfinite(number)),
-        )
-    return curves, words
-
-
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of very many values, such as one a step, the first and means over stretches, each told at its end."""
-    if len(points) <= _MOST:
-        return points
-    edges = [1 + (len(points) - 1) * part // (_MOST - 1) for part in range(_MOST)]
-    parts = [points[start:end] for start, end in pairwise(edges)]
-    return [points[0], *((part[-1][0], fmean(value for _, value in part)) for part in parts)]
-
-
-def _number(cell: Any) -> float | None:
-    """A number, also with a percent sign or a decimal comma, or None for a text."""
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        if not isinstance(cell, str) or not (found := _AS_PEOPLE_WRITE.fullmatch(cell.strip())):
-            return None
-        return float(f"{found[1]}.{found[2] or 0}") / (100 if found[3] else 1)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from legolas_metric.doctor.findings import Finding, Mark
 from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.doctor.value_names import loss_kind
 from legolas_metric.measures import AUC, MAP_R, RANK_1
 
 
@@ -66,15 +67,17 @@ def collapsed_loss(case: RunCase) -> Iterator[Finding]:
     if loss is None:
         return
     margin, batch, classes = case.number("margin"), case.number("batch_size"), case.number("num_classes")
-    kind, tail = case.text("loss"), loss.values[-3:]
+    kind, tail = loss_kind(case.text("loss")), loss.values[-3:]
     near = case.limits["collapse_value"]
     values = {}
-    if margin and "triplet" in kind:
+    if margin and kind in ("triplet", "soft triplet"):
         values["the margin"] = margin
-    if "soft" in kind and "triplet" in kind:
+    if kind == "soft triplet":
         values["ln 2"] = math.log(2)
-    if batch and batch > 2 and ("supcon" in kind or "infonce" in kind or "ntxent" in kind):
+    if batch and batch > 2 and kind in ("supcon", "infonce", "ntxent"):
         values[f"ln(B - 1), B = {batch:g}"] = math.log(batch - 1)
+    if batch and kind == "ntxent":  # two views of each row
+        values[f"ln(2B - 1), B = {batch:g}"] = math.log(2 * batch - 1)
     ranking = case.ranking()
     learns = case.gained() and ranking is not None and ranking.last >= case.limits["poor_rank"]
     for name, value in values.items() if not learns else ():
@@ -89,7 +92,7 @@ def collapsed_loss(case: RunCase) -> Iterator[Finding]:
                 remedy="mine easier negatives (semi-hard or random first), and lower the rate or the margin",
                 share=1.0,
             )
-    if classes and classes > 1 and kind in ("cross_entropy", "cross-entropy", "crossentropyloss", "ce"):
+    if classes and classes > 1 and kind == "cross-entropy":
         guess = math.log(classes)
         if min(tail) > (1 - case.limits["guessing_loss"]) * guess:
             yield Finding(
@@ -229,7 +232,7 @@ def auc_hides_rank(case: RunCase) -> Iterator[Finding]:
             rule=f"{AUC} hides {RANK_1}",
             marks=(*auc.mark(), *ranking.mark()),
             sentence=f"{AUC} {auc.last:.2f} but {RANK_1} {ranking.last:.3f}{mean}",
-            evidence=f"E[rank] - 1 = (1 - {AUC})(gallery - 1)"
+            evidence=f"{auc.told()}; {ranking.told()}; E[rank] - 1 = (1 - {AUC})(gallery - 1)"
             + ("" if gallery else "; the gallery's size is not told"),
             remedy=f"judge and stop by {RANK_1} or {MAP_R}; train on the nearest negatives of the whole set "
             "(HardMiner with a FalseNegativeGuard)",

@@ -9,6 +9,8 @@ from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.doctor.history_reader import History
 
+RANKINGS = ("rank_at_1", "map_at_r", "mean_average_precision")
+
 
 @dataclass(frozen=True, slots=True)
 class RunCase:
@@ -28,13 +30,20 @@ class RunCase:
         return self.curve(*names, least=int(self.limits["few_epochs"]))
 
     def ranking(self) -> Curve | None:
-        """Rank@1 of the validation set, or else MAP@R."""
+        """Rank@1 of the validation set, or else MAP@R, or mAP."""
         return next(iter(self.rankings()), None)
 
     def rankings(self, *, least: int = 0) -> list[Curve]:
-        """Rank@1 and MAP@R of the validation set, those with as many values as asked, or as a trend takes."""
+        """Rank@1, MAP@R and mAP of the validation set, those with as many values as asked, or as a trend takes."""
         asked = least or int(self.limits["few_epochs"])
-        return [curve for name in ("rank_at_1", "map_at_r") if (curve := self.curve(name, least=asked)) is not None]
+        found = (self.curve(name, least=asked) or self._strictest(name, asked) for name in RANKINGS)
+        return [curve for curve in found if curve is not None]
+
+    def _strictest(self, name: str, least: int) -> Curve | None:
+        """Where a figure was logged by protocol alone, the protocol that ends lowest."""
+        curves = self.history.curves
+        held = [curve for key, curve in curves.items() if key.startswith(f"{name}/") and len(curve) >= least]
+        return min(held, key=lambda curve: curve.last, default=None)
 
     def saturated(self) -> bool:
         """Whether the ranking has no room left to gain."""
@@ -56,7 +65,7 @@ class RunCase:
 
     def wanted(self) -> Curve | None:
         """What the run is for, as far as it was logged: a ranking, else what classifies."""
-        return self.trained("rank_at_1", "map_at_r", "val_f1_macro", "val_f1", "val_accuracy", "auc")
+        return self.ranking() or self.trained("val_f1_macro", "val_f1", "val_accuracy", "auc")
 
     def falls(self, curve: Curve) -> bool:
         """Whether a loss fell."""

@@ -222,7 +222,8 @@ def _auc_hides_rank(facts: Facts) -> Iterator[Finding]:
             rule=f"{AUC} hides {RANK_1}",
             sentence=f"{AUC} {auc:.2f} but {RANK_1} {rank1:.2f}: in a gallery of {gallery:,} that {AUC} means a mean "
             f"rank of {mean:,.0f}",
-            evidence=f"E[rank] - 1 = (1 - {AUC})(gallery - 1); measured over {facts.ranking.queries} queries and "
+            evidence=f"{AUC} {auc:.4f}, {RANK_1} {rank1:.4f} (a random ranking's {_guess(facts):.4f}); "
+            f"E[rank] - 1 = (1 - {AUC})(gallery - 1); measured over {facts.ranking.queries} queries and "
             f"{facts.verification.impostor:,} impostor pairs",
             remedy=f"judge and stop by {RANK_1} or {MAP_R}; train on the nearest negatives of the whole set (HardMiner "
             "with a FalseNegativeGuard)",
@@ -254,7 +255,8 @@ def _weak(facts: Facts) -> Iterator[Finding]:
             severity="warning",
             rule="weak ranking",
             sentence=f"a weak ranking: {1 - rank1:.0%} of the queries find another class first",
-            evidence=f"{RANK_1} {rank1:.2f}, {MAP_R} {facts.ranking.map_at_r:.3f}, {AUC} {facts.verification.auc:.2f}"
+            evidence=f"{RANK_1} {rank1:.2f} (a random ranking's {_guess(facts):.3f}), {MAP_R} "
+            f"{facts.ranking.map_at_r:.3f}, {AUC} {facts.verification.auc:.2f}"
             + ("" if before is None else f"; untrained {RANK_1} {before.rank[1]:.2f}"),
             remedy="train it (longer), on classes like these; if that does not help, look at the worst queries: is the "
             "class to be seen in them at all?",

@@ -111,6 +111,13 @@ THRESHOLDS: dict[str, Threshold] = {
 }
 
 
+class _Asked(dict[str, float]):
+    """Limits by name; one that isn't there is named."""
+
+    def __missing__(self, name: str) -> float:
+        raise ValueError(f"a rule asks for an unknown limit {name!r}: pass thresholds={{{name!r}: Threshold(...)}}")
+
+
 def limits(settings: Mapping[str, Any], own: Mapping[str, Threshold] | None = None) -> dict[str, float]:
     """The values, with those that the settings change under `doctor`.
 
@@ -139,4 +146,4 @@ def limits(settings: Mapping[str, Any], own: Mapping[str, Threshold] | None = No
     for name, value in changed.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             raise TypeError(f"settings['doctor'][{name!r}] must be a number, got {value!r}")
-    return {name: float(changed.get(name, row.value)) for name, row in table.items()}
+    return _Asked({name: float(changed.get(name, row.value)) for name, row in table.items()})
