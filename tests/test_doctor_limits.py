@@ -27,6 +27,7 @@ OF_RUNS = {
     "f1_gap": ("imbalance.csv", 0.6, "class gap"),
     "poor_f1": ("imbalance.csv", 0.2, "class gap"),
     "one_class": ("one_class_predicted.csv", -1.0, "one class predicted"),
+    "high_accuracy": ("one_class_predicted.csv", 0.1, "one class predicted"),
     "trend": ("pairs_of_wrong_labels", 1.0, "stopped on another value"),
     "above_chance": ("training_at_chance", 0.0, "training at chance"),
     "few_epochs": ("few_epochs", 2.0, "few epochs"),

@@ -94,6 +94,14 @@ class Curve:
             and self.values[i + 1] > max(self.values[max(0, i + 1 - back) : i + 1])
         ]
 
+    def sparse(self) -> bool:
+        """Whether what is no number is only what lies between measurements, or as few epochs behind the last one."""
+        known, gap, longest = set(self.epochs), 0, 0
+        for epoch in sorted({*self.epochs, *self.broken}):
+            gap = 0 if epoch in known else gap + 1
+            longest = longest if gap and epoch > self.epochs[-1] else max(longest, gap)
+        return gap <= longest
+
     def told(self) -> str:
         """First and last value, with their epochs."""
         return f"{self.name} {self.first:.4g} (epoch {self.epochs[0]:g}) to {self.last:.4g} (epoch {self.epochs[-1]:g})"

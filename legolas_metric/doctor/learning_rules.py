@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
+from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding, Mark
 from legolas_metric.doctor.run_case import RunCase
 from legolas_metric.measures import AUC, MAP_R, RANK_1
@@ -12,6 +13,7 @@ def not_finite(case: RunCase) -> Iterator[Finding]:
     """NaN or infinite values."""
     curves = case.history.curves
     broken = {name: curve.broken for name, curve in curves.items() if curve.broken and len(curve)}
+    broken = {name: epochs for name, epochs in broken.items() if "loss" in name or not curves[name].sparse()}
     never = [name for name, curve in curves.items() if curve.broken and not len(curve)]
     losses = [name for name in never if "loss" in name]
     broken |= {name: curves[name].broken for name in losses}
@@ -30,12 +32,21 @@ def not_finite(case: RunCase) -> Iterator[Finding]:
             rule="not finite",
             marks=tuple(Mark(name, epochs[0]) for name, epochs in broken.items()),
             sentence=f"{', '.join(broken)} {'is' if len(broken) == 1 else 'are'} NaN or infinite "
-            f"from epoch {min(min(epochs) for epochs in broken.values()):g} on",
+            + _when(broken, curves),
             evidence="; ".join(f"{name}: {len(epochs)} epochs" for name, epochs in broken.items())
             + ("" if rates is None else f"; learning rate up to {max(rates.values):g}"),
             remedy="lower the rate or clip gradients, and go on from the last checkpoint before it",
             share=1.0,
         )
+
+
+def _when(broken: Mapping[str, tuple[float, ...]], curves: Mapping[str, Curve]) -> str:
+    """From which epoch on, or in which epochs where numbers came back."""
+    name, epochs = min(broken.items(), key=lambda pair: pair[1][0])
+    if all(epoch < epochs[0] for epoch in curves[name].epochs):
+        return f"from epoch {epochs[0]:g} on"
+    shown = ", ".join(f"{epoch:g}" for epoch in epochs[:5]) + (", ..." if len(epochs) > 5 else "")
+    return f"in epoch {shown}"
 
 
 def loss_spikes(case: RunCase) -> Iterator[Finding]:
@@ -195,7 +206,8 @@ def pairs_of_the_loss_alone(case: RunCase) -> Iterator[Finding]:
     ranking, spread = case.ranking(), case.trained("davies_bouldin")
     if ranking is not None and ranking.change <= -case.limits["ranking_fell"]:
         worse.append(ranking.told())
-    if spread is not None and spread.change >= case.limits["loss_fell"]:
+    gained = ranking is not None and ranking.last >= ranking.first + case.limits["worse"]
+    if not gained and spread is not None and spread.change >= case.limits["loss_fell"]:
         worse.append(f"{spread.told()} (smaller is better)")
     if worse:
         yield Finding(

@@ -40,6 +40,7 @@ THRESHOLDS: dict[str, Threshold] = {
     "f1_gap": Threshold(0.3, "F1 of two classes that lie so far apart", _STORIES),
     "poor_f1": Threshold(0.5, "the worse of them, below which the class isn't learnt", _STORIES),
     "one_class": Threshold(0.002, "how closely accuracy and F1 fit those of one predicted class", "rounding of logs"),
+    "high_accuracy": Threshold(0.9, "an accuracy that a good classifier has, and no proof of one class", "ours"),
     "trend": Threshold(0.4, "Kendall's tau with time from which a value rises or falls", "ours"),
     "above_chance": Threshold(
         0.05, "share of the way from chance to 1, below which a model guesses", "measured: shuffled labels, 4000 rows"
