@@ -45,8 +45,7 @@ def _when(broken: Mapping[str, tuple[float, ...]], curves: Mapping[str, Curve]) 
     name, epochs = min(broken.items(), key=lambda pair: pair[1][0])
     if all(epoch < epochs[0] for epoch in curves[name].epochs):
         return f"from epoch {epochs[0]:g} on"
-    shown = ", ".join(f"{epoch:g}" for epoch in epochs[:5]) + (", ..." if len(epochs) > 5 else "")
-    return f"in epoch {shown}"
+    return f"in epoch {', '.join(f'{epoch:g}' for epoch in epochs[:5])}{', ...' if epochs[5:] else ''}"
 
 
 def loss_spikes(case: RunCase) -> Iterator[Finding]:
@@ -255,14 +254,14 @@ def overfitting(case: RunCase) -> Iterator[Finding]:
     if train is None or validation is None or not case.falls(train):
         return
     epoch, least = validation.best(larger=False)
-    if (
-        least > 0
-        and validation.last > (1 + case.limits["overfit"]) * least
-        and validation.trend() > -case.limits["trend"]
-    ):
+    since = validation.since(epoch)
+    rises = validation.trend() > -case.limits["trend"] or (
+        len(since) >= case.limits["few_epochs"] and since.trend() > case.limits["trend"]
+    )
+    if least > 0 and validation.last > (1 + case.limits["overfit"]) * least and rises:
         start = epoch == validation.epochs[0]
         measure = case.trained("rank_at_1", "map_at_r", "val_accuracy", "val_f1_macro", "val_f1")
-        gains = measure is not None and measure.best(larger=True)[0] > epoch and measure.trend() > case.limits["trend"]
+        gains = measure is not None and _still_gains(case, measure.since(epoch))
         yield Finding(
             severity="note" if gains else "fault" if start else "warning",
             rule="overfitting",
@@ -279,6 +278,30 @@ def overfitting(case: RunCase) -> Iterator[Finding]:
             "parts (balancing, augmentation, normalisation)",
             share=min(validation.last / least - 1, 1.0),
         )
+
+
+def _still_gains(case: RunCase, curve: Curve) -> bool:
+    """Whether a measure rises, and did in its later half too."""
+    later = curve.tail(len(curve) // 2 + 1)
+    return curve.trend() > case.limits["trend"] and later.last - later.first > case.limits["worse"]
+
+
+def learnt_by_heart(case: RunCase) -> Iterator[Finding]:
+    """Accuracy of the training rows far above that of others."""
+    seen, unseen = case.trained("train_accuracy"), case.trained("val_accuracy")
+    if seen is None or unseen is None or seen.last - unseen.last <= case.limits["accuracy_gap"]:
+        return
+    yield Finding(
+        severity="warning",
+        rule="overfitting",
+        marks=(*seen.mark(), *unseen.mark()),
+        sentence=f"the training rows are learnt by heart: accuracy {seen.last:.2f}, of validation rows "
+        f"{unseen.last:.2f}",
+        evidence=f"{seen.told()}; {unseen.told()}",
+        remedy="more or more varied rows, augmentation, weight decay, a smaller model; see that both parts are "
+        "normalised and labelled alike",
+        share=seen.last - unseen.last,
+    )
 
 
 def uniform_attention(case: RunCase) -> Iterator[Finding]:
@@ -329,7 +352,7 @@ def auxiliary_outweighs(case: RunCase) -> Iterator[Finding]:
         if share > case.limits["outweighs"] * main_loss.last:
             unknown = ", its weight not told and taken as 1" if weight is None else f", weight {weight:g}"
             yield Finding(
-                severity="note" if weight is None else "warning",
+                severity="note" if weight is None or case.saturated() else "warning",
                 rule="auxiliary outweighs",
                 marks=(*auxiliary.mark(), *main_loss.mark()),
                 sentence=f"{what} outweighs the main one: {share:.3g} against {main_loss.last:.3g}",
@@ -341,5 +364,6 @@ def auxiliary_outweighs(case: RunCase) -> Iterator[Finding]:
 
 RULES = (
     *(not_finite, loss_spikes, collapsed_loss, nothing_moves, rate_too_small, loss_falls_ranking_falls),
-    *(below_untrained, pairs_of_the_loss_alone, auc_hides_rank, overfitting, uniform_attention, auxiliary_outweighs),
+    *(below_untrained, pairs_of_the_loss_alone, auc_hides_rank, overfitting, learnt_by_heart),
+    *(uniform_attention, auxiliary_outweighs),
 )
