@@ -102,6 +102,7 @@ class Curve:
             self.epochs[i + 1]
             for i, step in enumerate(steps)
             if usual
+            and i + 1 >= back  # of the first values it isn't known yet what is usual
             and step > max(limits["spike"] * usual, limits["visible"] * abs(self.values[i]))
             and self.values[i + 1] > max(self.values[max(0, i + 1 - back) : i + 1])
         ]

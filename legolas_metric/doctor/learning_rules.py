@@ -248,62 +248,6 @@ def auc_hides_rank(case: RunCase) -> Iterator[Finding]:
         )
 
 
-def overfitting(case: RunCase) -> Iterator[Finding]:
-    """The validation loss rises while the training loss falls."""
-    train, validation = case.curve("train_loss", least=3), case.curve("val_loss", least=3)
-    if train is None or validation is None or not case.falls(train):
-        return
-    epoch, least = validation.best(larger=False)
-    since = validation.since(epoch)
-    rises = validation.trend() > -case.limits["trend"] or (
-        len(since) >= case.limits["few_epochs"] and since.trend() > case.limits["trend"]
-    )
-    if least > 0 and validation.last > (1 + case.limits["overfit"]) * least and rises:
-        start = epoch == validation.epochs[0]
-        measure = case.trained("rank_at_1", "map_at_r", "val_accuracy", "val_f1_macro", "val_f1")
-        gains = measure is not None and _still_gains(case, measure.since(epoch))
-        yield Finding(
-            severity="note" if gains else "fault" if start else "warning",
-            rule="overfitting",
-            marks=validation.mark(epoch, validation.epochs[-1]),
-            sentence=f"the validation loss rises {'from the start' if start else f'from epoch {epoch:g} on'}, "
-            "while the "
-            "training loss falls",
-            evidence=f"{train.told()}; val_loss {least:.4g} (epoch {epoch:g}) to {validation.last:.4g} (epoch "
-            f"{validation.epochs[-1]:g})" + (f"; {measure.name} still rises" if gains and measure is not None else ""),
-            remedy=f"keep the weights of epoch {epoch:g}"
-            if not start
-            else "nothing that holds on unseen data is learnt yet: lower the rate, and look for what differs "
-            "between the two "
-            "parts (balancing, augmentation, normalisation)",
-            share=min(validation.last / least - 1, 1.0),
-        )
-
-
-def _still_gains(case: RunCase, curve: Curve) -> bool:
-    """Whether a measure rises, and did in its later half too."""
-    later = curve.tail(len(curve) // 2 + 1)
-    return curve.trend() > case.limits["trend"] and later.last - later.first > case.limits["worse"]
-
-
-def learnt_by_heart(case: RunCase) -> Iterator[Finding]:
-    """Accuracy of the training rows far above that of others."""
-    seen, unseen = case.trained("train_accuracy"), case.trained("val_accuracy")
-    if seen is None or unseen is None or seen.last - unseen.last <= case.limits["accuracy_gap"]:
-        return
-    yield Finding(
-        severity="warning",
-        rule="overfitting",
-        marks=(*seen.mark(), *unseen.mark()),
-        sentence=f"the training rows are learnt by heart: accuracy {seen.last:.2f}, of validation rows "
-        f"{unseen.last:.2f}",
-        evidence=f"{seen.told()}; {unseen.told()}",
-        remedy="more or more varied rows, augmentation, weight decay, a smaller model; see that both parts are "
-        "normalised and labelled alike",
-        share=seen.last - unseen.last,
-    )
-
-
 def uniform_attention(case: RunCase) -> Iterator[Finding]:
     """Attention that has not left the uniform: by its entropy, in nats, or as a share of ln L, as we log it."""
     entropy, length = case.curve("attention_entropy"), case.number("sequence_length")
@@ -364,6 +308,5 @@ def auxiliary_outweighs(case: RunCase) -> Iterator[Finding]:
 
 RULES = (
     *(not_finite, loss_spikes, collapsed_loss, nothing_moves, rate_too_small, loss_falls_ranking_falls),
-    *(below_untrained, pairs_of_the_loss_alone, auc_hides_rank, overfitting, learnt_by_heart),
-    *(uniform_attention, auxiliary_outweighs),
+    *(below_untrained, pairs_of_the_loss_alone, auc_hides_rank, uniform_attention, auxiliary_outweighs),
 )

@@ -75,7 +75,7 @@ def starved(case: RunCase) -> Iterator[Finding]:
 class _Share(NamedTuple):
     """Of a round: how many, of how many of what."""
 
-    count: float
+    many: float
     asked: float
     what: str
     share: float
