@@ -1,4 +1,4 @@
-"""Rules on runs that went well until an epoch, or on their own rows alone: rankings and losses that turn, overfitting."""
+"""Rules on runs that went well until an epoch, or on their own rows alone: what turns, and overfitting."""
 
 import math
 from collections.abc import Iterator
