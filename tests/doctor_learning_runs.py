@@ -89,6 +89,28 @@ def plateaus() -> None:
     kept("loss_that_adapts", trained(inputs, labels, ranked(other, labels), loss=semi_hard, epochs=8))
 
 
+def turns() -> None:
+    """Labels of other rows from an epoch on, as after a resume; and a gradient uphill, whose loss grows."""
+    inputs, labels, other = gaussians(1.0)
+    measured = ranked(other, labels)
+    state, others = {"step": 0}, torch.randperm(300, generator=torch.Generator().manual_seed(9))
+
+    def mixed_up(rows: Tensor, fed: Tensor) -> Tensor:
+        state["step"] += 1
+        return SupConLoss(0.1)(rows, fed if state["step"] <= 36 else fed[others])  # from epoch 7 on
+
+    kept("fell_from_its_peak", trained(inputs, labels, measured, loss=mixed_up, epochs=14, rate=1e-2))
+
+    def away(rows: Tensor, fed: Tensor) -> Tensor:
+        """What it leaves of the gradient points uphill."""
+        value = SupConLoss(0.1)(rows, fed)
+        return 2 * value.detach() - value
+
+    few, unseen = (rows_of(torch.arange(40) % 10, 0.5 * drawn(10, 16), 1.0, seed) for seed in (2, 3))
+    kept("too_few_rows", classified(few, torch.arange(40) % 10, unseen, rate=0.05, epochs=12))
+    kept("loss_diverges", trained(inputs, labels, measured, loss=away, epochs=10, rate=1e-3))
+
+
 def rates() -> None:
     """A rate at which little moves; one as small that fits small weights; one that stays too long, and lowered."""
     inputs, labels, other = gaussians(1.0)
@@ -254,4 +276,4 @@ def cones() -> None:
     kept("cone_that_ranks", trained(inputs, labels, measured, network=Offset(), loss=centred))
 
 
-RUNS = (jumps, plateaus, rates, pairs, ends, folds, classes, proxies, copies, cones)
+RUNS = (jumps, plateaus, turns, rates, pairs, ends, folds, classes, proxies, copies, cones)

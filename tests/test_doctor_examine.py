@@ -76,7 +76,8 @@ def test_a_healthy_run_has_neither_fault_nor_warning(tmp_path):
     found = examine(run, settings=settings)
     assert severe(found) == set()
     assert found.healthy
-    assert found.summary.startswith("Nothing is wrong in what was logged over 8 epochs: rank_at_1 0.5367 (epoch 0) to")
+    assert found.summary.startswith("The run is good: rank_at_1 0.5367 (epoch 0) to")
+    assert ", and nothing is wrong in what was logged over 8 epochs." in found.summary
     torn = tmp_path / "history.jsonl"
     torn.write_text((run / "history.jsonl").read_text() + '{"kind": "epo')
     assert examine(tmp_path, settings=settings).findings == found.findings

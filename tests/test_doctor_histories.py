@@ -17,6 +17,7 @@ HISTORIES, STORIES = (Path(__file__).parent / name for name in ("histories", "st
 
 # Of each run: its rule, what the finding says in figures, and every other fault or warning that it has in truth.
 FELL = {"below untrained", "loss falls, ranking falls"}
+PEAK = {"ranking fell from its peak"}
 LOST = {"collapse", "verdict of the probes"}
 FAULTY = {
     "attention_cut_short": ("stopped before attention converged", "in epoch 4 of 60 while the entropy", set()),
@@ -29,6 +30,7 @@ FAULTY = {
     "exhausted": ("mining: exhausted", "of 300 anchors in the last round", {"guard rejects most"}),
     "families_learnt": ("pair statistics alone", "auc gets better, rank_at_1 does not", FELL),
     "fell_back": ("mining: fallback", "of the anchors were served by another rule", {"mining: outside_window"}),
+    "fell_from_its_peak": ("ranking fell from its peak", "of the peak is lost", {"loss spikes"}),
     "few_epochs": ("few epochs", "3 epochs are too few", set()),
     "few_rows_for_everyone": ("the same few rows", "rows are the negatives of 300 triplets", set()),
     "focal_on_soft_targets": ("focal loss on soft targets", "mixup_alpha = 0.4", set()),
@@ -39,8 +41,13 @@ FAULTY = {
     "interval_wider_than_gain": ("interval wider than the gain", "of 40 queries a difference is known to", set()),
     "learnt_by_heart": ("overfitting", "the validation loss rises", set()),
     "levels_off": ("levels off", "rank_at_1 levels off from epoch", set()),
+    "loss_diverges": ("loss diverges", "the training loss rises from epoch 1 on", {"below untrained"}),
     "loss_at_its_margin": ("collapsed loss", "rests at the margin = 1.000", LOST),
-    "loss_jumps": ("loss spikes", "jumped in epoch 7; 5 times its usual change, to 4.533; rate 3", set()),
+    "loss_jumps": (
+        "loss spikes",
+        "jumped in epoch 7; 5 times its usual change, to 4.533; rate 3",
+        {"ranking fell from its peak"},
+    ),
     "margin_inactive": ("margin inactive", "of the triplets lie inside the margin", set()),
     "negatives_were_random": ("negatives were random", "though the strategy says hard", set()),
     "no_negative": ("mining: no_negative", "70% of the anchors have no negative; no_negative 210 of 300", set()),
@@ -69,6 +76,7 @@ FAULTY = {
     "stopped_while_improving": ("stopped while improving", "in epoch 8 of 60 while rank_at_1 still rose", set()),
     "too_cold": ("temperature", "only the nearest row of a batch counts", set()),
     "too_few_inputs": ("underfitting", "train_accuracy is low and flat", set()),
+    "too_few_rows": ("overfitting", "accuracy 1.00, of validation rows", set()),
     "too_warm": ("temperature", "all rows of a batch count almost alike", set()),
     "training_at_chance": ("training at chance", "1/10 = 0.100", {"underfitting", "loss of guessing"}),
     "training_classes_solved": ("training classes solved", "(Rank@1 1.00), the unseen are not", {"below untrained"}),
@@ -155,6 +163,7 @@ RUNS_OF = {
     "pairs_of_the_loss_alone": ("pairs_of_wrong_labels", "pairs_of_the_classes"),
     "auc_hides_rank": ("crowd_of_classes", "classes_of_families_learnt"),
     "overfitting": ("learnt_by_heart", "not_by_heart"),
+    "learnt_by_heart": ("too_few_rows", "not_by_heart"),
     "uniform_attention": ("uniform_attention", "attention_found"),
     "auxiliary_outweighs": ("auxiliary_outweighs", "auxiliary_helps"),
     "best_not_kept": ("best_not_kept", "best_kept"),
@@ -164,6 +173,8 @@ RUNS_OF = {
     "stopped_before_attention": ("attention_cut_short", "attention_settled"),
     "still_improving": ("still_improving", "rate_is_lowered"),
     "levels_off": ("levels_off", "all_classes_solved"),
+    "fell_from_peak": ("fell_from_its_peak", "ranking_dips_and_recovers"),
+    "loss_diverges": ("loss_diverges", "harder_from_an_epoch_on"),
     "weak_ranking": ("weak_ranking", "ranking_dips_and_recovers"),
     "too_few_epochs": ("few_epochs", "judged_every_fourth_epoch"),
     "interval_wider_than_gain": ("interval_wider_than_gain", "large_gain_on_few_queries"),

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 from legolas_metric.doctor.findings import Finding
 from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.measures import measure
+
+_SMALLER = ("davies_bouldin", "intra", "hubness", "mean_cosine", "resultant_length")  # is better
 
 
 def best_not_kept(case: RunCase) -> Iterator[Finding]:
@@ -39,7 +42,8 @@ def stopped_on_another_value(case: RunCase) -> Iterator[Finding]:
     watched, ranking = case.trained(name) if name else None, case.ranking()
     if watched is None or ranking is None or watched.name == ranking.name:
         return
-    better = watched.trend() if not name.endswith("loss") else -watched.trend()
+    smaller = watched.name.endswith("loss") or watched.name in _SMALLER or measure(watched.name).better == "min"
+    better = -watched.trend() if smaller else watched.trend()
     if better > case.limits["trend"] and ranking.trend() < -case.limits["trend"]:
         yield Finding(
             severity="warning",

@@ -106,7 +106,10 @@ def thresholds_move(case: RunCase) -> Iterator[Finding]:
         end = part.result.get("threshold", None if curve is None else curve.last)
         if end is not None:
             ends[place] = end
-    if len(ends) > 1 and (apart := max(ends.values()) - min(ends.values())) > case.limits["threshold_moved"]:
+    # Similarities lie in [-1, 1]; of distances that go beyond, the scale is their own.
+    scale = max([1.0, *map(abs, ends.values())])
+    apart = max(ends.values(), default=0.0) - min(ends.values(), default=0.0)
+    if len(ends) > 1 and apart > case.limits["threshold_moved"] * scale:
         yield Finding(
             severity="warning",
             rule="thresholds move",

@@ -65,6 +65,16 @@ class Curve:
         signs = [_sign(later - earlier) for i, earlier in enumerate(self.values) for later in self.values[i + 1 :]]
         return sum(signs) / (n * (n - 1) / 2) if n > 1 else 0.0
 
+    def since(self, epoch: float | int) -> "Curve":
+        """Its values from an epoch on."""
+        return self.tail(sum(each >= epoch for each in self.epochs))
+
+    def smoothed(self) -> "Curve":
+        """Medians of three values in a row, each told at the middle one; the ends of their three."""
+        last = max(len(self) - 3, 0)
+        starts = [min(max(0, i - 1), last) for i in range(len(self))]
+        return Curve(self.name, self.epochs, tuple(median(self.values[start : start + 3]) for start in starts))
+
     def level_from(self, limits: Limits) -> float | None:
         """The epoch from which it stays near its last level; None if it never rests.
 
@@ -75,6 +85,8 @@ class Curve:
         if part < 2:
             return None
         level, room = median(self.values[-int(part) :]), limits["level_room"] * (max(self.values) - min(self.values))
+        if abs(self.values[-1] - level) > limits["turn"] * (max(self.values) - min(self.values)):
+            return None  # it has just left it
         start = next((i for i in range(n) if abs(median(self.values[i : i + 3]) - level) <= room), n)
         return self.epochs[start] if n - start >= part + 1 else None
 
@@ -90,9 +102,18 @@ class Curve:
             self.epochs[i + 1]
             for i, step in enumerate(steps)
             if usual
+            and i + 1 >= back  # of the first values it isn't known yet what is usual
             and step > max(limits["spike"] * usual, limits["visible"] * abs(self.values[i]))
             and self.values[i + 1] > max(self.values[max(0, i + 1 - back) : i + 1])
         ]
+
+    def sparse(self) -> bool:
+        """Whether what is no number is only what lies between measurements, or as few epochs behind the last one."""
+        known, gap, longest = set(self.epochs), 0, 0
+        for epoch in sorted({*self.epochs, *self.broken}):
+            gap = 0 if epoch in known else gap + 1
+            longest = longest if gap and epoch > self.epochs[-1] else max(longest, gap)
+        return gap <= longest
 
     def told(self) -> str:
         """First and last value, with their epochs."""
@@ -105,9 +126,27 @@ class Curve:
         if min(self.values) == max(self.values):
             return f"{self.name} stays at {self.last:.4g}"
         trend, start, least = self.trend(), self.level_from(limits), limits["trend"]
+        rests = start is not None and start > self.epochs[0]
         way = "rises" if trend > least else "falls" if trend < -least else "neither rises nor falls"
-        rest = f", and levels off from epoch {start:g}" if start is not None and start > self.epochs[0] else ""
-        return f"{self.told()}: {way}{rest}{self._jumps(limits)}"
+        if rests and abs(trend) <= least:
+            way = "rises" if self.last > self.first else "falls"
+        turn = self._turn(limits)
+        if turn:
+            return f"{self.told()}: {turn}{self._jumps(limits)}"
+        return f"{self.told()}: {way}{f', and levels off from epoch {start:g}' if rests else ''}{self._jumps(limits)}"
+
+    def _turn(self, limits: Limits) -> str:
+        """In words, that it went one way and then the other, by a good part of its range each; empty where not."""
+        room, least = limits["turn"] * (max(self.values) - min(self.values)), limits["trend"]
+        for larger, first, then in ((True, "rises", "falls"), (False, "falls", "rises")):
+            epoch, best = self.best(larger=larger)
+            at = self.epochs.index(epoch)
+            before, after = (Curve(self.name, self.epochs[part], self.values[part]) for part in _halves(at))
+            sign = 1 if larger else -1
+            both = min(sign * (best - self.first), sign * (best - self.last)) > room
+            if both and sign * before.trend() > least and sign * after.trend() < -least:
+                return f"{first} until epoch {epoch:g}, then {then}"
+        return ""
 
     def _jumps(self, limits: Limits) -> str:
         """Its spikes in words: values far beyond all before that did not last."""
@@ -119,6 +158,10 @@ class Curve:
             and ((self.at(epoch) or 0) > following) == up
         ]
         return f"; jumps in epoch {', '.join(f'{epoch:g}' for epoch in sorted(jumps)[:5])}" if jumps else ""
+
+
+def _halves(at: int) -> tuple[slice, slice]:
+    return slice(0, at + 1), slice(at, None)
 
 
 def _sign(value: float) -> int:

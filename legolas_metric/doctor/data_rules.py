@@ -1,10 +1,10 @@
 """Rules on classes, balance and inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding
-from legolas_metric.doctor.run_case import RunCase
+from legolas_metric.doctor.run_case import RunCase, balancings
 from legolas_metric.measures import RANK_1
 
 _PHOTOGRAPHS = ("rgb", "photo", "photos", "image", "images", "natural")
@@ -19,17 +19,9 @@ def one_class_predicted(case: RunCase) -> Iterator[Finding]:
     accuracy, f1 = case.curve("val_accuracy"), case.curve("val_f1")
     if accuracy is None or f1 is None or case.settings.get("num_classes", 2) != 2:
         return
-    shares, room = dict(zip(accuracy.epochs, accuracy.values)), case.limits["one_class"]
-    found: dict[float, int] = {}
-    for epoch, score in zip(f1.epochs, f1.values):
-        share = shares.get(epoch)
-        if share is None or not 0 < share < 1:
-            continue
-        if score == 0:
-            found[epoch] = 0
-        elif abs(score - 2 * share / (1 + share)) <= room:
-            found[epoch] = 1
-    if not found or f1.epochs[-1] not in found:
+    shares = dict(zip(accuracy.epochs, accuracy.values))
+    found = _one_class(shares, f1, case)
+    if f1.epochs[-1] not in found:
         return
     told = ", ".join(
         f"all class {side} in epoch {epoch:g} (accuracy {shares[epoch]:.3f}, F1 {score:.3f})"
@@ -48,6 +40,30 @@ def one_class_predicted(case: RunCase) -> Iterator[Finding]:
         remedy="balance once, not several times; lower the rate; read the counts of predicted classes beside accuracy",
         share=len(found) / len(f1),
     )
+
+
+def _one_class(shares: Mapping[float, float], f1: Curve, case: RunCase) -> dict[float, int]:
+    """The class that an epoch says always, by epoch, as far as accuracy and F1 tell.
+
+    A good classifier has an F1 near 2a/(1 + a) too. Of one class, a is the share of that class: the same whenever
+    that class is said, and 1 - a whenever the other one is; and not high, unless it is the same in every epoch.
+    """
+    room = case.limits["one_class"]
+    none = {epoch: 0 for epoch, score in zip(f1.epochs, f1.values) if score == 0 and 0 < shares.get(epoch, 0) < 1}
+    all_ = {
+        epoch: share
+        for epoch, score in zip(f1.epochs, f1.values)
+        if 0 < (share := shares.get(epoch, 0)) < 1 and score and abs(score - 2 * share / (1 + share)) <= room
+    }
+    if not all_:
+        return none
+    last = all_[max(all_)]
+    fixed = [share for share in all_.values() if abs(share - last) <= room]
+    told = len(fixed) == len(all_) > 1 or any(abs(1 - shares[epoch] - last) <= room for epoch in none)
+    throughout = len(all_) == len(f1) >= case.limits["few_epochs"] and len(set(all_.values())) == 1
+    if throughout or (told and last < case.limits["high_accuracy"]):
+        return none | dict.fromkeys(all_, 1)
+    return none
 
 
 def one_class_called(case: RunCase) -> Iterator[Finding]:
@@ -93,12 +109,10 @@ def _of(curve: Curve) -> str:
 
 def balanced_twice(case: RunCase) -> Iterator[Finding]:
     """Several cures for imbalance at once push the other way."""
-    used = [name for name in ("weighted_sampler", "class_weights") if case.settings.get(name) is True]
-    used += ["focal loss"] if "focal" in case.text("loss") else []
+    used = balancings(case)
     seen = case.history.happened("double balancing")  # `ClassifierLearner` saw it at the start
     if len(used) > 1 or seen:
-        named = ", ".join(name.replace("_", " ") for name in used)
-        both = f"{len(used)} balancings at once: {named}"
+        both = f"{len(used)} balancings at once: {', '.join(used)}"
         yield Finding(
             severity="warning",
             rule="balanced twice",

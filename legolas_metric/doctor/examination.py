@@ -18,6 +18,7 @@ from legolas_metric.doctor import (
     mining_rules,
     optimising_rules,
     part_rules,
+    turning_rules,
 )
 from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.diagnosis import diagnose
@@ -26,10 +27,10 @@ from legolas_metric.doctor.history_reader import History, HistoryLike, read_hist
 from legolas_metric.doctor.reading import unjudged
 from legolas_metric.doctor.run_case import RANKINGS, Rule, RunCase
 from legolas_metric.doctor.saved_rows import as_bank, overlap
-from legolas_metric.doctor.thresholds import THRESHOLDS, Threshold, limits
+from legolas_metric.doctor.thresholds import THRESHOLDS, Limits, Threshold, limits
 
 RULES: tuple[Rule, ...] = (
-    *(*mining_rules.RULES, *learning_rules.RULES, *choosing_rules.RULES),
+    *(*mining_rules.RULES, *learning_rules.RULES, *choosing_rules.RULES, *turning_rules.RULES),
     *(*data_rules.RULES, *collapse_rules.RULES, *optimising_rules.RULES, *claim_rules.RULES, *part_rules.RULES),
 )
 
@@ -140,7 +141,7 @@ def examine(
     reading = (*told.remarks, *unjudged(case))
     return Examination(
         findings=found,
-        summary=_summary(told, found) + (f" On what was read: {'; '.join(reading)}." if reading else ""),
+        summary=_summary(told, found, asked) + (f" On what was read: {'; '.join(reading)}." if reading else ""),
         trends=tuple(curve.words(asked) for curve in curves.values() if len(curve)),
         missing=_missing(told),
         reading=reading,
@@ -165,7 +166,7 @@ def _said(rule: Rule, case: RunCase) -> list[Finding]:
     return listed
 
 
-def _summary(history: History, found: tuple[Finding, ...]) -> str:
+def _summary(history: History, found: tuple[Finding, ...], asked: Limits) -> str:
     """Whether the run is good and why, what its parts came to, and what could not be judged."""
     missing = _missing(history)
     lacks = f" Not logged, and so not judged: {', '.join(missing)}." if missing else ""
@@ -179,10 +180,18 @@ def _summary(history: History, found: tuple[Finding, ...]) -> str:
     if warnings:
         return f"The run has no fault, but {warnings[0].sentence}.{others}{after}"
     ranking = history.get("rank_at_1") or history.get("map_at_r") or history.get("val_accuracy")
-    gain = "" if ranking is None or len(ranking) < 2 else f": {ranking.told()}"
-    weak = next((f"; but it is {finding.sentence}" for finding in found if finding.rule == "weak ranking"), "")
     epochs = f" over {history.epochs} epoch{'' if history.epochs == 1 else 's'}" if history.epochs else ""
-    return f"Nothing is wrong in what was logged{epochs}{gain}{weak}.{after}"
+    nothing = f"nothing is wrong in what was logged{epochs}"
+    weak = next((finding for finding in found if finding.rule == "weak ranking"), None)
+    if weak is not None:
+        return f"The run is not good: it is {weak.sentence}. No rule says why: {nothing}.{after}"
+    if ranking is None or len(ranking) < 2:
+        return f"{nothing.capitalize()}.{after}"
+    if ranking.last > ranking.first and ranking.last >= asked["poor_rank"]:
+        at_best = ranking.best(larger=True)[1] - ranking.last <= asked["worse"]
+        why = f"{ranking.told()}{', its best' if at_best else ''}"
+        return f"The run is good: {why}, and {nothing}.{after}"
+    return f"{nothing.capitalize()}: {ranking.told()}.{after}"
 
 
 def _of_parts(history: History) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
+from legolas_metric.doctor.curves import Curve
 from legolas_metric.doctor.findings import Finding, Mark
 from legolas_metric.doctor.run_case import RunCase
 from legolas_metric.doctor.value_names import loss_kind
@@ -13,6 +14,7 @@ def not_finite(case: RunCase) -> Iterator[Finding]:
     """NaN or infinite values."""
     curves = case.history.curves
     broken = {name: curve.broken for name, curve in curves.items() if curve.broken and len(curve)}
+    broken = {name: epochs for name, epochs in broken.items() if "loss" in name or not curves[name].sparse()}
     never = [name for name, curve in curves.items() if curve.broken and not len(curve)]
     losses = [name for name in never if "loss" in name]
     broken |= {name: curves[name].broken for name in losses}
@@ -31,12 +33,20 @@ def not_finite(case: RunCase) -> Iterator[Finding]:
             rule="not finite",
             marks=tuple(Mark(name, epochs[0]) for name, epochs in broken.items()),
             sentence=f"{', '.join(broken)} {'is' if len(broken) == 1 else 'are'} NaN or infinite "
-            f"from epoch {min(min(epochs) for epochs in broken.values()):g} on",
+            + _when(broken, curves),
             evidence="; ".join(f"{name}: {len(epochs)} epochs" for name, epochs in broken.items())
             + ("" if rates is None else f"; learning rate up to {max(rates.values):g}"),
             remedy="lower the rate or clip gradients, and go on from the last checkpoint before it",
             share=1.0,
         )
+
+
+def _when(broken: Mapping[str, tuple[float, ...]], curves: Mapping[str, Curve]) -> str:
+    """From which epoch on, or in which epochs where numbers came back."""
+    name, epochs = min(broken.items(), key=lambda pair: pair[1][0])
+    if all(epoch < epochs[0] for epoch in curves[name].epochs):
+        return f"from epoch {epochs[0]:g} on"
+    return f"in epoch {', '.join(f'{epoch:g}' for epoch in epochs[:5])}{', ...' if epochs[5:] else ''}"
 
 
 def loss_spikes(case: RunCase) -> Iterator[Finding]:
@@ -198,7 +208,8 @@ def pairs_of_the_loss_alone(case: RunCase) -> Iterator[Finding]:
     ranking, spread = case.ranking(), case.trained("davies_bouldin")
     if ranking is not None and ranking.change <= -case.limits["ranking_fell"]:
         worse.append(ranking.told())
-    if spread is not None and spread.change >= case.limits["loss_fell"]:
+    gained = ranking is not None and ranking.last >= ranking.first + case.limits["worse"]
+    if not gained and spread is not None and spread.change >= case.limits["loss_fell"]:
         worse.append(f"{spread.told()} (smaller is better)")
     if worse:
         yield Finding(
@@ -237,38 +248,6 @@ def auc_hides_rank(case: RunCase) -> Iterator[Finding]:
             remedy=f"judge and stop by {RANK_1} or {MAP_R}; train on the nearest negatives of the whole set "
             "(HardMiner with a FalseNegativeGuard)",
             share=1 - ranking.last,
-        )
-
-
-def overfitting(case: RunCase) -> Iterator[Finding]:
-    """The validation loss rises while the training loss falls."""
-    train, validation = case.curve("train_loss", least=3), case.curve("val_loss", least=3)
-    if train is None or validation is None or not case.falls(train):
-        return
-    epoch, least = validation.best(larger=False)
-    if (
-        least > 0
-        and validation.last > (1 + case.limits["overfit"]) * least
-        and validation.trend() > -case.limits["trend"]
-    ):
-        start = epoch == validation.epochs[0]
-        measure = case.trained("rank_at_1", "map_at_r", "val_accuracy", "val_f1_macro", "val_f1")
-        gains = measure is not None and measure.best(larger=True)[0] > epoch and measure.trend() > case.limits["trend"]
-        yield Finding(
-            severity="note" if gains else "fault" if start else "warning",
-            rule="overfitting",
-            marks=validation.mark(epoch, validation.epochs[-1]),
-            sentence=f"the validation loss rises {'from the start' if start else f'from epoch {epoch:g} on'}, "
-            "while the "
-            "training loss falls",
-            evidence=f"{train.told()}; val_loss {least:.4g} (epoch {epoch:g}) to {validation.last:.4g} (epoch "
-            f"{validation.epochs[-1]:g})" + (f"; {measure.name} still rises" if gains and measure is not None else ""),
-            remedy=f"keep the weights of epoch {epoch:g}"
-            if not start
-            else "nothing that holds on unseen data is learnt yet: lower the rate, and look for what differs "
-            "between the two "
-            "parts (balancing, augmentation, normalisation)",
-            share=min(validation.last / least - 1, 1.0),
         )
 
 
@@ -320,7 +299,7 @@ def auxiliary_outweighs(case: RunCase) -> Iterator[Finding]:
         if share > case.limits["outweighs"] * main_loss.last:
             unknown = ", its weight not told and taken as 1" if weight is None else f", weight {weight:g}"
             yield Finding(
-                severity="note" if weight is None else "warning",
+                severity="note" if weight is None or case.saturated() else "warning",
                 rule="auxiliary outweighs",
                 marks=(*auxiliary.mark(), *main_loss.mark()),
                 sentence=f"{what} outweighs the main one: {share:.3g} against {main_loss.last:.3g}",
@@ -332,5 +311,5 @@ def auxiliary_outweighs(case: RunCase) -> Iterator[Finding]:
 
 RULES = (
     *(not_finite, loss_spikes, collapsed_loss, nothing_moves, rate_too_small, loss_falls_ranking_falls),
-    *(below_untrained, pairs_of_the_loss_alone, auc_hides_rank, overfitting, uniform_attention, auxiliary_outweighs),
+    *(below_untrained, pairs_of_the_loss_alone, auc_hides_rank, uniform_attention, auxiliary_outweighs),
 )

@@ -1,11 +1,12 @@
 """Rules on what was mined."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from statistics import median
+from typing import NamedTuple
 
 from legolas_metric.doctor.curves import Curve
-from legolas_metric.doctor.findings import Finding
+from legolas_metric.doctor.findings import Finding, Severity
 from legolas_metric.doctor.run_case import RunCase, listed
 
 _HARD = ("hard", "semi-hard", "semihard", "full-hard")
@@ -33,10 +34,6 @@ def negatives_were_random(case: RunCase) -> Iterator[Finding]:
 def starved(case: RunCase) -> Iterator[Finding]:
     """Rounds that fell back, or found nothing; a window that is empty since all is learnt is no fault."""
     rounds, limit = case.history.rounds, case.limits
-    counts = {name: curve.last for name, curve in rounds.items() if len(curve)}
-    anchors = counts.get("anchors", 0.0)
-    dropped = counts.get("outside_window", 0.0) - counts.get("fallback", 0.0) + counts.get("exhausted", 0.0)
-    pairs = counts.get("triplets", 0.0) + dropped
     each = "positive='all'" in str(case.settings.get("schedule"))  # a pair of each positive of an anchor
     wider = "widen the window (a larger margin), or mine from more rows"
     for name, most, sentence, remedy in (
@@ -53,19 +50,50 @@ def starved(case: RunCase) -> Iterator[Finding]:
     ):
         if name in ("fallback", "outside_window") and case.saturated():
             continue
-        count = counts.get(name, 0.0)
-        of_pairs = name != "no_negative" and (each or count > anchors)
-        asked, what = (pairs, "pairs") if of_pairs else (anchors, "anchors")
-        if asked and name in counts and count / asked > most:
+        told = _shares(rounds, name, of_pairs=each)
+        over = {epoch: one for epoch, one in told.items() if one.share > most}
+        mostly = len(over) >= limit["few_rounds"] * len(told)
+        last = max(told, default=0.0)
+        if over and (mostly or last in over):
+            epoch = max(over)
+            count, asked, what, share = over[epoch]
+            usual: Severity = "fault" if name == "fallback" else "warning"
+            milder: Severity = "warning" if name == "fallback" else "note"
+            when = "the last round" if epoch == last else f"the round of epoch {epoch:g}"
+            many = f"; so in {len(over)} of {len(told)} rounds" if len(told) > 1 else ""
             yield Finding(
-                severity="fault" if name == "fallback" else "warning",
+                severity=usual if mostly else milder,
                 rule=f"mining: {name}",
-                marks=rounds[name].mark(),
-                sentence=f"{count / asked:.0%} of the {what} {sentence}",
-                evidence=f"{name} {count:g} of {asked:g} {what} in the last round",
+                marks=rounds[name].mark(epoch),
+                sentence=f"{share:.0%} of the {what} {sentence}",
+                evidence=f"{name} {count:g} of {asked:g} {what} in {when}{many}",
                 remedy=f"{remedy}, and look at the stats of every round",
-                share=min(count / asked, 1.0),
+                share=min(share, 1.0),
             )
+
+
+class _Share(NamedTuple):
+    """Of a round: how many, of how many of what."""
+
+    many: float
+    asked: float
+    what: str
+    share: float
+
+
+def _shares(rounds: Mapping[str, Curve], name: str, *, of_pairs: bool) -> dict[float, _Share]:
+    """Of each round that tells it, the share of the anchors, or of the pairs where there are several of an anchor."""
+    told = {}
+    for epoch, count in zip(rounds[name].epochs, rounds[name].values) if name in rounds else ():
+        names = ("anchors", "triplets", "outside_window", "fallback", "exhausted")
+        anchors, triplets, outside, fallback, exhausted = (
+            (rounds[other].at(epoch) or 0.0) if other in rounds else 0.0 for other in names
+        )
+        pairs = name != "no_negative" and (of_pairs or count > anchors)
+        asked = triplets + outside - fallback + exhausted if pairs else anchors
+        if asked:
+            told[epoch] = _Share(count, asked, "pairs" if pairs else "anchors", count / asked)
+    return told
 
 
 def not_fed(case: RunCase) -> Iterator[Finding]:
@@ -147,19 +175,29 @@ def margin_inactive(case: RunCase) -> Iterator[Finding]:
 def guard_rejects_most(case: RunCase) -> Iterator[Finding]:
     """A guard that turns away the first candidate of most pairs."""
     rounds = case.history.rounds
-    contested, triplets = _last(rounds.get("contested")), _last(rounds.get("triplets"))
-    pairs = (triplets or 0.0) + (_last(rounds.get("exhausted")) or 0.0)
-    if contested is None or not pairs or contested / pairs <= case.limits["rejected"]:
+    told = {}
+    for epoch, contested in (
+        zip(rounds["contested"].epochs, rounds["contested"].values) if "contested" in rounds else ()
+    ):
+        pairs = sum((rounds[name].at(epoch) or 0.0) for name in ("triplets", "exhausted") if name in rounds)
+        if pairs:
+            told[epoch] = (contested, pairs)
+    over = {epoch: each for epoch, each in told.items() if each[0] / each[1] > case.limits["rejected"]}
+    mostly = len(over) >= case.limits["few_rounds"] * len(told)
+    if not over or not (mostly or max(told) in over):
         return
+    epoch = max(over)
+    contested, pairs = over[epoch]
     why = [
         name.removeprefix("filtered_") for name, curve in rounds.items() if name.startswith("filtered_") and curve.last
     ]
     yield Finding(
-        severity="warning",
+        severity="warning" if mostly else "note",
         rule="guard rejects most",
-        marks=rounds["contested"].mark(),
+        marks=rounds["contested"].mark(epoch),
         sentence=f"the guard rejects the first candidate of {min(contested / pairs, 1):.0%} of the pairs",
-        evidence=f"contested {contested:g} of {pairs:g} pairs in the last round"
+        evidence=f"contested {contested:g} of {pairs:g} pairs in "
+        + ("the last round" if epoch == max(told) else f"the round of epoch {epoch:g}")
         + (f" ({', '.join(why)})" if why else ""),
         remedy="read some of the rejected pairs: where they are of two classes after all, loosen the guard (a larger "
         "relative margin); where they are of one, mend the labels",
@@ -206,10 +244,6 @@ def near_classes_in_batches(case: RunCase) -> Iterator[Finding]:
             evidence=f"(p - 1)/(C - 1) with p = {p:g} of C = {classes:g} classes in a batch",
             remedy="mine in the batch, which costs nothing; or train on more classes",
         )
-
-
-def _last(curve: Curve | None) -> float | None:
-    return curve.last if curve is not None and len(curve) else None
 
 
 RULES = (

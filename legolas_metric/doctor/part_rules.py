@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from legolas_metric.doctor.findings import Finding
-from legolas_metric.doctor.run_case import RunCase, listed, number_of
+from legolas_metric.doctor.run_case import RunCase, balancings, listed, number_of
 
 
 def shared_identities(case: RunCase) -> Iterator[Finding]:
@@ -75,12 +75,8 @@ def rare_classes(case: RunCase) -> Iterator[Finding]:
     counts = [count for count in counts if count is not None and count >= 1]
     if len(counts) < 2:
         return
-    balanced = any(case.settings.get(name) is True for name in ("weighted_sampler", "class_weights"))
-    balanced |= "focal" in case.text("loss") or any(
-        name in case.text("sampler") for name in ("pk", "balanced", "m_per")
-    )
     apart = max(counts) / min(counts)
-    if balanced or apart <= case.limits["imbalance"]:
+    if balancings(case) or apart <= case.limits["imbalance"]:
         return
     worst = [
         c for n, c in case.history.curves.items() if n.startswith(("val_f1_class_", "val_recall_class_")) and len(c)

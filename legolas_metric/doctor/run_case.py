@@ -101,4 +101,19 @@ def listed(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
 
 
+def balancings(case: RunCase) -> list[str]:
+    """What the settings name that makes rare classes count more: a sampler, weights, the loss."""
+    weights, sampler = case.settings.get("class_weights"), case.text("sampler")
+    alike = any(name in sampler for name in ("pk", "balanced", "m_per", "mper", "weighted"))
+    given = len(weights) > 1 if isinstance(weights, list | tuple | Mapping) else weights not in (None, False, "", 0)
+    told = case.settings.get("weighted_sampler") not in (None, False, "", 0)
+    return [
+        *(["weighted sampler"] if told or alike else []),
+        *(["class weights"] if given and str(weights).lower() not in _OFF else []),
+        *(["focal loss"] if "focal" in case.text("loss") else []),
+    ]
+
+
+_OFF = ("none", "null", "false", "no")
+
 Rule = Callable[[RunCase], Iterator[Finding]]

@@ -40,6 +40,7 @@ THRESHOLDS: dict[str, Threshold] = {
     "f1_gap": Threshold(0.3, "F1 of two classes that lie so far apart", _STORIES),
     "poor_f1": Threshold(0.5, "the worse of them, below which the class isn't learnt", _STORIES),
     "one_class": Threshold(0.002, "how closely accuracy and F1 fit those of one predicted class", "rounding of logs"),
+    "high_accuracy": Threshold(0.9, "an accuracy that a good classifier has, and no proof of one class", "ours"),
     "trend": Threshold(0.4, "Kendall's tau with time from which a value rises or falls", "ours"),
     "above_chance": Threshold(
         0.05, "share of the way from chance to 1, below which a model guesses", "measured: shuffled labels, 4000 rows"
@@ -48,6 +49,11 @@ THRESHOLDS: dict[str, Threshold] = {
     "visible": Threshold(0.05, "of a value: a smaller jump is none that anyone would see", "ours"),
     "level_room": Threshold(0.05, "of a value's whole range, within which it rests on its last level", "ours"),
     "level_part": Threshold(1 / 3, "of the epochs, whose median is the last level, and which must rest on it", "ours"),
+    "turn": Threshold(0.25, "of a value's whole range: who goes back by more has turned, or left its level", "ours"),
+    "lost_of_gain": Threshold(0.5, "of what a ranking gained until its peak, from which losing it is a fault", "ours"),
+    "loss_rose": Threshold(0.2, "a loss that ends above its least value by this share diverges", "ours"),
+    "few_rounds": Threshold(0.5, "share of the rounds of mining below which what befell them is a note", "ours"),
+    "accuracy_gap": Threshold(0.3, "accuracy of training rows less that of others, from which it is by heart", "ours"),
     "early": Threshold(0.5, "share of the planned epochs before which a run ended early", _STORIES),
     "still_gaining": Threshold(0.5, "gain of the last third of a run, in gains of the third before", "ours"),
     "fallback": Threshold(0.1, "share of the anchors served by another rule than asked", "ours"),
@@ -69,7 +75,7 @@ THRESHOLDS: dict[str, Threshold] = {
     "rank_halved": Threshold(0.5, "effective rank left of its peak", "ours, as in verdicts"),
     "hubs_grew": Threshold(2.0, "factor by which hubness rose", "ours"),
     "spike": Threshold(5.0, "a jump so many times the usual change of a loss", "ours"),
-    "solved": Threshold(0.98, "Rank@1 of classes trained on, from which they are solved", "ours"),
+    "solved": Threshold(0.95, "Rank@1 of classes trained on, from which they are solved", "ours"),
     "unseen_far_below": Threshold(0.2, "by how much the unseen classes then lie below", "ours"),
     "flat": Threshold(0.03, "a share that moved by less than this is flat", "ours"),
     "temperature_low": Threshold(0.01, "a temperature below which a softmax is a maximum", "CLIP clips there"),
