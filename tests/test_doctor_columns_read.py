@@ -256,12 +256,6 @@ def test_evidence_has_figures_and_epochs_and_what_chance_would_come_to():
     assert "not known" in {each.rule: each for each in examine(run).findings}["weak ranking"].evidence
 
 
-def test_marks_stand_in_the_json():
-    told = json.loads(json.dumps(examine({"epoch": EPOCHS, "auc": [0.9] * 20, "rank_at_1": [0.3] * 20}).json()))
-    hidden = next(each for each in told["findings"] if each["rule"] == "AUC hides Rank@1")
-    assert hidden["marks"] == [{"value": "auc", "epoch": 20}, {"value": "rank_at_1", "epoch": 20}]
-
-
 # Folds, and rules of one's own
 
 

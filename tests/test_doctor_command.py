@@ -33,7 +33,7 @@ def test_text_is_worst_first_and_begins_with_the_summary():
 def test_json_is_as_documented():
     told = json.loads(doctor(STORIES / "imbalance.csv", "--settings", STORIES / "imbalance.json", "--json").output)
     assert set(told) == {"findings", "summary"}
-    named = {"severity", "rule", "sentence", "evidence", "remedy", "marks"}
+    named = {"severity", "rule", "sentence", "evidence", "remedy"}
     assert all(set(each) == named for each in told["findings"])
     assert told["findings"][0]["severity"] == "fault"
 

@@ -69,13 +69,9 @@ class Examination:
         return all(finding.severity == "note" for finding in self.findings)
 
     def json(self) -> dict[str, Any]:
-        """Findings, each with the epochs that show it, and summary, in plain values."""
+        """Findings, whose evidence names the epochs, and summary, in plain values."""
         names = ("severity", "rule", "sentence", "evidence", "remedy")
-        listed = [
-            {name: getattr(finding, name) for name in names}
-            | {"marks": [{"value": mark.value, "epoch": mark.epoch} for mark in finding.marks]}
-            for finding in self.findings
-        ]
+        listed = [{name: getattr(finding, name) for name in names} for finding in self.findings]
         return {"findings": listed, "summary": self.summary}
 
     def text(self) -> str:
