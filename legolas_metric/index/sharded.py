@@ -131,7 +131,12 @@ class ShardedIndex:
         farthest: bool = False,
         window: Window | None = None,
     ) -> Neighbors:
-        """The k best admissible rows, of all processes, of each query of this one; arguments as `ExactIndex.search`."""
+        """The k best admissible rows, of all processes, of each query of this one; arguments as `ExactIndex.search`.
+
+        Raises:
+            ValueError: as `ExactIndex.search`, also where no query is given but of another dimension.
+            ProcessFailed: another process refused its queries.
+        """
         world = self.world
         with world.meeting("searching a sharded index"):
             with world.together("searching a sharded index"):
