@@ -1,4 +1,4 @@
-"""The contest of the demo: the best batch-only recipe against near classes on Omniglot, at equal steps."""
+"""The contest of the demo: a tuned batch-only recipe against near classes on Omniglot, at equal steps."""
 
 import logging
 import time
@@ -128,7 +128,7 @@ class Comparison:
 
 
 def compare_on_omniglot(train: Omniglot, validation: Omniglot, *, epochs: int = 6, seed: int = 0) -> Comparison:
-    """Train twice, by the best recipe that never looks beyond the batch and by near classes, and judge on unseen ones.
+    """Train twice, by a tuned recipe that never looks beyond the batch and by near classes, and judge on unseen ones.
 
     Both runs have the same encoder, initial weights, optimiser, batch size and number of steps; each has the batches
     and the loss of its recipe.

@@ -203,7 +203,7 @@ def _lead(result: Comparison) -> str:
     return (
         f"An encoder (conv4) was trained on {seen:,} drawings of {_alphabets(result.train)} alphabets and judged on "
         f"{unseen:,} drawings of {_alphabets(result.validation)} alphabets that it never saw. Both runs took "
-        f"{result.steps:,} steps of at most 128 drawings, from the same weights (seed {result.seed}), each by the best "
+        f"{result.steps:,} steps of at most 128 drawings, from the same weights (seed {result.seed}), each by a tuned "
         f"recipe of its side.\n\n{_verdict(result)}"
     )
 
@@ -213,7 +213,7 @@ def _verdict(result: Comparison) -> str:
     gain = 100 * (ours.rank[1] - batch.rank[1])
     how = "beats" if gain > 0 else "does not beat"
     return (
-        f"Looking at the whole set {how} the best batch-only recipe here: "
+        f"Looking at the whole set {how} tuned batch-only training here: "
         f"{RANK_1} {ours.rank[1]:.3f} against {batch.rank[1]:.3f} "
         f"({gain:+.1f} points), {MAP_R} {ours.map_at_r:.3f} against {batch.map_at_r:.3f}; untrained "
         f"{result.untrained.ranking.rank[1]:.3f}. It is one seed."
