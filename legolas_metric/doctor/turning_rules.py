@@ -108,15 +108,13 @@ def overfitting(case: RunCase) -> Iterator[Finding]:
             rule="overfitting",
             marks=validation.mark(epoch, validation.epochs[-1]),
             sentence=f"the validation loss rises {'from the start' if start else f'from epoch {epoch:g} on'}, "
-            "while the "
-            "training loss falls",
+            "while the training loss falls",
             evidence=f"{train.told()}; val_loss {least:.4g} (epoch {epoch:g}) to {validation.last:.4g} (epoch "
             f"{validation.epochs[-1]:g})" + (f"; {measure.name} still rises" if gains and measure is not None else ""),
             remedy=f"keep the weights of epoch {epoch:g}"
             if not start
             else "nothing that holds on unseen data is learnt yet: lower the rate, and look for what differs "
-            "between the two "
-            "parts (balancing, augmentation, normalisation)",
+            "between the two parts (balancing, augmentation, normalisation)",
             share=min(validation.last / least - 1, 1.0),
         )
 
