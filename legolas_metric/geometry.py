@@ -5,7 +5,7 @@ distance of unit vectors; for "euclidean" s = -d; for "dot" margins are in s its
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
-from torch.nn.functional import linear
 
 from legolas_metric.budgets import CACHE, WIDE, rows_for
 from legolas_metric.checks import Metric
 
 _DIRECTIONS = 32  # of a chain, that others are merged into
 _STRIP = 64  # tie distances, of the second projection
+_PREPARED = 2**20  # products of numbers; what are fewer is done before oneDNN has prepared
 _SPLIT = 2.0**20 + 1  # leaves 33 of the 53 bits of a float64
 
 
@@ -42,7 +42,7 @@ def unit_rows(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float64
     out, norms = torch.empty_like(rows), rows.new_empty(len(rows), dtype=torch.float64)
     for part in chunks(len(rows), rows_for(WIDE, rows.shape[1])):
         wide = rows[part].to(torch.float64, copy=True)
-        norm = norms[part] = torch.linalg.vector_norm(wide, dim=1)
+        norm = torch.linalg.vector_norm(wide, dim=1, out=norms[part])
         out[part] = wide.div_(norm.masked_fill((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)[:, None])
     return out, norms
 
@@ -74,7 +74,8 @@ def product(x: Float[Tensor, "q d"], y: Float[Tensor, "n d"]) -> Float[Tensor, "
     for the same sums. It prepares each new shape for half a millisecond, so this is for shapes that return; and rows
     that lie apart in memory it would take a hundred times as long for.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn():
+    large = len(x) * y.numel() >= _PREPARED
+    if large and x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn():
         x, y = (side if side.is_contiguous() or side.T.is_contiguous() else side.contiguous() for side in (x, y))
         return torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
     return x @ y.T
@@ -131,20 +132,20 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
     where their projections on two fixed directions lie in one chain of steps of at most `tie_distance`. Of a chain that
     holds more than 32 directions the others stay as they are: of encoders that have collapsed to rounding.
     """
-    place = rows.new_empty(len(rows), 2, dtype=torch.float64)
-    for part in chunks(len(rows), rows_for(WIDE, rows.shape[1])):
-        place[part] = projected(rows[part])
-    for others, first in one_direction(rows, place):
+    for others, first in one_direction(rows, cache(lambda axis: projected(rows, axis))):
         rows[others] = rows[first]
 
 
-def projected(rows: Float[Tensor, "n d"]) -> Float64[Tensor, "n 2"]:
-    """Rows along two fixed directions: those of one direction lie within `tie_distance` in both."""
-    return linear(rows.double(), _axes(rows.shape[1]).to(rows.device))
+def projected(rows: Float[Tensor, "n d"], axis: int) -> Float64[Tensor, " n"]:
+    """Rows along one of two fixed directions: those of one direction lie within `tie_distance` in both."""
+    onto, place = _axes(rows.shape[1])[axis].to(rows.device), rows.new_empty(len(rows), dtype=torch.float64)
+    for part in chunks(len(rows), rows_for(WIDE, rows.shape[1])):
+        torch.mv(rows[part].double(), onto, out=place[part])
+    return place
 
 
 def one_direction(
-    rows: Any, place: Float64[Tensor, "n 2"]
+    rows: Any, place: Callable[[int], Float64[Tensor, " n"]]
 ) -> Iterator[tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]]:
     """Numbers of rows, and of the first rows of their directions: to be written over before the next are asked for.
 
@@ -153,19 +154,24 @@ def one_direction(
 
     Args:
         rows: a tensor [n, d], or whatever has its length, `shape`, `dtype` and `device`, and gives rows by number.
-        place: `projected`.
+        place: of the axes 0 and 1 `projected`; not asked where one axis tells all rows apart.
     """
     tie = tie_distance(rows.dtype)
-    order = torch.arange(len(place), device=place.device)
-    for axis in (1, 0):  # who has no neighbour on either is alone
-        order = order[_ascending(place[order, axis])]
-        near = place[order, axis].diff() <= tie
-        if not bool(near.any()):
-            return
-        order = order[_beside(near)]
+    order = _neighbours(place(1), tie)
+    if len(order):  # who has no neighbour on either is alone
+        order = order[_neighbours(place(0)[order], tie)]
+    if not len(order):
+        return
     for shift in (0.0, 0.5):
-        strip = (place[:, 1] / (_STRIP * tie) + shift).floor()
-        yield from _within_strips(rows, place[:, 0], strip, order[strip[order].argsort(stable=True)], tie)
+        strip = (place(1) / (_STRIP * tie) + shift).floor()
+        yield from _within_strips(rows, place(0), strip, order[strip[order].argsort(stable=True)], tie)
+
+
+def _neighbours(values: Float64[Tensor, " n"], tie: float) -> Int64[Tensor, " m"]:
+    """Numbers of the values that have another within the tie distance, by value."""
+    order = _ascending(values)
+    near = values[order].diff() <= tie
+    return order[_beside(near)] if bool(near.any()) else order[:0]
 
 
 def _ascending(values: Float64[Tensor, " n"]) -> Int64[Tensor, " n"]:

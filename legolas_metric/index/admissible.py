@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED
-from legolas_metric.index.blocks import lower
+from legolas_metric.index.blocks import lower, lower_own
 from legolas_metric.index.interface import Want
 from legolas_metric.rows import Rows
 
@@ -25,8 +25,7 @@ def forbid(
     if isinstance(itself, int):
         score.diagonal(itself).fill_(-torch.inf)
     else:
-        there = (itself >= 0).nonzero()[:, 0]
-        score[there, itself[there]] = -torch.inf
+        lower_own(score, itself)
     columns = tuple(None if values is None else values[:, None] for values in (queries.labels, queries.groups))
     unrelated = _unrelated(want, columns, (rows.labels, rows.groups))
     if unrelated is None or queries.labels is None:

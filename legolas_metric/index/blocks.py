@@ -17,6 +17,13 @@ def lower(score: Float32[Tensor, "q n"], where: Bool[Tensor, "q n"]) -> None:
         np.copyto(score.numpy(), -np.inf, where=where.numpy())
 
 
+def lower_own(score: Float32[Tensor, "q n"], itself: Int64[Tensor, " q"]) -> None:
+    """Set the score of one row of each query to -inf; -1 is none."""
+    table, place = (score, itself) if score.is_cuda else (score.numpy(), itself.numpy())
+    there = place >= 0
+    table[there, place[there]] = -torch.inf
+
+
 def at_least(score: Float32[Tensor, "q n"], floor: Float32[Tensor, "q 1"]) -> Bool[Tensor, "q n"]:
     """score >= floor."""
     return score >= floor if score.is_cuda else torch.from_numpy(score.numpy() >= floor.numpy())
@@ -26,7 +33,7 @@ def kth_best(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     """The k-th largest score of each query."""
     if score.is_cuda:
         return score.topk(k, 1).values[:, -1:]
-    return torch.from_numpy(np.partition(score.numpy(), -k, 1)[:, -k, None])
+    return torch.from_numpy(np.sort(score.numpy(), 1)[:, -k, None])
 
 
 def pairs_of(mask: Bool[Tensor, "q n"]) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
@@ -34,6 +41,5 @@ def pairs_of(mask: Bool[Tensor, "q n"]) -> tuple[Int64[Tensor, " t"], Int64[Tens
     if mask.is_cuda:
         query, row = mask.nonzero(as_tuple=True)
         return query, row
-    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
-    query = flat // mask.shape[1]
-    return query, flat - query * mask.shape[1]
+    query, row = np.divmod(mask.numpy().ravel().nonzero()[0], mask.shape[1])
+    return torch.from_numpy(query), torch.from_numpy(row)

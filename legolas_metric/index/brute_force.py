@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.budgets import BLOCK, PAIRS, WIDE, rows_for
+from legolas_metric.budgets import BLOCK, PAIRS, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.geometry import chunks, product
 from legolas_metric.index.admissible import admissible_pairs, forbid
@@ -30,7 +30,7 @@ _TINY = 2.0**-120  # what flushed denormals can add up to, on rows scaled to nor
 _NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
 _SCREENED_ALIKE = 16  # pairs are screened in the time in which one is compared exactly
 _SMALL_CLASS = 64  # rows; classes up to this size are compared pair by pair
-_LANES = 16  # times k
+_LANES = 8  # times k
 _LOWEST = torch.finfo(torch.float32).min  # below all scores, above those of pairs that may not be
 _SCREENED, _COMPARED = 24, 96  # bytes that a pair takes at most while it is screened, and while it is compared
 
@@ -63,7 +63,7 @@ def scan(
     pairs = workspace // _SCREENED if rows.ids.is_cuda else min(workspace // _SCREENED, PAIRS)
     for part in chunks(len(queries), rows_for(pairs, len(rows))):
         own, own_bounds = queries[part], part_of(bounds, part)
-        x = _screened(own.embeddings, scale, centre, metric)
+        x = y if own is rows else _screened(own.embeddings, scale, centre, metric)
         window = None if own_bounds is None else _to_scores(own_bounds, scale, metric)
         score = _scores(x, y, farthest)
         forbid(score, want, own, rows, part.start if itself is None else itself[part])
@@ -251,16 +251,10 @@ def _floor(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     if k == 1:
         return score.amax(1, keepdim=True)
     q, n = score.shape
-    lanes = _LANES * k
-    deep = n // lanes
-    floors = []
-    for part in chunks(q, q if score.is_cuda else rows_for(WIDE, n)):  # what is copied stays in cache
-        some = score[part]
-        if deep > 1:
-            maxima = some[:, : deep * lanes].unflatten(1, (deep, lanes)).amax(1)
-            some = torch.cat([maxima, some[:, deep * lanes :]], 1)
-        floors.append(kth_best(some, k))
-    return torch.cat(floors)
+    deep = n // (_LANES * k)  # of a lane; the few columns left over raise no floor
+    if deep > 1:
+        score = score[:, : n - n % deep].view(q, deep, n // deep).amax(1)
+    return kth_best(score, k)
 
 
 def _finite(bound: Float32[Tensor, "q 1"]) -> Float32[Tensor, "q 1"]:
