@@ -8,25 +8,12 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-
-def lower(score: Float32[Tensor, "q n"], where: Bool[Tensor, "q n"]) -> None:
-    """Set some of the scores to -inf."""
-    if score.is_cuda:
-        score.masked_fill_(where, -torch.inf)
-    else:
-        np.copyto(score.numpy(), -np.inf, where=where.numpy())
-
-
-def lower_own(score: Float32[Tensor, "q n"], itself: Int64[Tensor, " q"]) -> None:
-    """Set the score of one row of each query to -inf; -1 is none."""
-    table, place = (score, itself) if score.is_cuda else (score.numpy(), itself.numpy())
-    there = place >= 0
-    table[there, place[there]] = -torch.inf
+from legolas_metric.geometry import at_hand
 
 
 def at_least(score: Float32[Tensor, "q n"], floor: Float32[Tensor, "q 1"]) -> Bool[Tensor, "q n"]:
     """score >= floor."""
-    return score >= floor if score.is_cuda else torch.from_numpy(score.numpy() >= floor.numpy())
+    return torch.as_tensor(at_hand(score) >= at_hand(floor))
 
 
 def kth_best(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:

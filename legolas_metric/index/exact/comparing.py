@@ -42,15 +42,16 @@ def best_compiled(
     left, right, ids, anchor, column = arrays(x, rows.embeddings, rows.ids, query, row)
     low, high = (_NONE, _NONE) if bounds is None else arrays(*bounds)
 
-    def work(part: slice) -> None:
-        pairs = slice(*anchor.searchsorted((part.start, part.stop)))
+    def work(part: slice, pairs: slice) -> None:
         best_of_pairs(
             left[part], right, ids, anchor[pairs], column[pairs], part.start, low[part], high[part],
             -1 if farthest else 1, METRICS.index(metric), found[part], value[part],
         )  # fmt: skip
 
     if len(x) <= _ALONE:
-        work(slice(0, len(x)))
+        work(slice(0, len(x)), slice(None))
     else:
-        in_threads(work, chunks(len(x), _APIECE))
+        parts = list(chunks(len(x), _APIECE))
+        ends = anchor.searchsorted([0, *(part.stop for part in parts)])
+        in_threads(lambda task: work(*task), zip(parts, map(slice, ends, ends[1:])))
     return torch.from_numpy(found), torch.from_numpy(value)
