@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
-from legolas_metric.geometry import merge_directions, row_norms, unit_rows
+from legolas_metric.geometry import at_hand, merge_directions, row_norms, unit_rows
 from legolas_metric.lookup import lookup
 from legolas_metric.names import Known, Names, as_named, known_by
 
@@ -97,9 +97,9 @@ def _named(
     own_groups = None if groups is None else as_named(groups, n, name="groups")
     return Rows(
         rows,
-        None if own_labels is None else _checked_labels(own_labels.codes, "labels").to(device, copy=True),
-        ids.to(device, copy=True),
-        None if own_groups is None else own_groups.codes.to(device, copy=True),
+        None if own_labels is None else _checked_labels(own_labels.codes, "labels").to(device),
+        ids.to(device),
+        None if own_groups is None else own_groups.codes.to(device),
         None if own_labels is None else own_labels.names,
         None if own_groups is None else own_groups.names,
     )
@@ -234,8 +234,8 @@ def warn_of_overflow(rows: Tensor, name: str, what: str) -> None:
 
 def _range_of(norms: Float64[Tensor, " n"]) -> tuple[float, float]:
     """The least and the largest norm of rows: finite of finite rows, and 0 of zeros alone."""
-    least, most = norms.aminmax()
-    return float(least), float(most)
+    line = at_hand(norms)
+    return float(line.min()), float(line.max())
 
 
 def as_labels(
@@ -258,8 +258,9 @@ def as_labels(
 
 
 def _checked_labels(codes: Int64[Tensor, " n"], name: str) -> Int64[Tensor, " n"]:
-    if codes.numel() and int(codes.min()) < UNLABELLED:
-        raise ValueError(f"{name} must be >= 0, or -1 for unlabelled, got {int(codes.min())}")
+    line = at_hand(codes)
+    if len(codes) and line.min() < UNLABELLED:
+        raise ValueError(f"{name} must be >= 0, or -1 for unlabelled, got {int(line.min())}")
     return codes
 
 

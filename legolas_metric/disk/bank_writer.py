@@ -58,7 +58,7 @@ class BankWriter:
         self.errors = torch.empty(n)
         self.steps = torch.full((n,), kind.step)
         self._scale = torch.empty(n) if kind.storage == "int8" and kind.metric != "cosine" else None
-        self._place = torch.empty(2, n, dtype=torch.float64)
+        self._place = torch.empty(n, 2, dtype=torch.float64)
         self._written, self._longest = 0, 0.0
         self._begin = aligned(file)
         self._like: Codes | None = None
@@ -98,7 +98,7 @@ class BankWriter:
         self.errors[at] = _up(torch.linalg.vector_norm(rows.double() - back.double(), dim=1))
         self._longest = max(self._longest, float(back.norm(dim=1, dtype=torch.float64).max()))
         if self.kind.metric == "cosine":
-            self._place[0][at], self._place[1][at] = projected(back, 0), projected(back, 1)
+            self._place[at] = projected(back)
         if self._scale is not None and codes.scale is not None:
             self._scale[at] = codes.scale
         self.file.write(codes.values.flatten().view(torch.uint8).numpy().data)
@@ -126,7 +126,7 @@ class BankWriter:
         with mmap.mmap(self.file.fileno(), size) as opened:
             values = torch.frombuffer(opened, dtype=dtype, count=math.prod(shape), offset=self._begin).view(shape)
             codes = Codes(values, None, self.kind.metric)
-            for others, first in one_direction(codes, self._place.__getitem__):
+            for others, first in one_direction(codes, self._place):
                 old, new = values[others], values[first]
                 values[others] = new
                 self.errors[others[(old != new).any(1)]] += tie_distance(torch.float32)

@@ -8,16 +8,11 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from legolas_metric.geometry import at_hand
-
-
-def at_least(score: Float32[Tensor, "q n"], floor: Float32[Tensor, "q 1"]) -> Bool[Tensor, "q n"]:
-    """score >= floor."""
-    return torch.as_tensor(at_hand(score) >= at_hand(floor))
-
 
 def kth_best(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     """The k-th largest score of each query."""
+    if k == 1:
+        return score.amax(1, keepdim=True)
     if score.is_cuda:
         return score.topk(k, 1).values[:, -1:]
     return torch.from_numpy(np.sort(score.numpy(), 1)[:, -k, None])

@@ -10,6 +10,7 @@ Letters: q queries, n rows, d dimensions, k neighbours, t pairs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from legolas_metric.budgets import BLOCK, PAIRS, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
-from legolas_metric.geometry import chunks, product
+from legolas_metric.geometry import at_hand, chunks, product
 from legolas_metric.index.admissible import admissible_pairs, forbid
-from legolas_metric.index.blocks import at_least, kth_best, pairs_of
+from legolas_metric.index.blocks import kth_best, pairs_of
 from legolas_metric.index.interface import Want
 from legolas_metric.index.top_k import Best, Bounds, best_pairs
 from legolas_metric.lookup import lookup, runs_of
@@ -237,24 +238,24 @@ def _candidates(
 ) -> Bool[Tensor, "q n"]:
     """Pairs that can be among the k best: all whose score is within twice the error of the k-th best sure one."""
     if window is None:
-        return at_least(score, (_floor(score, k) - 2 * error).clamp_min_(_LOWEST))
+        return torch.as_tensor(at_hand(score) >= _floor(score, error, k))
     low, high = (bound.float()[:, None] for bound in window)
     slack = error + 4 * _UNIT * torch.maximum(_finite(low), _finite(high))
     low, high = (-high, -low) if farthest else (low, high)
     sure = (score > low + slack) & (score < high - slack)
-    floor = (_floor(torch.where(sure, score, -torch.inf), k) - 2 * error).clamp_min_(_LOWEST)
+    floor = torch.as_tensor(_floor(torch.where(sure, score, -torch.inf), error, k))
     return (score >= torch.maximum(floor, low - slack)) & (score <= high + slack)
 
 
-def _floor(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
-    """No more than the k-th best score of each query, and seldom much less: the k-th of the maxima of lanes."""
-    if k == 1:
-        return score.amax(1, keepdim=True)
+def _floor(score: Float32[Tensor, "q n"], error: Float32[Tensor, "q 1"] | float, k: int) -> Any:
+    """What one of the k best scores at least, [q, 1] at hand: by the k-th of the maxima of lanes, seldom much less."""
     q, n = score.shape
     deep = n // (_LANES * k)  # of a lane; the few columns left over raise no floor
-    if deep > 1:
+    if k > 1 and deep > 1:
         score = score[:, : n - n % deep].view(q, deep, n // deep).amax(1)
-    return kth_best(score, k)
+    floor = at_hand(kth_best(score, k)) - 2 * at_hand(error)
+    floor[floor < _LOWEST] = _LOWEST
+    return floor
 
 
 def _finite(bound: Float32[Tensor, "q 1"]) -> Float32[Tensor, "q 1"]:
