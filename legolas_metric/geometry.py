@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.arrays import at_hand
 from legolas_metric.budgets import CACHE, WIDE, rows_for
 from legolas_metric.checks import Metric
 
@@ -26,14 +27,6 @@ def chunks(n: int, size: int) -> Iterator[slice]:
     """Slices that cover 0..n in order, each of at most `size` rows."""
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
-
-
-def at_hand(values: Tensor | float | None) -> Any:
-    """NumPy's view of a tensor on a processor, anything else itself: for steps that are spelled alike for both.
-
-    A short step takes torch three times as long there, and sorting five times.
-    """
-    return values.numpy() if isinstance(values, Tensor) and values.is_cpu else values
 
 
 def normalise(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -142,8 +135,9 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
     `tie_distance`. Of a chain that holds more than 32 directions the others stay as they are: of encoders that have
     collapsed to rounding.
     """
-    some = _neighbours(rows[:, rows.shape[1] // 2], tie_distance(rows.dtype)).sort().values
+    some = _neighbours(at_hand(rows)[:, rows.shape[1] // 2], tie_distance(rows.dtype))
     if len(some):  # few, as a rule
+        some = some.sort().values
         near = rows[some]
         for others, first in one_direction(near, projected(near)):
             near[others] = near[first]
@@ -172,18 +166,17 @@ def one_direction(
         place: `projected`.
     """
     tie = tie_distance(rows.dtype)
-    order = _neighbours(place[:, 1], tie)
-    order = order[_neighbours(place[order, 0], tie)]  # who has no neighbour on either is alone
+    order = _neighbours(at_hand(place[:, 1]), tie)
+    order = order[_neighbours(at_hand(place[order, 0]), tie)]  # who has no neighbour on either is alone
     for shift in (0.0, 0.5):
         strip = (place[:, 1] / (_STRIP * tie) + shift).floor()
         yield from _within_strips(rows, place[:, 0], strip, order[strip[order].argsort(stable=True)], tie)
 
 
-def _neighbours(values: Float[Tensor, " n"], tie: float) -> Int64[Tensor, " m"]:
-    """Numbers of the values that have another within the tie distance, by value."""
-    line = at_hand(values)
-    order = line.argsort()
-    ordered = line[order]
+def _neighbours(values: Any, tie: float) -> Int64[Tensor, " m"]:
+    """Numbers of the values, at hand, that have another within the tie distance, by value."""
+    order = values.argsort()
+    ordered = values[order]
     near = ordered[1:] - ordered[:-1] <= tie
     kept = _beside(torch.as_tensor(near)) if near.any() else slice(0, 0)
     return torch.as_tensor(order)[kept]

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.arrays import at_hand
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
-from legolas_metric.geometry import at_hand, merge_directions, row_norms, unit_rows
+from legolas_metric.geometry import merge_directions, row_norms, unit_rows
 from legolas_metric.lookup import lookup
 from legolas_metric.names import Known, Names, as_named, known_by
 

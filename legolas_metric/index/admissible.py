@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from legolas_metric.arrays import at_hand
 from legolas_metric.checks import UNLABELLED
-from legolas_metric.geometry import at_hand
 from legolas_metric.index.interface import Want
 from legolas_metric.rows import Rows
 

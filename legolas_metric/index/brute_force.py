@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.arrays import at_hand
 from legolas_metric.budgets import BLOCK, PAIRS, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
-from legolas_metric.geometry import at_hand, chunks, product
+from legolas_metric.geometry import chunks, product
 from legolas_metric.index.admissible import admissible_pairs, forbid
 from legolas_metric.index.blocks import kth_best, pairs_of
 from legolas_metric.index.interface import Want
@@ -87,7 +88,8 @@ def scan(
 def _places(queries: Rows, rows: Rows) -> Int64[Tensor, " q"]:
     """The row that each query is, -1 for none."""
     place, there = lookup(queries.ids, rows.ids)
-    return torch.where(there, place, NO_ID)
+    at_hand(place)[~at_hand(there)] = NO_ID
+    return place
 
 
 def _few_at_once(mask: Bool[Tensor, "q n"], most: int) -> Iterator[slice]:
@@ -251,7 +253,7 @@ def _floor(score: Float32[Tensor, "q n"], error: Float32[Tensor, "q 1"] | float,
     """What one of the k best scores at least, [q, 1] at hand: by the k-th of the maxima of lanes, seldom much less."""
     q, n = score.shape
     deep = n // (_LANES * k)  # of a lane; the few columns left over raise no floor
-    if k > 1 and deep > 1:
+    if k > 1 and deep > 2:
         score = score[:, : n - n % deep].view(q, deep, n // deep).amax(1)
     floor = at_hand(kth_best(score, k)) - 2 * at_hand(error)
     floor[floor < _LOWEST] = _LOWEST
