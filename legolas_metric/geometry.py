@@ -131,26 +131,26 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
 
     Rows of one direction and different lengths differ by rounding once they are unit rows; so a third row would be more
     similar to one of them than to another. Merged, they are exact ties to each row. O(n d + n log n): rows are compared
-    where one of their numbers, and their projections on two fixed directions, lie in one chain of steps of at most
+    where two of their numbers, and their projections on two fixed directions, lie in one chain of steps of at most
     `tie_distance`. Of a chain that holds more than 32 directions the others stay as they are: of encoders that have
     collapsed to rounding.
     """
-    some = _neighbours(at_hand(rows)[:, rows.shape[1] // 2], tie_distance(rows.dtype))
-    if len(some):  # few, as a rule
-        some = some.sort().values
-        near = rows[some]
-        for others, first in one_direction(near, projected(near)):
-            near[others] = near[first]
-        rows[some] = near
+    table, d, tie = at_hand(rows), rows.shape[1], tie_distance(rows.dtype)
+    some = _neighbours(table[:, d // 2], tie)
+    some = some[_neighbours(table[some, d // 3], tie)]
+    if not len(some):
+        return
+    place = rows.new_full((len(rows), 2), torch.nan, dtype=torch.float64)  # near to none
+    for part in torch.as_tensor(some).split(rows_for(WIDE, d)):
+        place[part] = projected(rows[part])
+    for others, first in one_direction(rows, place):
+        rows[others] = rows[first]
 
 
 def projected(rows: Float[Tensor, "n d"]) -> Float64[Tensor, "n 2"]:
     """Rows along two fixed directions: those of one direction lie within `tie_distance` in both."""
-    place, axes = rows.new_empty(len(rows), 2, dtype=torch.float64), _axes(rows.shape[1]).to(rows.device)
-    for part in chunks(len(rows), rows_for(WIDE, rows.shape[1])):
-        wide = rows[part].double()
-        place[part] = torch.stack([torch.mv(wide, axis) for axis in axes], 1)  # a product takes three times as long
-    return place
+    wide, axes = rows.double(), _axes(rows.shape[1]).to(rows.device)
+    return torch.stack([torch.mv(wide, axis) for axis in axes], 1)  # a product takes three times as long
 
 
 def one_direction(
@@ -163,29 +163,31 @@ def one_direction(
 
     Args:
         rows: a tensor [n, d], or whatever has its length, `shape`, `dtype` and `device`, and gives rows by number.
-        place: `projected`.
+        place: `projected`; NaN of rows that are known to be alone.
     """
     tie = tie_distance(rows.dtype)
-    order = _neighbours(at_hand(place[:, 1]), tie)
-    order = order[_neighbours(at_hand(place[order, 0]), tie)]  # who has no neighbour on either is alone
+    order = _neighbours(at_hand(place)[:, 1], tie)
+    order = torch.as_tensor(order[_neighbours(at_hand(place)[order, 0], tie)])  # the others are alone
+    if not len(order):
+        return
     for shift in (0.0, 0.5):
         strip = (place[:, 1] / (_STRIP * tie) + shift).floor()
         yield from _within_strips(rows, place[:, 0], strip, order[strip[order].argsort(stable=True)], tie)
 
 
-def _neighbours(values: Any, tie: float) -> Int64[Tensor, " m"]:
-    """Numbers of the values, at hand, that have another within the tie distance, by value."""
+def _neighbours(values: Any, tie: float) -> Any:
+    """Numbers of the values that have another within the tie distance, by value; both at hand."""
     order = values.argsort()
     ordered = values[order]
-    near = ordered[1:] - ordered[:-1] <= tie
-    kept = _beside(torch.as_tensor(near)) if near.any() else slice(0, 0)
-    return torch.as_tensor(order)[kept]
+    return order[_beside(ordered[1:] - ordered[:-1] <= tie, order)]
 
 
-def _beside(near: Bool[Tensor, " m"]) -> Bool[Tensor, " n"]:
-    """Which of n = m + 1 in a line are near to the one before or after."""
-    none = near.new_zeros(1)
-    return torch.cat([near, none]) | torch.cat([none, near])
+def _beside(near: Any, order: Any) -> Any:
+    """Which of a line, of row numbers, are near to the one before or after, by whether each is to the next; at hand."""
+    kept = order < 0
+    kept[1:] = near
+    kept[:-1] |= near
+    return kept
 
 
 def _within_strips(
@@ -194,7 +196,7 @@ def _within_strips(
     """`one_direction` of rows that are ordered by strip and, within it, by place."""
     for _ in range(_DIRECTIONS):
         near = (place[order].diff() <= tie) & (strip[order].diff() == 0)
-        kept = _beside(near)  # the others are alone
+        kept = _beside(near, order)  # the others are alone
         if not bool(kept.any()):
             return
         chain = torch.cat([near.new_zeros(1), ~near]).cumsum(0)[kept]
