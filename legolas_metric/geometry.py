@@ -19,7 +19,7 @@ from legolas_metric.checks import Metric
 
 _DIRECTIONS = 32  # of a chain, that others are merged into
 _STRIP = 64  # tie distances, of the second projection
-_PREPARED = 2**21  # products of numbers; what are fewer is done before oneDNN has prepared
+_PREPARED = 2**21  # multiplications; fewer are done in the time in which oneDNN finds its code
 _SPLIT = 2.0**20 + 1  # leaves 33 of the 53 bits of a float64
 
 
@@ -183,7 +183,7 @@ def _neighbours(values: Any, tie: float) -> Any:
 
 
 def _beside(near: Any, order: Any) -> Any:
-    """Which of a line, of row numbers, are near to the one before or after, by whether each is to the next; at hand."""
+    """Which of a line of row numbers are near to the one before or after, by which are near to the next; at hand."""
     kept = order < 0
     kept[1:] = near
     kept[:-1] |= near

@@ -50,7 +50,7 @@ class Rows:
         return float(self.embeddings.norm(dim=1, dtype=torch.float64).max())
 
     def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Rows":
-        if isinstance(part, slice) and part == slice(0, len(self)):
+        if isinstance(part, slice) and part == slice(0, len(self)):  # as of all tables of one block
             return self
         return Rows(
             self.embeddings[part],

@@ -250,10 +250,10 @@ def _candidates(
 
 
 def _floor(score: Float32[Tensor, "q n"], error: Float32[Tensor, "q 1"] | float, k: int) -> Any:
-    """What one of the k best scores at least, [q, 1] at hand: by the k-th of the maxima of lanes, seldom much less."""
+    """What the k best score at least, [q, 1] at hand: seldom much less than the k-th, by the maxima of lanes."""
     q, n = score.shape
     deep = n // (_LANES * k)  # of a lane; the few columns left over raise no floor
-    if k > 1 and deep > 2:
+    if k > 1 and deep > 2:  # fewer are sorted sooner
         score = score[:, : n - n % deep].view(q, deep, n // deep).amax(1)
     floor = at_hand(kth_best(score, k)) - 2 * at_hand(error)
     floor[floor < _LOWEST] = _LOWEST
