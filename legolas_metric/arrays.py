@@ -8,7 +8,8 @@ from torch import Tensor
 def at_hand(values: Tensor | float | None) -> Any:
     """A tensor of a processor as NumPy's array of the same memory, anything else as it is.
 
-    For steps that are spelled alike for both: indexing, comparing, `min`, `argsort`.
+    For steps that are spelled alike for both: indexing, comparing, `min`, `argsort`. Not on the way of a loss: inside
+    a transform of `torch.func` no tensor has memory.
 
     Example:
         >>> import torch

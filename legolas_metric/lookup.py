@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from legolas_metric.arrays import at_hand
-
 
 def lookup(names: Int64[Tensor, "*b"], among: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, "*b"], Bool[Tensor, "*b"]]:
     """The place of each name among others, and whether it is there; a place that means nothing is 0.
@@ -21,14 +19,11 @@ def lookup(names: Int64[Tensor, "*b"], among: Int64[Tensor, " n"]) -> tuple[Int6
     names = names.to(among.device)
     if not len(among):
         return torch.zeros_like(names), torch.zeros_like(names, dtype=torch.bool)
-    line, last = at_hand(among), len(among) - 1
-    ascending = (line[1:] >= line[:-1]).all()  # as ids mostly are: then nothing needs sorting
+    ascending = bool((among[1:] >= among[:-1]).all())  # as ids mostly are: then nothing needs sorting
     ordered, order = (among, None) if ascending else among.sort(stable=True)
-    place = at_hand(torch.searchsorted(ordered, names.contiguous()))
-    place[place > last] = last
-    found = at_hand(ordered)[place] == at_hand(names)
-    place = place if order is None else at_hand(order)[place]
-    return torch.as_tensor(place * found), torch.as_tensor(found)
+    place = torch.searchsorted(ordered, names.contiguous()).clamp_max_(len(among) - 1)
+    found = ordered[place] == names
+    return (place if order is None else order[place]) * found, found
 
 
 def runs_of(

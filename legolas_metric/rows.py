@@ -259,9 +259,8 @@ def as_labels(
 
 
 def _checked_labels(codes: Int64[Tensor, " n"], name: str) -> Int64[Tensor, " n"]:
-    line = at_hand(codes)
-    if len(codes) and line.min() < UNLABELLED:
-        raise ValueError(f"{name} must be >= 0, or -1 for unlabelled, got {int(line.min())}")
+    if codes.numel() and int(codes.min()) < UNLABELLED:
+        raise ValueError(f"{name} must be >= 0, or -1 for unlabelled, got {int(codes.min())}")
     return codes
 
 
