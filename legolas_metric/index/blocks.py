@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+_SORTED = 512  # scores up to which sorting is faster than parting
+
 
 def kth_best(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     """The k-th largest score of each query."""
@@ -15,7 +17,9 @@ def kth_best(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
         return score.amax(1, keepdim=True)
     if score.is_cuda:
         return score.topk(k, 1).values[:, -1:]
-    return torch.from_numpy(np.sort(score.numpy(), 1)[:, -k, None])
+    table = score.numpy()
+    table = np.sort(table, 1) if table.shape[1] <= _SORTED else np.partition(table, -k, 1)
+    return torch.from_numpy(table[:, -k, None])
 
 
 def pairs_of(mask: Bool[Tensor, "q n"]) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
