@@ -8,7 +8,7 @@ import lancedb
 import pyarrow as pa
 import pytest
 import torch
-from lancedb.index import IvfFlat
+from lancedb.index import IvfFlat, IvfPq
 
 from legolas_metric import (
     DistanceWeightedMiner,
@@ -148,6 +148,44 @@ def test_an_approximate_search_is_measured(generator, tmp_path):
     assert 0 < recalls[0] < 0.9 < recalls[1] == 1
 
 
+def test_effort_raises_the_recall_of_compressed_rows(generator, tmp_path):
+    """All lists are searched; what is lost is lost to the codes, of which as many as asked for hold too few."""
+    rows = torch.randn(2000, 32, generator=generator)
+    LanceIndex(tmp_path).fit(rows)
+    made = lancedb.connect(tmp_path).open_table("rows")
+    made.create_index("vector", config=IvfPq(distance_type="cosine", num_partitions=1, num_sub_vectors=2))
+    recalls = [
+        LanceIndex(tmp_path, approximate=True, effort=effort).open(label=None).search(rows[:50] + 0.1, 3).stats.recall
+        for effort in (1, 20)
+    ]
+    assert recalls[0] < 0.75 < 0.85 < recalls[1]  # 0.55 and 0.97, by centres that LanceDB draws anew each time
+
+
+def test_a_column_may_serve_twice_and_may_hold_categories(data, tmp_path):
+    rows, labels, _, _ = data
+    table = pa.table(
+        {
+            "id": range(90),
+            "vector": pa.FixedSizeListArray.from_arrays(rows.numpy().ravel(), 6),
+            "who": pa.array(labels).dictionary_encode(),
+        }
+    )
+    lancedb.connect(tmp_path).create_table("rows", table)
+    found = LanceIndex(tmp_path).open(label="who", group="id")
+    true = ExactIndex().fit(rows, labels, groups=range(90))
+    for want in ("negative", "cross_group_positive"):
+        assert torch.equal(found.self_join(3, want=want).ids, true.self_join(3, want=want).ids)
+
+
+def test_a_version_that_others_took_away_is_told(data, tmp_path):
+    rows, labels, *_ = data
+    index = LanceIndex(tmp_path).fit(rows, labels)
+    lancedb.connect(tmp_path).drop_table("rows")
+    for ask in (lambda: index.self_join(1), lambda: FullHardMiner().mine(index)):
+        with pytest.raises(RuntimeError, match=r"another program has cleaned up old versions, replaced or dropped it"):
+            ask()
+
+
 def test_what_is_exact_measured_and_unmeasured_is_told_apart(data):
     rows, labels, *_ = data
     index = LanceIndex(approximate=True).fit(rows, labels)
@@ -244,13 +282,17 @@ def test_bad_tables_are_refused_in_a_sentence(tmp_path):
     table("tiny", vector=[[1.0, 0.0], [1e-20, 0.0]])
     table("lacks", vector=[[1.0, 0.0], None])
     table("numbers", label=[0.5, 1.5])
+    table("below", label=[0, -2])
+    table("beyond", label=pa.array([0, 2**63], pa.uint64()))
+    table("past", id=pa.array([0, 2**63], pa.uint64()))
+    table("asks", query_index=[0, 1])
     half = pa.array([[1.0, 2.0]], pa.list_(pa.float16(), 2))
     database.create_table("half", pa.table({"id": [1], "vector": half}))
     database.create_table(
         "empty", pa.table({"id": pa.array([], pa.int64()), "vector": pa.array([], pa.list_(pa.float32(), 2))})
     )
     for name, kind, text in (
-        ("absent", ValueError, r"has no table 'absent' \(it has 'empty'"),
+        ("absent", ValueError, r"has no table 'absent' \(it has 'asks', 'below'"),
         ("texts", TypeError, "column 'id' must hold integers, got string: triplets carry int64 ids"),
         ("twice", ValueError, "ids must be unique"),
         ("none", ValueError, "1 rows of the table have no 'id'"),
@@ -258,7 +300,11 @@ def test_bad_tables_are_refused_in_a_sentence(tmp_path):
         ("zero", ValueError, "all zero, which has no direction"),
         ("tiny", ValueError, "norms of 1e-20 to 1, which LanceDB can't square in float32: write them normalised"),
         ("lacks", ValueError, r"1 rows of the table have no vector \(first ids: \[4\]\)"),
-        ("numbers", TypeError, "column 'label' must hold integers or strings, got double"),
+        ("numbers", TypeError, "column 'label' must hold integers or strings, got double: add a column of them"),
+        ("below", ValueError, "labels must be >= 0, or -1 for unlabelled, got -2"),
+        ("beyond", ValueError, r"labels must be below 2\^63, got 9223372036854775808"),
+        ("past", ValueError, "Integer value 9223372036854775808 not in range"),
+        ("asks", ValueError, "LanceDB's answers have a column 'query_index' of their own: rename the table's"),
     ):
         with pytest.raises(kind, match=text):
             LanceIndex(tmp_path, name).open()
@@ -266,7 +312,7 @@ def test_bad_tables_are_refused_in_a_sentence(tmp_path):
         LanceIndex(tmp_path, "half").open(label=None)
     with pytest.raises(ValueError, match="the table holds no rows: write some first"):
         LanceIndex(tmp_path, "empty").open(label=None)
-    with pytest.raises(ValueError, match=r"no column 'person' for label \(it has 'id', 'label', 'vector'\)"):
+    with pytest.raises(ValueError, match=r"no column 'person' for label .*'vector'\): open\(label=...\), or None"):
         LanceIndex(tmp_path, "good").open(label="person")
     with pytest.raises(ValueError, match="table 'good' has no vector index: make one"):
         LanceIndex(tmp_path, "good", approximate=True).open()

@@ -51,7 +51,8 @@ class LanceIndex(RowIndex):
         table: its name.
         metric: "cosine" (rows are normalised when they are read), "dot" or "euclidean" (s = -d).
         approximate: search by the vector index of the table; `fit` makes an inverted file.
-        effort: lists of the vector index that are searched at least.
+        effort: lists of the vector index that are searched at least. Unless these hold the rows as they are
+            ("IVF_FLAT"), `effort` times as many rows as are asked for are compared in full as well.
         audit: queries, drawn by a fixed seed, whose neighbours an approximate search is measured by; 0 for none.
 
     Raises:
@@ -126,7 +127,8 @@ class LanceIndex(RowIndex):
         Args:
             id: column of integers >= 0, all different, by which answers name the rows.
             vector: column of vectors of float32.
-            label: column of integers >= -1, or of strings; missing ones are unlabelled. None: there is none.
+            label: column of integers >= -1, of strings, or of categories (a dictionary of either); missing ones are
+                unlabelled. None: there is none.
             group: the same of sessions, cameras, recordings.
 
         Returns:
@@ -138,7 +140,7 @@ class LanceIndex(RowIndex):
                 vector index of another metric or, with `approximate`, none.
         """
         stored = StoredTable(open_table(self._database, self.name), Columns(id, vector, label, group), self.metric)
-        if self.approximate and stored.index_name() is None:
+        if self.approximate and stored.vector_index is None:
             raise ValueError(
                 f"table {self.name!r} has no vector index: make one, table.create_index(...), or pass approximate=False"
             )
@@ -222,7 +224,7 @@ class LanceIndex(RowIndex):
                     ids[part], values[part], some = search.nearest()
                     widened += some
             recall = None if lists is None else audited(ids, self.audit, exactly)
-        engine = "lance:flat" if lists is None else f"lance:{stored.index_name()}"
+        engine = "lance:flat" if lists is None else f"lance:{stored.vector_index}"
         return Neighbors(ids, values, SearchStats(engine=engine, widened=widened, recall=recall))
 
 

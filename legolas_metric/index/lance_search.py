@@ -99,7 +99,7 @@ class TableSearch:
             (ids, values),
             first=self.k + spare,
             most=n,
-            step=lambda count: rows_for(WORKSPACE, (16 * d + 96) * count),
+            step=lambda count: rows_for(WORKSPACE, (16 * d + 96) * count * (self.lists or 1)),
         )
         return ids, values, widened
 

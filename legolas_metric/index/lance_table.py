@@ -9,7 +9,7 @@ Letters: q queries, n rows, d dimensions, t pairs, m rows that are read.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,8 +22,8 @@ from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.geometry import chunks, prepare
 from legolas_metric.lookup import lookup
-from legolas_metric.names import Names, as_named
-from legolas_metric.rows import Rows, as_embeddings, as_ids
+from legolas_metric.names import Names
+from legolas_metric.rows import Rows, as_embeddings, named_rows
 
 DISTANCES = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}
 """What LanceDB calls the distance of each metric."""
@@ -81,19 +81,9 @@ class StoredTable:
         self.metric: Metric = metric
         self._table, self._columns = table, columns
         self._d = _dimension(table.schema, columns)
-        ids, named, self.longest = self._look_through()
-        label, group = (
-            None if values is None else as_named(values, len(ids), name=name, of="the table")
-            for name, values in zip(("labels", "groups"), named)
-        )
-        self.rows = Rows(
-            torch.full((1, self._d), torch.nan).expand(len(ids), self._d),  # a stand-in: rows are read where needed
-            None if label is None else label.codes,
-            as_ids(ids, None, of="the table"),
-            None if group is None else group.codes,
-            None if label is None else label.names,
-            None if group is None else group.names,
-        )
+        ids, (labels, groups), self.longest = self._look_through()
+        stand_in = torch.full((1, self._d), torch.nan).expand(len(ids), self._d)  # rows are read where needed
+        self.rows = named_rows(stand_in, labels, ids=ids, groups=groups)
 
     @cached_property
     def by_label(self) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
@@ -104,20 +94,12 @@ class StoredTable:
 
     def read(self, number: Int64[Tensor, " m"]) -> Rows:
         """Some rows, prepared, in the order of their numbers."""
-        held = self.rows
         found = self._table.take_offsets(number.unique().tolist()).select([self._columns.id, self._columns.vector])
-        ids, vectors = self._unpacked(found.to_arrow())
-        place, there = lookup(held.ids[number], ids)
+        ids, vectors = self._unpacked(_answer(found))
+        place, there = lookup(self.rows.ids[number], ids)
         if not bool(there.all()):
             raise RuntimeError("the table gave other rows than it was asked for: open it again")
-        return Rows(
-            prepare(vectors, self.metric)[place],
-            None if held.labels is None else held.labels[number],
-            held.ids[number],
-            None if held.groups is None else held.groups[number],
-            held.label_names,
-            held.group_names,
-        )
+        return replace(self.rows[number], embeddings=prepare(vectors, self.metric)[place])
 
     def search(
         self,
@@ -135,7 +117,8 @@ class StoredTable:
             count: of rows.
             other_than: leave out the rows of this label, a number as in `rows.labels`.
             between: least and largest distance; None is no bound.
-            lists: of the table's vector index that are searched at least; None compares with every row.
+            lists: of the table's vector index that are searched at least, and, unless its lists hold the rows as they
+                are, how many times as many rows are compared in full; None compares with every row.
         """
         request = self._table.search(queries.numpy(), vector_column_name=self._columns.vector)
         request = request.distance_type(DISTANCES[self.metric]).limit(count)
@@ -150,7 +133,9 @@ class StoredTable:
             request = request.bypass_vector_index()
         else:
             request = request.minimum_nprobes(lists).maximum_nprobes(0)  # more of them where a filter leaves few
-        table = request.select([self._columns.id, self._columns.vector, "_distance"]).to_arrow()
+            if self.vector_index != "IVF_FLAT":
+                request = request.refine_factor(lists)
+        table = _answer(request.select([self._columns.id, self._columns.vector, "_distance"]))
         ids, vectors = self._unpacked(table)
         row, _ = lookup(ids, self.rows.ids)
         query = _numbers(table, "query_index") if "query_index" in table.column_names else torch.zeros_like(row)
@@ -166,7 +151,8 @@ class StoredTable:
         self._table.create_index(self._columns.vector, config=kind)
         self._table.checkout(self._table.version)
 
-    def index_name(self) -> str | None:
+    @cached_property
+    def vector_index(self) -> str | None:
         """The kind of the table's vector index, such as "IVF_PQ"; None where there is none.
 
         Raises:
@@ -186,10 +172,10 @@ class StoredTable:
     def _look_through(self) -> tuple[Int64[Tensor, " n"], tuple[np.ndarray | None, np.ndarray | None], float]:
         """Ids, labels and groups, and the largest norm; in one pass, block by block."""
         columns, longest = self._columns, 0.0
-        wanted = [name for name in (columns.id, columns.vector, *columns.names) if name is not None]
+        wanted = {name: None for name in (columns.id, columns.vector, *columns.names) if name is not None}
         ids: list[Tensor] = []
         named: list[tuple[np.ndarray | None, np.ndarray | None]] = []
-        request = self._table.search().select(wanted)
+        request = self._table.search().select([*wanted])
         for batch in request.to_batches(rows_for(BLOCK, 8 * self._d)):
             own, vectors = self._unpacked(batch)
             as_embeddings(vectors, name="the table's rows", metric=self.metric, ids=own)
@@ -279,6 +265,23 @@ def write_table(database: Any, name: str, rows: Rows) -> Any:
     return database.create_table(name, pyarrow.RecordBatchReader.from_batches(schema, batches()))
 
 
+def _answer(request: Any) -> Any:
+    """What the database gives, as a table of pyarrow.
+
+    Raises:
+        RuntimeError: the version that is looked at is no longer there.
+    """
+    try:
+        return request.to_arrow()
+    except RuntimeError as error:
+        if "Not found" not in str(error):
+            raise
+        raise RuntimeError(
+            "files of the table, as it was when it was opened, are gone: another program has cleaned up old versions, "
+            "replaced or dropped it; open() it again"
+        ) from error
+
+
 def _named(codes: Int64[Tensor, " n"], names: Names | None) -> Any:
     """Names as users write them, None where one is missing; or the integers."""
     if names is None:
@@ -295,14 +298,19 @@ def _dimension(schema: Any, columns: Columns) -> int:
     """The length of a table's vectors; raise where a column is missing, or of another type than it must have."""
     from pyarrow import types  # comes with LanceDB
 
-    wanted = {name: getattr(columns, name) for name in ("id", "vector", "label", "group")}
-    for role, name in wanted.items():
+    for role, name in asdict(columns).items():
         if name is not None and name not in schema.names:
             known = ", ".join(map(repr, schema.names))
-            raise ValueError(f"the table has no column {name!r} for {role} (it has {known}): open({role}=...)")
+            remedy = f"open({role}=...)" + (", or None where there is none" if role in ("label", "group") else "")
+            raise ValueError(f"the table has no column {name!r} for {role} (it has {known}): {remedy}")
+    reserved = {"query_index", "_distance"}.intersection(schema.names)
+    if reserved:
+        raise ValueError(f"LanceDB's answers have a column {min(reserved)!r} of their own: rename the table's")
     vector, number = schema.field(columns.vector).type, schema.field(columns.id).type
     if not (types.is_fixed_size_list(vector) and types.is_float32(vector.value_type)):
-        raise TypeError(f"column {columns.vector!r} must hold vectors of float32 of one length, got {vector}")
+        raise TypeError(
+            f"column {columns.vector!r} must hold vectors of float32 of one length, got {vector}: add a column of them"
+        )
     if not types.is_integer(number):
         raise TypeError(
             f"column {columns.id!r} must hold integers, got {number}: triplets carry int64 ids, add a column of them"
@@ -310,8 +318,9 @@ def _dimension(schema: Any, columns: Columns) -> int:
     for name in columns.names:
         if name is not None:
             kind = schema.field(name).type
+            kind = kind.value_type if types.is_dictionary(kind) else kind
             if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
-                raise TypeError(f"column {name!r} must hold integers or strings, got {kind}")
+                raise TypeError(f"column {name!r} must hold integers or strings, got {kind}: add a column of them")
     return vector.list_size
 
 
@@ -320,18 +329,20 @@ def _values(batch: Any, name: str | None) -> np.ndarray | None:
     if name is None:
         return None
     column = batch[name]
-    if column.null_count or not str(column.type).startswith(("int", "uint")):
-        return np.array([*column.to_pylist(), None], dtype=object)[:-1]
-    return column.to_numpy(zero_copy_only=False).astype(np.int64)
+    if str(column.type).startswith(("int", "uint")) and not column.null_count:
+        return column.to_numpy(zero_copy_only=False)
+    encoded = column.dictionary_encode()  # so that rows of one name share one string
+    names = np.array([*encoded.dictionary.to_pylist(), None], dtype=object)
+    return names[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
 
 
 def _numbers(table: Any, name: str) -> Int64[Tensor, " m"]:
     """A column of integers.
 
     Raises:
-        ValueError: some are missing.
+        ValueError: some are missing, or beyond int64.
     """
     column = table[name]
     if column.null_count:
         raise ValueError(f"{column.null_count} rows of the table have no {name!r}: give each a number of its own")
-    return torch.from_numpy(np.array(column.to_numpy(), dtype=np.int64))
+    return torch.from_numpy(np.array(column.cast("int64").to_numpy()))
