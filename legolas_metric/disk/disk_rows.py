@@ -170,7 +170,11 @@ class DiskRows:
     @property
     def memory(self) -> int:
         """Bytes that are left for blocks of rows, and for what is found of them."""
-        return (self.memory_mb << 20) - _NAMED * len(self)
+        return self.within(self.memory_mb)
+
+    def within(self, memory_mb: int) -> int:
+        """`memory` under another ceiling."""
+        return (memory_mb << 20) - _NAMED * len(self)
 
     @property
     def at_once(self) -> int:
