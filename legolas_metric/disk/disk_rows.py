@@ -17,7 +17,9 @@ from legolas_metric.disk.container import Container, release
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
 
-_PAGES = 1 << 16  # bytes that come into memory with a row that is read by itself
+_PAGES = (
+    1 << 18
+)  # bytes that come into memory with a row that is read by itself: its neighbours, as the system has them
 _NAMED = 128  # bytes a row in memory: label, id, group, and what is sorted and looked up by them
 _SHARE = 8  # of the memory that anchors may take beside what searches them
 
