@@ -10,16 +10,13 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from legolas_metric.budgets import CACHE, rows_for
+from legolas_metric.budgets import CACHE, PAGES, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.disk.codes import Codes
 from legolas_metric.disk.container import Container, release
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
 
-_PAGES = (
-    1 << 18
-)  # bytes that come into memory with a row that is read by itself: its neighbours, as the system has them
 _NAMED = 128  # bytes a row in memory: label, id, group, and what is sorted and looked up by them
 _SHARE = 8  # of the memory that anchors may take beside what searches them
 
@@ -43,7 +40,7 @@ class MappedRows:
 
     def parts(self, count: int) -> Iterator[slice]:
         """Of so many numbers, those that are read together."""
-        for part in chunks(count, rows_for(CACHE, max(_PAGES, 16 * self.shape[1]))):
+        for part in chunks(count, rows_for(CACHE, max(PAGES, 16 * self.shape[1]))):
             yield part
             release(self.opened)
 

@@ -34,10 +34,11 @@ class StoredBank:
     2 error + error^2.
 
     Memory: 128 bytes a row for labels, ids, groups and what is sorted by them, and blocks of rows, within `memory_mb`.
+    Pickled, it is its path and names: the process that gets it opens the file, and refuses one that was replaced.
 
     Args:
         path: of the file.
-        memory_mb: what searches and refreshes may take, in MiB, above what the process takes otherwise.
+        memory_mb: what searches may take, in MiB, above what the process takes otherwise, and beside their answer.
 
     Raises:
         FileNotFoundError: no such file.
