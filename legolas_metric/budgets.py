@@ -6,6 +6,9 @@ A pass over a table too large to be held at once goes block by block; `rows_for`
 CACHE = 4 << 20
 """Bytes that stay in a processor's cache: for passes that read a block several times."""
 
+PAGES = 1 << 18
+"""Bytes of a mapped file that come into memory with a row that is read by itself: pages that lie together."""
+
 WIDE = 2**16
 """Numbers in float64 at once, where rows of float32 are widened: larger tables come from fresh pages each time, which
 cost more than the sums."""

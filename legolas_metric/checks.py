@@ -213,7 +213,7 @@ def check_device(a: Tensor, b: Tensor, *, names: tuple[str, str]) -> None:
         raise ValueError(f"{names[0]} is on {a.device}, {names[1]} on {b.device}: move one with .to(device)")
 
 
-def check_dimension(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"], *, names: tuple[str, str]) -> None:
-    """Raise unless two tables have rows of the same length."""
+def check_dimension(a: Float[Tensor, "n d"], b: Any, *, names: tuple[str, str]) -> None:
+    """Raise unless two tables, of which `b` may be one on disk, have rows of the same length."""
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{names[0]} has {a.shape[1]} dimensions, {names[1]} has {b.shape[1]}: they must be equal")

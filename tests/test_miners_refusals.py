@@ -141,8 +141,10 @@ for call in calls:
 
 SAID = [
     "TypeError per_anchor must be an integer, got 2.5", "TypeError ranks must be an integer, got 1.5",
-    "TypeError ranks must be (first, last)", "TypeError mine() takes an EmbeddingBank as bank, got Tensor",
-    "TypeError mine() takes an EmbeddingBank as bank, got Tensor", "TypeError schedule must be a sequence of",
+    "TypeError ranks must be (first, last)",
+    "TypeError mine() takes an EmbeddingBank or a StoredBank as bank, got Tensor",
+    "TypeError mine() takes an EmbeddingBank or a StoredBank as bank, got Tensor",
+    "TypeError schedule must be a sequence of",
     "TypeError a stage of a schedule is (first epoch, miner), got HardMiner()",
     "TypeError anchors must be integers, got a mask of booleans", "TypeError seed must be an integer, got 0.5",
     "TypeError guard must be a FalseNegativeGuard, got True",

@@ -1,7 +1,10 @@
 """A bank on disk: what comes back of it, what the rounding costs, and that damage is found."""
 
+import copy
+import itertools
 import math
 import os
+import pickle
 import re
 
 import numpy as np
@@ -9,8 +12,9 @@ import pytest
 import torch
 from processes import python
 from stored_cases import METRICS, STORAGES, small_bank, stored
+from torch.utils.data import DataLoader
 
-from legolas_metric import EmbeddingBank, StoredBank
+from legolas_metric import EmbeddingBank, StoredBank, StoredIndex, outputs
 
 BITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -50,11 +54,40 @@ def test_rows_come_by_number(tmp_path, storage):
     every = found.embeddings[:]
     for part in (slice(3, 9), slice(140, 400), slice(5, 5), torch.tensor([7, 2, 7]), torch.tensor([[1, 4], [0, 9]])):
         assert torch.equal(found.embeddings[part], every[part])
+    mask = found.labels == found.labels[7]
+    taken = (
+        5,
+        -1,
+        slice(1, 90, 7),
+        slice(None, None, 2),
+        [3, -2],
+        np.array([9, 4]),
+        mask,
+        mask.numpy(),
+        torch.tensor([-1]),
+    )
+    for part in taken:
+        assert torch.equal(found.embeddings[part], every[part])
+        assert torch.equal(found.embeddings.view(torch.arange(150).flip(0))[part], every.flip(0)[part])
+    assert torch.equal(torch.stack(list(found.embeddings)), every)
+    with pytest.raises(IndexError, match="out of bounds"):
+        _ = found.embeddings[150]
     some = torch.tensor([11, 3, 60])
     view = found.table.view(some).view(torch.tensor([2, 0]))
     assert torch.equal(view.embeddings[:], every[[60, 11]])
     assert torch.equal(view[:].ids, found.ids[[60, 11]])
     assert torch.equal(found.rows(found.ids[some]), some)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_errors_are_bounds_for_the_smallest_numbers_too(tmp_path, storage):
+    """Denormal rows: a float32 has no room there to be rounded up by a factor."""
+    rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) * 10.0 ** -torch.arange(30, 45, 0.25)[:, None]
+    for metric in ("dot", "euclidean"):
+        found = StoredBank.write(tmp_path / "bank", rows, [0] * 60, metric=metric, storage=storage)
+        away = (rows.double() - found.embeddings[:].double()).norm(dim=1)
+        assert bool((away <= found.errors).all())
+        assert found.error == float(found.errors.max())
 
 
 def test_rows_that_rounding_brings_to_one_direction_are_ties_on_disk_too(tmp_path):
@@ -78,7 +111,8 @@ def test_names_steps_and_blocks(tmp_path):
     assert kept.load().steps.tolist() == whole.steps.tolist()
     parts = StoredBank.write(tmp_path / "b", (rows[i : i + 2] for i in range(0, 7, 2)), list("abcabca"), step=5)
     assert torch.equal(parts.embeddings[:], EmbeddingBank(rows, list("abcabca")).embeddings)
-    assert parts.load().label_names == ("a", "b", "c")
+    assert parts.load().label_names == parts.label_names == ("a", "b", "c")
+    assert (kept.group_names, kept.steps.tolist()) == (("x", "y"), whole.steps.tolist())
     assert "float32" in repr(kept)
 
 
@@ -110,6 +144,97 @@ def test_an_encoder_writes_straight_to_disk_and_refreshes(tmp_path, metric):
         second.refresh(Doubled(), data, step=3)
     with pytest.raises(ValueError, match="49 examples, the bank 50 rows"):
         second.refresh(Doubled(), data[1:], step=5)
+
+
+def failing_at(batch, wrong):
+    """An encoder that gives something else from some batch on."""
+    turn = itertools.count(1)
+    return lambda x: wrong(x) if next(turn) >= batch else x
+
+
+def raised(x):
+    raise RuntimeError("no memory on the device")
+
+
+@pytest.mark.parametrize(
+    ("batch", "wrong", "message"),
+    [
+        (1, lambda x: x[:, :1], "what the encoder gives has 1 dimensions, the bank has 3"),
+        (1, lambda x: torch.cat([x, x], 1), "what the encoder gives has 6 dimensions, the bank has 3"),
+        (4, lambda x: x[:, :2], "has 2 dimensions, the first block has 3"),
+        (4, raised, "no memory on the device"),
+        (4, lambda x: x * math.nan, "NaN or inf"),
+        (4, lambda x: x * 1e6, "holds numbers up to 65504"),
+        (4, lambda x: x.int(), "must give floating-point rows, got torch.int32"),
+        (4, lambda x: x.to(torch.complex64), "must give floating-point rows, got torch.complex64"),
+    ],
+)
+def test_a_refresh_that_fails_leaves_the_old_file(tmp_path, batch, wrong, message):
+    bank = EmbeddingBank(torch.randn(50, 3), torch.arange(50) // 5, metric="dot")
+    found = stored(tmp_path, bank, "float16")
+    before = found.path.read_bytes()
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
+        found.refresh(failing_at(batch, wrong), torch.randn(50, 3), step=1, batch_size=8, progress=False)
+    assert found.path.read_bytes() == before
+    assert os.listdir(tmp_path) == [found.path.name]
+
+
+def test_a_bank_on_disk_is_written_in_another_storage(tmp_path):
+    bank = EmbeddingBank(torch.randn(40, 5), list("abcd") * 10, groups=torch.arange(40) % 3, step=2)
+    bank.update([7], torch.randn(1, 5), step=6)
+    first = stored(tmp_path, bank, "float32")
+    second = StoredBank.write(tmp_path / "second", first, storage="int8")
+    third = stored(tmp_path, bank, "int8")
+    assert second.path.read_bytes() == third.path.read_bytes()
+    with pytest.raises(ValueError, match="labels, metric cannot be given beside a bank, which has its own: leave"):
+        StoredBank.write(tmp_path / "third", bank, torch.arange(40), metric="dot")
+    with pytest.raises(TypeError, match=r"rows must be a bank, an array .* got 5"):
+        StoredBank.write(tmp_path / "third", 5, [0])
+    with pytest.raises(ValueError, match=r"rows come in blocks \[b, d\], got one of 2 numbers"):
+        StoredBank.write(tmp_path / "third", [[1.0, 2.0], [3.0, 4.0]], [0, 1])
+    with pytest.raises(ValueError, match="there are no rows"):
+        StoredBank.write(tmp_path / "third", [], [])
+    with pytest.raises(ValueError, match="labels must be 1-D"):
+        StoredBank.write(tmp_path / "third", [torch.randn(1, 2)], torch.tensor(1))
+
+
+def test_a_bank_goes_to_other_processes_by_its_path(tmp_path, monkeypatch):
+    """As workers that are spawned get it; relative paths mean the folder in which they were named."""
+    monkeypatch.chdir(tmp_path)
+    found = StoredBank.write("bank", small_bank(), storage="int8")
+    every = found.embeddings[:]
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    sent = pickle.dumps([found, StoredIndex(found), found.embeddings.view(torch.tensor([4, 2]))])
+    assert len(sent) < 10_000  # the rows are not in it
+    bank, index, some = pickle.loads(sent)
+    assert torch.equal(bank.embeddings[:], every)
+    assert torch.equal(index.self_join(2).ids, StoredIndex(found).self_join(2).ids)
+    assert torch.equal(some[:], every[[4, 2]])
+    loader = DataLoader(found.embeddings, batch_size=50, num_workers=1, multiprocessing_context="spawn")
+    assert torch.equal(torch.cat(list(loader)), every)
+    again = found.refresh(torch.nn.Identity(), torch.randn(150, 12), step=4, progress=False)
+    assert os.listdir(tmp_path / "other") == []
+    for one in (copy.copy(found), copy.deepcopy(found)):
+        assert torch.equal(one.embeddings[:], every)
+    with pytest.raises(ValueError, match="has been replaced since it was opened: open it anew"):
+        pickle.loads(sent)
+    assert not torch.equal(again.embeddings[:], every)
+
+
+def test_what_was_written_is_returned_whoever_writes_next(tmp_path, monkeypatch):
+    first, second = small_bank(seed=1), small_bank(seed=2)
+    synced, turn = outputs._sync, itertools.count()
+
+    def meanwhile(folder):
+        synced(folder)
+        if not next(turn):
+            StoredBank.write(tmp_path / "bank", second)
+
+    monkeypatch.setattr(outputs, "_sync", meanwhile)
+    written = StoredBank.write(tmp_path / "bank", first)
+    assert torch.equal(written.embeddings[:], first.embeddings)
+    assert torch.equal(StoredBank(tmp_path / "bank").embeddings[:], second.embeddings)
 
 
 @pytest.mark.parametrize(

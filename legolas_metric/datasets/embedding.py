@@ -264,6 +264,8 @@ def _check_rows(rows: Any, size: int) -> None:
     if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != size:
         shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
         raise ValueError(f"the encoder must map {size} inputs to [{size}, d], got {shape}")
+    if not rows.is_floating_point():
+        raise TypeError(f"the encoder must give floating-point rows, got {rows.dtype}: convert them, as with .float()")
 
 
 def screen_is_taken() -> bool:

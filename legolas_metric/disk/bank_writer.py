@@ -8,19 +8,21 @@ import math
 import mmap
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
-from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_dimension
+from legolas_metric.checks import ArrayLike, Metric, as_device, as_tensor, check_dimension
+from legolas_metric.datasets.embedding import Encoder, PassSettings, embed_each, evened, input_loader
+from legolas_metric.datasets.source import Inputs
 from legolas_metric.disk.codes import DTYPES, Codes, Storage, kept
-from legolas_metric.disk.container import add_table, aligned, write_header
+from legolas_metric.disk.container import Container, add_table, aligned, write_header
+from legolas_metric.disk.disk_rows import MappedRows
 from legolas_metric.geometry import chunks, one_direction, projected, tie_distance
 from legolas_metric.outputs import whole_file
 from legolas_metric.rows import Rows, as_prepared
@@ -71,6 +73,8 @@ class BankWriter:
                 numbers that the storage does not hold.
         """
         block = as_tensor(rows, name="embeddings")
+        if block.ndim == 1:
+            raise ValueError(f"rows come in blocks [b, d], got one of {len(block)} numbers: give blocks, or one array")
         ids = self.named.ids[self._written :][: len(block) if block.ndim else 0]
         if block.ndim and len(block) > len(ids):
             raise ValueError(f"there are {len(self.named)} ids, and more rows than that: give one id for each row")
@@ -95,7 +99,7 @@ class BankWriter:
         at = slice(self._written, self._written + len(rows))
         codes = kept(rows, self.kind.storage, self.kind.metric)
         back = codes[:]
-        self.errors[at] = _up(torch.linalg.vector_norm(rows.double() - back.double(), dim=1))
+        self.errors[at] = at_least(torch.linalg.vector_norm(rows.double() - back.double(), dim=1))
         self._longest = max(self._longest, float(back.norm(dim=1, dtype=torch.float64).max()))
         if self.kind.metric == "cosine":
             self._place[at] = projected(back)
@@ -125,12 +129,15 @@ class BankWriter:
         size = self._begin + math.prod(shape) * dtype.itemsize
         with mmap.mmap(self.file.fileno(), size) as opened:
             values = torch.frombuffer(opened, dtype=dtype, count=math.prod(shape), offset=self._begin).view(shape)
-            codes = Codes(values, None, self.kind.metric)
-            for others, first in one_direction(codes, self._place):
-                old, new = values[others], values[first]
-                values[others] = new
-                self.errors[others[(old != new).any(1)]] += tie_distance(torch.float32)
-            del codes, values
+            rows = MappedRows(Codes(values, None, self.kind.metric), opened)
+            for others, first in one_direction(rows, self._place):
+                for part in rows.parts(len(others)):
+                    new = values[first[part]]
+                    differs = (values[others[part]] != new).any(1)
+                    moved = others[part][differs]
+                    values[moved] = new[differs]
+                    self.errors[moved] = at_least(self.errors[moved].double() + tie_distance(torch.float32))
+            del rows, values
 
     def _notes(self) -> Mapping[str, Any]:
         kind, named = self.kind, self.named
@@ -148,15 +155,44 @@ class BankWriter:
         }
 
 
-@contextmanager
-def bank_writer(path: str | os.PathLike[str], named: Rows, kind: Kind) -> Iterator[BankWriter]:
-    """A writer of a file that takes its name when all rows are in it and on the disk; until then the old one stays."""
+def written(path: str | os.PathLike[str], named: Rows, kind: Kind, fill: Callable[[BankWriter], object]) -> Container:
+    """The file that `fill` has written, open, whoever else may write there.
+
+    It takes its name when all rows are in it and on the disk; until then the old one stays.
+    """
+    if not len(named):
+        raise ValueError("there are no rows: a bank on disk has at least one")
     with whole_file(path) as temporary, temporary.open("w+b") as file:
         writer = BankWriter(file, named, kind)
-        yield writer
+        fill(writer)
         writer.finish()
+        return Container(path, file)
 
 
-def _up(values: Tensor) -> Float32[Tensor, " n"]:
-    """Rounded to float32, and not below."""
-    return (values * (1 + 2.0**-23)).float()
+def encoded(
+    path: str | os.PathLike[str],
+    named: Rows,
+    kind: Kind,
+    encoder: Encoder,
+    source: Inputs,
+    settings: PassSettings,
+    device: torch.device | str | None,
+    seen: Callable[[int, Tensor], None],
+) -> Container:
+    """Write an encoder's rows as they come; `seen` is told of each batch of them."""
+    loader = input_loader(source, evened(len(source), settings))
+    where = None if device is None else as_device(device)
+
+    def fill(writer: BankWriter) -> None:
+        def take(begin: int, rows: Tensor) -> None:
+            seen(begin, writer.add(rows))
+
+        embed_each(encoder, loader, take, device=where, progress=settings.progress)
+
+    return written(path, named, kind, fill)
+
+
+def at_least(values: Float64[Tensor, " n"]) -> Float32[Tensor, " n"]:
+    """Rounded up to float32."""
+    near = values.float()
+    return torch.where(near < values, near.nextafter(torch.tensor(torch.inf)), near)

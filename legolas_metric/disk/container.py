@@ -1,8 +1,8 @@
 """One file with several tables of numbers, every byte of it behind a checksum, read through a memory map.
 
 It begins with a preamble, which says where the header stands; the header, JSON at the end of the file, says what tables
-there are and where, and has a checksum (CRC-32, which finds every changed byte) of each 4 MiB of them. The preamble is
-written last, so that a file that was cut short is none.
+there are and where, and has a checksum of each 4 MiB of them: CRC-32, which finds any one changed byte, and all but
+2^-32 of larger damage. The preamble is written last, so that a file that was cut short is none.
 """
 
 import json
@@ -11,6 +11,8 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,7 +65,16 @@ def aligned(file: BinaryIO) -> int:
 class Container:
     """A file of tables, open for reading. The tables are views of a memory map, so that only what is read takes memory.
 
-    Each 4 MiB of a table is checked before it is first read, and again by `check_all`.
+    Each 4 MiB of a table is checked before it is first read, and again by `check_all`. A pickled one is its path, which
+    another process opens again: if the file has been replaced by then, it is refused.
+
+    Attributes:
+        opened: its memory map.
+
+    Args:
+        path: of the file.
+        file: itself, where it is open already and has not got its name yet.
+        check: of the header; a file with another one is refused.
 
     Raises:
         FileNotFoundError: no such file.
@@ -71,30 +82,39 @@ class Container:
         ValueError: no such container, cut short, or damaged; the text names the file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        with self.path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < _PREAMBLE.size:
+    def __init__(self, path: str | os.PathLike[str], file: BinaryIO | None = None, *, check: int | None = None) -> None:
+        self.path = Path(path).absolute()  # whoever opens it again may work in another folder
+        with nullcontext(file) if file else self.path.open("rb") as opened:
+            if os.fstat(opened.fileno()).st_size < _PREAMBLE.size:
                 raise self._foreign()
             # Private, so that torch may take it for its own; nothing is ever written into it.
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self.opened = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
         header = self._header()
+        if check not in (None, self._check):
+            raise ValueError(f"{self.path} has been replaced since it was opened: open it anew, StoredBank(path)")
         self._tables = header["tables"]
         self.notes: dict[str, Any] = header["notes"]
         self._seen = {name: np.zeros(len(table["checks"]), bool) for name, table in self._tables.items()}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Container, self.path, check=self._check), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Container":
+        return self  # nothing changes it
+
     def _header(self) -> dict[str, Any]:
-        preamble = self._map[: _PREAMBLE.size]
+        preamble = self.opened[: _PREAMBLE.size]
         if not preamble.startswith(_MAGIC):
             raise self._foreign()
         _, begin, length, check, own = _PREAMBLE.unpack(preamble)
         if zlib.crc32(preamble[:-4]) != own:
             raise self._damaged("its preamble")
-        if begin + length != len(self._map):
-            raise ValueError(f"{self.path} has {len(self._map):,} bytes of {begin + length:,}: write it again")
-        header = self._map[begin:]
+        if begin + length != len(self.opened):
+            raise ValueError(f"{self.path} has {len(self.opened):,} bytes of {begin + length:,}: write it again")
+        header = self.opened[begin:]
         if zlib.crc32(header) != check:
             raise self._damaged("its header")
+        self._check: int = check
         return json.loads(header)
 
     def _foreign(self) -> ValueError:
@@ -111,7 +131,7 @@ class Container:
         entry = self._tables[name]
         dtype, shape = getattr(torch, entry["dtype"]), entry["shape"]
         count = int(np.prod(shape, dtype=np.int64))
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry["begin"]).view(shape)
+        return torch.frombuffer(self.opened, dtype=dtype, count=count, offset=entry["begin"]).view(shape)
 
     def read(self, name: str) -> Shaped[Tensor, "*s"]:
         """A checked copy of a table."""
@@ -127,23 +147,27 @@ class Container:
         size = _bytes(getattr(torch, entry["dtype"]), entry["shape"])
         for block in blocks[~seen[blocks]].tolist():
             begin = first + block * CACHE
-            if zlib.crc32(memoryview(self._map)[begin : min(begin + CACHE, first + size)]) != checks[block]:
+            if zlib.crc32(memoryview(self.opened)[begin : min(begin + CACHE, first + size)]) != checks[block]:
                 raise self._damaged(f"the table of {name} in the bytes from {begin:,} on")
             seen[block] = True
+            self.release()
 
     def check_all(self) -> None:
         """Check the whole file as it is now."""
         self._header()
         for name, seen in self._seen.items():
             seen[:] = False
-            for block in range(len(seen)):
-                self.check(name, np.array([block]))
-                self.release()
+            self.check(name, np.arange(len(seen)))
 
     def release(self) -> None:
-        """Let the pages that were read leave this process; the system keeps those that it has room for."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        """Let the pages that were read leave this process."""
+        release(self.opened)
+
+
+def release(opened: mmap.mmap) -> None:
+    """Let the pages of a map leave this process; the system keeps those that it has room for, or that are written."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        opened.madvise(mmap.MADV_DONTNEED)
 
 
 def _bytes(dtype: torch.dtype, shape: list[int]) -> int:

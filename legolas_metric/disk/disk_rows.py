@@ -1,5 +1,7 @@
 """The rows of a bank on disk as the miners and the indexes take them: what names them in memory, the rest on demand."""
 
+import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,14 +10,45 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from legolas_metric.budgets import CACHE, rows_for
+from legolas_metric.budgets import CACHE, PAGES, rows_for
+from legolas_metric.checks import Metric
 from legolas_metric.disk.codes import Codes
-from legolas_metric.disk.container import Container
+from legolas_metric.disk.container import Container, release
 from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
 
 _NAMED = 128  # bytes a row in memory: label, id, group, and what is sorted and looked up by them
 _SHARE = 8  # of the memory that anchors may take beside what searches them
+
+
+class MappedRows:
+    """Rows of a memory map, which come by number, so few at a time that their pages never fill memory.
+
+    Args:
+        codes: views of the map.
+        opened: the map.
+    """
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, codes: Codes, opened: mmap.mmap) -> None:
+        self.codes, self.opened, self.shape = codes, opened, codes.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def parts(self, count: int) -> Iterator[slice]:
+        """Of so many numbers, those that are read together."""
+        for part in chunks(count, rows_for(CACHE, max(PAGES, 16 * self.shape[1]))):
+            yield part
+            release(self.opened)
+
+    def __getitem__(self, number: Int64[Tensor, " m"]) -> Float32[Tensor, "m d"]:
+        out = torch.empty(len(number), self.shape[1])
+        for part in self.parts(len(number)):
+            out[part] = self.codes[number[part]]
+        return out
 
 
 class StoredTable:
@@ -34,44 +67,55 @@ class StoredTable:
         self._container, self._codes, self._place = container, codes, place
         self.shape = torch.Size((len(codes) if place is None else len(place), codes.shape[1]))
 
+    @classmethod
+    def of(cls, container: Container, metric: Metric, place: Int64[Tensor, " m"] | None = None) -> "StoredTable":
+        """The rows of a file."""
+        scale = container.read("scale") if "scale" in container else None
+        return cls(container, Codes(container.table("rows"), scale, metric), place)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without the rows themselves
+        return StoredTable.of, (self._container, self._codes.metric, self._place)
+
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, part: slice | Int64[Tensor, "*b"]) -> Float32[Tensor, "*b d"]:
+    def __getitem__(self, part: Any) -> Float32[Tensor, "*b d"]:
+        if isinstance(part, slice) and self._place is None and part.step in (None, 1):
+            return self._ranged(*part.indices(len(self))[:2])
+        number = self._numbers(part)
+        flat = number.flatten()
+        self._check(flat.numpy())
+        return MappedRows(self._codes, self._container.opened)[flat].view(*number.shape, self.shape[1])
+
+    def _numbers(self, part: Any) -> Int64[Tensor, "*b"]:
+        """Numbers of rows of the file, by whatever a tensor is indexed with."""
         if self._place is not None:
-            part = self._place[part]
-        if isinstance(part, slice):
-            part = slice(*part.indices(len(self)))
-            count, shape, touched = max(0, part.stop - part.start), (), np.array([part.start, part.stop])
-        else:
-            shape, part = part.shape[:-1], part.flatten()
-            count, touched = len(part), part.numpy()
-        if not count:
-            return torch.empty(*shape, 0, self.shape[1])
-        self._check(touched, ranged=isinstance(part, slice))
-        out = torch.empty(count, self.shape[1])
-        for some in chunks(count, rows_for(CACHE, 16 * self.shape[1])):
-            at = slice(part.start + some.start, part.start + some.stop) if isinstance(part, slice) else part[some]
+            return self._place[part]
+        if isinstance(part, Tensor) and part.dtype == torch.int64 and (not len(part) or int(part.min()) >= 0):
+            return part
+        return torch.arange(len(self))[part]
+
+    def _ranged(self, begin: int, end: int) -> Float32[Tensor, "m d"]:
+        out = torch.empty(max(0, end - begin), self.shape[1])
+        for some in chunks(len(out), rows_for(CACHE, 16 * self.shape[1])):
+            at = slice(begin + some.start, begin + some.stop)
+            self._check(np.array([at.start]), len(out[some]))
             out[some] = self._codes[at]
-        self._container.release()
-        return out.view(*shape, -1, self.shape[1]) if shape else out
+            self._container.release()
+        return out
 
     def view(self, place: Int64[Tensor, " m"]) -> "StoredTable":
         """Some of the rows, still on disk."""
         return StoredTable(self._container, self._codes, place if self._place is None else self._place[place])
 
-    def _check(self, rows: np.ndarray, *, ranged: bool) -> None:
-        for name, values in (("rows", self._codes.values), ("scale", self._codes.scale)):
-            if values is None:
-                continue
-            width = values[:1].numel() * values.dtype.itemsize
-            if ranged:
-                blocks = np.arange(rows[0] * width // CACHE, (rows[1] * width - 1) // CACHE + 1)
-            else:
-                first, last = rows * width // CACHE, (rows * width + width - 1) // CACHE
-                steps = range(int((last - first).max()) + 1)
-                blocks = np.unique(np.concatenate([np.minimum(first + step, last) for step in steps]))
-            self._container.check(name, blocks)
+    def _check(self, rows: np.ndarray, run: int = 1) -> None:
+        """Check the blocks of some rows, and of those that follow each of them in a run."""
+        if not len(rows):
+            return
+        width = self._codes.values.dtype.itemsize * self.shape[1]
+        first, last = rows * width // CACHE, ((rows + run) * width - 1) // CACHE
+        steps = range(int((last - first).max()) + 1)
+        self._container.check("rows", np.unique(np.concatenate([np.minimum(first + step, last) for step in steps])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +169,11 @@ class DiskRows:
     @property
     def memory(self) -> int:
         """Bytes that are left for blocks of rows, and for what is found of them."""
-        return (self.memory_mb << 20) - _NAMED * len(self)
+        return self.within(self.memory_mb)
+
+    def within(self, memory_mb: int) -> int:
+        """`memory` under another ceiling."""
+        return (memory_mb << 20) - _NAMED * len(self)
 
     @property
     def at_once(self) -> int:

@@ -1,23 +1,23 @@
 """A bank on disk: larger than memory, in half or a quarter of the bytes, and read as far as it is asked for."""
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
-from legolas_metric.checks import ArrayLike, Metric, as_device, check_choice, check_metric, check_whole
-from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings, embed_each, evened, input_loader
+from legolas_metric.checks import ArrayLike, Metric, check_dimension, check_whole
+from legolas_metric.datasets.embedding import Collate, Encoder, PassSettings
 from legolas_metric.datasets.source import Inputs, Source
-from legolas_metric.disk.bank_writer import FORMAT, Kind, bank_writer
-from legolas_metric.disk.codes import Codes, Storage
+from legolas_metric.disk.bank_writer import FORMAT, BankWriter, Kind, encoded, written
+from legolas_metric.disk.codes import Storage
 from legolas_metric.disk.container import Container
 from legolas_metric.disk.disk_rows import DiskRows, StoredTable, unread
-from legolas_metric.geometry import chunks
-from legolas_metric.rows import Rows, named_rows, places_of
+from legolas_metric.disk.given import blocks_of, check_kind, names_of, refuse_beside
+from legolas_metric.names import Names
+from legolas_metric.rows import Rows, places_of
 from legolas_metric.signatures import typed
 
 
@@ -34,10 +34,11 @@ class StoredBank:
     2 error + error^2.
 
     Memory: 128 bytes a row for labels, ids, groups and what is sorted by them, and blocks of rows, within `memory_mb`.
+    Pickled, it is its path and names: the process that gets it opens the file, and refuses one that was replaced.
 
     Args:
         path: of the file.
-        memory_mb: what searches and refreshes may take, in MiB, above what the process takes otherwise.
+        memory_mb: what searches may take, in MiB, above what the process takes otherwise, and beside their answer.
 
     Raises:
         FileNotFoundError: no such file.
@@ -61,27 +62,29 @@ class StoredBank:
     @typed
     def __init__(self, path: str | os.PathLike[str], *, memory_mb: int = 1024) -> None:
         check_whole("memory_mb", memory_mb, 1)
-        self.memory_mb = memory_mb
-        self._container = Container(path)
-        notes = self._container.notes
+        self._hold(Container(path), memory_mb)
+
+    @classmethod
+    def _of(cls, container: Container, memory_mb: int) -> "StoredBank":
+        bank = cls.__new__(cls)
+        bank._hold(container, memory_mb)
+        return bank
+
+    def _hold(self, container: Container, memory_mb: int) -> None:
+        self.path, self.memory_mb = container.path, memory_mb
+        self._container, notes = container, container.notes
         if notes.get("format") != FORMAT:
             raise ValueError(
-                f"{path} has the format {notes.get('format')!r}, this version reads {FORMAT}: write it anew"
+                f"{self.path} has the format {notes.get('format')!r}, this version reads {FORMAT}: write it anew"
             )
-        self.path = self._container.path
         self.metric: Metric = notes["metric"]
         self.storage: Storage = notes["storage"]
         self.step: int = notes["step"]
         self.error: float = notes["error"]
         self.mean_error: float = notes["mean_error"]
         self.drift: float | None = None  # of the refresh that wrote it
-        codes = Codes(self._container.table("rows"), self._scale(), self.metric)
-        self._table = DiskRows(
-            StoredTable(self._container, codes), self._named(codes.shape), notes["longest"], memory_mb
-        )
-
-    def _scale(self) -> Float32[Tensor, " n"] | None:
-        return self._container.read("scale") if "scale" in self._container else None
+        table = StoredTable.of(container, self.metric)
+        self._table = DiskRows(table, self._named(table.shape), notes["longest"], memory_mb)
 
     def _named(self, shape: torch.Size) -> Rows:
         read, notes = self._container.read, self._container.notes
@@ -123,6 +126,21 @@ class StoredBank:
         return self._table.groups
 
     @property
+    def label_names(self) -> Names | None:
+        """What the labels stand for, where they came as names."""
+        return self._table.named.label_names
+
+    @property
+    def group_names(self) -> Names | None:
+        """What the groups stand for, where they came as names."""
+        return self._table.named.group_names
+
+    @property
+    def steps(self) -> Int64[Tensor, " n"]:
+        """The step at which each row was computed."""
+        return self._container.read("steps")
+
+    @property
     def errors(self) -> Float32[Tensor, " n"]:
         """The distance of each row from what is stored of it, rounded up."""
         return self._container.read("errors")
@@ -143,12 +161,11 @@ class StoredBank:
     @typed
     def load(self) -> EmbeddingBank:
         """The stored rows as a bank in memory, 4 n d bytes."""
-        every = self._table[:]
-        bank = EmbeddingBank(
-            every.embeddings, self.labels, ids=self.ids, groups=self.groups, metric=self.metric, step=self.step
+        bank = EmbeddingBank.of_own(
+            self.embeddings[:], self.labels, ids=self.ids, groups=self.groups, metric=self.metric
         )
-        bank.label_names, bank.group_names = every.label_names, every.group_names
-        bank.steps.copy_(self._container.read("steps"))
+        bank.label_names, bank.group_names = self.label_names, self.group_names
+        bank.steps.copy_(self.steps)
         return bank
 
     def verify(self) -> None:
@@ -178,31 +195,36 @@ class StoredBank:
 
         Args:
             path: of the file; what is there stays until the new one is whole.
-            rows: an `EmbeddingBank`, which brings labels, ids, groups, metric and step with it; or blocks [b, d] in
-                turn, such as a generator gives.
-            labels, ids, groups, metric, step: of rows that come in blocks, see `EmbeddingBank`.
+            rows: an `EmbeddingBank` or `StoredBank`, which brings labels, ids, groups, metric and steps with it; or
+                an array [n, d]; or blocks [b, d] in turn, such as a generator gives.
+            labels, ids, groups, metric, step: of rows that are no bank, see `EmbeddingBank`.
             storage: "float32"; "float16" or "bfloat16", half of that; "int8", a quarter.
             memory_mb: of the bank that is returned.
 
         Raises:
             TypeError, ValueError: what `EmbeddingBank` refuses; rows that are not as many as labels; numbers that
-                float16 does not hold.
+                float16 does not hold; labels and the like beside a bank, which has its own.
             OSError: the file cannot be written, or the disk is full; what was there before is as it was.
         """
-        if isinstance(rows, EmbeddingBank):
-            named, kind = rows.table, Kind(metric=rows.metric, storage=storage, step=rows.step)
-            whole = rows.embeddings
-            blocks: Iterable[ArrayLike] = (whole[part] for part in chunks(len(whole), 1 << 14))
+        check_whole("memory_mb", memory_mb, 1)
+        if isinstance(rows, EmbeddingBank | StoredBank):
+            beside = {"labels": labels, "ids": ids, "groups": groups, "step": step or None}
+            refuse_beside({**beside, "metric": None if metric in ("cosine", rows.metric) else metric})
+            named = rows.table if isinstance(rows, EmbeddingBank) else rows.table.named
+            kind = Kind(metric=rows.metric, storage=storage, step=rows.step)
+            blocks = blocks_of(rows.embeddings)
         else:
-            named, kind = _named(labels, ids, groups), Kind(metric=metric, storage=storage, step=step)
-            blocks = [rows] if isinstance(rows, Tensor) or hasattr(rows, "__array__") else rows
-        _check_kind(kind)
-        with bank_writer(path, named, kind) as writer:
+            blocks = blocks_of(rows)
+            named, kind = names_of(labels, ids, groups), Kind(metric=metric, storage=storage, step=step)
+        check_kind(kind)
+
+        def fill(writer: BankWriter) -> None:
             for block in blocks:
                 writer.add(block)
-            if isinstance(rows, EmbeddingBank):
+            if isinstance(rows, EmbeddingBank | StoredBank):
                 writer.steps.copy_(rows.steps)
-        return cls(path, memory_mb=memory_mb)
+
+        return cls._of(written(path, named, kind, fill), memory_mb)
 
     @classmethod
     @typed
@@ -235,10 +257,11 @@ class StoredBank:
         Raises:
             TypeError, ValueError, OSError: as `write`, and `EmbeddingBank.encode`.
         """
+        check_whole("memory_mb", memory_mb, 1)
         source = Inputs(dataset)
-        named = _named(labels, ids, groups, len(source))
+        named = names_of(labels, ids, groups, len(source))
         kind = Kind(metric=metric, storage=storage, step=step)
-        _check_kind(kind)
+        check_kind(kind)
         settings = PassSettings(
             batch_size=batch_size,
             num_workers=num_workers,
@@ -246,8 +269,8 @@ class StoredBank:
             pin_memory=pin_memory,
             progress=progress,
         )
-        _embed(path, named, kind, encoder, source, settings, device, lambda begin, rows: None)
-        return cls(path, memory_mb=memory_mb)
+        done = encoded(path, named, kind, encoder, source, settings, device, lambda begin, rows: None)
+        return cls._of(done, memory_mb)
 
     @typed
     def refresh(
@@ -263,7 +286,7 @@ class StoredBank:
         device: torch.device | str | None = None,
         progress: bool = True,
     ) -> "StoredBank":
-        """Embed the data set again, straight to disk, in place of this bank's file.
+        """Embed the data set again, straight to disk, in place of this bank's file, whoever wrote there since.
 
         Args:
             encoder, dataset: the rows come in the order of this bank's.
@@ -275,7 +298,7 @@ class StoredBank:
             old rows.
 
         Raises:
-            TypeError, ValueError, OSError: as `encode`; or an earlier step.
+            TypeError, ValueError, OSError: as `encode`; an earlier step, or rows of another dimension.
         """
         if step < self.step:
             raise ValueError(f"step {step} is before the step {self.step} of these rows: steps only grow")
@@ -294,45 +317,11 @@ class StoredBank:
 
         def compare(begin: int, rows: Tensor) -> None:
             nonlocal alike
+            check_dimension(rows, self.embeddings, names=("what the encoder gives", "the bank"))
             old = self.embeddings[begin : begin + len(rows)]
             alike += float(torch.cosine_similarity(old.double(), rows.double()).sum())
 
-        _embed(self.path, self.table.named, kind, encoder, source, settings, device, compare)
-        new = StoredBank(self.path, memory_mb=self.memory_mb)
+        done = encoded(self.path, self.table.named, kind, encoder, source, settings, device, compare)
+        new = StoredBank._of(done, self.memory_mb)
         new.drift = alike / len(self)
         return new
-
-
-def _embed(
-    path: str | os.PathLike[str],
-    named: Rows,
-    kind: Kind,
-    encoder: Encoder,
-    source: Inputs,
-    settings: PassSettings,
-    device: torch.device | str | None,
-    seen: Callable[[int, Tensor], None],
-) -> None:
-    """Write an encoder's rows as they come; `seen` is told of each batch of them."""
-    loader = input_loader(source, evened(len(source), settings))
-    where = None if device is None else as_device(device)
-    with bank_writer(path, named, kind) as writer:
-
-        def take(begin: int, rows: Tensor) -> None:
-            seen(begin, writer.add(rows))
-
-        embed_each(encoder, loader, take, device=where, progress=settings.progress)
-
-
-def _named(labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None, n: int | None = None) -> Rows:
-    """What names the rows, checked before there are any."""
-    if labels is None:
-        raise TypeError("labels must be given: one for each row, -1 where there is none")
-    count = n if n is not None else len(labels) if hasattr(labels, "__len__") else 0  # pyright: ignore[reportArgumentType]
-    return named_rows(unread(count, 1), labels, ids=ids, groups=groups)
-
-
-def _check_kind(kind: Kind) -> None:
-    check_metric(kind.metric)
-    check_choice("storage", kind.storage, get_args(Storage))
-    check_whole("step", kind.step, 0)

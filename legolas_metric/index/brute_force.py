@@ -138,7 +138,7 @@ def scan_classes(
     ids = queries.ids.new_full((len(queries), k), NO_ID)
     values = rows.embeddings.new_full((len(queries), k), -torch.inf)
     small = ((size > 0) & (size <= _SMALL_CLASS)).nonzero().flatten()
-    for part in small.split(rows_for(BLOCK, _COMPARED * _SMALL_CLASS)):
+    for part in small.split(rows_for(min(BLOCK, workspace_mb << 20), _COMPARED * _SMALL_CLASS)):
         own, own_bounds = queries[part], part_of(bounds, part)
         query = torch.arange(len(part), device=part.device).repeat_interleave(size[part])
         first = (size[part].cumsum(0) - size[part]).repeat_interleave(size[part])

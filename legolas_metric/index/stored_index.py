@@ -7,11 +7,13 @@ Letters: q queries, n rows, d dimensions, k neighbours.
 """
 
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.budgets import rows_for
 from legolas_metric.checks import ArrayLike, Metric, check_choice
 from legolas_metric.disk.disk_rows import AnyRows, DiskRows, some_of
 from legolas_metric.disk.stored_bank import StoredBank
@@ -27,6 +29,7 @@ from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, query_rows
 from legolas_metric.signatures import typed
 
+_MERGED = 110  # bytes that a neighbour, known or new, takes at most while lists are merged
 _FEWEST_ROWS, _FEWEST_QUERIES = 1024, 256  # below that, blocks cost more than what is in them
 
 
@@ -52,15 +55,19 @@ class Plan:
             ValueError: not even a small block does.
         """
         n, d = rows.embeddings.shape
-        workspace = max(1, min(256, rows.memory_mb // 32))
-        left = rows.memory - (2 * workspace + 2 * torch.get_num_threads() << 20)
         a_query, a_row = 20 * d + 28 * (2 * k + 384) + 40 * k + 150, 24 * d + 150
         least = min(q, _FEWEST_QUERIES) * a_query + min(n, _FEWEST_ROWS) * a_row
+
+        def beside(memory_mb: int) -> tuple[int, int]:
+            workspace = max(1, min(256, memory_mb // 32))
+            return workspace, rows.within(memory_mb) - (2 * workspace + 2 * torch.get_num_threads() << 20)
+
+        workspace, left = beside(rows.memory_mb)
         if left < least:
-            short = (least - left >> 20) + 1
+            enough = next(mb for mb in count(rows.memory_mb) if beside(mb)[1] >= least)
             raise ValueError(
                 f"memory_mb={rows.memory_mb} is too little to search {n:,} rows of {d} dimensions for {k} neighbours: "
-                f"open the bank with memory_mb={rows.memory_mb + short} or more"
+                f"open the bank with memory_mb={enough} or more"
             )
         queries = max(min(q, _FEWEST_QUERIES), min(q, left // 3 // a_query))
         return cls(queries, min(n, (left - queries * a_query) // a_row), workspace)
@@ -152,11 +159,14 @@ class StoredIndex(RowIndex):
         """Take what a block has into the best; returns how it was searched."""
         index = ExactIndex(metric=self.metric, precision=self.precision, workspace_mb=plan.workspace_mb).take(block)
         near = index.answer(own, min(k, len(block)), want, best.farthest, best.within(bounds))
-        query, place = (near.ids != NO_ID).nonzero(as_tuple=True)
-        row, _ = lookup(near.ids[query, place], block.ids)
-        values = best.nothing(near.ids)
-        values[query, place] = exact_similarities(own.embeddings, block.embeddings, query, row, self.metric)
-        best.take(near.ids, values)
+        width = best.ids.shape[1] + near.ids.shape[1]
+        for part in chunks(len(own), rows_for(plan.workspace_mb << 20, _MERGED * width)):
+            ids = near.ids[part]
+            query, place = (ids != NO_ID).nonzero(as_tuple=True)
+            row, _ = lookup(ids[query, place], block.ids)
+            values = best.nothing(ids)
+            values[query, place] = exact_similarities(own.embeddings[part], block.embeddings, query, row, self.metric)
+            best.take(part, ids, values)
         return near.stats
 
 
@@ -179,13 +189,13 @@ class _Best:
         just = torch.nextafter(last, torch.full_like(last, torch.inf if self.farthest else -torch.inf))
         return (low, torch.minimum(high, just)) if self.farthest else (torch.maximum(low, just), high)
 
-    def take(self, ids: Int64[Tensor, "q m"], values: Float64[Tensor, "q m"]) -> None:
-        """Merge with more."""
-        ids, values = torch.cat([self.ids, ids], 1), torch.cat([self.values, values], 1)
+    def take(self, part: slice, ids: Int64[Tensor, "q m"], values: Float64[Tensor, "q m"]) -> None:
+        """Merge those of some queries with more."""
+        ids, values = torch.cat([self.ids[part], ids], 1), torch.cat([self.values[part], values], 1)
         order = ids.argsort(1)
         order = order.gather(1, values.gather(1, order).argsort(dim=1, stable=True, descending=not self.farthest))
         order = order[:, : self.ids.shape[1]]
-        self.ids, self.values = ids.gather(1, order), values.gather(1, order)
+        self.ids[part], self.values[part] = ids.gather(1, order), values.gather(1, order)
 
     @property
     def reported(self) -> Float32[Tensor, "q k"]:

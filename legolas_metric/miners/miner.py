@@ -335,8 +335,8 @@ def check_age(bank: EmbeddingBank | StoredBank, step: int | None, max_staleness:
     """Steps since the bank's oldest row was written; raise where they are too many, or where there is no bank."""
     if not isinstance(bank, EmbeddingBank | StoredBank):
         raise TypeError(
-            f"mine() takes an EmbeddingBank as bank, got {type(bank).__name__}: mine(EmbeddingBank(embeddings, labels))"
-            ", or call the miner itself for a batch, miner(embeddings, labels)"
+            f"mine() takes an EmbeddingBank or a StoredBank as bank, got {type(bank).__name__}: "
+            "mine(EmbeddingBank(embeddings, labels)), or call the miner itself for a batch, miner(embeddings, labels)"
         )
     step = step if step is None else check_whole("step", step, 0)
     age = bank.max_age if step is None else step - bank.step + bank.max_age
