@@ -146,7 +146,7 @@ def as_embeddings(
         ValueError: not 2-D, empty, NaN or inf (also after the cast to float32), or zero rows under cosine.
     """
     rows = as_float_rows(embeddings, name=name)
-    check_norms(rows, *_range_of(row_norms(rows)), name=name, metric=metric, ids=ids)
+    check_norms(rows, *range_of(row_norms(rows)), name=name, metric=metric, ids=ids)
     return rows
 
 
@@ -224,10 +224,10 @@ def warn_of_overflow(rows: Tensor, name: str, what: str) -> None:
     )
 
 
-def _range_of(norms: Float64[Tensor, " n"]) -> tuple[float, float]:
-    """The least and the largest norm of rows: finite of finite rows, and 0 of zeros alone."""
-    least, most = norms.aminmax()
-    return float(least), float(most)
+def range_of(norms: Float64[Tensor, "*n"]) -> tuple[float, float]:
+    """The least and the largest norm of rows, read at once: finite of finite rows, and 0 of zeros alone."""
+    least, most = torch.stack(norms.aminmax()).tolist()
+    return least, most
 
 
 def as_labels(
@@ -322,5 +322,5 @@ def as_prepared(
     """
     rows = as_float_rows(embeddings, name=name, wide=wide)
     unit, norms = unit_rows(rows) if metric == "cosine" else (rows, row_norms(rows))
-    check_norms(rows, *_range_of(norms), name=name, metric=metric, ids=ids)
+    check_norms(rows, *range_of(norms), name=name, metric=metric, ids=ids)
     return unit

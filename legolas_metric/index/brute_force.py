@@ -60,7 +60,7 @@ def scan(
     workspace = workspace_mb << 20
     itself = None if queries is rows else _places(queries, rows)
     found = []
-    pairs = workspace // _SCREENED if rows.ids.is_cuda else min(workspace // _SCREENED, PAIRS)
+    pairs = workspace // _SCREENED if rows.ids.device.type != "cpu" else min(workspace // _SCREENED, PAIRS)
     for part in chunks(len(queries), rows_for(pairs, len(rows))):
         own, own_bounds = queries[part], part_of(bounds, part)
         x = _screened(own.embeddings, scale, centre, metric)
@@ -254,7 +254,7 @@ def _floor(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     lanes = _LANES * k
     deep = n // lanes
     floors = []
-    for part in chunks(q, q if score.is_cuda else rows_for(WIDE, n)):  # what is copied stays in cache
+    for part in chunks(q, q if score.device.type != "cpu" else rows_for(WIDE, n)):  # what is copied stays in cache
         some = score[part]
         if deep > 1:
             maxima = some[:, : deep * lanes].unflatten(1, (deep, lanes)).amax(1)

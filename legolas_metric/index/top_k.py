@@ -4,6 +4,7 @@ Letters: t pairs, q queries, n rows, d dimensions.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -50,13 +51,16 @@ def best_pairs(
     bounds: Bounds | None,
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """The k best of some pairs (query, row) that lie inside the windows; queries ascend."""
-    ids, similarities = [], []
-    for part in chunks(max(1, len(x)), _SORTED):
-        first, last = torch.searchsorted(query, torch.tensor([part.start, part.stop], device=query.device)).tolist()
+    ids, similarities, edges = [], [], (0, len(query))
+    parts = list(chunks(max(1, len(x)), _SORTED))
+    if len(parts) > 1:
+        starts = torch.tensor([part.start for part in parts], device=query.device)
+        edges = (*torch.searchsorted(query, starts).tolist(), len(query))
+    for part, (first, last) in zip(parts, pairwise(edges)):
         own, column = query[first:last] - part.start, row[first:last]
         value = exact_similarities(x[part], rows.embeddings, own, column, metric)
         if bounds is not None:
-            inside = inside_window(value, own, (bounds[0][part], bounds[1][part]))
+            inside = inside_window(value, own, (bounds[0][part], bounds[1][part])).nonzero()[:, 0]
             own, column, value = own[inside], column[inside], value[inside]
         best = best_of(own, rows.ids[column], value, q=len(x[part]), k=k, farthest=farthest)
         ids.append(best[0])
