@@ -129,7 +129,7 @@ def test_no_head_errs_by_more_than_its_bound(length, spectrum, metric, farthest)
     over = whole / frame.steps**2 - frame.score(true.flatten()).view(N, N)
     certificate = certify(table, table, frame, 2048)
     slack = certificate.weights[:N, -1:] * certificate.bounds[0, -1]
-    bound = certificate.missed(slice(0, N), 0)[:, None]
+    bound = certificate.missed()[:N, None]
     assert bool((-over <= bound).all())
     assert bool((over <= bound + slack).all())
     if spectrum == "decaying":

@@ -30,8 +30,8 @@ _SMALL = 1_500_000  # pairs; below, the plain scan is faster than setting the en
 _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class
 
 
-def answer(request: Request, precision: Precision, workspace_mb: int, shrink: float = 1.0) -> Neighbors:
-    """The neighbours that a request asks for; `shrink` breaks the certificate, for tests."""
+def answer(request: Request, precision: Precision, workspace_mb: int) -> Neighbors:
+    """The neighbours that a request asks for."""
     rows, k = request.rows, request.k
     positives = request.want in ("positive", "cross_group_positive")
     ready, pays = _loops(request, precision)
@@ -40,21 +40,21 @@ def answer(request: Request, precision: Precision, workspace_mb: int, shrink: fl
         ids, similarities = _scanned(way, request, workspace_mb, best)
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
     if positives:
-        return _positives(request, precision, workspace_mb, shrink)
+        return _positives(request, precision, workspace_mb)
     kept = needed_rows(rows, k, request.want)
     problem, query = arrange(request if kept is None else replace(request, rows=rows[kept]))
     ids, similarities = _empty(request)
     if len(query) == 0:
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
-    solution = _solved(problem, request, precision, workspace_mb, shrink)
+    solution = _solved(problem, precision, workspace_mb)
     ids[query], similarities[query] = solution.ids, solution.similarities
     return Neighbors(ids, similarities, _stats(solution, len(query)))
 
 
-def _solved(problem: Problem, request: Request, precision: Precision, workspace_mb: int, shrink: float) -> Solution:
-    rows = request.rows.embeddings
+def _solved(problem: Problem, precision: Precision, workspace_mb: int) -> Solution:
+    rows = problem.rows.embeddings
     heads = precision in ("auto", "int16") and has_int16(rows.device)
-    return solve(problem, screening_dtype(precision, rows.shape[1], rows.device), workspace_mb, shrink, heads=heads)
+    return solve(problem, screening_dtype(precision, rows.shape[1]), workspace_mb, heads=heads)
 
 
 def _loops(request: Request, precision: Precision) -> tuple[bool, bool]:
@@ -83,7 +83,7 @@ def _pairs_within(request: Request) -> int:
     return int(counts[place[found]].sum()) if len(large) else 0
 
 
-def _positives(request: Request, precision: Precision, workspace_mb: int, shrink: float) -> Neighbors:
+def _positives(request: Request, precision: Precision, workspace_mb: int) -> Neighbors:
     """Small classes pair by pair, each large one as a search of its own."""
     own, rows = request.own, request.rows
     assert own.labels is not None
@@ -109,7 +109,7 @@ def _positives(request: Request, precision: Precision, workspace_mb: int, shrink
             bounds=part_of(request.bounds, query),
         )
         problem, place = arrange(part)
-        solution = _solved(problem, part, precision, workspace_mb, shrink)
+        solution = _solved(problem, precision, workspace_mb)
         ids[query[place]], similarities[query[place]] = solution.ids, solution.similarities
         solutions.append(solution)
     if not solutions:

@@ -90,24 +90,21 @@ class Solution:
     details: Mapping[str, float] = field(default_factory=dict)
 
 
-def solve(
-    problem: Problem, dtype: torch.dtype, workspace_mb: int, shrink: float = 1.0, *, heads: bool = False
-) -> Solution:
+def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, *, heads: bool) -> Solution:
     """The k best columns of each anchor, exactly.
 
     Args:
         problem: what to find.
-        heads: whether rows may be screened by a few principal axes, in int16, where that pays.
         dtype: of the screening; a window or a bank that it cannot separate is screened in float32 instead.
-        workspace_mb: for tiles, in MiB.
-        shrink: see `certify`; for tests.
+        workspace_mb: for the plain scan of what overflows twice, in MiB.
+        heads: whether rows may be screened by a few principal axes, in int16, where that pays.
     """
     tables = [problem.anchors.embeddings, problem.rows.embeddings][problem.symmetric :]
     frame = choose_frame(tables, problem.metric, farthest=problem.farthest)
-    along = _along_axes(problem, frame, shrink) if heads else None
+    along = _along_axes(problem, frame) if heads else None
     if along is not None:
         screened, m = along
-        return _settled(problem, screened, frame, torch.int16, workspace_mb, shrink, {"axes": float(m)})
+        return _settled(problem, screened, frame, torch.int16, workspace_mb, {"axes": float(m)})
     if dtype == torch.int16:
         frame = with_steps(frame, tables)
         if frame.steps < _FEWEST_STEPS:  # the terms are much larger than the products
@@ -116,12 +113,12 @@ def solve(
     n = len(problem.anchors)
     if dtype != torch.float32 and n > _FEWEST_SAMPLED:
         some = torch.arange(0, n, n // _SAMPLE, device=problem.low.device)
-        tried = _screen(problem.part(some), frame, columns, dtype, None, workspace_mb, shrink)
+        tried = _screen(problem.part(some), frame, columns, dtype)
         if float(tried.overflowed.float().mean()) > _CROWDED:
             dtype = torch.float32
             columns = make_table(problem.rows.embeddings, frame, dtype)
-    found = _screen(problem, frame, columns, dtype, None, workspace_mb, shrink)
-    return _settled(problem, found, frame, dtype, workspace_mb, shrink, {})
+    found = _screen(problem, frame, columns, dtype)
+    return _settled(problem, found, frame, dtype, workspace_mb, {})
 
 
 def _settled(
@@ -130,28 +127,22 @@ def _settled(
     frame: Frame,
     dtype: torch.dtype,
     workspace_mb: int,
-    shrink: float,
     details: Mapping[str, float],
 ) -> Solution:
-    """The answers among what is left after a pass; those of anchors that overflowed are found otherwise."""
-    n = len(problem.anchors)
-    ids, similarities = _rerank(problem, found.anchor, found.column)
-    again = found.overflowed.nonzero().flatten()
-    if len(again):
-        ids[again], similarities[again] = _rescan(
-            problem.part(again), frame, dtype, found.reached[again], workspace_mb, shrink
-        )
+    """The answers among what is left after a pass, and what was counted."""
+    n, rescanned = max(1, len(problem.anchors)), int(found.overflowed.sum())
+    ids, similarities = _answers(problem, found, frame, dtype, workspace_mb)
     counts = {
-        "tiles": float(found.work.tiles),
-        "groups_per_row": found.work.groups / max(1, n),
-        "scores_per_row": found.work.scores / max(1, n),
-        "reranked_per_row": len(found.anchor) / max(1, n),
-        "rescanned": float(len(again)),
+        "tiles": float(found.tiles),
+        "groups_per_row": found.groups / n,
+        "scores_per_row": found.scores / n,
+        "reranked_per_row": len(found.anchor) / n,
+        "rescanned": float(rescanned),
     }
-    return Solution(ids, similarities, str(dtype).removeprefix("torch."), len(again), {**counts, **details})
+    return Solution(ids, similarities, str(dtype).removeprefix("torch."), rescanned, {**counts, **details})
 
 
-def _along_axes(problem: Problem, frame: Frame, shrink: float) -> tuple[Screened, int] | None:
+def _along_axes(problem: Problem, frame: Frame) -> tuple[Screened, int] | None:
     """Sweep over the rows' heads, along as many principal axes as is fastest by a sample of the search; and how many.
 
     None where the whole rows are as fast, or where the terms are too large for int16.
@@ -163,7 +154,7 @@ def _along_axes(problem: Problem, frame: Frame, shrink: float) -> tuple[Screened
     sides = [problem.anchors.embeddings, rows][problem.symmetric :]
     longer = [heads_of(side, frame, axes) for side in sides]
     pairs = n * len(rows) // (2 if problem.symmetric else 1)
-    m = fewer_axes(longer, _sample(problem, frame, longer), frame, pairs, rows.shape[1], int16_speed(rows.device))
+    m = fewer_axes(longer, _sample(problem, frame, longer), frame, pairs, rows.shape[1], int16_speed())
     if m is None:
         return None
     heads = [first_heads(side, m, axes) for side in longer]
@@ -174,14 +165,14 @@ def _along_axes(problem: Problem, frame: Frame, shrink: float) -> tuple[Screened
     closer = []
     for some, dtype in ((longer, torch.int16), ([None] * len(sides), torch.float32)):
         rounded = [make_table(side, frame, dtype, head, packed=False) for side, head in zip(sides, some)]
-        missed = certify(rounded[0], rounded[-1], frame, tile, shrink).missed_anywhere()
+        missed = certify(rounded[0], rounded[-1], frame, tile).missed()
         closer.append(Closer(rounded[0], rounded[-1], missed))
     tables = [make_table(side, frame, torch.int16, head) for side, head in zip(sides, heads)]
     floor = None
     if problem.symmetric:
         ceiling = ceiling_of(problem.bounds, frame)
         floor = seeded_floors(longer[0], closer[1], frame.sign, problem.low, problem.high, ceiling, problem.k)
-    return _swept(problem, frame, tables[0], tables[-1], tile, floor, shrink, (closer[0], closer[1])), m
+    return _swept(problem, frame, tables[0], tables[-1], tile, floor, (closer[0], closer[1])), m
 
 
 def _sample(problem: Problem, frame: Frame, heads: list[Heads]) -> Sample:
@@ -209,14 +200,12 @@ def _screen(
     frame: Frame,
     columns: Table,
     dtype: torch.dtype,
-    floor: Float32[Tensor, " n"] | None,
-    workspace_mb: int,
-    shrink: float,
+    floor: Float32[Tensor, " n"] | None = None,
 ) -> Screened:
     """Sweep, from the floors that are known (by default those of the window)."""
     tile = tile_size(len(problem.rows), problem.rows.embeddings.shape[1] * dtype.itemsize)
     anchors = columns if problem.symmetric else make_table(problem.anchors.embeddings, frame, dtype)
-    return _swept(problem, frame, anchors, columns, tile, floor, shrink)
+    return _swept(problem, frame, anchors, columns, tile, floor)
 
 
 def _swept(
@@ -226,11 +215,10 @@ def _swept(
     columns: Table,
     tile: int,
     floor: Float32[Tensor, " n"] | None,
-    shrink: float,
     closer: tuple[Closer, Closer] | None = None,
 ) -> Screened:
     n = len(problem.anchors)
-    certificate = certify(anchors, columns, frame, tile, shrink)
+    certificate = certify(anchors, columns, frame, tile)
     floors = floors_of(problem.bounds, frame, anchors.norm[:n])
     if floor is not None:
         floors = torch.maximum(floors, floor)
@@ -251,48 +239,41 @@ def _swept(
     return sweep(job, floors)
 
 
-def _rescan(
-    problem: Problem,
-    frame: Frame,
-    dtype: torch.dtype,
-    floor: Float32[Tensor, " n"],
-    workspace_mb: int,
-    shrink: float,
+def _answers(
+    problem: Problem, found: Screened, frame: Frame, dtype: torch.dtype, workspace_mb: int
 ) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
-    """Answers for anchors with more candidates than slots: screened in float32, and at last compared with every row."""
-    if dtype != torch.float32:
-        columns = make_table(problem.rows.embeddings, frame, torch.float32)
-        found = _screen(problem, frame, columns, torch.float32, floor, workspace_mb, shrink)
-        ids, similarities = _rerank(problem, found.anchor, found.column)
-        again = found.overflowed.nonzero().flatten()
-        if len(again):
-            ids[again], similarities[again] = _rescan(
-                problem.part(again), frame, torch.float32, found.reached[again], workspace_mb, shrink
-            )
-        return ids, similarities
-    return scan(
-        problem.anchors,
-        problem.rows,
-        problem.k,
-        want=problem.want,
-        metric=problem.metric,
-        farthest=problem.farthest,
-        bounds=problem.bounds,
-        workspace_mb=workspace_mb,
-    )
+    """The k best of what is left after a pass, by the exact similarity.
 
-
-def _rerank(
-    problem: Problem, anchor: Int64[Tensor, " t"], column: Int64[Tensor, " t"]
-) -> tuple[Int64[Tensor, "n k"], Float32[Tensor, "n k"]]:
-    """The k best of the surviving pairs, by the exact similarity; anchors ascend."""
-    return best_compiled(
+    Anchors with more candidates than slots are screened again in float32, and at last compared with every row.
+    """
+    metric, farthest = problem.metric, problem.farthest
+    ids, similarities = best_compiled(
         problem.anchors.embeddings,
         problem.rows,
-        anchor,
-        column,
+        found.anchor,
+        found.column,
         problem.k,
-        metric=problem.metric,
-        farthest=problem.farthest,
+        metric=metric,
+        farthest=farthest,
         bounds=problem.bounds,
     )
+    again = found.overflowed.nonzero().flatten()
+    if not len(again):
+        return ids, similarities
+    rest = problem.part(again)
+    if dtype == torch.float32:
+        ids[again], similarities[again] = scan(
+            rest.anchors,
+            problem.rows,
+            problem.k,
+            want=problem.want,
+            metric=metric,
+            farthest=farthest,
+            bounds=rest.bounds,
+            workspace_mb=workspace_mb,
+        )
+    else:
+        columns = make_table(problem.rows.embeddings, frame, torch.float32)
+        sharper = _screen(rest, frame, columns, torch.float32, found.reached[again])
+        ids[again], similarities[again] = _answers(rest, sharper, frame, torch.float32, workspace_mb)
+    return ids, similarities
