@@ -148,6 +148,15 @@ def test_flat_rows_and_small_searches_are_not_turned():
     assert not axes.may_pay(few, frame, 3000)
 
 
+def test_rows_that_recur_do_not_stand_for_all():
+    """Every other row lies along few axes: a sample at even steps would take them for all."""
+    rows = torch.randn(8192, 64, generator=torch.Generator().manual_seed(0))
+    rows[::2, 8:] *= 1e-3
+    frame = choose_frame([rows], "dot", farthest=False)
+    assert axes.may_pay(rows[::2], frame, 10**9)
+    assert not axes.may_pay(rows, frame, 10**9)
+
+
 def test_as_many_axes_as_pay():
     """None where all pairs stay open, where another dtype takes all of d faster, or where there are too few."""
     generator = torch.Generator().manual_seed(0)

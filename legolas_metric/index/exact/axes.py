@@ -160,9 +160,11 @@ def spread(rows: Float32[Tensor, "n d"], most: int) -> Float32[Tensor, "m d"]:
 
 
 def spread_places(n: int, most: int) -> Int64[Tensor, " m"]:
-    """At most so many of n places, evenly spread."""
-    m = min(n, most)
-    return torch.arange(m) * n // m
+    """At most so many of n places: one, at random, of each equal part, as rows may recur with a step of their own."""
+    if n <= most:
+        return torch.arange(n)
+    within = torch.rand(most, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return ((torch.arange(most) + within) * n / most).long()
 
 
 def _above(bound: Float64[Tensor, " m"]) -> Float32[Tensor, " m"]:

@@ -112,8 +112,7 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, *, heads: boo
     columns = make_table(problem.rows.embeddings, frame, dtype)
     n = len(problem.anchors)
     if dtype != torch.float32 and n > _FEWEST_SAMPLED:
-        some = torch.arange(0, n, n // _SAMPLE, device=problem.low.device)
-        tried = _screen(problem.part(some), frame, columns, dtype)
+        tried = _screen(problem.part(spread_places(n, _SAMPLE)), frame, columns, dtype)
         if float(tried.overflowed.float().mean()) > _CROWDED:
             dtype = torch.float32
             columns = make_table(problem.rows.embeddings, frame, dtype)
