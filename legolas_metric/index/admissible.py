@@ -7,12 +7,11 @@ from torch import Tensor
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.index.blocks import lower
 from legolas_metric.index.interface import Want
+from legolas_metric.index.request import Request
 from legolas_metric.rows import Rows
 
 
-def forbid(
-    score: Float32[Tensor, "q n"], want: Want, queries: Rows, rows: Rows, itself: Int64[Tensor, " q"] | int
-) -> None:
+def forbid(score: Float32[Tensor, "q n"], request: Request, itself: Int64[Tensor, " q"] | int) -> None:
     """Set the scores of rows that may not answer a query to -inf.
 
     The same id is self and never anything else. Label -1 is never an anchor and never a positive, and negative to every
@@ -27,8 +26,9 @@ def forbid(
     else:
         there = (itself >= 0).nonzero()[:, 0]
         score[there, itself[there]] = -torch.inf
+    queries, rows = request.own, request.rows
     columns = tuple(None if values is None else values[:, None] for values in (queries.labels, queries.groups))
-    unrelated = _unrelated(want, columns, (rows.labels, rows.groups))
+    unrelated = _unrelated(request.want, columns, (rows.labels, rows.groups))
     if unrelated is None or queries.labels is None:
         return
     lower(score, unrelated)

@@ -6,7 +6,6 @@ Letters: q queries, k neighbours.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,14 +13,15 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.datasets.labels import class_sizes
-from legolas_metric.index.brute_force import part_of, scan, scan_classes
+from legolas_metric.index.brute_force import scan, scan_classes
+from legolas_metric.index.exact.bands import arrange
 from legolas_metric.index.exact.comparing import best_compiled
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.index.exact.loops import MINING, plain_seconds
 from legolas_metric.index.exact.precision import Precision, has_int16, require_int16, screening_dtype
-from legolas_metric.index.exact.requests import Request, arrange
 from legolas_metric.index.exact.solve import Problem, Solution, solve
-from legolas_metric.index.top_k import Best, best_pairs
+from legolas_metric.index.request import Request, part_of
+from legolas_metric.index.top_k import best_pairs
 from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID
@@ -37,7 +37,7 @@ def answer(request: Request, precision: Precision, workspace_mb: int) -> Neighbo
     ready, pays = _loops(request, precision)
     if not pays:
         way, best = scan_classes if positives else scan, best_compiled if ready else best_pairs
-        ids, similarities = _scanned(way, request, workspace_mb, best)
+        ids, similarities = way(request, workspace_mb=workspace_mb, best=best)
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
     if positives:
         return _positives(request, precision, workspace_mb)
@@ -52,7 +52,7 @@ def answer(request: Request, precision: Precision, workspace_mb: int) -> Neighbo
 
 
 def _solved(problem: Problem, precision: Precision, workspace_mb: int) -> Solution:
-    rows = problem.rows.embeddings
+    rows = problem.asked.rows.embeddings
     heads = precision in ("auto", "int16") and has_int16(rows.device)
     return solve(problem, screening_dtype(precision, rows.shape[1]), workspace_mb, heads=heads)
 
@@ -92,8 +92,9 @@ def _positives(request: Request, precision: Precision, workspace_mb: int) -> Nei
     large = classes[counts > _LARGE_CLASS]
     rest = (~torch.isin(own.labels, large)).nonzero().flatten()
     ids, similarities = _empty(request)
-    others = replace(request, own=own[rest], bounds=part_of(request.bounds, rest))
-    ids[rest], similarities[rest] = _scanned(scan_classes, others, workspace_mb, best_compiled)
+    others = request.part(rest)
+    ids[rest], similarities[rest] = scan_classes(others, workspace_mb=workspace_mb, best=best_compiled)
+    want = "any" if request.want == "positive" else "cross_group_positive"
     solutions = []
     for label in large.tolist():
         members = (rows.labels == label).nonzero().flatten()
@@ -101,14 +102,8 @@ def _positives(request: Request, precision: Precision, workspace_mb: int) -> Nei
         if len(query) == 0:
             continue
         inside = rows[members]
-        part = replace(
-            request,
-            own=inside if request.joined else own[query],
-            rows=inside,
-            want="any" if request.want == "positive" else "cross_group_positive",
-            bounds=part_of(request.bounds, query),
-        )
-        problem, place = arrange(part)
+        asking, bounds = inside if request.joined else own[query], part_of(request.bounds, query)
+        problem, place = arrange(replace(request, own=asking, rows=inside, want=want, bounds=bounds))
         solution = _solved(problem, precision, workspace_mb)
         ids[query[place]], similarities[query[place]] = solution.ids, solution.similarities
         solutions.append(solution)
@@ -126,26 +121,6 @@ def _joined(solutions: list[Solution], anchors: int) -> Solution:
             details[name] = details.get(name, 0.0) + share * value
     rescanned = sum(solution.rescanned for solution in solutions)
     return replace(solutions[0], rescanned=rescanned, details=details)
-
-
-def _scanned(
-    way: Callable[..., tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]],
-    request: Request,
-    workspace_mb: int,
-    best: Best,
-) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    """`scan` or `scan_classes` of a request."""
-    return way(
-        request.own,
-        request.rows,
-        request.k,
-        want=request.want,
-        metric=request.metric,
-        farthest=request.farthest,
-        bounds=request.bounds,
-        workspace_mb=workspace_mb,
-        best=best,
-    )
 
 
 def _empty(request: Request) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:

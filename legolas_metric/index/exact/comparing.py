@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from legolas_metric.checks import Metric
 from legolas_metric.compiled.jit import arrays
 from legolas_metric.compiled.row_metrics import METRICS
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
-from legolas_metric.index.top_k import Bounds, best_pairs
-from legolas_metric.rows import Rows
+from legolas_metric.index.request import Request, part_of
+from legolas_metric.index.top_k import best_pairs
 
 _INSERTED = 64  # neighbours up to which each candidate is put in its place: beyond, they are sorted
 _APIECE = 1024  # queries of a thread's task
@@ -21,19 +20,12 @@ _ALONE = 4096  # queries up to which threads would cost more
 
 
 def best_compiled(
-    x: Float32[Tensor, "q d"],
-    rows: Rows,
-    query: Int64[Tensor, " t"],
-    row: Int64[Tensor, " t"],
-    k: int,
-    *,
-    metric: Metric,
-    farthest: bool,
-    bounds: Bounds | None,
+    request: Request, query: Int64[Tensor, " t"], row: Int64[Tensor, " t"]
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """`best_pairs`, query by query."""
+    x, rows, k = request.own.embeddings, request.rows, request.k
     if k > _INSERTED:
-        return best_pairs(x, rows, query, row, k, metric=metric, farthest=farthest, bounds=bounds)
+        return best_pairs(request, query, row)
     from legolas_metric.index.exact.passes import best_of_pairs
 
     found = torch.empty(len(x), k, dtype=torch.int64), x.new_empty(len(x), k)
@@ -42,12 +34,12 @@ def best_compiled(
     none = torch.empty(0, dtype=torch.float64)
 
     def work(part: slice) -> None:
-        low, high = (none, none) if bounds is None else (bound[part] for bound in bounds)
+        low, high = part_of(request.bounds, part) or (none, none)
         pairs = first[part.start : part.stop + 1]
         best_of_pairs(
             *arrays(x[part], rows.embeddings, rows.ids, pairs, row, low, high),
-            -1 if farthest else 1,
-            METRICS.index(metric),
+            -1 if request.farthest else 1,
+            METRICS.index(request.metric),
             *arrays(found[0][part], found[1][part]),
         )
 

@@ -4,16 +4,15 @@ Letters: n anchors, m columns, k neighbours, t pairs.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.budgets import WORKSPACE, rows_for
-from legolas_metric.checks import Metric
 from legolas_metric.geometry import product
-from legolas_metric.index.brute_force import part_of, scan
+from legolas_metric.index.brute_force import scan
 from legolas_metric.index.exact.axes import (
     Sample,
     fewer_axes,
@@ -31,9 +30,7 @@ from legolas_metric.index.exact.processor import sweep, tile_size
 from legolas_metric.index.exact.seeds import seeded_floors
 from legolas_metric.index.exact.table import Frame, Heads, Table, choose_frame, in_frame, make_table, with_steps
 from legolas_metric.index.exact.window import ceiling_of, floors_of
-from legolas_metric.index.interface import Want
-from legolas_metric.index.top_k import Bounds
-from legolas_metric.rows import Rows
+from legolas_metric.index.request import Request
 
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
 _FEWEST_SAMPLED = 4096  # anchors beyond which that is worth a pass
@@ -47,36 +44,27 @@ class Problem:
     """A search with its rows in the order in which they are screened.
 
     Attributes:
-        anchors, rows: the two sides, prepared; equal (the anchors first) in a self-join.
+        asked: the search; its queries are the anchors.
         low, high: [n], the forbidden band of columns of each anchor.
         self_column: [n], one more forbidden column, -1 for none.
-        bounds: [n], the window.
         symmetric: whether the anchors are the first of the rows.
     """
 
-    anchors: Rows
-    rows: Rows
+    asked: Request
     low: Int64[Tensor, " n"]
     high: Int64[Tensor, " n"]
     self_column: Int64[Tensor, " n"] | None
-    k: int
-    want: Want
-    metric: Metric
-    farthest: bool
-    bounds: Bounds | None
     symmetric: bool
+
+    @property
+    def sides(self) -> list[Float32[Tensor, "_ d"]]:
+        """The anchors and the rows, or the one table that holds both."""
+        return [self.asked.own.embeddings, self.asked.rows.embeddings][self.symmetric :]
 
     def part(self, anchors: Int64[Tensor, " m"]) -> "Problem":
         """The same search for some of the anchors."""
-        return replace(
-            self,
-            anchors=self.anchors[anchors],
-            low=self.low[anchors],
-            high=self.high[anchors],
-            self_column=None if self.self_column is None else self.self_column[anchors],
-            bounds=part_of(self.bounds, anchors),
-            symmetric=False,
-        )
+        own = None if self.self_column is None else self.self_column[anchors]
+        return Problem(self.asked.part(anchors), self.low[anchors], self.high[anchors], own, symmetric=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +87,8 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, *, heads: boo
         workspace_mb: for the plain scan of what overflows twice, in MiB.
         heads: whether rows may be screened by a few principal axes, in int16, where that pays.
     """
-    tables = [problem.anchors.embeddings, problem.rows.embeddings][problem.symmetric :]
-    frame = choose_frame(tables, problem.metric, farthest=problem.farthest)
+    tables, rows = problem.sides, problem.asked.rows.embeddings
+    frame = choose_frame(tables, problem.asked.metric, farthest=problem.asked.farthest)
     along = _along_axes(problem, frame) if heads else None
     if along is not None:
         screened, m = along
@@ -109,13 +97,13 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, *, heads: boo
         frame = with_steps(frame, tables)
         if frame.steps < _FEWEST_STEPS:  # the terms are much larger than the products
             dtype = torch.float32
-    columns = make_table(problem.rows.embeddings, frame, dtype)
-    n = len(problem.anchors)
+    columns = make_table(rows, frame, dtype)
+    n = len(problem.low)
     if dtype != torch.float32 and n > _FEWEST_SAMPLED:
         tried = _screen(problem.part(spread_places(n, _SAMPLE)), frame, columns, dtype)
         if float(tried.overflowed.float().mean()) > _CROWDED:
             dtype = torch.float32
-            columns = make_table(problem.rows.embeddings, frame, dtype)
+            columns = make_table(rows, frame, dtype)
     found = _screen(problem, frame, columns, dtype)
     return _settled(problem, found, frame, dtype, workspace_mb, {})
 
@@ -129,7 +117,7 @@ def _settled(
     details: Mapping[str, float],
 ) -> Solution:
     """The answers among what is left after a pass, and what was counted."""
-    n, rescanned = max(1, len(problem.anchors)), int(found.overflowed.sum())
+    n, rescanned = max(1, len(problem.low)), int(found.overflowed.sum())
     ids, similarities = _answers(problem, found, frame, dtype, workspace_mb)
     counts = {
         "tiles": float(found.tiles),
@@ -146,11 +134,10 @@ def _along_axes(problem: Problem, frame: Frame) -> tuple[Screened, int] | None:
 
     None where the whole rows are as fast, or where the terms are too large for int16.
     """
-    rows, n = problem.rows.embeddings, len(problem.anchors)
+    rows, n, sides = problem.asked.rows.embeddings, len(problem.low), problem.sides
     if not may_pay(rows, frame, n):
         return None
     axes = principal_axes(rows, frame)
-    sides = [problem.anchors.embeddings, rows][problem.symmetric :]
     longer = [heads_of(side, frame, axes) for side in sides]
     pairs = n * len(rows) // (2 if problem.symmetric else 1)
     m = fewer_axes(longer, _sample(problem, frame, longer), frame, pairs, rows.shape[1], int16_speed())
@@ -169,26 +156,26 @@ def _along_axes(problem: Problem, frame: Frame) -> tuple[Screened, int] | None:
     tables = [make_table(side, frame, torch.int16, head) for side, head in zip(sides, heads)]
     floor = None
     if problem.symmetric:
-        ceiling = ceiling_of(problem.bounds, frame)
-        floor = seeded_floors(longer[0], closer[1], frame.sign, problem.low, problem.high, ceiling, problem.k)
+        ceiling = ceiling_of(problem.asked.bounds, frame)
+        floor = seeded_floors(longer[0], closer[1], frame.sign, problem.low, problem.high, ceiling, problem.asked.k)
     return _swept(problem, frame, tables[0], tables[-1], tile, floor, (closer[0], closer[1])), m
 
 
 def _sample(problem: Problem, frame: Frame, heads: list[Heads]) -> Sample:
     """Some anchors, with about the score of their k-th best, which is chosen by the heads."""
-    rows = problem.rows.embeddings
-    anchors = spread_places(len(problem.anchors), min(_ASKED, rows_for(WORKSPACE, 16 * len(rows))))
+    rows = problem.asked.rows.embeddings
+    anchors = spread_places(len(problem.low), min(_ASKED, rows_for(WORKSPACE, 16 * len(rows))))
     part, own, other = problem.part(anchors), heads[0].part_of(anchors), heads[-1]
     column = torch.arange(len(rows))
     barred = (column >= part.low[:, None]) & (column < part.high[:, None])
     if part.self_column is not None:
         barred |= column == part.self_column[:, None]
-    floor, ceiling = floors_of(part.bounds, frame, own.tail), ceiling_of(part.bounds, frame)
+    floor, ceiling = floors_of(part.asked.bounds, frame, own.tail), ceiling_of(part.asked.bounds, frame)
     most = torch.full_like(floor, torch.inf) if ceiling is None else ceiling.possible
     score = (product(own.part, other.part) + own.term[:, None] + other.term) * frame.sign
-    found = score.masked_fill_(barred | (score >= most[:, None]), -torch.inf).topk(part.k, 1)
+    found = score.masked_fill_(barred | (score >= most[:, None]), -torch.inf).topk(part.asked.k, 1)
     kth, place = found.values[:, -1], found.indices[:, -1]
-    (x, a_x), (y, a_y) = (in_frame(side, frame) for side in (part.anchors.embeddings, rows[place]))
+    (x, a_x), (y, a_y) = (in_frame(side, frame) for side in (part.asked.own.embeddings, rows[place]))
     exact = ((x * y).sum(1) + a_x + a_y).float() * frame.sign
     some = spread_places(len(rows), _TRIED)
     return Sample(torch.where(kth.isfinite(), floor.maximum(exact), floor), most, ~barred[:, some], anchors, some)
@@ -202,8 +189,9 @@ def _screen(
     floor: Float32[Tensor, " n"] | None = None,
 ) -> Screened:
     """Sweep, from the floors that are known (by default those of the window)."""
-    tile = tile_size(len(problem.rows), problem.rows.embeddings.shape[1] * dtype.itemsize)
-    anchors = columns if problem.symmetric else make_table(problem.anchors.embeddings, frame, dtype)
+    rows = problem.asked.rows.embeddings
+    tile = tile_size(len(rows), rows.shape[1] * dtype.itemsize)
+    anchors = columns if problem.symmetric else make_table(problem.asked.own.embeddings, frame, dtype)
     return _swept(problem, frame, anchors, columns, tile, floor)
 
 
@@ -216,9 +204,9 @@ def _swept(
     floor: Float32[Tensor, " n"] | None,
     closer: tuple[Closer, Closer] | None = None,
 ) -> Screened:
-    n = len(problem.anchors)
+    n = len(problem.low)
     certificate = certify(anchors, columns, frame, tile)
-    floors = floors_of(problem.bounds, frame, anchors.norm[:n])
+    floors = floors_of(problem.asked.bounds, frame, anchors.norm[:n])
     if floor is not None:
         floors = torch.maximum(floors, floor)
     job = Job(
@@ -229,8 +217,8 @@ def _swept(
         high=problem.high,
         self_column=problem.self_column,
         certificate=certificate,
-        ceiling=ceiling_of(problem.bounds, frame),
-        k=problem.k,
+        ceiling=ceiling_of(problem.asked.bounds, frame),
+        k=problem.asked.k,
         tile=tile,
         symmetric=problem.symmetric,
         closer=closer,
@@ -245,34 +233,14 @@ def _answers(
 
     Anchors with more candidates than slots are screened again in float32, and at last compared with every row.
     """
-    metric, farthest = problem.metric, problem.farthest
-    ids, similarities = best_compiled(
-        problem.anchors.embeddings,
-        problem.rows,
-        found.anchor,
-        found.column,
-        problem.k,
-        metric=metric,
-        farthest=farthest,
-        bounds=problem.bounds,
-    )
+    ids, similarities = best_compiled(problem.asked, found.anchor, found.column)
     again = found.overflowed.nonzero().flatten()
-    if not len(again):
-        return ids, similarities
-    rest = problem.part(again)
-    if dtype == torch.float32:
-        ids[again], similarities[again] = scan(
-            rest.anchors,
-            problem.rows,
-            problem.k,
-            want=problem.want,
-            metric=metric,
-            farthest=farthest,
-            bounds=rest.bounds,
-            workspace_mb=workspace_mb,
-        )
-    else:
-        columns = make_table(problem.rows.embeddings, frame, torch.float32)
-        sharper = _screen(rest, frame, columns, torch.float32, found.reached[again])
-        ids[again], similarities[again] = _answers(rest, sharper, frame, torch.float32, workspace_mb)
+    if len(again):
+        rest = problem.part(again)
+        if dtype == torch.float32:
+            ids[again], similarities[again] = scan(rest.asked, workspace_mb=workspace_mb)
+        else:
+            columns = make_table(problem.asked.rows.embeddings, frame, torch.float32)
+            sharper = _screen(rest, frame, columns, torch.float32, found.reached[again])
+            ids[again], similarities[again] = _answers(rest, sharper, frame, torch.float32, workspace_mb)
     return ids, similarities
