@@ -119,8 +119,7 @@ def _joined(solutions: list[Solution], anchors: int) -> Solution:
         for name, value in solution.details.items():
             share = len(solution.ids) / anchors if name.endswith("_per_row") else 1.0
             details[name] = details.get(name, 0.0) + share * value
-    rescanned = sum(solution.rescanned for solution in solutions)
-    return replace(solutions[0], rescanned=rescanned, details=details)
+    return replace(solutions[0], details=details)
 
 
 def _empty(request: Request) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
@@ -132,6 +131,6 @@ def _stats(solution: Solution, anchors: int) -> SearchStats:
     return SearchStats(
         engine="exact",
         precision=solution.precision,
-        certified=1 - solution.rescanned / anchors,
+        certified=1 - solution.details["rescanned"] / anchors,
         details=solution.details,
     )

@@ -4,7 +4,7 @@ Letters: n anchors, m columns, k neighbours, t pairs.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float32, Int64
@@ -74,8 +74,7 @@ class Solution:
     ids: Int64[Tensor, "n k"]
     similarities: Float32[Tensor, "n k"]
     precision: str
-    rescanned: int
-    details: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, float]
 
 
 def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, *, heads: bool) -> Solution:
@@ -117,16 +116,16 @@ def _settled(
     details: Mapping[str, float],
 ) -> Solution:
     """The answers among what is left after a pass, and what was counted."""
-    n, rescanned = max(1, len(problem.low)), int(found.overflowed.sum())
+    n = max(1, len(problem.low))
     ids, similarities = _answers(problem, found, frame, dtype, workspace_mb)
     counts = {
         "tiles": float(found.tiles),
         "groups_per_row": found.groups / n,
         "scores_per_row": found.scores / n,
         "reranked_per_row": len(found.anchor) / n,
-        "rescanned": float(rescanned),
+        "rescanned": float(found.overflowed.sum()),
     }
-    return Solution(ids, similarities, str(dtype).removeprefix("torch."), rescanned, {**counts, **details})
+    return Solution(ids, similarities, str(dtype).removeprefix("torch."), {**counts, **details})
 
 
 def _along_axes(problem: Problem, frame: Frame) -> tuple[Screened, int] | None:
