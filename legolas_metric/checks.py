@@ -118,7 +118,7 @@ def _refuse_huge(entries: Iterable[Any], name: str) -> None:
 
 
 def as_integers(values: ArrayLike, n: int | None, *, name: str, of: str = "embeddings") -> Int64[Tensor, " n"]:
-    """int64 values, one for each of n rows (any number of them where n is None).
+    """int64 values, one for each of n rows (any number of them where n is None): a copy.
 
     Raises:
         TypeError: floats, booleans, strings.
@@ -141,7 +141,7 @@ def as_integers(values: ArrayLike, n: int | None, *, name: str, of: str = "embed
         raise ValueError(f"{name} must be 1-D, got shape {tuple(given.shape)}: one integer for each row{hint}")
     if n is not None and given.shape[0] != n:
         raise ValueError(f"{name} has {len(given)} entries for {n} rows of {of}: give one for each row")
-    return given.detach().to(torch.int64).contiguous()
+    return given.detach().to(torch.int64, copy=True, memory_format=torch.contiguous_format)
 
 
 def check_metric(metric: str) -> None:

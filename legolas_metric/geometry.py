@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
-from torch.nn.functional import linear
 
+from legolas_metric.arrays import at_hand
 from legolas_metric.budgets import CACHE, WIDE, rows_for
 from legolas_metric.checks import Metric
 
 _DIRECTIONS = 32  # of a chain, that others are merged into
 _STRIP = 64  # tie distances, of the second projection
+_PREPARED = 2**21  # multiplications; fewer are done in the time in which oneDNN finds its code
 _SPLIT = 2.0**20 + 1  # leaves 33 of the 53 bits of a float64
 
 
@@ -38,12 +38,14 @@ def normalise(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 
 def unit_rows(rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float64[Tensor, " n"]]:
-    """What `normalise` gives, and the norms: not finite where a row isn't."""
+    """What `normalise` gives, and the norms by which it divides: 1 of rows that stay, not finite where a row isn't."""
     out, norms = torch.empty_like(rows), rows.new_empty(len(rows), dtype=torch.float64)
     for part in chunks(len(rows), rows_for(WIDE, rows.shape[1])):
         wide = rows[part].to(torch.float64, copy=True)
-        norm = norms[part] = torch.linalg.vector_norm(wide, dim=1)
-        out[part] = wide.div_(norm.masked_fill((norm - 1).abs_() <= 2 * torch.finfo(rows.dtype).eps, 1.0)[:, None])
+        norm = torch.linalg.vector_norm(wide, dim=1, out=norms[part])
+        line = at_hand(norm)
+        line[abs(line - 1) <= 2 * torch.finfo(rows.dtype).eps] = 1.0
+        out[part] = wide.div_(norm[:, None])
     return out, norms
 
 
@@ -74,7 +76,8 @@ def product(x: Float[Tensor, "q d"], y: Float[Tensor, "n d"]) -> Float[Tensor, "
     for the same sums. It prepares each new shape for half a millisecond, so this is for shapes that return; and rows
     that lie apart in memory it would take a hundred times as long for.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn():
+    large = len(x) * y.numel() >= _PREPARED
+    if large and x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn():
         x, y = (side if side.is_contiguous() or side.T.is_contiguous() else side.contiguous() for side in (x, y))
         return torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
     return x @ y.T
@@ -128,11 +131,17 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
 
     Rows of one direction and different lengths differ by rounding once they are unit rows; so a third row would be more
     similar to one of them than to another. Merged, they are exact ties to each row. O(n d + n log n): rows are compared
-    where their projections on two fixed directions lie in one chain of steps of at most `tie_distance`. Of a chain that
-    holds more than 32 directions the others stay as they are: of encoders that have collapsed to rounding.
+    where two of their numbers, and their projections on two fixed directions, lie in one chain of steps of at most
+    `tie_distance`. Of a chain that holds more than 32 directions the others stay as they are: of encoders that have
+    collapsed to rounding.
     """
-    place = rows.new_empty(len(rows), 2, dtype=torch.float64)
-    for part in chunks(len(rows), rows_for(WIDE, rows.shape[1])):
+    table, d, tie = at_hand(rows), rows.shape[1], tie_distance(rows.dtype)
+    some = _neighbours(table[:, d // 2], tie)
+    some = some[_neighbours(table[some, d // 3], tie)]
+    if not len(some):
+        return
+    place = rows.new_full((len(rows), 2), torch.nan, dtype=torch.float64)  # near to none
+    for part in torch.as_tensor(some).split(rows_for(WIDE, d)):
         place[part] = projected(rows[part])
     for others, first in one_direction(rows, place):
         rows[others] = rows[first]
@@ -140,7 +149,8 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
 
 def projected(rows: Float[Tensor, "n d"]) -> Float64[Tensor, "n 2"]:
     """Rows along two fixed directions: those of one direction lie within `tie_distance` in both."""
-    return linear(rows.double(), _axes(rows.shape[1], rows.device))
+    wide, axes = rows.double(), _axes(rows.shape[1], rows.device)
+    return torch.stack([torch.mv(wide, axis) for axis in axes], 1)  # a product takes three times as long
 
 
 def one_direction(
@@ -153,30 +163,31 @@ def one_direction(
 
     Args:
         rows: a tensor [n, d], or whatever has its length, `shape`, `dtype` and `device`, and gives rows by number.
-        place: `projected`.
+        place: `projected`; NaN of rows that are known to be alone.
     """
     tie = tie_distance(rows.dtype)
-    order = torch.arange(len(place), device=place.device)
-    for axis in (1, 0):  # who has no neighbour on either is alone
-        order = order[_ascending(place[order, axis])]
-        near = place[order, axis].diff() <= tie
-        if not bool(near.any()):
-            return
-        order = order[_beside(near)]
+    order = _neighbours(at_hand(place)[:, 1], tie)
+    order = torch.as_tensor(order[_neighbours(at_hand(place)[order, 0], tie)])  # the others are alone
+    if not len(order):
+        return
     for shift in (0.0, 0.5):
         strip = (place[:, 1] / (_STRIP * tie) + shift).floor()
         yield from _within_strips(rows, place[:, 0], strip, order[strip[order].argsort(stable=True)], tie)
 
 
-def _ascending(values: Float64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """`argsort`, of equal values in any order; on a processor NumPy's, which takes a fifth of the time."""
-    return torch.from_numpy(np.argsort(values.numpy())) if values.device.type == "cpu" else values.argsort()
+def _neighbours(values: Any, tie: float) -> Any:
+    """Numbers of the values that have another within the tie distance, by value; both at hand."""
+    order = values.argsort()
+    ordered = values[order]
+    return order[_beside(ordered[1:] - ordered[:-1] <= tie, order)]
 
 
-def _beside(near: Bool[Tensor, " m"]) -> Bool[Tensor, " n"]:
-    """Which of n = m + 1 in a line are near to the one before or after."""
-    none = near.new_zeros(1)
-    return torch.cat([near, none]) | torch.cat([none, near])
+def _beside(near: Any, order: Any) -> Any:
+    """Which of a line of row numbers are near to the one before or after, by which are near to the next; at hand."""
+    kept = order < 0
+    kept[1:] = near
+    kept[:-1] |= near
+    return kept
 
 
 def _within_strips(
@@ -185,7 +196,7 @@ def _within_strips(
     """`one_direction` of rows that are ordered by strip and, within it, by place."""
     for _ in range(_DIRECTIONS):
         near = (place[order].diff() <= tie) & (strip[order].diff() == 0)
-        kept = _beside(near)  # the others are alone
+        kept = _beside(near, order)  # the others are alone
         if not bool(kept.any()):
             return
         chain = torch.cat([near.new_zeros(1), ~near]).cumsum(0)[kept]

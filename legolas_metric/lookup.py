@@ -23,7 +23,7 @@ def lookup(names: Int64[Tensor, "*b"], among: Int64[Tensor, " n"]) -> tuple[Int6
     ordered, order = (among, None) if ascending else among.sort(stable=True)
     place = torch.searchsorted(ordered, names.contiguous()).clamp_max_(len(among) - 1)
     found = ordered[place] == names
-    return torch.where(found, place if order is None else order[place], 0), found
+    return (place if order is None else order[place]) * found, found
 
 
 def runs_of(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
+from legolas_metric.arrays import at_hand
 from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, as_integers, as_tensor, check_device, check_dimension
 from legolas_metric.geometry import merge_directions, row_norms, unit_rows
 from legolas_metric.lookup import lookup
@@ -49,6 +50,8 @@ class Rows:
         return float(self.embeddings.norm(dim=1, dtype=torch.float64).max())
 
     def __getitem__(self, part: slice | Int64[Tensor, " m"]) -> "Rows":
+        if isinstance(part, slice) and part == slice(0, len(self)):  # as of all tables of one block
+            return self
         return Rows(
             self.embeddings[part],
             None if self.labels is None else self.labels[part],
@@ -77,21 +80,27 @@ def fitted_rows(
     rows = as_prepared(given, metric, ids=None if ids is None else own_ids)
     if metric == "cosine":
         merge_directions(rows)
-    return named_rows(rows if metric == "cosine" else rows.clone(), labels, ids=own_ids, groups=groups)
+    return _named(rows if metric == "cosine" else rows.clone(), labels, own_ids, groups)
 
 
 def named_rows(
     rows: Float[Tensor, "n d"], labels: ArrayLike | None, *, ids: ArrayLike | None, groups: ArrayLike | None
 ) -> Rows:
     """Prepared rows as they are, not copied, with copies of what names them."""
+    return _named(rows, labels, as_ids(ids, len(rows)), groups)
+
+
+def _named(
+    rows: Float[Tensor, "n d"], labels: ArrayLike | None, ids: Int64[Tensor, " n"], groups: ArrayLike | None
+) -> Rows:
     n, device = len(rows), rows.device
     own_labels = None if labels is None else as_named(labels, n, name="labels")
     own_groups = None if groups is None else as_named(groups, n, name="groups")
     return Rows(
         rows,
-        None if own_labels is None else _checked_labels(own_labels.codes, "labels").to(device, copy=True),
-        as_ids(ids, n).to(device, copy=True),
-        None if own_groups is None else own_groups.codes.to(device, copy=True),
+        None if own_labels is None else _checked_labels(own_labels.codes, "labels").to(device),
+        ids.to(device),
+        None if own_groups is None else own_groups.codes.to(device),
         None if own_labels is None else own_labels.names,
         None if own_groups is None else own_groups.names,
     )
@@ -225,9 +234,9 @@ def warn_of_overflow(rows: Tensor, name: str, what: str) -> None:
 
 
 def range_of(norms: Float64[Tensor, "*n"]) -> tuple[float, float]:
-    """The least and the largest norm of rows, read at once: finite of finite rows, and 0 of zeros alone."""
-    least, most = torch.stack(norms.aminmax()).tolist()
-    return least, most
+    """The least and the largest norm of rows: finite of finite rows, and 0 of zeros alone."""
+    line = at_hand(norms)
+    return float(line.min()), float(line.max())
 
 
 def as_labels(
@@ -263,8 +272,9 @@ def as_ids(ids: ArrayLike | None, n: int | None, *, name: str = "ids", of: str =
     if len(values) and int(values.min()) < 0:
         raise ValueError(f"{name} must be >= 0, got {int(values.min())}: -1 stands for 'no neighbour'")
     ordered = values.sort().values
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]].unique()
-    if len(repeated):
+    again = ordered[1:] == ordered[:-1]
+    if bool(again.any()):
+        repeated = ordered[1:][again].unique()
         raise ValueError(
             f"{name} must be unique, got {len(repeated)} that occur more than once (first: {_first(repeated)})"
         )

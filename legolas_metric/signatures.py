@@ -94,8 +94,10 @@ def _is_plain(kind: type) -> bool:
 
 def _plain(name: str, value: Any, types: tuple[type, ...]) -> Any:
     """The value, as Python's own number where it is one; raise where it has none of the types."""
+    if not types:
+        return value
     number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-    if not types or (not number and any(_is(value, kind) for kind in types)):
+    if not number and any(_is(value, kind) for kind in types):
         return value
     if isinstance(value, np.bool_) and bool in types:
         return bool(value)

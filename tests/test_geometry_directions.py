@@ -38,6 +38,18 @@ def test_the_first_row_of_a_direction_stands_for_all(dtype, d):
     assert torch.equal(again, rows)
 
 
+def test_numbers_that_all_rows_share_hide_no_direction():
+    """As pixels at an edge do: then the numbers by which rows are told apart first tell nothing."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(12, 9, generator=generator)[torch.randint(0, 12, (60,), generator=generator)]
+    rows[:, 3:6] = 0
+    rows = normalise(rows * 10 ** torch.randn(60, 1, generator=generator))
+    expected = merged_by_a_loop(rows)
+    assert not torch.equal(rows, expected)
+    merge_directions(rows)
+    assert torch.equal(rows, expected)
+
+
 def test_rows_that_are_no_more_than_near_stay_as_they_are():
     generator = torch.Generator().manual_seed(0)
     rows = normalise(torch.ones(30, 3) + 1e-6 * torch.randn(30, 3, generator=generator))

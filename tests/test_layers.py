@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "legolas_metric"
 
 # From the bottom up. Packages are named by their folder; those of one line do not import each other.
 LAYERS = (
-    {"compiled"},
+    {"compiled", "arrays"},
     {"checks", "budgets", "lookup", "outputs"},
     {"names", "signatures"},
     {"geometry", "tables", "distributed"},

@@ -195,6 +195,10 @@ def test_the_plain_way_has_what_transforms_ask_for(name):
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(loss(leaf, y), leaf)
     torch.testing.assert_close(torch.func.grad(lambda rows: loss(rows, y))(x), expected)
+    bank = EmbeddingBank(x.float(), y, ids=torch.arange(8) + 50)
+    mined = HardMiner().mine(bank)  # a record, whose ids the loss looks up inside the transform
+    (expected,) = torch.autograd.grad(loss(leaf, y, mined, ids=bank.ids), leaf)
+    torch.testing.assert_close(torch.func.grad(lambda rows: loss(rows, y, mined, ids=bank.ids))(x), expected)
 
 
 @pytest.mark.parametrize("name", ["supcon", "supcon, in", "multi-similarity, mild"])

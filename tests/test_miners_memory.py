@@ -11,7 +11,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 def rows(n, classes, d=16):
     return torch.randn(n, d, generator=g), torch.arange(n) % classes
-FullHardMiner()(*rows(64, 8)); SemiHardMiner().mine(EmbeddingBank(*rows(64, 8)))
+FullHardMiner()(*rows(512, 64)); SemiHardMiner().mine(EmbeddingBank(*rows(64, 8)))
 {case}
 print(peak() - before, size)
 """

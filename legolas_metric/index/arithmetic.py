@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -19,7 +19,9 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
     """
     _enter()
     try:
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        cast = torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+        with inference, torch.no_grad(), cast:
             yield
     finally:
         _leave()

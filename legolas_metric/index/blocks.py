@@ -8,32 +8,24 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-
-def lower(score: Float32[Tensor, "q n"], where: Bool[Tensor, "q n"]) -> None:
-    """Set some of the scores to -inf."""
-    if score.device.type != "cpu":
-        score.masked_fill_(where, -torch.inf)
-    else:
-        np.copyto(score.numpy(), -np.inf, where=where.numpy())
-
-
-def at_least(score: Float32[Tensor, "q n"], floor: Float32[Tensor, "q 1"]) -> Bool[Tensor, "q n"]:
-    """score >= floor."""
-    return score >= floor if score.device.type != "cpu" else torch.from_numpy(score.numpy() >= floor.numpy())
+_SORTED = 512  # scores up to which sorting is faster than parting
 
 
 def kth_best(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     """The k-th largest score of each query."""
-    if score.device.type != "cpu":
+    if k == 1:
+        return score.amax(1, keepdim=True)
+    if not score.is_cpu:
         return score.topk(k, 1).values[:, -1:]
-    return torch.from_numpy(np.partition(score.numpy(), -k, 1)[:, -k, None])
+    table = score.numpy()
+    table = np.sort(table, 1) if table.shape[1] <= _SORTED else np.partition(table, -k, 1)
+    return torch.from_numpy(table[:, -k, None])
 
 
 def pairs_of(mask: Bool[Tensor, "q n"]) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
     """The places (query, row) of a mask, queries ascending."""
-    if mask.device.type != "cpu":
+    if not mask.is_cpu:
         query, row = mask.nonzero(as_tuple=True)
         return query, row
-    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
-    query = flat // mask.shape[1]
-    return query, flat - query * mask.shape[1]
+    query, row = np.divmod(mask.numpy().ravel().nonzero()[0], mask.shape[1])
+    return torch.from_numpy(query), torch.from_numpy(row)

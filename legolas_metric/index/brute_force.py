@@ -10,16 +10,18 @@ Letters: q queries, n rows, d dimensions, k neighbours, t pairs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.budgets import BLOCK, PAIRS, WIDE, rows_for
+from legolas_metric.arrays import at_hand
+from legolas_metric.budgets import BLOCK, PAIRS, rows_for
 from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.geometry import chunks, product
 from legolas_metric.index.admissible import admissible_pairs, forbid
-from legolas_metric.index.blocks import at_least, kth_best, pairs_of
+from legolas_metric.index.blocks import kth_best, pairs_of
 from legolas_metric.index.request import Bounds, Request
 from legolas_metric.index.top_k import Best, best_pairs
 from legolas_metric.lookup import lookup, runs_of
@@ -30,7 +32,7 @@ _TINY = 2.0**-120  # what flushed denormals can add up to, on rows scaled to nor
 _NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22
 _SCREENED_ALIKE = 16  # pairs are screened in the time in which one is compared exactly
 _SMALL_CLASS = 64  # rows; classes up to this size are compared pair by pair
-_LANES = 16  # times k
+_LANES = 8  # times k
 _LOWEST = torch.finfo(torch.float32).min  # below all scores, above those of pairs that may not be
 _SCREENED, _COMPARED = 24, 96  # bytes that a pair takes at most while it is screened, and while it is compared
 
@@ -54,18 +56,17 @@ def scan(
     workspace = workspace_mb << 20
     itself = None if request.joined else _places(queries, rows)
     found = []
-    pairs = workspace // _SCREENED if rows.ids.device.type != "cpu" else min(workspace // _SCREENED, PAIRS)
+    pairs = min(workspace // _SCREENED, PAIRS) if rows.ids.is_cpu else workspace // _SCREENED
     for part in chunks(len(queries), rows_for(pairs, len(rows))):
         block = asked.part(part)
-        x = _screened(block.own.embeddings, scale, centre, metric)
+        x = y if block.own is rows else _screened(block.own.embeddings, scale, centre, metric)
         window = None if block.bounds is None else _to_scores(block.bounds, scale, metric)
         score = _scores(x, y, farthest)
         forbid(score, block, part.start if itself is None else itself[part])
         mask = _candidates(score, _error(x, y, metric), asked.k, farthest, window)
         del score
         for some in _few_at_once(mask, workspace // _COMPARED):
-            few = block if some.stop - some.start == len(block.own) else block.part(some)
-            found.append(best(few, *pairs_of(mask[some])))
+            found.append(best(block.part(some), *pairs_of(mask[some])))
     ids, values = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found))
     if asked.k == request.k:
         return ids, values
@@ -79,7 +80,8 @@ def scan(
 def _places(queries: Rows, rows: Rows) -> Int64[Tensor, " q"]:
     """The row that each query is, -1 for none."""
     place, there = lookup(queries.ids, rows.ids)
-    return torch.where(there, place, NO_ID)
+    at_hand(place)[~at_hand(there)] = NO_ID
+    return place
 
 
 def _few_at_once(mask: Bool[Tensor, "q n"], most: int) -> Iterator[slice]:
@@ -194,30 +196,24 @@ def _candidates(
 ) -> Bool[Tensor, "q n"]:
     """Pairs that can be among the k best: all whose score is within twice the error of the k-th best sure one."""
     if window is None:
-        return at_least(score, (_floor(score, k) - 2 * error).clamp_min_(_LOWEST))
+        return torch.as_tensor(at_hand(score) >= _floor(score, error, k))
     low, high = (bound.float()[:, None] for bound in window)
     slack = error + 4 * _UNIT * torch.maximum(_finite(low), _finite(high))
     low, high = (-high, -low) if farthest else (low, high)
     sure = (score > low + slack) & (score < high - slack)
-    floor = (_floor(torch.where(sure, score, -torch.inf), k) - 2 * error).clamp_min_(_LOWEST)
+    floor = torch.as_tensor(_floor(torch.where(sure, score, -torch.inf), error, k))
     return (score >= torch.maximum(floor, low - slack)) & (score <= high + slack)
 
 
-def _floor(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
-    """No more than the k-th best score of each query, and seldom much less: the k-th of the maxima of lanes."""
-    if k == 1:
-        return score.amax(1, keepdim=True)
+def _floor(score: Float32[Tensor, "q n"], error: Float32[Tensor, "q 1"] | float, k: int) -> Any:
+    """What the k best score at least, [q, 1] at hand: seldom much less than the k-th, by the maxima of lanes."""
     q, n = score.shape
-    lanes = _LANES * k
-    deep = n // lanes
-    floors = []
-    for part in chunks(q, q if score.device.type != "cpu" else rows_for(WIDE, n)):  # what is copied stays in cache
-        some = score[part]
-        if deep > 1:
-            maxima = some[:, : deep * lanes].unflatten(1, (deep, lanes)).amax(1)
-            some = torch.cat([maxima, some[:, deep * lanes :]], 1)
-        floors.append(kth_best(some, k))
-    return torch.cat(floors)
+    deep = n // (_LANES * k)  # of a lane; the few columns left over raise no floor
+    if k > 1 and deep > 2:  # fewer are sorted sooner
+        score = score[:, : n - n % deep].view(q, deep, n // deep).amax(1)
+    floor = at_hand(kth_best(score, k)) - 2 * at_hand(error)
+    floor[floor < _LOWEST] = _LOWEST
+    return floor
 
 
 def _finite(bound: Float32[Tensor, "q 1"]) -> Float32[Tensor, "q 1"]:

@@ -12,7 +12,7 @@ from legolas_metric.checks import ArrayLike, as_integers, as_tensor
 from legolas_metric.geometry import tie_distance
 from legolas_metric.lookup import inverse
 from legolas_metric.losses.terms import refuse_second_derivative
-from legolas_metric.rows import answered_by_a_scaler, as_labels, check_norms, range_of, warn_of_overflow
+from legolas_metric.rows import answered_by_a_scaler, as_labels, check_norms, warn_of_overflow
 
 _LEAST_NORM = 2.0**-100
 # What rounding in float64 makes of 2 - 2 s where two rows are equal.
@@ -47,7 +47,7 @@ def unit_rows(
     once = once and not compiling
     norm = torch.linalg.vector_norm(wide.detach() if once else wide, dim=1, keepdim=True, dtype=torch.float64)
     if len(rows) and not compiling:
-        least, most = range_of(norm.detach())
+        least, most = (float(extreme) for extreme in norm.detach().aminmax())
         if not math.isfinite(most) and answered_by_a_scaler(rows):
             warn_of_overflow(rows, name, "the loss is NaN")
             return wide * torch.nan

@@ -3,6 +3,7 @@
 Letters: t pairs, q queries, n rows, d dimensions, k neighbours.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -11,12 +12,13 @@ from legolas_metric.compiled.jit import arrays
 from legolas_metric.compiled.row_metrics import METRICS
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
-from legolas_metric.index.request import Request, part_of
+from legolas_metric.index.request import Request
 from legolas_metric.index.top_k import best_pairs
 
 _INSERTED = 64  # neighbours up to which each candidate is put in its place: beyond, they are sorted
 _APIECE = 1024  # queries of a thread's task
 _ALONE = 4096  # queries up to which threads would cost more
+_NONE = np.empty(0)  # bounds where there are none
 
 
 def best_compiled(
@@ -28,23 +30,20 @@ def best_compiled(
         return best_pairs(request, query, row)
     from legolas_metric.index.exact.passes import best_of_pairs
 
-    found = torch.empty(len(x), k, dtype=torch.int64), x.new_empty(len(x), k)
-    first = torch.zeros(len(x) + 1, dtype=torch.int64)
-    torch.cumsum(torch.bincount(query, minlength=len(x)), 0, out=first[1:])
-    none = torch.empty(0, dtype=torch.float64)
+    found, value = np.empty((len(x), k), np.int64), np.empty((len(x), k), np.float32)
+    left, right, ids, anchor, column = arrays(x, rows.embeddings, rows.ids, query, row)
+    low, high = (_NONE, _NONE) if request.bounds is None else arrays(*request.bounds)
 
-    def work(part: slice) -> None:
-        low, high = part_of(request.bounds, part) or (none, none)
-        pairs = first[part.start : part.stop + 1]
+    def work(part: slice, pairs: slice) -> None:
         best_of_pairs(
-            *arrays(x[part], rows.embeddings, rows.ids, pairs, row, low, high),
-            -1 if request.farthest else 1,
-            METRICS.index(request.metric),
-            *arrays(found[0][part], found[1][part]),
-        )
+            left[part], right, ids, anchor[pairs], column[pairs], part.start, low[part], high[part],
+            -1 if request.farthest else 1, METRICS.index(request.metric), found[part], value[part],
+        )  # fmt: skip
 
     if len(x) <= _ALONE:
-        work(slice(0, len(x)))
+        work(slice(0, len(x)), slice(None))
     else:
-        in_threads(work, chunks(len(x), _APIECE))
-    return found
+        parts = list(chunks(len(x), _APIECE))
+        ends = anchor.searchsorted([0, *(part.stop for part in parts)])
+        in_threads(lambda task: work(*task), zip(parts, map(slice, ends, ends[1:])))
+    return torch.from_numpy(found), torch.from_numpy(value)

@@ -240,28 +240,29 @@ def least_of_pairs(left, right, columns, most, least):
 
 @compiled
 @no_type_check
-def best_of_pairs(x, y, ids, first, column, low, high, sign, metric, found, value):
+def best_of_pairs(x, y, ids, query, column, start, low, high, sign, metric, found, value):
     """The k best columns of each anchor, by the similarity that decides, ties to the smaller id; -1 past the last.
 
     Args:
         x, y, ids: anchors, columns, and what the latter are called.
-        first: [n + 1], anchor i has the columns column[first[i] : first[i + 1]].
+        query, column: [t], which pairs there are; anchors ascend, from `start` on.
         low, high: [n], the window of each anchor; empty for none.
         sign: 1 for the largest similarities, -1 for the least.
         metric: its number.
         found, value: [n, k], written; values rounded to float32.
     """
     left, right, d, k = pointer(x), pointer(y), x.shape[1], found.shape[1]
-    best = np.empty(k)
+    best, pair = np.empty(k), 0
     for anchor in range(len(found)):
         own, count = shifted(left, anchor * d), 0
-        for pair in range(first[anchor], first[anchor + 1]):
+        while pair < len(column) and query[pair] - start == anchor:
             if pair + AHEAD < len(column):
                 fetch_row(right, column[pair + AHEAD], d)
-            score = decisive(own, shifted(right, column[pair] * d), d, metric)
+            row, pair = column[pair], pair + 1
+            score = decisive(own, shifted(right, row * d), d, metric)
             if len(low) and not low[anchor] < score < high[anchor]:
                 continue
-            name, place, score = ids[column[pair]], count, sign * score
+            name, place, score = ids[row], count, sign * score
             while place > 0 and (
                 score > best[place - 1] or (score == best[place - 1] and name < found[anchor, place - 1])
             ):
