@@ -149,7 +149,7 @@ def merge_directions(rows: Float[Tensor, "n d"]) -> None:
 
 def projected(rows: Float[Tensor, "n d"]) -> Float64[Tensor, "n 2"]:
     """Rows along two fixed directions: those of one direction lie within `tie_distance` in both."""
-    wide, axes = rows.double(), _axes(rows.shape[1]).to(rows.device)
+    wide, axes = rows.double(), _axes(rows.shape[1], rows.device)
     return torch.stack([torch.mv(wide, axis) for axis in axes], 1)  # a product takes three times as long
 
 
@@ -210,9 +210,9 @@ def _within_strips(
 
 
 @cache
-def _axes(d: int) -> Float64[Tensor, "2 d"]:
+def _axes(d: int, device: torch.device) -> Float64[Tensor, "2 d"]:
     axes = torch.randn(d, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).T
-    return axes / axes.norm(dim=1, keepdim=True)
+    return (axes / axes.norm(dim=1, keepdim=True)).to(device)
 
 
 def pair_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric: Metric) -> Float32[Tensor, "*b"]:

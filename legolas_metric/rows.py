@@ -155,7 +155,7 @@ def as_embeddings(
         ValueError: not 2-D, empty, NaN or inf (also after the cast to float32), or zero rows under cosine.
     """
     rows = as_float_rows(embeddings, name=name)
-    check_norms(rows, *_range_of(row_norms(rows)), name=name, metric=metric, ids=ids)
+    check_norms(rows, *range_of(row_norms(rows)), name=name, metric=metric, ids=ids)
     return rows
 
 
@@ -233,7 +233,7 @@ def warn_of_overflow(rows: Tensor, name: str, what: str) -> None:
     )
 
 
-def _range_of(norms: Float64[Tensor, " n"]) -> tuple[float, float]:
+def range_of(norms: Float64[Tensor, "*n"]) -> tuple[float, float]:
     """The least and the largest norm of rows: finite of finite rows, and 0 of zeros alone."""
     line = at_hand(norms)
     return float(line.min()), float(line.max())
@@ -332,5 +332,5 @@ def as_prepared(
     """
     rows = as_float_rows(embeddings, name=name, wide=wide)
     unit, norms = unit_rows(rows) if metric == "cosine" else (rows, row_norms(rows))
-    check_norms(rows, *_range_of(norms), name=name, metric=metric, ids=ids)
+    check_norms(rows, *range_of(norms), name=name, metric=metric, ids=ids)
     return unit

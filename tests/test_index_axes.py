@@ -129,7 +129,7 @@ def test_no_head_errs_by_more_than_its_bound(length, spectrum, metric, farthest)
     over = whole / frame.steps**2 - frame.score(true.flatten()).view(N, N)
     certificate = certify(table, table, frame, 2048)
     slack = certificate.weights[:N, -1:] * certificate.bounds[0, -1]
-    bound = certificate.missed(slice(0, N), 0)[:, None]
+    bound = certificate.missed()[:N, None]
     assert bool((-over <= bound).all())
     assert bool((over <= bound + slack).all())
     if spectrum == "decaying":
@@ -146,6 +146,15 @@ def test_flat_rows_and_small_searches_are_not_turned():
     assert not axes.may_pay(flat, frame, 10**9)
     assert axes.may_pay(few, frame, 10**9)
     assert not axes.may_pay(few, frame, 3000)
+
+
+def test_rows_that_recur_do_not_stand_for_all():
+    """Every other row lies along few axes: a sample at even steps would take them for all."""
+    rows = torch.randn(8192, 64, generator=torch.Generator().manual_seed(0))
+    rows[::2, 8:] *= 1e-3
+    frame = choose_frame([rows], "dot", farthest=False)
+    assert axes.may_pay(rows[::2], frame, 10**9)
+    assert not axes.may_pay(rows, frame, 10**9)
 
 
 def test_as_many_axes_as_pay():

@@ -2,33 +2,34 @@
 
 import pytest
 import torch
-from exact_ways import HERE, WAYS, by
+from exact_ways import WAYS, by
 
 from legolas_metric import ExactIndex
-from legolas_metric.index.arithmetic import exact_arithmetic
-from legolas_metric.index.exact import answer as routing
 from legolas_metric.index.exact import precision as asking
-from legolas_metric.index.exact.certificate import certify
-from legolas_metric.index.exact.requests import Request
+from legolas_metric.index.exact import solve
+from legolas_metric.index.exact.certificate import Certificate, certify
 from legolas_metric.index.exact.table import choose_frame, make_table, with_steps
-from legolas_metric.rows import fitted_rows
 
 METRICS = ("cosine", "dot", "euclidean")
 
 
-@pytest.mark.parametrize("shrink", [1.0, 0.01])
+@pytest.mark.parametrize("share", [1.0, 0.01])
 @pytest.mark.parametrize(("precision", "compiled"), [way for way in WAYS if way[0] != "float32"])
-def test_a_smaller_bound_goes_wrong(shrink, precision, compiled):
+def test_a_smaller_bound_goes_wrong(share, precision, compiled, monkeypatch):
     """The bound is what keeps the answers right: a hundredth of it does not."""
+
+    def smaller(*sides):
+        whole = certify(*sides)
+        return Certificate(share * whole.weights, whole.bounds, share * whole.relative)
+
+    monkeypatch.setattr(solve, "certify", smaller)
     generator = torch.Generator().manual_seed(1)
     table, labels = torch.randn(1200, 3, generator=generator), torch.arange(1200) // 3  # many near ties
-    rows = fitted_rows(table, labels, ids=None, groups=None, metric="cosine")
-    request = Request(rows, rows, 1, "negative", "cosine", False, None)
-    with exact_arithmetic(HERE), by(compiled):
-        found = routing.answer(request, precision, 256, shrink)
+    with by(compiled):
+        found = ExactIndex(precision=precision).fit(table, labels).self_join(1)
     exact = ExactIndex(precision="float32").fit(table, labels).self_join(1)
     wrong = int((found.ids != exact.ids).sum())
-    assert (wrong == 0) == (shrink == 1.0), f"{wrong} wrong answers with {shrink} of the bound"
+    assert (wrong == 0) == (share == 1.0), f"{wrong} wrong answers with {share} of the bound"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -45,7 +46,7 @@ def test_no_score_errs_by_more_than_its_bound(dtype, metric, offset, generator):
         scores = (left.left @ right.right.T)[:n, :m].double()
         true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
         error = (scores - frame.score(true.flatten()).view(n, m)).abs()
-        bound = certificate.missed(slice(0, n), 0)[:, None] + certificate.relative * scores.abs()
+        bound = certificate.missed()[:n, None] + certificate.relative * scores.abs()
         assert bool((error <= bound).all())
 
 
@@ -65,7 +66,7 @@ def test_no_integer_score_errs_by_more_than_its_bound(metric, offset, generator)
         assert frame.steps > 2**14
         true = x.double() @ y.double().T if metric != "euclidean" else -torch.cdist(x.double(), y.double())
         error = (whole[:n, :m] / frame.steps**2 - frame.score(true.flatten()).view(n, m)).abs()
-        bound = certify(left, right, frame, 2048).missed(slice(0, n), 0)[:, None]
+        bound = certify(left, right, frame, 2048).missed()[:n, None]
         assert bool((error <= bound).all())
         assert d == 1 or error.max() > 0.02 * bound.max()  # the bound is not idle
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from exact_ways import WAYS, by
+from exact_ways import HERE, WAYS, by
 from processes import python
 
 from legolas_metric import ExactIndex
@@ -12,6 +12,7 @@ from legolas_metric.budgets import WORKSPACE
 from legolas_metric.geometry import exact_similarity
 from legolas_metric.index.exact import answer as routing
 from legolas_metric.index.exact import processor
+from legolas_metric.index.exact.precision import has_int16
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,6 +36,16 @@ def test_high_dimensions_and_a_small_workspace(generator):
     rows, labels = torch.randn(140, 4096, generator=generator), torch.arange(140) // 2
     found = ExactIndex(precision="bfloat16", workspace_mb=1).fit(rows, labels).self_join(1)
     assert torch.equal(found.ids, ExactIndex().fit(rows, labels).self_join(1).ids)
+
+
+@pytest.mark.skipif(not has_int16(HERE), reason="no int16 here")
+def test_a_row_that_rounds_upwards_everywhere_overflows_no_integer():
+    d = 404_373  # 1 / sqrt(d) is 72.5 steps of int16, and a bit: the sum of the squares of 73 passes 2^31
+    halves, turns = (torch.where(torch.arange(d) < d // 2, 1.0, -1.0), torch.where(torch.arange(d) % 2 == 0, 1.0, -1.0))
+    rows = torch.stack([halves, halves, -halves, -halves, turns, -turns])
+    found = [ExactIndex(precision=name).fit(rows, range(6)).self_join(2) for name in ("int16", "float32")]
+    assert torch.equal(found[0].ids, found[1].ids)
+    assert found[0].ids[:4, 0].tolist() == [1, 0, 3, 2]
 
 
 def test_clone_is_an_unfitted_copy():

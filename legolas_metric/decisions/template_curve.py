@@ -106,7 +106,7 @@ def template_curve(
             taken = [some[:size] for some in enrolled]
             scores = _scores(rows, probes, taken, how)
             first[size].append(_first(scores))
-            own = torch.eye(len(people), dtype=torch.bool)
+            own = torch.eye(len(people), dtype=torch.bool, device=scores.device)
             equal[size] += verification_from_scores(scores.flatten(), own.flatten()).eer / draws
             single[size] += sum(len(some) == 1 for some in taken) / draws
     each = {size: torch.stack(values).mean(0) for size, values in first.items()}
@@ -129,7 +129,7 @@ def template_curve(
 
 def _able(rows: Rows, people: list[int]) -> list[int]:
     """Who has two rows, of two groups where there are groups."""
-    key = torch.arange(len(rows)) if rows.groups is None else rows.groups
+    key = torch.arange(len(rows), device=rows.ids.device) if rows.groups is None else rows.groups
     return [one for one in people if len(key[rows.labels == one].unique()) > 1]
 
 
@@ -138,7 +138,7 @@ def _drawn(rows: Rows, people: list[int], generator: torch.Generator) -> tuple[I
     probes, enrolled = [], []
     for one in people:
         members = (rows.labels == one).nonzero().flatten()
-        members = members[torch.randperm(len(members), generator=generator)]
+        members = members[torch.randperm(len(members), generator=generator).to(members.device)]
         others = members[1:] if rows.groups is None else members[rows.groups[members] != rows.groups[members[0]]]
         probes.append(members[0])
         enrolled.append(others)
@@ -147,13 +147,14 @@ def _drawn(rows: Rows, people: list[int], generator: torch.Generator) -> tuple[I
 
 def _scores(rows: Rows, probes: Int64[Tensor, " c"], taken: list[Tensor], how: str) -> Float64[Tensor, "c c"]:
     x = rows.embeddings
-    place = torch.repeat_interleave(torch.arange(len(taken)), torch.tensor([len(some) for some in taken]))
+    names = torch.arange(len(taken), device=x.device)
+    place = names.repeat_interleave(torch.tensor([len(some) for some in taken], device=x.device))
     kept = x[torch.cat(taken)]
     if how != "mean":
         fuse: Fuse = "max" if how == "max" else "mean"
         return fused_scores(x[probes], kept, place, len(taken), "cosine", fuse)
-    total = torch.zeros(len(taken), x.shape[1], dtype=torch.float64).index_add_(0, place, kept.double())
-    return fused_scores(x[probes], normalise(total.float()), torch.arange(len(taken)), len(taken), "cosine", "max")
+    total = x.new_zeros(len(taken), x.shape[1], dtype=torch.float64).index_add_(0, place, kept.double())
+    return fused_scores(x[probes], normalise(total.float()), names, len(taken), "cosine", "max")
 
 
 def _first(scores: Float64[Tensor, "c c"]) -> Float64[Tensor, " c"]:

@@ -61,23 +61,23 @@ def enrol(
     check_choice("how", how, ("mean", "all"))
     rows = as_prepared(embeddings, "cosine")
     known = as_named(by, len(rows), name="by")
-    inside = (known.codes != UNLABELLED).nonzero().flatten()
-    order = inside[known.codes[inside].argsort(stable=True)]
+    each = known.codes.to(rows.device)
+    inside = (each != UNLABELLED).nonzero().flatten()
+    order = inside[each[inside].argsort(stable=True)]
     if not len(order):
         raise ValueError("by names nobody: all of its entries are missing")
-    codes, place = known.codes[order].unique(return_inverse=True)
+    codes, place = each[order].unique(return_inverse=True)
     if how == "all":
         if weights is not None:
             raise ValueError("weights belong to how='mean': with how='all' every row is kept as it is")
-        return rows[order], _called(known.codes[order], known.names)
-    weight = _weights(weights, len(rows))[order].to(rows.device)
-    place = place.to(rows.device)
+        return rows[order], _called(each[order], known.names)
+    weight = _weights(weights, len(rows)).to(rows.device)[order]
     total = torch.zeros(len(codes), rows.shape[1], dtype=torch.float64, device=rows.device)
     total.index_add_(0, place, rows[order].double() * weight[:, None])
     heavy = torch.zeros(len(codes), dtype=torch.float64, device=rows.device).index_add_(0, place, weight)
     nothing = torch.linalg.vector_norm(total, dim=1) <= 1e-6 * heavy
     if bool(nothing.any()):
-        called = codes[nothing.cpu()].tolist() if known.names is None else _called(codes[nothing.cpu()], known.names)
+        called = codes[nothing].tolist() if known.names is None else _called(codes[nothing], known.names)
         raise ValueError(
             f"{int(nothing.sum())} templates have no direction (first: {list(called)[:5]}): their "
             "weights are all 0, or their rows cancel out"
@@ -185,7 +185,7 @@ def identify(
     codes, place = known.codes.to(y.device).unique(return_inverse=True)
     scores = fused_scores(x, y, place, len(codes), metric, fuse)
     top = scores.topk(min(check_whole("k", k, 1), len(codes)), dim=1)
-    called = [codes[row].tolist() for row in top.indices]
+    called = codes[top.indices].tolist()
     if known.names is not None:
         called = [[known.names[code] for code in row] for row in called]
     padding = k - top.values.shape[1]

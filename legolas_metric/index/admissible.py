@@ -10,12 +10,11 @@ from torch import Tensor
 from legolas_metric.arrays import at_hand
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.index.interface import Want
+from legolas_metric.index.request import Request
 from legolas_metric.rows import Rows
 
 
-def forbid(
-    score: Float32[Tensor, "q n"], want: Want, queries: Rows, rows: Rows, itself: Int64[Tensor, " q"] | int
-) -> None:
+def forbid(score: Float32[Tensor, "q n"], request: Request, itself: Int64[Tensor, " q"] | int) -> None:
     """Set the scores of rows that may not answer a query to -inf.
 
     The same id is self and never anything else. Label -1 is never an anchor and never a positive, and negative to every
@@ -32,10 +31,13 @@ def forbid(
         place = at_hand(itself)
         there = place >= 0
         table[there, place[there]] = -torch.inf
-    if want == "any":
+    queries, rows = request.own, request.rows
+    if request.want == "any":
         return
     labels, groups, *n_side = map(at_hand, (queries.labels, queries.groups, rows.labels, rows.groups))
-    table[_unrelated(want, (labels[:, None], groups if groups is None else groups[:, None]), n_side)] = -torch.inf
+    table[
+        _unrelated(request.want, (labels[:, None], groups if groups is None else groups[:, None]), n_side)
+    ] = -torch.inf
     unlabelled = labels == UNLABELLED
     if unlabelled.any():
         table[unlabelled] = -torch.inf

@@ -15,7 +15,7 @@ def kth_best(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
     """The k-th largest score of each query."""
     if k == 1:
         return score.amax(1, keepdim=True)
-    if score.is_cuda:
+    if not score.is_cpu:
         return score.topk(k, 1).values[:, -1:]
     table = score.numpy()
     table = np.sort(table, 1) if table.shape[1] <= _SORTED else np.partition(table, -k, 1)
@@ -24,7 +24,7 @@ def kth_best(score: Float32[Tensor, "q n"], k: int) -> Float32[Tensor, "q 1"]:
 
 def pairs_of(mask: Bool[Tensor, "q n"]) -> tuple[Int64[Tensor, " t"], Int64[Tensor, " t"]]:
     """The places (query, row) of a mask, queries ascending."""
-    if mask.is_cuda:
+    if not mask.is_cpu:
         query, row = mask.nonzero(as_tuple=True)
         return query, row
     query, row = np.divmod(mask.numpy().ravel().nonzero()[0], mask.shape[1])

@@ -9,7 +9,7 @@ Letters: q queries, n rows, d dimensions, k neighbours, t pairs.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ from legolas_metric.checks import UNLABELLED, Metric
 from legolas_metric.geometry import chunks, product
 from legolas_metric.index.admissible import admissible_pairs, forbid
 from legolas_metric.index.blocks import kth_best, pairs_of
-from legolas_metric.index.interface import Want
-from legolas_metric.index.top_k import Best, Bounds, best_pairs
+from legolas_metric.index.request import Bounds, Request
+from legolas_metric.index.top_k import Best, best_pairs
 from legolas_metric.lookup import lookup, runs_of
 from legolas_metric.rows import NO_ID, Rows
 
@@ -38,47 +38,39 @@ _SCREENED, _COMPARED = 24, 96  # bytes that a pair takes at most while it is scr
 
 
 def scan(
-    queries: Rows,
-    rows: Rows,
-    k: int,
-    *,
-    want: Want,
-    metric: Metric,
-    farthest: bool = False,
-    bounds: Bounds | None = None,
-    workspace_mb: int = 256,
-    best: Best = best_pairs,
+    request: Request, *, workspace_mb: int = 256, best: Best = best_pairs
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """The k best admissible rows of each query and their similarities, exactly, for any want and window.
 
     Memory beside the rows, a scaled copy of them and the answer: 2 workspaces, or 120 bytes a row where that is more.
 
     Args:
+        request: the search.
+        workspace_mb: see above, in MiB.
         best: compares the pairs that are left exactly.
     """
-    k, asked = min(k, len(rows)), k  # more than there are
+    queries, rows, metric, farthest = request.own, request.rows, request.metric, request.farthest
+    asked = replace(request, k=min(request.k, len(rows)))  # or more than there are
     scale, centre = _frame(queries, rows, metric)
     y = _screened(rows.embeddings, scale, centre, metric)
     workspace = workspace_mb << 20
-    itself = None if queries is rows else _places(queries, rows)
+    itself = None if request.joined else _places(queries, rows)
     found = []
-    pairs = workspace // _SCREENED if rows.ids.is_cuda else min(workspace // _SCREENED, PAIRS)
+    pairs = min(workspace // _SCREENED, PAIRS) if rows.ids.is_cpu else workspace // _SCREENED
     for part in chunks(len(queries), rows_for(pairs, len(rows))):
-        own, own_bounds = queries[part], part_of(bounds, part)
-        x = y if own is rows else _screened(own.embeddings, scale, centre, metric)
-        window = None if own_bounds is None else _to_scores(own_bounds, scale, metric)
+        block = asked.part(part)
+        x = y if block.own is rows else _screened(block.own.embeddings, scale, centre, metric)
+        window = None if block.bounds is None else _to_scores(block.bounds, scale, metric)
         score = _scores(x, y, farthest)
-        forbid(score, want, own, rows, part.start if itself is None else itself[part])
-        mask = _candidates(score, _error(x, y, metric), k, farthest, window)
+        forbid(score, block, part.start if itself is None else itself[part])
+        mask = _candidates(score, _error(x, y, metric), asked.k, farthest, window)
         del score
         for some in _few_at_once(mask, workspace // _COMPARED):
-            limits, (query, row) = part_of(own_bounds, some), pairs_of(mask[some])
-            x_some = own.embeddings[some]
-            found.append(best(x_some, rows, query, row, k, metric=metric, farthest=farthest, bounds=limits))
+            found.append(best(block.part(some), *pairs_of(mask[some])))
     ids, values = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found))
-    if asked == k:
+    if asked.k == request.k:
         return ids, values
-    missing = (0, asked - k)
+    missing = (0, request.k - asked.k)
     return (
         torch.nn.functional.pad(ids, missing, value=NO_ID),
         torch.nn.functional.pad(values, missing, value=-torch.inf),
@@ -106,69 +98,33 @@ def _few_at_once(mask: Bool[Tensor, "q n"], most: int) -> Iterator[slice]:
 
 
 def scan_classes(
-    queries: Rows,
-    rows: Rows,
-    k: int,
-    *,
-    want: Want,
-    metric: Metric,
-    farthest: bool = False,
-    bounds: Bounds | None = None,
-    workspace_mb: int = 256,
-    best: Best = best_pairs,
+    request: Request, *, workspace_mb: int = 256, best: Best = best_pairs
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """`scan` for rows of the query's own class, looking at that class only unless classes are few."""
+    queries, rows, k = request.own, request.rows, request.k
     assert queries.labels is not None
     assert rows.labels is not None
     ordered, order = rows.labels.sort(stable=True)
     start, size = runs_of(queries.labels, ordered)
     size[queries.labels == UNLABELLED] = 0
     if _SCREENED_ALIKE * int(size.sum()) > len(queries) * len(rows):
-        return scan(
-            queries,
-            rows,
-            k,
-            want=want,
-            metric=metric,
-            farthest=farthest,
-            bounds=bounds,
-            workspace_mb=workspace_mb,
-            best=best,
-        )
+        return scan(request, workspace_mb=workspace_mb, best=best)
     ids = queries.ids.new_full((len(queries), k), NO_ID)
     values = rows.embeddings.new_full((len(queries), k), -torch.inf)
     small = ((size > 0) & (size <= _SMALL_CLASS)).nonzero().flatten()
     for part in small.split(rows_for(min(BLOCK, workspace_mb << 20), _COMPARED * _SMALL_CLASS)):
-        own, own_bounds = queries[part], part_of(bounds, part)
+        block = request.part(part)
         query = torch.arange(len(part), device=part.device).repeat_interleave(size[part])
         first = (size[part].cumsum(0) - size[part]).repeat_interleave(size[part])
         row = order[torch.arange(len(query), device=part.device) - first + start[part][query]]
-        kept = admissible_pairs(want, own, rows, query, row)
-        ids[part], values[part] = best(
-            own.embeddings, rows, query[kept], row[kept], k, metric=metric, farthest=farthest, bounds=own_bounds
-        )
+        kept = admissible_pairs(request.want, block.own, rows, query, row)
+        ids[part], values[part] = best(block, query[kept], row[kept])
     for label in queries.labels[size > _SMALL_CLASS].unique().tolist():
         part = (queries.labels == label).nonzero().flatten()
         members = order[int(start[part[0]]) : int(start[part[0]] + size[part[0]])]
-        ids[part], values[part] = scan(
-            queries[part],
-            rows[members],
-            k,
-            want=want,
-            metric=metric,
-            farthest=farthest,
-            bounds=part_of(bounds, part),
-            workspace_mb=workspace_mb,
-            best=best,
-        )
+        inside = replace(request.part(part), rows=rows[members])
+        ids[part], values[part] = scan(inside, workspace_mb=workspace_mb, best=best)
     return ids, values
-
-
-def part_of(
-    bounds: Bounds | None, part: slice | Int64[Tensor, " m"]
-) -> tuple[Float64[Tensor, " s"], Float64[Tensor, " s"]] | None:
-    """The windows of some queries."""
-    return None if bounds is None else (bounds[0][part], bounds[1][part])
 
 
 def _frame(queries: Rows, rows: Rows, metric: Metric) -> tuple[float, Float64[Tensor, " d"] | None]:

@@ -18,11 +18,12 @@ from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_at_least,
 from legolas_metric.datasets.labels import largest_class
 from legolas_metric.index.admissible import admissible_pairs
 from legolas_metric.index.arithmetic import exact_arithmetic
-from legolas_metric.index.brute_force import part_of, scan, scan_classes
+from legolas_metric.index.brute_force import scan, scan_classes
 from legolas_metric.index.faiss_scaling import bound_beyond, fitted_scale, query_scales
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.request import Request
 from legolas_metric.index.row_index import RowIndex
-from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
+from legolas_metric.index.top_k import best_of, exact_similarities, inside_window
 from legolas_metric.index.widening import audited, beats, no_answer, widen
 from legolas_metric.outputs import whole_file
 from legolas_metric.records import Neighbors, SearchStats
@@ -152,13 +153,11 @@ class FaissIndex(RowIndex):
         """
         rows = self.rows
         check_request(own, rows, k, want)
-        bounds = window_bounds(window, len(own), own.ids.device)
+        request = Request(own, rows, k, want, self.metric, farthest, window_bounds(window, len(own), own.ids.device))
         name = f"faiss:{self._name}"
         if want in ("positive", "cross_group_positive"):
             with exact_arithmetic(own.ids.device):
-                ids, values = scan_classes(
-                    own, rows, k, want=want, metric=self.metric, farthest=farthest, bounds=bounds
-                )
+                ids, values = scan_classes(request)
             return Neighbors(ids, values, SearchStats(engine=name))
         if farthest and self.metric == "euclidean":
             raise ValueError("FAISS finds no farthest rows under metric='euclidean': use ExactIndex")
@@ -170,7 +169,7 @@ class FaissIndex(RowIndex):
             asked = asked[own.labels != UNLABELLED]
         widened = widen(
             asked,
-            lambda part, count: self._fetch(own[part], k, count, want, farthest, part_of(bounds, part)),
+            lambda part, count: self._fetch(request.part(part), count),
             (ids, values),
             first=k + _to_be_dropped(rows, want),
             most=len(rows),
@@ -178,9 +177,8 @@ class FaissIndex(RowIndex):
         )
 
         def true(sample: Int64[Tensor, " s"]) -> Int64[Tensor, "s k"]:
-            limits = part_of(bounds, sample)
             with exact_arithmetic(own.ids.device):
-                return scan(own[sample], rows, k, want=want, metric=self.metric, farthest=farthest, bounds=limits)[0]
+                return scan(request.part(sample))[0]
 
         recall = None if self._exact else audited(ids, self.audit, true)
         return Neighbors(ids, values, SearchStats(engine=name, widened=widened, recall=recall))
@@ -199,10 +197,10 @@ class FaissIndex(RowIndex):
             )
 
     def _fetch(
-        self, own: Rows, k: int, fetch: int, want: Want, farthest: bool, bounds: Bounds | None
+        self, request: Request, fetch: int
     ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"], Bool[Tensor, " q"]]:
         """One search: the k best admissible of the `fetch` rows that FAISS returns, and which queries are done."""
-        rows = self.rows
+        own, rows, farthest, bounds = request.own, self.rows, request.farthest, request.bounds
         factor = query_scales(own, self._scale, self.metric)
         x = (own.embeddings * (-factor if farthest else factor)[:, None]).float()
         parameters = _search_parameters(self._index, fetch, len(rows), self.effort)
@@ -212,11 +210,13 @@ class FaissIndex(RowIndex):
         found = torch.from_numpy(found).to(own.ids.device)
         query, place = (found >= 0).nonzero(as_tuple=True)
         row = found[query, place]
-        kept = admissible_pairs(want, own, rows, query, row)
+        kept = admissible_pairs(request.want, own, rows, query, row)
         query, row = query[kept], row[kept]
         value = exact_similarities(own.embeddings, rows.embeddings, query, row, self.metric)
         inside = inside_window(value, query, bounds)
-        ids, values = best_of(query[inside], rows.ids[row[inside]], value[inside], q=len(own), k=k, farthest=farthest)
+        ids, values = best_of(
+            query[inside], rows.ids[row[inside]], value[inside], q=len(own), k=request.k, farthest=farthest
+        )
         last = torch.from_numpy(raw[:, -1]).to(value.device, torch.float64)
         edge = bound_beyond(last, own, rows, farthest, self.metric, (factor, self._scale))
         done = ids[:, -1] != NO_ID

@@ -18,10 +18,10 @@ from torch import Tensor
 from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.checks import ArrayLike, Metric, as_tensor, check_metric, check_whole
 from legolas_metric.index.arithmetic import exact_arithmetic
-from legolas_metric.index.brute_force import part_of
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
 from legolas_metric.index.lance_search import TableSearch
 from legolas_metric.index.lance_table import Columns, StoredTable, connect, open_table, write_table
+from legolas_metric.index.request import part_of
 from legolas_metric.index.row_index import RowIndex
 from legolas_metric.index.widening import audited, no_answer
 from legolas_metric.records import Neighbors, SearchStats

@@ -15,10 +15,11 @@ from torch import Tensor
 from legolas_metric.budgets import WORKSPACE, rows_for
 from legolas_metric.checks import UNLABELLED
 from legolas_metric.index.admissible import admissible_pairs
-from legolas_metric.index.brute_force import part_of, scan_classes
+from legolas_metric.index.brute_force import scan_classes
 from legolas_metric.index.interface import Want
 from legolas_metric.index.lance_table import StoredTable
-from legolas_metric.index.top_k import Bounds, best_of, exact_similarities, inside_window
+from legolas_metric.index.request import Bounds, Request, part_of
+from legolas_metric.index.top_k import best_of, exact_similarities, inside_window
 from legolas_metric.index.widening import Fetched, beats, no_answer, widen
 from legolas_metric.lookup import runs_of
 from legolas_metric.rows import NO_ID, Rows
@@ -71,15 +72,9 @@ class TableSearch:
             members = order[torch.isin(ordered, several)]
             if len(members):
                 search = self[part]
-                ids[part], values[part] = scan_classes(
-                    search.own,
-                    self.stored.read(members),
-                    self.k,
-                    want=self.want,
-                    metric=self.stored.metric,
-                    farthest=self.farthest,
-                    bounds=search.bounds,
-                )
+                read, metric = self.stored.read(members), self.stored.metric
+                asked = Request(search.own, read, self.k, self.want, metric, self.farthest, search.bounds)
+                ids[part], values[part] = scan_classes(asked)
         return answer
 
     def nearest(self) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"], int]:

@@ -20,8 +20,9 @@ from legolas_metric.distributed import World
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.request import Bounds
 from legolas_metric.index.shard_rows import joined
-from legolas_metric.index.top_k import Bounds, best_of, exact_similarities
+from legolas_metric.index.top_k import best_of, exact_similarities
 from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows

@@ -18,12 +18,12 @@ from legolas_metric.checks import ArrayLike, Metric, check_choice
 from legolas_metric.disk.disk_rows import AnyRows, DiskRows, some_of
 from legolas_metric.disk.stored_bank import StoredBank
 from legolas_metric.geometry import chunks
-from legolas_metric.index.brute_force import part_of
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.exact.precision import Precision
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.request import Bounds, part_of
 from legolas_metric.index.row_index import RowIndex
-from legolas_metric.index.top_k import Bounds, exact_similarities
+from legolas_metric.index.top_k import exact_similarities
 from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, query_rows

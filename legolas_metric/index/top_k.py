@@ -4,6 +4,7 @@ Letters: t pairs, q queries, n rows, d dimensions.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -12,15 +13,15 @@ from torch import Tensor
 from legolas_metric.budgets import WIDE, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.geometry import chunks, exact_similarity
+from legolas_metric.index.request import Bounds, Request, part_of
 from legolas_metric.lookup import turns
-from legolas_metric.rows import NO_ID, Rows
+from legolas_metric.rows import NO_ID
 
 _SORTED = 4096  # queries whose pairs are sorted together, so that memory stays small
 
-Bounds = tuple[Float64[Tensor, " q"], Float64[Tensor, " q"]]
-"""A window: the bounds low < s < high of each query, infinite where there is none."""
-
-Best = Callable[..., tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]]
+Best = Callable[
+    [Request, Int64[Tensor, " t"], Int64[Tensor, " t"]], tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]
+]
 """A function that takes and gives what `best_pairs` does."""
 
 
@@ -39,26 +40,22 @@ def exact_similarities(
 
 
 def best_pairs(
-    x: Float32[Tensor, "q d"],
-    rows: Rows,
-    query: Int64[Tensor, " t"],
-    row: Int64[Tensor, " t"],
-    k: int,
-    *,
-    metric: Metric,
-    farthest: bool,
-    bounds: Bounds | None,
+    request: Request, query: Int64[Tensor, " t"], row: Int64[Tensor, " t"]
 ) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
     """The k best of some pairs (query, row) that lie inside the windows; queries ascend."""
-    ids, similarities = [], []
-    for part in chunks(max(1, len(x)), _SORTED):
-        first, last = torch.searchsorted(query, torch.tensor([part.start, part.stop], device=query.device)).tolist()
+    x, rows = request.own.embeddings, request.rows
+    ids, similarities, edges = [], [], (0, len(query))
+    parts = list(chunks(max(1, len(x)), _SORTED))
+    if len(parts) > 1:
+        starts = torch.tensor([part.start for part in parts], device=query.device)
+        edges = (*torch.searchsorted(query, starts).tolist(), len(query))
+    for part, (first, last) in zip(parts, pairwise(edges)):
         own, column = query[first:last] - part.start, row[first:last]
-        value = exact_similarities(x[part], rows.embeddings, own, column, metric)
-        if bounds is not None:
-            inside = inside_window(value, own, (bounds[0][part], bounds[1][part]))
+        value = exact_similarities(x[part], rows.embeddings, own, column, request.metric)
+        if request.bounds is not None:
+            inside = inside_window(value, own, part_of(request.bounds, part)).nonzero()[:, 0]
             own, column, value = own[inside], column[inside], value[inside]
-        best = best_of(own, rows.ids[column], value, q=len(x[part]), k=k, farthest=farthest)
+        best = best_of(own, rows.ids[column], value, q=len(x[part]), k=request.k, farthest=request.farthest)
         ids.append(best[0])
         similarities.append(best[1])
     return torch.cat(ids), torch.cat(similarities)

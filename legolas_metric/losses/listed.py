@@ -112,9 +112,10 @@ def _positions(values: ArrayLike, size: int, name: str) -> Int64[Tensor, " t"]:
     if torch.compiler.is_compiling():
         return torch.as_tensor(values).long()
     places = as_integers(values, None, name=f"indices_tuple ({name})")
-    if len(places) and not 0 <= int(places.min()) <= int(places.max()) < size:
+    least, most = torch.stack(places.aminmax()).tolist() if len(places) else (0, 0)
+    if len(places) and not 0 <= least <= most < size:
         raise ValueError(
-            f"indices_tuple ({name}) has positions {int(places.min())} to {int(places.max())} for {size} rows: anchors "
-            "are row numbers of embeddings, the others of ref_emb where that is given; ids come as a Triplets or Pairs"
+            f"indices_tuple ({name}) has positions {least} to {most} for {size} rows: anchors are row numbers of "
+            "embeddings, the others of ref_emb where that is given; ids come as a Triplets or Pairs"
         )
     return places

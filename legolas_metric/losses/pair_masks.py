@@ -151,14 +151,11 @@ class ByLabel:
         return Runs(start, length, own - start, torch.arange(1, int(length.max()), device=start.device))
 
     def _bands(self, size: int) -> Iterator[tuple[slice, int, int]]:
-        parts = list(chunks(len(self.labels), size))
-        first, last = (
-            self.labels[torch.tensor(places, device=self.labels.device)]
-            for places in ([part.start for part in parts], [part.stop - 1 for part in parts])
-        )
-        starts, _ = runs_of(first, self.ref_labels)
-        begin, width = runs_of(last, self.ref_labels)
-        return zip(parts, starts.tolist(), (begin + width).tolist())
+        n = len(self.labels)
+        row = torch.arange(0, n, size, device=self.labels.device)
+        starts, _ = runs_of(self.labels[row], self.ref_labels)
+        begin, width = runs_of(self.labels[(row + size).clamp_max(n) - 1], self.ref_labels)
+        return zip(chunks(n, size), *torch.stack([starts, begin + width]).tolist())
 
     def _block(self, rows: slice, band: slice) -> Block:
         positive = self.labels[rows, None] == self.ref_labels[None, band]

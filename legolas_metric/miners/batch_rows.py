@@ -15,7 +15,16 @@ from legolas_metric.checks import UNLABELLED, ArrayLike, Metric, check_device, c
 from legolas_metric.geometry import chunks, merge_directions, normalise
 from legolas_metric.lookup import lookup
 from legolas_metric.names import Known, as_named, known_by
-from legolas_metric.rows import NO_ID, Rows, answered_by_a_scaler, as_float_rows, as_ids, check_norms, warn_of_overflow
+from legolas_metric.rows import (
+    NO_ID,
+    Rows,
+    answered_by_a_scaler,
+    as_float_rows,
+    as_ids,
+    check_norms,
+    range_of,
+    warn_of_overflow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,7 @@ def _prepared(embeddings: ArrayLike, metric: Metric, name: str) -> tuple[Float[T
     """
     rows = as_float_rows(embeddings, name=name, wide=True)
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
-    least, most = (float(extreme) for extreme in norm.aminmax())
+    least, most = range_of(norm)
     if not math.isfinite(most) and isinstance(embeddings, Tensor) and answered_by_a_scaler(embeddings):
         warn_of_overflow(embeddings, name, "nothing is mined from this batch")
         return normalise(torch.ones_like(rows)), True

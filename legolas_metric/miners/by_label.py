@@ -71,8 +71,10 @@ class Classes:
     @property
     def fewest(self) -> int:
         """No anchor has fewer positives or negatives than this, however many it may have."""
-        least, most = self.size.aminmax()
-        return 0 if self.group is not None else min(int(least) - 1, self.order.shape[0] - int(most))
+        if self.group is not None:
+            return 0
+        least, most = torch.stack(self.size.aminmax()).tolist()
+        return min(least - 1, self.order.shape[0] - most)
 
     @property
     def positives(self) -> Int64[Tensor, " q"]:

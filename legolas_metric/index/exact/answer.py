@@ -6,7 +6,6 @@ Letters: q queries, k neighbours.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,14 +13,15 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.datasets.labels import class_sizes
-from legolas_metric.index.brute_force import part_of, scan, scan_classes
+from legolas_metric.index.brute_force import scan, scan_classes
+from legolas_metric.index.exact.bands import arrange
 from legolas_metric.index.exact.comparing import best_compiled
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.index.exact.loops import MINING, plain_seconds
 from legolas_metric.index.exact.precision import Precision, has_int16, require_int16, screening_dtype
-from legolas_metric.index.exact.requests import Request, arrange
 from legolas_metric.index.exact.solve import Problem, Solution, solve
-from legolas_metric.index.top_k import Best, best_pairs
+from legolas_metric.index.request import Request, part_of
+from legolas_metric.index.top_k import best_pairs
 from legolas_metric.lookup import lookup
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID
@@ -30,31 +30,31 @@ _SMALL = 1_500_000  # pairs; below, the plain scan is faster than setting the en
 _LARGE_CLASS = 1024  # rows; from here on, positives are searched by the engine within the class
 
 
-def answer(request: Request, precision: Precision, workspace_mb: int, shrink: float = 1.0) -> Neighbors:
-    """The neighbours that a request asks for; `shrink` breaks the certificate, for tests."""
+def answer(request: Request, precision: Precision, workspace_mb: int) -> Neighbors:
+    """The neighbours that a request asks for."""
     rows, k = request.rows, request.k
     positives = request.want in ("positive", "cross_group_positive")
     ready, pays = _loops(request, precision)
     if not pays:
         way, best = scan_classes if positives else scan, best_compiled if ready else best_pairs
-        ids, similarities = _scanned(way, request, workspace_mb, best)
+        ids, similarities = way(request, workspace_mb=workspace_mb, best=best)
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
     if positives:
-        return _positives(request, precision, workspace_mb, shrink)
+        return _positives(request, precision, workspace_mb)
     kept = needed_rows(rows, k, request.want)
     problem, query = arrange(request if kept is None else replace(request, rows=rows[kept]))
     ids, similarities = _empty(request)
     if len(query) == 0:
         return Neighbors(ids, similarities, SearchStats(engine="exact"))
-    solution = _solved(problem, request, precision, workspace_mb, shrink)
+    solution = _solved(problem, precision, workspace_mb)
     ids[query], similarities[query] = solution.ids, solution.similarities
     return Neighbors(ids, similarities, _stats(solution, len(query)))
 
 
-def _solved(problem: Problem, request: Request, precision: Precision, workspace_mb: int, shrink: float) -> Solution:
-    rows = request.rows.embeddings
+def _solved(problem: Problem, precision: Precision, workspace_mb: int) -> Solution:
+    rows = problem.asked.rows.embeddings
     heads = precision in ("auto", "int16") and has_int16(rows.device)
-    return solve(problem, screening_dtype(precision, rows.shape[1], rows.device), workspace_mb, shrink, heads=heads)
+    return solve(problem, screening_dtype(precision, rows.shape[1]), workspace_mb, heads=heads)
 
 
 def _loops(request: Request, precision: Precision) -> tuple[bool, bool]:
@@ -83,7 +83,7 @@ def _pairs_within(request: Request) -> int:
     return int(counts[place[found]].sum()) if len(large) else 0
 
 
-def _positives(request: Request, precision: Precision, workspace_mb: int, shrink: float) -> Neighbors:
+def _positives(request: Request, precision: Precision, workspace_mb: int) -> Neighbors:
     """Small classes pair by pair, each large one as a search of its own."""
     own, rows = request.own, request.rows
     assert own.labels is not None
@@ -92,8 +92,9 @@ def _positives(request: Request, precision: Precision, workspace_mb: int, shrink
     large = classes[counts > _LARGE_CLASS]
     rest = (~torch.isin(own.labels, large)).nonzero().flatten()
     ids, similarities = _empty(request)
-    others = replace(request, own=own[rest], bounds=part_of(request.bounds, rest))
-    ids[rest], similarities[rest] = _scanned(scan_classes, others, workspace_mb, best_compiled)
+    others = request.part(rest)
+    ids[rest], similarities[rest] = scan_classes(others, workspace_mb=workspace_mb, best=best_compiled)
+    want = "any" if request.want == "positive" else "cross_group_positive"
     solutions = []
     for label in large.tolist():
         members = (rows.labels == label).nonzero().flatten()
@@ -101,15 +102,9 @@ def _positives(request: Request, precision: Precision, workspace_mb: int, shrink
         if len(query) == 0:
             continue
         inside = rows[members]
-        part = replace(
-            request,
-            own=inside if request.joined else own[query],
-            rows=inside,
-            want="any" if request.want == "positive" else "cross_group_positive",
-            bounds=part_of(request.bounds, query),
-        )
-        problem, place = arrange(part)
-        solution = _solved(problem, part, precision, workspace_mb, shrink)
+        asking, bounds = inside if request.joined else own[query], part_of(request.bounds, query)
+        problem, place = arrange(replace(request, own=asking, rows=inside, want=want, bounds=bounds))
+        solution = _solved(problem, precision, workspace_mb)
         ids[query[place]], similarities[query[place]] = solution.ids, solution.similarities
         solutions.append(solution)
     if not solutions:
@@ -124,28 +119,7 @@ def _joined(solutions: list[Solution], anchors: int) -> Solution:
         for name, value in solution.details.items():
             share = len(solution.ids) / anchors if name.endswith("_per_row") else 1.0
             details[name] = details.get(name, 0.0) + share * value
-    rescanned = sum(solution.rescanned for solution in solutions)
-    return replace(solutions[0], rescanned=rescanned, details=details)
-
-
-def _scanned(
-    way: Callable[..., tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]],
-    request: Request,
-    workspace_mb: int,
-    best: Best,
-) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
-    """`scan` or `scan_classes` of a request."""
-    return way(
-        request.own,
-        request.rows,
-        request.k,
-        want=request.want,
-        metric=request.metric,
-        farthest=request.farthest,
-        bounds=request.bounds,
-        workspace_mb=workspace_mb,
-        best=best,
-    )
+    return replace(solutions[0], details=details)
 
 
 def _empty(request: Request) -> tuple[Int64[Tensor, "q k"], Float32[Tensor, "q k"]]:
@@ -157,6 +131,6 @@ def _stats(solution: Solution, anchors: int) -> SearchStats:
     return SearchStats(
         engine="exact",
         precision=solution.precision,
-        certified=1 - solution.rescanned / anchors,
+        certified=1 - solution.details["rescanned"] / anchors,
         details=solution.details,
     )

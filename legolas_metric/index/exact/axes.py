@@ -21,14 +21,13 @@ from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.geometry import chunks, product
-from legolas_metric.index.exact.table import Frame, Heads, in_frame
+from legolas_metric.index.exact.table import Frame, Heads, in_frame, relative_error
 
 _COUNTS = (16, 32, 48, 64, 80, 96, 128, 160, 192)  # axes
 _LONGEST = 255  # axes by which pairs are looked at: with the tail, 512 bytes in int16
 _FEWEST = 2**39  # pairs times dimensions: below, looking for axes and turning the rows costs what the passes save
 _FLAT = 0.25  # of d: rows that fill so many directions, by the participation ratio, have no heads
 _SKETCHED, _DRAWN = 4096, 512  # rows that the axes are worked out from; that the ratio is
-_UNIT = 2.0**-24  # half a unit in the last place of float32
 # Nanoseconds on one thread, beside the products: of a pair; of one that is looked at by longer heads; of each dimension
 # of one that is looked at by the whole rows; of a dimension of a row, for axes, tables and first floors.
 _PAIR, _LOOK, _WHOLE, _ROW = 0.1, 40.0, 0.25, 12.0
@@ -136,7 +135,7 @@ def heads_of(rows: Float32[Tensor, "n d"], frame: Frame, axes: Axes) -> Heads:
         wide, term[some] = in_frame(rows[some], frame)
         part[some] = product(wide, onto)
         norm[some] = torch.linalg.vector_norm(wide, dim=1).double()
-    return _bounded(part, term, norm * (1 + _gamma(d)), axes)
+    return _bounded(part, term, norm * (1 + relative_error(d)), axes)
 
 
 def first_heads(heads: Heads, m: int, axes: Axes) -> Heads:
@@ -147,17 +146,12 @@ def first_heads(heads: Heads, m: int, axes: Axes) -> Heads:
 def _bounded(
     part: Float32[Tensor, "n m"], term: Float32[Tensor, " n"], norm: Float64[Tensor, " n"], axes: Axes
 ) -> Heads:
-    gamma = _gamma(len(axes.directions))
+    gamma = relative_error(len(axes.directions))
     turned = gamma * math.sqrt(part.shape[1] * (1 + axes.drift)) * norm + 2.0**-100
     length = torch.linalg.vector_norm(part, dim=1).double()
     least, most = (length * (1 - gamma) - turned).clamp_min(0), length * (1 + gamma) + turned
     tail = (norm.square() - (1 - axes.drift) * least.square()).clamp_min(0).sqrt()
     return Heads(part, term, norm, _above(turned + axes.drift * most), _above(tail))
-
-
-def _gamma(d: int) -> float:
-    """The relative error of a sum of d products, in any order."""
-    return 1.01 * (d + 4) * _UNIT
 
 
 def spread(rows: Float32[Tensor, "n d"], most: int) -> Float32[Tensor, "m d"]:
@@ -166,9 +160,11 @@ def spread(rows: Float32[Tensor, "n d"], most: int) -> Float32[Tensor, "m d"]:
 
 
 def spread_places(n: int, most: int) -> Int64[Tensor, " m"]:
-    """At most so many of n places, evenly spread."""
-    m = min(n, most)
-    return torch.arange(m) * n // m
+    """At most so many of n places: one, at random, of each equal part, as rows may recur with a step of their own."""
+    if n <= most:
+        return torch.arange(n)
+    within = torch.rand(most, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return ((torch.arange(most) + within) * n / most).long()
 
 
 def _above(bound: Float64[Tensor, " m"]) -> Float32[Tensor, " m"]:

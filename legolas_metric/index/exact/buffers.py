@@ -59,7 +59,7 @@ def _level(score, shift, scale):
         return score
     moved = score + shift + math.copysign(scale[RELATIVE] * (1 + 2 * scale[RELATIVE]) * abs(score + shift), shift)
     if scale[UNIT] == 1.0:
-        return moved + math.copysign(2.0**-22 * abs(moved) + 2.0**-126, shift)
+        return moved + math.copysign(_ROUNDED * abs(moved) + _LEAST, shift)
     return np.floor(moved / scale[UNIT]) + math.copysign(1.0, shift)
 
 

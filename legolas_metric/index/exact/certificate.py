@@ -24,9 +24,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from legolas_metric.geometry import tie_distance
-from legolas_metric.index.exact.table import Frame, Table
+from legolas_metric.index.exact.table import Frame, Table, relative_error
 
-_UNIT = 2.0**-24  # half a unit in the last place of float32
 _FLUSHED = 2.0**-110  # on scaled rows, whose norms are at most 1
 _SETTLED = 2.0**-31  # above the relative rounding of the similarity that decides, on both sides of a comparison
 _NORMS = 2.0**-20  # above |<x, y> - (1 - |x - y|^2 / 2)| of rows that are unit to 2^-22, on both sides of one
@@ -41,29 +40,24 @@ class Certificate:
     bounds: Float32[Tensor, "b w"]
     relative: float
 
-    def missed(self, rows: slice | Tensor, block: int) -> Float32[Tensor, " m"]:
-        """By how much these rows' scores against the columns of a block may be too small, less the relative part.
+    def missed(self) -> Float32[Tensor, " n"]:
+        """By how much each row's scores may be too small, against any column, less the relative part.
 
         So much they may be too large as well; those of heads by what the last parts add.
         """
-        return self.weights[rows, :-1] @ self.bounds[block, :-1]
-
-    def missed_anywhere(self) -> Float32[Tensor, " n"]:
-        """The same of all rows against any column."""
         return self.weights[:, :-1] @ self.bounds[:, :-1].amax(0) * (1 + 2.0**-16)
 
 
-def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float = 1.0) -> Certificate:
+def certify(rows: Table, columns: Table, frame: Frame, block: int) -> Certificate:
     """The certificate of every row against blocks of `block` columns.
 
     Args:
         rows, columns: the two sides of the product.
         frame: their units.
         block: columns in a block.
-        shrink: multiplies the whole bound. Anything but 1 breaks the guarantee: for tests that must go red.
     """
     terms = 0 if rows.left.dtype == torch.int16 else rows.left.shape[1]  # integers are summed without error
-    gamma = 1.01 * (terms + 4) * _UNIT
+    gamma = relative_error(terms)
     norm, residual, term, lost, raw, tail = (
         _block_maxima(values, block)
         for values in (
@@ -97,7 +91,7 @@ def certify(rows: Table, columns: Table, frame: Frame, block: int, shrink: float
         1,
     )
     relative = 2.0**-8 * _SAFETY if rows.left.dtype == torch.bfloat16 else 0.0
-    return Certificate((own * _SAFETY * shrink).float(), other.float(), relative * shrink)
+    return Certificate((own * _SAFETY).float(), other.float(), relative)
 
 
 def _snapped(frame: Frame) -> float:

@@ -8,8 +8,8 @@ from legolas_metric.checks import ArrayLike, Metric, check_at_least, check_choic
 from legolas_metric.index.arithmetic import exact_arithmetic
 from legolas_metric.index.exact.answer import answer
 from legolas_metric.index.exact.precision import Precision
-from legolas_metric.index.exact.requests import Request
 from legolas_metric.index.interface import Want, Window, check_request, window_bounds
+from legolas_metric.index.request import Request
 from legolas_metric.index.row_index import RowIndex
 from legolas_metric.records import Neighbors
 from legolas_metric.rows import NO_ID, Rows, fitted_rows

@@ -58,15 +58,6 @@ class Job:
     closer: tuple[Closer, Closer] | None = None
 
 
-@dataclass(slots=True)
-class Work:
-    """Counts of what a sweep did."""
-
-    tiles: int = 0
-    groups: int = 0
-    scores: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Screened:
     """What is left after a pass.
@@ -76,11 +67,13 @@ class Screened:
         overflowed: [n], anchors with more candidates than slots, which have no pairs: their answer must be found
             otherwise.
         reached: [n], a lower bound of the k-th best true score of those.
-        work: what was done.
+        tiles, groups, scores: how many were worked on, found to hold something, and looked at.
     """
 
     anchor: Int64[Tensor, " t"]
     column: Int64[Tensor, " t"]
     overflowed: Bool[Tensor, " n"]
     reached: Float32[Tensor, " n"]
-    work: Work
+    tiles: int
+    groups: int
+    scores: int

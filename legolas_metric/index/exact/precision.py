@@ -2,7 +2,7 @@
 
 - int16: pairs of products at a time on processors with AVX2 or AVX-512, twice as fast as float32 there; exact sums,
   and the sharpest bound. In compiled loops only.
-- bfloat16: where there are matrix units for it (AMX, GPUs).
+- bfloat16: where there are matrix units for it (AMX).
 - float32: everywhere.
 """
 
@@ -26,10 +26,10 @@ _GAIN = 1.2  # how much faster a dtype must be than float32 for its wider bound 
 _FEWEST_DIMENSIONS = 16
 
 
-def screening_dtype(precision: Precision, d: int, device: torch.device) -> torch.dtype:
-    """The dtype that a precision stands for on this device, where compiled loops run."""
+def screening_dtype(precision: Precision, d: int) -> torch.dtype:
+    """The dtype that a precision stands for on this processor."""
     if precision == "auto":
-        return _fastest(device.type) if d >= _FEWEST_DIMENSIONS else torch.float32
+        return _fastest() if d >= _FEWEST_DIMENSIONS else torch.float32
     return getattr(torch, precision)
 
 
@@ -50,37 +50,31 @@ def has_int16(device: torch.device) -> bool:
     return microtile.HAS_PRODUCTS
 
 
-def int16_speed(device: torch.device) -> tuple[float, float]:
+def int16_speed() -> tuple[float, float]:
     """Nanoseconds of a product of two int16 on one thread, and how many times as fast the fastest dtype's is."""
-    seconds = _seconds(device.type)
+    seconds = _seconds()
     return 1e9 * seconds[torch.int16] / (_SIZE**2 * _COLUMNS), seconds[torch.int16] / min(seconds.values())
 
 
-def _fastest(device: str) -> torch.dtype:
+def _fastest() -> torch.dtype:
     """The dtype of the fastest product, if it is clearly faster than float32."""
-    seconds = _seconds(device)
+    seconds = _seconds()
     best = min(seconds, key=lambda dtype: seconds[dtype])
     return best if seconds[torch.float32] > _GAIN * seconds[best] else torch.float32
 
 
 @cache
-def _seconds(device: str) -> dict[torch.dtype, float]:
+def _seconds() -> dict[torch.dtype, float]:
     """Of a product in each dtype on one thread; measured once."""
-    seconds = {dtype: _seconds_of(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
-    if has_int16(torch.device(device)):
+    seconds = {dtype: _seconds_of(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    if has_int16(torch.device("cpu")):
         seconds[torch.int16] = _least(_integer_product())
     return seconds
 
 
-def _seconds_of(dtype: torch.dtype, device: str) -> float:
-    rows = torch.ones(_SIZE, _COLUMNS, dtype=dtype, device=device)
-    out = torch.empty(_SIZE, _SIZE, dtype=dtype, device=device)
-
-    def product() -> None:
-        torch.mm(rows, rows.T, out=out)
-        out[0, 0].item()  # waits for the device
-
-    return _least(product)
+def _seconds_of(dtype: torch.dtype) -> float:
+    rows, out = torch.ones(_SIZE, _COLUMNS, dtype=dtype), torch.empty(_SIZE, _SIZE, dtype=dtype)
+    return _least(lambda: torch.mm(rows, rows.T, out=out))
 
 
 def _integer_product() -> Callable[[], None]:
@@ -95,7 +89,7 @@ def _integer_product() -> Callable[[], None]:
     return lambda: kernels.sweep_tile(left, right, terms, terms, anchors, slots, place, *side, *side, scale, NO_CLOSER)
 
 
-def _least(work: Callable[[], None]) -> float:
+def _least(work: Callable[[], object]) -> float:
     """The least time of a few turns on one thread, in seconds."""
 
     def turn(_: int) -> float:

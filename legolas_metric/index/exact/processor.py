@@ -16,7 +16,7 @@ from legolas_metric.budgets import CACHE, WORKSPACE
 from legolas_metric.compiled.jit import arrays
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
-from legolas_metric.index.exact.job import Job, Screened, Work
+from legolas_metric.index.exact.job import Job, Screened
 from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, NO_CLOSER, REACHED
 from legolas_metric.rows import NO_ID
 
@@ -61,8 +61,8 @@ def sweep(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     buffers.survivors(anchors, slots, anchor, column)
     reached = torch.from_numpy(anchors[:, REACHED].astype(np.float32))
     closed = torch.from_numpy(np.isinf(anchors[:, FLOOR]) & (anchors[:, FLOOR] > 0))
-    work = Work(len(groups), sum(groups), int(anchors[:, LOOKED].sum()))
-    return Screened(torch.from_numpy(anchor), torch.from_numpy(column), closed, reached, work)
+    counts = len(groups), sum(groups), int(anchors[:, LOOKED].sum())
+    return Screened(torch.from_numpy(anchor), torch.from_numpy(column), closed, reached, *counts)
 
 
 def _anchors(job: Job, floors: Float32[Tensor, " n"]) -> np.ndarray:

@@ -152,18 +152,25 @@ def choose_frame(tables: list[Float32[Tensor, "_ d"]], metric: Metric, *, farthe
 def with_steps(frame: Frame, tables: list[Float32[Tensor, "_ d"]], heads: Sequence[Heads] = ()) -> Frame:
     """The same units with as many steps as fit: no factor leaves int16, no score int32, terms included.
 
+    A row is no longer than its steps and, where all of it rounds upwards, sqrt(d) / 2 more.
+
     Where the heads of the rows are screened in their place, those are the factors.
     """
     factors = [float(values.abs().max()) for side in heads for values in (side.part, side.tail * (1 + 2.0**-12))]
-    factor, term = max(factors, default=0.0), 0.0
+    factor, term, rounded = max(factors, default=0.0), 0.0, math.sqrt(tables[0].shape[1]) / 2
     for rows in tables:
         for part in chunks(len(rows), _chunk(rows)):
             wide, terms = in_frame(rows[part], frame)
             factor = factor if heads else max(factor, float(wide.abs().max()))
             term = max(term, float(terms.abs().max()))
-    return replace(
-        frame, steps=min(_LARGEST_FACTOR / max(factor, 2.0**-15), math.sqrt(_LARGEST_SCORE / (1 + 2 * term)))
-    )
+    score = math.sqrt(_LARGEST_SCORE / (1 + 2 * term)) - rounded
+    return replace(frame, steps=min(_LARGEST_FACTOR / max(factor, 2.0**-15), score))
+
+
+def relative_error(d: int) -> float:
+    """Of a sum of d products in float32, in any order, to the sum of their sizes."""
+    error = (d + 4) * 2.0**-24  # half a unit in the last place each, and some for what is made of the sum
+    return error / (1 - error)
 
 
 def make_table(

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from legolas_metric.index.exact.table import Frame
-from legolas_metric.index.top_k import Bounds
+from legolas_metric.index.request import Bounds
 
 
 @dataclass(frozen=True, slots=True)

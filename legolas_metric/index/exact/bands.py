@@ -7,37 +7,17 @@
 Letters: q queries, n rows, k neighbours.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED, Metric
-from legolas_metric.index.brute_force import part_of
+from legolas_metric.checks import UNLABELLED
 from legolas_metric.index.exact.solve import Problem
-from legolas_metric.index.interface import Want
-from legolas_metric.index.top_k import Bounds
+from legolas_metric.index.request import Request, part_of
 from legolas_metric.lookup import lookup, runs_of
-from legolas_metric.rows import NO_ID, Rows
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A search in the order of the caller."""
-
-    own: Rows
-    rows: Rows
-    k: int
-    want: Want
-    metric: Metric
-    farthest: bool
-    bounds: Bounds | None
-
-    @property
-    def joined(self) -> bool:
-        """Whether the queries are the fitted rows."""
-        return self.own is self.rows
+from legolas_metric.rows import NO_ID
 
 
 def arrange(request: Request) -> tuple[Problem, Int64[Tensor, " a"]]:
@@ -65,38 +45,16 @@ def arrange(request: Request) -> tuple[Problem, Int64[Tensor, " a"]]:
     low, size = runs_of(own_keys[query], ordered)
     anchors = columns[: len(query)] if request.joined else request.own[query]  # without a copy
     self_column = None if request.joined else _column_of(anchors.ids, columns.ids)
-    return _problem(request, query, anchors, columns, low, low + size, self_column), query
+    bounds = part_of(request.bounds, query)
+    arranged = replace(request, own=anchors, rows=columns, bounds=bounds)
+    return Problem(arranged, low, low + size, self_column, symmetric=request.joined), query
 
 
 def _arrange_any(request: Request) -> tuple[Problem, Int64[Tensor, " a"]]:
     query = torch.arange(len(request.own), device=request.own.ids.device)
     column = query if request.joined else _column_of(request.own.ids, request.rows.ids)
     high = torch.where(column == NO_ID, NO_ID, column + 1)
-    return _problem(request, query, request.own, request.rows, column, high, None), query
-
-
-def _problem(
-    request: Request,
-    query: Int64[Tensor, " a"],
-    anchors: Rows,
-    columns: Rows,
-    low: Int64[Tensor, " a"],
-    high: Int64[Tensor, " a"],
-    self_column: Int64[Tensor, " a"] | None,
-) -> Problem:
-    return Problem(
-        anchors=anchors,
-        rows=columns,
-        low=low,
-        high=high,
-        self_column=self_column,
-        k=request.k,
-        want=request.want,
-        metric=request.metric,
-        farthest=request.farthest,
-        bounds=part_of(request.bounds, query),
-        symmetric=request.joined,
-    )
+    return Problem(request, column, high, None, symmetric=request.joined), query
 
 
 def _labelled_first(labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:

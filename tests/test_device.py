@@ -1,0 +1,48 @@
+"""The path on a pretended card (`pretended_card`): every case of `device_cases`, in one process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from device_cases import CASES, REFUSED
+
+
+@pytest.fixture(scope="module")
+def told():
+    program = [sys.executable, Path(__file__).with_name("device_cases.py")]
+    lines = subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {line["name"]: line for line in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_card_gives_what_the_host_gives(told, name):
+    assert told[name]["error"] is None
+    assert told[name]["difference"] <= 1e-6
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_card_refuses_is_refused(told, name):
+    assert told[name]["error"] is not None
+
+
+WAITS = {  # of a call on 240 rows: numbers that are read, and results as long as their values say
+    "SupConLoss": 5,
+    "MultiSimilarityLoss": 5,
+    "TripletLoss": 4,
+    "HardMiner()": 11,
+    "SemiHardMiner()": 14,
+    "join cosine negative": 10,
+    "search of several blocks": 6 * 48 + 26,  # blocks of 30 of 1,440 rows
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_a_card_seldom_waits(told, name):
+    crossed = told[name]["crossed"]
+    assert crossed["read"] + crossed.get("long as its values say", 0) <= WAITS[name]
+
+
+def test_a_loss_sends_nothing_but_its_arguments(told):
+    assert [told[f"{loss}Loss"]["crossed"]["sent"] for loss in ("SupCon", "MultiSimilarity", "Triplet")] == [2, 2, 2]
