@@ -10,9 +10,6 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from processes import begin
 from torch import nn
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from legolas_metric import HardMiner, MiningSchedule, SemiHardMiner, SupConLoss
@@ -247,17 +244,6 @@ def descent(groups):
 
 def steady(optimizer):
     """No schedule."""
-
-
-def torchrun(rank: int, size: int, port: int, folder: Path) -> None:
-    """What the program torchrun does with its script: an agent that starts two processes, and ends all for one."""
-    written = DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
-    nodes = {"min_nodes": 1, "max_nodes": 1, "max_restarts": 0, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    config = LaunchConfig(**nodes, nproc_per_node=2, logs_specs=written, start_method="forkserver")
-    try:
-        elastic_launch(config, by_torchrun)(folder)
-    except ChildFailedError as error:
-        (folder / "agent.txt").write_text(str(error))
 
 
 def by_torchrun(folder: Path) -> None:
