@@ -3,6 +3,7 @@
 import os
 import time
 import traceback
+from io import BytesIO
 from pathlib import Path
 
 import lightning as L
@@ -64,48 +65,46 @@ def plain_loop(world: World, **settings):
     return loop, reads
 
 
-def train(loop, net, optimizer, *, until=None):
-    """Losses of the joint batches and the ids of this process's; until so many steps are through."""
+def begin_run(world: World, settings):
+    """A loop with its reads, a network, alone and as it is trained, and an optimizer."""
+    net = encoder()
+    model = DistributedDataParallel(net) if world.size > 1 else net
+    return *plain_loop(world, **settings), net, model, torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+
+
+def train(loop, net, model, optimizer, *, saved=None):
+    """Losses of the joint batches and the ids of this process's; what stands after `STOP` steps goes to `saved`."""
     loss, seen = SupConLoss(gather=loop.world if loop.world.size > 1 else None), {"losses": [], "ids": []}
     for _ in range(loop.next_epoch, EPOCHS):
-        for x, y, ids in loop.epoch(net):
-            value = loss(net(x), y)
+        for x, y, ids in loop.epoch(model):
+            value = loss(model(x), y)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             seen["losses"].append(value.item())
             seen["ids"].append(ids)
-            if loop.step == until:
-                return seen
+            if saved is not None and loop.step == STOP:
+                begun = {key: list(values) for key, values in seen.items()}
+                torch.save([begun, *(part.state_dict() for part in (loop, net, optimizer))], saved)
     return seen
 
 
 def run_plain(world: World, **settings):
-    """A whole run, and one that was interrupted within an epoch."""
-    net = encoder()
-    model = DistributedDataParallel(net) if world.size > 1 else net
-    loop, reads = plain_loop(world, **settings)
-    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
-    seen = train(loop, model, optimizer)
+    """A whole run, and one that goes on from what it saved within an epoch."""
+    loop, reads, net, model, optimizer = begin_run(world, settings)
+    saved = BytesIO()
+    seen = train(loop, net, model, optimizer, saved=saved)
     rounds = [[r.triplets.anchor, r.triplets.positive, r.triplets.negative] for r in loop.rounds]
     kept = {"seen": seen, "rounds": rounds, "bank": loop.bank.embeddings, "reads": reads.read, "drift": loop.last.drift}
     kept["placing"] = loop.holding.placing
     kept["weights"] = net.state_dict()
 
-    net = encoder()
-    model = DistributedDataParallel(net) if world.size > 1 else net
-    loop, _ = plain_loop(world, **settings)
-    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
-    begun = train(loop, model, optimizer, until=STOP)
-    state, weights, moments = loop.state_dict(), net.state_dict(), optimizer.state_dict()
-    again, _ = plain_loop(world, **settings)
-    other = encoder()
-    other.load_state_dict(weights)
-    model = DistributedDataParallel(other) if world.size > 1 else other
-    optimizer = torch.optim.SGD(other.parameters(), 0.05, momentum=0.9)
-    optimizer.load_state_dict(moments)
-    again.load_state_dict(state)
-    rest = train(again, model, optimizer)
+    loop, _, net, model, optimizer = begin_run(world, settings)
+    saved.seek(0)
+    begun, *states = torch.load(saved, weights_only=False)
+    for part, state in zip((loop, net, optimizer), states, strict=True):
+        part.load_state_dict(state)
+    rest = train(loop, net, model, optimizer)
     kept["resumed"] = {key: begun[key] + rest[key] for key in begun}
     return kept
 
