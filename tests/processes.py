@@ -89,7 +89,7 @@ def torchrun(folder: Path, work, *arguments) -> None:
 def _agent(rank: int, size: int, port: int, folder: Path, work, arguments: tuple) -> None:
     written = DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
     nodes = {"min_nodes": 1, "max_nodes": 1, "max_restarts": 0, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    config = LaunchConfig(**nodes, nproc_per_node=2, logs_specs=written, start_method="forkserver")
+    config = LaunchConfig(**nodes, nproc_per_node=2, logs_specs=written, start_method="fork")
     try:
         elastic_launch(config, work)(*arguments)
     except ChildFailedError as error:
