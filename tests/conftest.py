@@ -6,6 +6,7 @@ ALONGSIDE = "PYTEST_XDIST_WORKER" in os.environ
 if ALONGSIDE:  # one thread for each of the processes that share the machine, and for those that their tests start
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+import checked_calls  # noqa: E402, F401  # before the library is imported
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from cli_files import write_files  # noqa: E402
