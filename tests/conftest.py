@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,11 @@ def pytest_collection_modifyitems(items):
     """The files that take longest come first, so that workers that share the files end together."""
     place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # what was imported stays: each later collection, such as at the end of a fit, need not go through it
 
 
 @pytest.fixture(autouse=True)
