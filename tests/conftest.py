@@ -15,7 +15,10 @@ from cli_files import write_files  # noqa: E402
 if ALONGSIDE:
     torch.set_num_threads(1)
 
-LONGEST = ["training_processes", "examples", "docs", "demo", "training_resume", "training_hf", "index_sharded", "cli"]
+LONGEST = [
+    *("training_processes", "examples", "docs", "losses_stability", "index_lance", "index_sharded", "export", "runs"),
+    *("compiled", "training_hf", "cli", "training_resume", "stored_search", "index_exact", "probes_verdict", "demo"),
+]
 
 
 def pytest_collection_modifyitems(items):
