@@ -2,6 +2,7 @@ import gc
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 ALONGSIDE = "PYTEST_XDIST_WORKER" in os.environ
 if ALONGSIDE:  # one thread for each of the processes that share the machine, and for those that their tests start
@@ -40,6 +41,13 @@ def _seed():
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def both_ways(request, monkeypatch):
+    """Pairs are counted by compiled loops, however small the job, and as on a device that has none."""
+    loops = SimpleNamespace(worth=lambda device, seconds: request.param == "compiled")
+    monkeypatch.setattr("legolas_metric.evaluation.tally.COUNTING", loops)
 
 
 @pytest.fixture
