@@ -6,6 +6,7 @@ the result, within one scope of the names of sizes (what jaxtyping documents as 
 
 import functools
 import inspect
+import re
 import reprlib
 import threading
 from dataclasses import is_dataclass
@@ -25,7 +26,8 @@ def jaxtyped(fn=None, *, typechecker):
         fn.__init__ = jaxtyped(fn.__init__, typechecker=typechecker)
     if inspect.isclass(fn):
         return fn
-    if inspect.isgeneratorfunction(fn):
+    late = any(isinstance(kind, str) for kind in fn.__annotations__.values())  # maybe a name for type checkers alone
+    if late or inspect.isgeneratorfunction(fn):
         return plain(fn, typechecker=typechecker)
     written = dict(fn.__annotations__)  # where beartype puts stand-ins for classes that are yet to come
     typed = inner(fn, typechecker) if "<locals>" in fn.__qualname__ else typechecker(fn)
@@ -39,7 +41,8 @@ def jaxtyped(fn=None, *, typechecker):
                 return typed(*args, **kwargs)
         except BeartypeCallHintViolation as wrong:
             given = f"{reprlib.repr(args)} {reprlib.repr(kwargs)}"
-            raise jaxtyping.TypeCheckError(f"{wrong}\nCalled with {given}") from wrong
+            told = re.sub(r"parameter (\w+)=", r"parameter '\1' = ", str(wrong))
+            raise jaxtyping.TypeCheckError(f"{told}\nCalled with {given}") from wrong
 
     return checked
 
