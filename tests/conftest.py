@@ -1,11 +1,14 @@
+import gc
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 ALONGSIDE = "PYTEST_XDIST_WORKER" in os.environ
 if ALONGSIDE:  # one thread for each of the processes that share the machine, and for those that their tests start
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+import checked_calls  # noqa: E402, F401  # before the library is imported
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from cli_files import write_files  # noqa: E402
@@ -13,13 +16,21 @@ from cli_files import write_files  # noqa: E402
 if ALONGSIDE:
     torch.set_num_threads(1)
 
-LONGEST = ["training_processes", "examples", "docs", "demo", "training_resume", "training_hf", "index_sharded", "cli"]
+LONGEST = [
+    *("training_processes", "examples", "docs", "losses_stability", "index_lance", "index_sharded", "export", "runs"),
+    *("compiled", "training_hf", "cli", "training_resume", "stored_search", "index_exact", "probes_verdict", "demo"),
+]
 
 
 def pytest_collection_modifyitems(items):
     """The files that take longest come first, so that workers that share the files end together."""
     place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # what was imported stays: each later collection, such as at the end of a fit, need not go through it
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +41,13 @@ def _seed():
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def both_ways(request, monkeypatch):
+    """Pairs are counted by compiled loops, however small the job, and as on a device that has none."""
+    loops = SimpleNamespace(worth=lambda device, seconds: request.param == "compiled")
+    monkeypatch.setattr("legolas_metric.evaluation.tally.COUNTING", loops)
 
 
 @pytest.fixture

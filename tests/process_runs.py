@@ -3,6 +3,7 @@
 import os
 import time
 import traceback
+from io import BytesIO
 from pathlib import Path
 
 import lightning as L
@@ -10,9 +11,6 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from processes import begin
 from torch import nn
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from legolas_metric import HardMiner, MiningSchedule, SemiHardMiner, SupConLoss
@@ -67,48 +65,46 @@ def plain_loop(world: World, **settings):
     return loop, reads
 
 
-def train(loop, net, optimizer, *, until=None):
-    """Losses of the joint batches and the ids of this process's; until so many steps are through."""
+def begin_run(world: World, settings):
+    """A loop with its reads, a network, alone and as it is trained, and an optimizer."""
+    net = encoder()
+    model = DistributedDataParallel(net) if world.size > 1 else net
+    return *plain_loop(world, **settings), net, model, torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+
+
+def train(loop, net, model, optimizer, *, saved=None):
+    """Losses of the joint batches and the ids of this process's; what stands after `STOP` steps goes to `saved`."""
     loss, seen = SupConLoss(gather=loop.world if loop.world.size > 1 else None), {"losses": [], "ids": []}
     for _ in range(loop.next_epoch, EPOCHS):
-        for x, y, ids in loop.epoch(net):
-            value = loss(net(x), y)
+        for x, y, ids in loop.epoch(model):
+            value = loss(model(x), y)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             seen["losses"].append(value.item())
             seen["ids"].append(ids)
-            if loop.step == until:
-                return seen
+            if saved is not None and loop.step == STOP:
+                begun = {key: list(values) for key, values in seen.items()}
+                torch.save([begun, *(part.state_dict() for part in (loop, net, optimizer))], saved)
     return seen
 
 
 def run_plain(world: World, **settings):
-    """A whole run, and one that was interrupted within an epoch."""
-    net = encoder()
-    model = DistributedDataParallel(net) if world.size > 1 else net
-    loop, reads = plain_loop(world, **settings)
-    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
-    seen = train(loop, model, optimizer)
+    """A whole run, and one that goes on from what it saved within an epoch."""
+    loop, reads, net, model, optimizer = begin_run(world, settings)
+    saved = BytesIO()
+    seen = train(loop, net, model, optimizer, saved=saved)
     rounds = [[r.triplets.anchor, r.triplets.positive, r.triplets.negative] for r in loop.rounds]
     kept = {"seen": seen, "rounds": rounds, "bank": loop.bank.embeddings, "reads": reads.read, "drift": loop.last.drift}
     kept["placing"] = loop.holding.placing
     kept["weights"] = net.state_dict()
 
-    net = encoder()
-    model = DistributedDataParallel(net) if world.size > 1 else net
-    loop, _ = plain_loop(world, **settings)
-    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
-    begun = train(loop, model, optimizer, until=STOP)
-    state, weights, moments = loop.state_dict(), net.state_dict(), optimizer.state_dict()
-    again, _ = plain_loop(world, **settings)
-    other = encoder()
-    other.load_state_dict(weights)
-    model = DistributedDataParallel(other) if world.size > 1 else other
-    optimizer = torch.optim.SGD(other.parameters(), 0.05, momentum=0.9)
-    optimizer.load_state_dict(moments)
-    again.load_state_dict(state)
-    rest = train(again, model, optimizer)
+    loop, _, net, model, optimizer = begin_run(world, settings)
+    saved.seek(0)
+    begun, *states = torch.load(saved, weights_only=False)
+    for part, state in zip((loop, net, optimizer), states, strict=True):
+        part.load_state_dict(state)
+    rest = train(loop, net, model, optimizer)
     kept["resumed"] = {key: begun[key] + rest[key] for key in begun}
     return kept
 
@@ -249,17 +245,6 @@ def steady(optimizer):
     """No schedule."""
 
 
-def torchrun(rank: int, size: int, port: int, folder: Path) -> None:
-    """What the program torchrun does with its script: an agent that starts two processes, and ends all for one."""
-    written = DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
-    nodes = {"min_nodes": 1, "max_nodes": 1, "max_restarts": 0, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    config = LaunchConfig(**nodes, nproc_per_node=2, logs_specs=written, start_method="forkserver")
-    try:
-        elastic_launch(config, by_torchrun)(folder)
-    except ChildFailedError as error:
-        (folder / "agent.txt").write_text(str(error))
-
-
 def by_torchrun(folder: Path) -> None:
     """With batch norm, with rows on their own processes, and with a process lost."""
     torch.set_num_threads(1)
@@ -271,4 +256,5 @@ def by_torchrun(folder: Path) -> None:
         under_lightning(folder / "lost", 2, "ddp", **TOO_LITTLE)
     except RuntimeError as error:
         (folder / "told.txt").write_text("".join(traceback.format_exception(error)))
-        time.sleep(600)  # until the agent ends it, since the other one is lost
+        time.sleep(2)  # so that the agent misses the other one first
+        os._exit(1)  # Lightning has taken the signal by which the agent ends it, and the agent waits 30 s

@@ -12,6 +12,9 @@ from tempfile import TemporaryDirectory
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 FORKS = mp.get_context("forkserver")
 FORKS.set_forkserver_preload(
@@ -40,6 +43,11 @@ def python(*arguments: object, cwd: Path | None = None, check: bool = False) -> 
 def _interpret(arguments: list[str], cwd: Path, *said: Path) -> None:
     for number, path in zip((1, 2), said, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    interpret(arguments, cwd)
+
+
+def interpret(arguments: list[str], cwd: Path) -> None:
+    """Do in this process what `python` does with its arguments."""
     os.chdir(cwd)
     how, *rest = arguments
     sys.argv = rest if how in ("-c", "-m") else arguments
@@ -68,3 +76,21 @@ def begin(rank: int, size: int, port: int, seconds: float = 60) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
+
+
+def torchrun(folder: Path, work, *arguments) -> None:
+    """What the program torchrun does with its script: an agent starts two processes of `work(*arguments)`.
+
+    One that fails ends all; what the agent says of it is in agent.txt, what each process said further down the folder.
+    """
+    start(_agent, 1, folder, work, arguments)
+
+
+def _agent(rank: int, size: int, port: int, folder: Path, work, arguments: tuple) -> None:
+    written = DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
+    nodes = {"min_nodes": 1, "max_nodes": 1, "max_restarts": 0, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    config = LaunchConfig(**nodes, nproc_per_node=2, logs_specs=written, start_method="fork")
+    try:
+        elastic_launch(config, work)(*arguments)
+    except ChildFailedError as error:
+        (folder / "agent.txt").write_text(str(error))

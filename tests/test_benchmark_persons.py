@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_benchmark_recipes import trial
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of")
@@ -13,13 +14,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Detected call of")
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
-
-
-def trial(recipe: str, **changes):
-    from benchmarks.recipes.trial import Trial
-
-    settings = {"head": True, "rate": 2e-3, "value": 0.05, "steps": 10, "seed": 0, "p": 8}
-    return Trial(task="clinc", recipe=recipe, **(settings | changes))
 
 
 def test_shares_by_person_against_counting_by_hand():

@@ -4,8 +4,6 @@ import builtins
 import errno
 import hashlib
 import importlib
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import python
 
 from legolas_metric import ExactIndex
 from legolas_metric.compiled import jit, readiness
@@ -141,21 +140,17 @@ def test_a_numba_that_does_not_load_is_told_with_the_remedy(monkeypatch):
 
 @needs_numba
 def test_a_narrower_target_has_no_int16_and_disabled_loops_are_not_missed():
-    """In one fresh process each: code for any processor; and numba told not to compile."""
+    """In one process each, which has not imported numba: code for any processor; and numba told not to compile."""
     ask = (
-        "import torch, warnings; warnings.simplefilter('ignore')\n"
+        "import os, torch, warnings; warnings.simplefilter('ignore')\n"
+        "os.environ['{}'] = '{}'\n"
         "from legolas_metric.index.exact.precision import has_int16\n"
         "from legolas_metric import ExactIndex\n"
         "print(has_int16(torch.device('cpu')), ExactIndex(precision='{}').fit(torch.eye(40)).self_join(1, want='any')"
         ".ids.shape[0])"
     )
-    for name, value, precision in (("NUMBA_CPU_NAME", "generic", "auto"), ("NUMBA_DISABLE_JIT", "1", "float32")):
-        done = subprocess.run(
-            [sys.executable, "-c", ask.format(precision)],
-            capture_output=True,
-            text=True,
-            env=os.environ | {name: value},
-        )
+    for settings in (("NUMBA_CPU_NAME", "generic", "auto"), ("NUMBA_DISABLE_JIT", "1", "float32")):
+        done = python("-c", ask.format(*settings))
         assert done.stdout.strip() == "False 40", done.stderr
 
 
@@ -244,11 +239,8 @@ def _joins() -> tuple[tuple[int, int], str]:
 @pytest.mark.skipif(not has_int16(torch.device("cpu")), reason="no int16 here")
 def test_every_micro_tile_finds_the_same():
     """A process that compiles for AVX2 alone, from the same folder of machine code."""
-    ask = "from test_compiled import _joins\nprint(*_joins())"
     narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+bmi"}
-    done = subprocess.run(
-        [sys.executable, "-c", ask], capture_output=True, text=True, cwd=Path(__file__).parent, env=os.environ | narrow
-    )
+    done = python("-c", f"import os; os.environ |= {narrow}\nfrom test_compiled import _joins\nprint(*_joins())")
     assert done.stdout.split("(6, 16) ")[1:] == [_joins()[1] + "\n"], done.stderr
 
 
@@ -290,7 +282,7 @@ def test_loops_are_loaded_when_that_pays_and_compiled_with_a_word(kept, capsys, 
 
 
 def test_small_searches_load_no_compiler():
-    """Neither rows nor a search of 1,500 rows, nor the mining of a bank, in a fresh process."""
+    """Neither rows nor a search of 1,500 rows, nor the mining of a bank, in a process without it."""
     ask = (
         "import sys, torch\n"
         "from legolas_metric import EmbeddingBank, ExactIndex\n"
@@ -299,5 +291,4 @@ def test_small_searches_load_no_compiler():
         "    ExactIndex().fit(bank.embeddings, bank.labels).self_join(3, want=want)\n"
         "print('numba' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert python("-c", ask, check=True).stdout.strip() == "False"

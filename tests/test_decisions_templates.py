@@ -104,17 +104,17 @@ def test_the_eer_of_a_scorer_is_paired_with_the_plain_one():
     same = y[:, None] == y[None]
     later = torch.ones_like(same).triu(1)
     genuine, impostor = same & later & (sessions[:, None] != sessions[None]), ~same & later
+    sides = []  # of each scorer: the pairs at or above each level, impostors' and genuine ones'
+    for scores in ((u @ u.T) ** 2, u @ u.T):
+        levels = scores[genuine | impostor].unique()
+        sides.append([(scores[kind][:, None] >= levels).double().T for kind in (impostor, genuine)])
     generator, drawn = torch.Generator().manual_seed(0), []
     for _ in range(60):
         count = torch.bincount(torch.randint(20, (20,), generator=generator), minlength=20)
         weight = (count[y][:, None] + count[y][None]).double()
         rates = []
-        for scores in ((u @ u.T) ** 2, u @ u.T):
-            levels = scores[genuine | impostor].unique()
-            held = [
-                (scores[kind][:, None] >= levels).double().T @ weight[kind] / weight[kind].sum()
-                for kind in (impostor, genuine)
-            ]
+        for above in sides:
+            held = [side @ weight[kind] / weight[kind].sum() for side, kind in zip(above, (impostor, genuine))]
             far, frr = held[0], 1 - held[1]
             place = (far - frr).abs().argmin()
             rates.append(float(far[place] + frr[place]) / 2)

@@ -1,7 +1,5 @@
 """What decides a ranking and a verification: float64 similarities, and ties where only rounding tells rows apart."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -11,13 +9,6 @@ from test_evaluation_ranking import as_rows
 
 from legolas_metric import EmbeddingBank, ExactIndex, RetrievalProtocol, evaluate_ranking, evaluate_verification
 from legolas_metric.geometry import normalise
-
-
-@pytest.fixture(params=["compiled", "plain"])
-def both_ways(request, monkeypatch):
-    """With compiled loops, however small the job, and without."""
-    loops = SimpleNamespace(worth=lambda device, seconds: request.param == "compiled")
-    monkeypatch.setattr("legolas_metric.evaluation.tally.COUNTING", loops)
 
 
 def cone(width, n=60, per_class=6, d=8, seed=0):

@@ -13,13 +13,6 @@ from legolas_metric import evaluate_verification
 from legolas_metric.evaluation import roc
 
 
-@pytest.fixture(params=["compiled", "plain"])
-def both_ways(request, monkeypatch):
-    """With compiled loops, and as on a device that has none."""
-    loops = SimpleNamespace(worth=lambda device, seconds: request.param == "compiled")
-    monkeypatch.setattr("legolas_metric.evaluation.tally.COUNTING", loops)
-
-
 @pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
 @pytest.mark.parametrize("grouped", [False, True])

@@ -1,14 +1,13 @@
 """A vector database behind the protocol: the same answers, ids of its own, recall measured, refusals in a sentence."""
 
 import math
-import subprocess
-import sys
 
 import lancedb
 import pyarrow as pa
 import pytest
 import torch
 from lancedb.index import IvfFlat, IvfPq
+from processes import python
 
 from legolas_metric import (
     DistanceWeightedMiner,
@@ -331,7 +330,7 @@ def test_a_vector_index_of_another_metric_is_refused(folder):
 
 def test_without_the_extra_the_error_says_what_to_install():
     code = "import sys; sys.modules['lancedb'] = None; from legolas_metric import LanceIndex; LanceIndex()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = python("-c", code)
     assert "LanceIndex needs LanceDB: pip install 'legolas-metric[vectordb]'" in done.stderr
 
 

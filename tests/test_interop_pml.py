@@ -2,13 +2,11 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.distributed as dist
-from processes import begin, start
+from processes import begin, python, start
 from pytorch_metric_learning import losses, miners, samplers, testers, trainers
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, DistributedMinerWrapper
@@ -46,8 +44,7 @@ def batch(generator):
 
 def test_pml_is_imported_late():
     code = "import sys, legolas_metric, legolas_metric.interop.pml; print('pytorch_metric_learning' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert python("-c", code, check=True).stdout.strip() == "False"
 
 
 @pytest.mark.parametrize(("ours", "theirs"), OURS_AND_THEIRS)

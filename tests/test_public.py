@@ -29,7 +29,10 @@ PACKAGES = (
     "legolas_metric.report",
     "legolas_metric.training",
 )
-HEAVY = ("torch", "numpy", "faiss", "sklearn", "numba", "lightning", "plotly", "jinja2", "rich", "typer")
+HEAVY = (
+    *("torch", "numpy", "faiss", "sklearn", "numba", "lightning", "plotly", "jinja2", "rich", "typer"),
+    *("pytorch_metric_learning", "torchmetrics", "transformers"),
+)
 
 
 def names_of(package: str) -> list[str]:

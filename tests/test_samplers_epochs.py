@@ -1,5 +1,8 @@
 """What all batch samplers promise: an exact length, epochs that are set, a place that is found again, loaders."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +80,19 @@ def test_with_workers_the_loop_says_what_was_consumed(make):
     resumed.load_state_dict(state)
     left = [rows.tolist() for (rows,) in DataLoader(data, batch_sampler=resumed, num_workers=2)]
     assert seen + left == whole
+
+
+@SAMPLERS
+def test_an_iterator_that_is_let_go_ends_its_workers_at_once(make):
+    gc.disable()  # which finds it late, and then torch waits 5 s for each worker
+    try:
+        batches = iter(DataLoader(TensorDataset(torch.arange(91)), batch_sampler=make(), num_workers=1))
+        next(batches)
+        iterator = weakref.ref(batches)
+        del batches
+        assert iterator() is None
+    finally:
+        gc.enable()
 
 
 @SAMPLERS

@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import lightning as L
 import process_runs
+import processes
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -175,7 +176,7 @@ def test_a_strategy_that_divides_the_weights_is_refused():
 def torchrun(tmp_path_factory):
     """The folder of a run with batch norm, of a sharded one, and of one that lost a process."""
     folder = tmp_path_factory.mktemp("torchrun")
-    start(process_runs.torchrun, 1, folder)
+    processes.torchrun(folder, process_runs.by_torchrun, folder)
     return folder
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
@@ -184,16 +184,17 @@ def _check_scorer(scorer: Scorer, rows: Rows, protocol: RetrievalProtocol) -> No
     scorer.check(rows.labels, rows.label_names)
 
 
+def _columns(rows: Int64[Tensor, " q"], values: list[Float64[Tensor, " q"]]) -> Float64[Tensor, "q k"]:
+    """Values side by side, in as many rows as there are, even if there are no values."""
+    return torch.stack(values, 1) if values else rows.new_empty(len(rows), 0).double()
+
+
 def _measure(trial: Trial, placed: Placed, ks: tuple[int, ...], full: bool) -> QueryMeasures:
     """Measures of some queries, from the places of their positives."""
     found, queries, query = placed.places, trial.queries, placed.query
     assert queries.labels is not None
     depth = found.positives
     at = [torch.full_like(depth, k) for k in ks]
-
-    def columns(values: list[Float64[Tensor, " q"]]) -> Float64[Tensor, "q k"]:
-        return torch.stack(values, 1) if values else depth.new_empty(len(depth), 0).double()
-
     return QueryMeasures(
         ids=queries.ids[query],
         labels=queries.labels[query],
@@ -205,10 +206,10 @@ def _measure(trial: Trial, placed: Placed, ks: tuple[int, ...], full: bool) -> Q
         tied=found.tied[:, 0],
         r_precision=measures.hits_at(found, depth) / depth,
         map_at_r=measures.average_precision(found, depth),
-        recall_at_k=columns([measures.hits_at(found, k) / depth for k in at]),
-        precision_at_k=columns([measures.hits_at(found, k) / k for k in at]),
-        map_at_k=columns([measures.average_precision(found, k) for k in at]),
-        ndcg_at_k=columns([measures.discounted_gain(found, k) for k in at]),
+        recall_at_k=_columns(depth, [measures.hits_at(found, k) / depth for k in at]),
+        precision_at_k=_columns(depth, [measures.hits_at(found, k) / k for k in at]),
+        map_at_k=_columns(depth, [measures.average_precision(found, k) for k in at]),
+        ndcg_at_k=_columns(depth, [measures.discounted_gain(found, k) for k in at]),
         average_precision=measures.average_precision(found) if full else None,
         reciprocal_place=measures.reciprocal_place(found) if full else None,
         inverse_penalty=measures.inverse_penalty(found) if full else None,

@@ -79,7 +79,7 @@ class PlannedSampler(Sampler[list[int]], ABC):
         self._place_checked = True
 
     def _refuse_as_sampler(self) -> None:
-        if type(_caller(self)) is BatchSampler:
+        if _serves_batch_sampler(self):
             raise TypeError(
                 f"{type(self).__name__} hands out whole batches: pass it as DataLoader(..., batch_sampler=...), "
                 "not as sampler=...; for a trainer of pytorch-metric-learning, "
@@ -172,12 +172,16 @@ def checked_shape(p: Any, k: Any) -> tuple[int, int]:
     return int(p), int(k)
 
 
-def _caller(sampler: PlannedSampler) -> object:
-    """The object that iterates a sampler, if it is one: a `BatchSampler` where a loader was given it as `sampler=`."""
-    frame = sys._getframe()
+def _serves_batch_sampler(sampler: PlannedSampler) -> bool:
+    """Whether a `BatchSampler` asks: a loader builds one around what it was given as `sampler=`.
+
+    Only frames of `BatchSampler` are looked into: Python 3.11 keeps a copy of all names of a frame that is looked
+    into, so a loop's iterator would live, workers and all, after the loop has let go of it.
+    """
+    asks = (BatchSampler.__iter__.__code__, BatchSampler.__len__.__code__)
+    frame = sys._getframe(1)
     while frame is not None:
-        owner = frame.f_locals.get("self", sampler)
-        if owner is not sampler:
-            return owner
+        if frame.f_code in asks and frame.f_locals["self"].sampler is sampler:
+            return True
         frame = frame.f_back
-    return None
+    return False
