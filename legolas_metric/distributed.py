@@ -136,35 +136,53 @@ class World:
         return f"process {', '.join(lost)}" if lost else ""
 
     @contextmanager
-    def together(self, what: str) -> Iterator[None]:
+    def together(self, what: str, *, call: str | None = None) -> Iterator[None]:
         """Around work of one's own, without collectives: where one process fails, all of them do.
 
         Raises:
             ProcessFailed: another process failed; its error is named.
+            ValueError: the processes make different calls.
         """
         own = None
         try:
             yield
         except Exception as error:
             own = error
-        self.tell(None, what, own)
+        self.tell(None, what, own, call=call)
         if own is not None:
             raise own
 
-    def tell(self, value: Any, what: str, failure: Exception | None = None) -> list[Any]:
+    def tell(self, value: Any, what: str, failure: Exception | None = None, *, call: str | None = None) -> list[Any]:
         """What each process tells the others, in order of rank; of one that tells of a failure the others hear by name.
+
+        Args:
+            value: to be told.
+            what: is done meanwhile, for errors.
+            failure: of this process, if any.
+            call: what the caller asks for, in words that are equal on all processes (default: `what`).
 
         Raises:
             ProcessFailed: another process told of a failure.
+            ValueError: the processes make different calls: each is told which one makes which.
         """
-        told = self.gather_objects((value, None if failure is None else f"{type(failure).__name__}: {failure}"))
+        # All meetings begin with this, so that processes that are at different calls hear of it here.
+        failed = None if failure is None else f"failed while {what}: {type(failure).__name__}: {failure}"
+        told = self.gather_objects((call or what, failed, value))
         if failure is not None:
             setattr(failure, _TOLD, True)
             return []
-        for rank, (_, text) in enumerate(told):
+        for rank, (_, text, _) in enumerate(told):
             if text is not None:
-                raise ProcessFailed(f"process {rank} of {self.size} failed while {what}: {text}")
-        return [value for value, _ in told]
+                raise ProcessFailed(f"process {rank} of {self.size} {text}")
+        calls = [asked for asked, _, _ in told]
+        if len(set(calls)) > 1:
+            raise ValueError(f"every process must make the same call, got {self.by_process(calls)}")
+        return [value for _, _, value in told]
+
+    def by_process(self, texts: Sequence[str]) -> str:
+        """What differs between processes, with the numbers of those that share it."""
+        who = {text: [str(rank) for rank, own in enumerate(texts) if own == text] for text in texts}
+        return "; ".join(f"process{'es' * (len(ranks) > 1)} {', '.join(ranks)}: {text}" for text, ranks in who.items())
 
     def gather_objects(self, value: Any) -> list[Any]:
         """What each process has, in order of rank: anything small that can be pickled."""

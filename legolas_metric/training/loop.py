@@ -300,7 +300,7 @@ class MiningLoop:
         """
         epoch, step, encoding = self.current, self.step, self.embedding(placed)
         with self.world.meeting("mining"):
-            self.world.barrier()
+            self.world.tell(None, "mining", call="MiningLoop.mine")
         times = [time.perf_counter()]
         if self.bank is None:
             if not self._own_views:
