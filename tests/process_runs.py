@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 
 import lightning as L
+import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from processes import begin
@@ -93,6 +94,7 @@ def run_plain(world: World, **settings):
     rounds = [[r.triplets.anchor, r.triplets.positive, r.triplets.negative] for r in loop.rounds]
     kept = {"seen": seen, "rounds": rounds, "bank": loop.bank.embeddings, "reads": reads.read, "drift": loop.last.drift}
     kept["placing"] = loop.holding.placing
+    kept["held"] = loop.bank.embeddings.clone(), loop.bank.steps.clone()
     kept["weights"] = net.state_dict()
 
     net = encoder()
@@ -110,6 +112,14 @@ def run_plain(world: World, **settings):
     again.load_state_dict(state)
     rest = train(again, model, optimizer)
     kept["resumed"] = {key: begun[key] + rest[key] for key in begun}
+    kept["held again"] = again.bank.embeddings, again.bank.steps
+    if world.size > 1 and settings.keys() >= {"rotate", "memory_mb"}:
+        kept["whole"] = loop.holding.saved_by_all(loop.bank)  # what a checkpoint holds that one process writes
+        (state, *_) = world.gather_objects(state)
+        again, _ = plain_loop(world, **settings)
+        again.load_state_dict(state)
+        with pytest.raises(ValueError, match=r"process 1 of \d has no saved state of its rows.*as many processes"):
+            next(again.epoch(net))
     return kept
 
 

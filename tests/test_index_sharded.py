@@ -1,6 +1,7 @@
 """One index over several processes answers as one process with all rows does, and fails on all of them at once."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -202,6 +203,28 @@ def dying(rank: int, size: int, port: int, how: str) -> None:
 @pytest.mark.parametrize("how", ["dies", "sleeps", "dies while it is mined"])
 def test_a_process_that_ends_within_a_search_ends_all(how):
     start(dying, 2, how)
+
+
+def standing_still(rank: int, size: int, port: int) -> None:
+    """Process 0, which keeps the store of the run, stops in the middle of a search, but does not end."""
+    begin(rank, size, port, seconds=2)
+    x, labels, _, _, _ = table("cosine")
+    own = shares(size)[rank]
+    index, keeper = ShardedIndex().fit(x[own], labels[own]), World(rank, size).gather_objects(os.getpid())[0]
+    index.self_join(2)
+    if rank == 0:
+        index._local.answer = lambda *a: os.kill(keeper, signal.SIGSTOP) or os._exit(0)
+    start = time.monotonic()
+    try:
+        with pytest.raises(RuntimeError, match=r"process 0 of the run, .* has died or did not come"):
+            index.self_join(2)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    assert time.monotonic() - start < 10
+
+
+def test_a_process_that_stands_still_with_the_store_ends_all():
+    start(standing_still, 2)
 
 
 def test_alone_it_is_the_exact_index():

@@ -98,8 +98,9 @@ def test_a_plain_loop_on_several_processes_is_that_of_one(plain_runs, alone):
 
 def test_a_run_that_was_interrupted_within_an_epoch_goes_on(plain_runs, alone):
     for name, runs in plain_runs.items():
-        if name != "rotating by parts":  # of a bank that no process has all of, the rows are embedded anew
-            check_equal_to_one(runs, alone[name], runs_of="resumed")
+        check_equal_to_one(runs, alone[name], runs_of="resumed")
+        for run in runs:  # what it holds, and how old that is
+            assert all(map(torch.equal, run["held again"], run["held"])), name
 
 
 def test_rows_that_do_not_fit_stay_on_their_processes(plain_runs, alone):
@@ -109,6 +110,9 @@ def test_rows_that_do_not_fit_stay_on_their_processes(plain_runs, alone):
             assert [len(run["bank"]) for run in runs] == [160 // len(runs)] * len(runs)
             rows = torch.cat([run["bank"] for run in runs])
             torch.testing.assert_close(rows, alone[name]["bank"], rtol=0, atol=1e-6)
+            if "whole" in runs[0]:
+                assert torch.equal(runs[0]["whole"]["embeddings"], rows)
+                assert torch.equal(runs[0]["whole"]["steps"], torch.cat([run["held"][1] for run in runs]))
     assert {run["placing"].how for run in plain_runs["whole"]} == {"replicated"}
 
 

@@ -55,6 +55,8 @@ class _Shard:
     dimension: int
     metric: Metric
     given: tuple[str, ...]
+    label_kind: str
+    group_kind: str
     label_names: Names | None
     group_names: Names | None
 
@@ -62,7 +64,15 @@ class _Shard:
     def of(cls, rows: Rows, metric: Metric, has_ids: bool) -> "_Shard":
         there = {"labels": rows.labels is not None, "groups": rows.groups is not None, "ids": has_ids}
         given = tuple(name for name, is_given in there.items() if is_given)
-        return cls(len(rows), rows.embeddings.shape[1], metric, given, rows.label_names, rows.group_names)
+        kinds = _kind(rows.labels, rows.label_names), _kind(rows.groups, rows.group_names)
+        return cls(len(rows), rows.embeddings.shape[1], metric, given, *kinds, rows.label_names, rows.group_names)
+
+
+def _kind(codes: Int64[Tensor, " n"] | None, names: Names | None) -> str:
+    """How labels or groups came; where all are missing they go with both."""
+    if codes is None or not bool((codes != NO_ID).any()):
+        return "none"
+    return "integers" if names is None else "names"
 
 
 def _given_by_all(parts: list[_Shard], world: World) -> tuple[str, ...]:
@@ -76,11 +86,10 @@ def _given_by_all(parts: list[_Shard], world: World) -> tuple[str, ...]:
     ):
         if len({*values} - {"no rows"}) > 1:
             raise ValueError(f"every process must give the same {what}, got {world.by_process(values)}")
-    for name in ("label_names", "group_names"):
-        named = [getattr(part, name) is not None for part in parts]
-        kinds = ["no rows" if not part.rows else "names" if own else "integers" for part, own in zip(parts, named)]
+    for name in ("label", "group"):
+        kinds = [getattr(part, f"{name}_kind") for part in parts]
         if {"names", "integers"} <= set(kinds):
-            raise ValueError(f"every process must give {name[:5]}s of one kind, got {world.by_process(kinds)}")
+            raise ValueError(f"every process must give {name}s of one kind, got {world.by_process(kinds)}")
     return next(part.given for part in parts if part.rows)
 
 

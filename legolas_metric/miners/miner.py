@@ -150,7 +150,7 @@ class Miner:
             )
             if source.placing is not None and not self.told:
                 self.told = True
-                _log.info("%s", source.placing.sentence())
+                _log.log(logging.DEBUG if sharing.world.rank else logging.INFO, "%s", source.placing.sentence())
             with source.together:
                 found = self._record(source, *self._choose(source, started, age, bank.drift))
             return replace(found, stats=source.answered(found.stats))
