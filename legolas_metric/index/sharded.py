@@ -35,11 +35,13 @@ _FITTING, _SEARCHING = "fitting a sharded index", "searching a sharded index"
 class ShardedIndex:
     """Exact neighbours among the rows of all processes of a group, each of which keeps its own.
 
-    Every process makes the same calls in the same order: `fit` with its rows, `search` with its queries (none is
-    allowed: a tensor of shape [0, d]), `self_join`. Each receives the answers to its own queries. What one process
-    refuses, all refuse; one that dies, or does not come within the group's time-out, is named by the others.
+    Every process makes the same calls in the same order: `fit` with its rows, `search` with its queries, `self_join`.
+    Of both there may be none: a tensor of shape [0, d], and no labels. Each receives the answers to its own queries.
+    What one process refuses, all refuse; one that dies, or does not come within the group's time-out, is named by the
+    others.
 
-    Memory of a process, for n rows of its own: as `ExactIndex`, and a block of queries and answers of 256 MiB.
+    Memory of a process, for n rows of its own: as `ExactIndex`, and a block of queries and answers of 256 MiB; under
+    "cosine", while it is fitted, 64 bytes for each row of all.
 
     Args:
         metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
