@@ -114,7 +114,7 @@ def run_plain(world: World, **settings):
     kept["resumed"] = {key: begun[key] + rest[key] for key in begun}
     kept["held again"] = again.bank.embeddings, again.bank.steps
     if world.size > 1 and settings.keys() >= {"rotate", "memory_mb"}:
-        kept["whole"] = loop.holding.saved_by_all(loop.bank)  # what a checkpoint holds that one process writes
+        kept["whole"] = again.holding.saved_by_all(again.bank)  # what a checkpoint holds that one process writes
         (state, *_) = world.gather_objects(state)
         again, _ = plain_loop(world, **settings)
         again.load_state_dict(state)
@@ -148,6 +148,9 @@ def many(rank: int, size: int, port: int, folder: Path, checkpoint: Path | None)
         return
     under_lightning(folder / "again", size, "ddp", resume=checkpoint)
     under_lightning(folder / "mined", size, "ddp", pairs="mined")
+    rotating = {"rotate": 0.2, **TOO_LITTLE}
+    under_lightning(folder / "rotating", size, "ddp", **rotating)
+    under_lightning(folder / "rotating on", size, "ddp", resume=folder / "rotating" / "stopped.ckpt", **rotating)
     lost_in_backward(rank, size, folder / "lost")
 
 

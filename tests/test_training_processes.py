@@ -168,6 +168,14 @@ def test_under_lightning_a_run_goes_on_within_an_epoch(two, spawned, lightning_a
     check_equal_to_one(runs, lightning_alone)
 
 
+def test_under_lightning_a_rotating_bank_that_no_process_has_all_of_goes_on(two):
+    """From a checkpoint that one process wrote."""
+    for run, again in zip(lightning_runs(two / "rotating"), lightning_runs(two / "rotating on"), strict=True):
+        assert len(run["bank"]) == 80
+        assert torch.equal(run["bank"], again["bank"])
+        assert run["seen"]["losses"][process_runs.STOP :] == again["seen"]["losses"]
+
+
 def test_a_strategy_that_divides_the_weights_is_refused():
     for strategy in (FSDPStrategy(), ModelParallelStrategy()):
         trainer = type("OfTwo", (L.Trainer,), {"__init__": lambda _: None, "world_size": 2, "strategy": strategy})()
