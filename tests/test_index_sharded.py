@@ -233,6 +233,10 @@ def test_alone_it_is_the_exact_index():
     index = ShardedIndex().fit(x, labels, ids=ids, groups=groups)
     assert index.world == World()
     check(index.self_join(5, window=window), one.self_join(5, window=window), slice(None))
+    found = index.search(torch.empty(0, 3), 4, want="negative")
+    assert (found.ids.shape, found.similarities.shape, found.stats.engine) == ((0, 4), (0, 4), "sharded")
+    mined = HardMiner(index=ShardedIndex()).mine(EmbeddingBank(x, labels)).stats.engine
+    assert mined == index.self_join(2).stats.engine == "sharded"  # of one process, too
     with pytest.raises(ValueError, match="holds no rows"):
         index.clone().self_join(1)
     with pytest.raises(ValueError, match="a row on one process at least"):

@@ -187,7 +187,7 @@ class ShardedIndex:
             ValueError: some processes that have queries give a window and others none.
         """
         world = self.world
-        if world.size == 1:
+        if world.size == 1 and len(own):
             found = self._local.answer(own, asked.k, asked.want, asked.farthest, window)
             return replace(found, stats=replace(found.stats, engine="sharded"))
         told = world.gather_objects((len(own), window is not None, len(self.rows)))
@@ -314,5 +314,5 @@ def _summed(stats: list[tuple[SearchStats, int]], shards: int) -> SearchStats:
         engine="sharded",
         precision=stats[-1][0].precision if stats else "float32",
         certified=sum(share * count for share, count in checked) / asked if asked else None,
-        details={"processes": shards},
+        details={"processes": float(shards)},
     )
