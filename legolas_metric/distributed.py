@@ -6,9 +6,10 @@ must then make the same calls in the same order.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from threading import Thread
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _KEEPER = "process 0 of the run, or the launcher that keeps its store,"
+_PATIENCE = 3.0  # seconds for a word from a process that lives
 _TOLD = "_told_the_other_processes"  # of an error: it is this process's own, and nobody is lost
 
 
@@ -58,9 +60,17 @@ class World:
 
     @classmethod
     def current(cls, *, averages_gradients: bool, group: Any = None) -> "World":
-        """The world of a process group (default: the run's own); a single process where none is initialised."""
+        """The world of a process group (default: the run's own); a single process where none is initialised.
+
+        Raises:
+            ValueError: this process is not one of the group's.
+        """
         if not (dist.is_available() and dist.is_initialized()):
             return cls(averages_gradients=averages_gradients)
+        if dist.get_rank(group) < 0:
+            raise ValueError(
+                f"process {dist.get_rank()} is not one of the group's: only those that new_group() named take part"
+            )
         return cls(dist.get_rank(group), dist.get_world_size(group), averages_gradients, group)
 
     def part(self, n: int) -> slice:
@@ -97,18 +107,21 @@ class World:
         # Each counts its meetings where the others can still read when it is gone: gloo's own error names no process.
         own = 0
         try:
-            own = self._count("meetings", 1)
+            own = self._count("meetings", 1, in_time=False)
             yield
         except RuntimeError as error:
             if isinstance(error, ProcessFailed) or hasattr(error, _TOLD):
                 raise
-            lost = self._behind("meetings", own) or self.silent()
+            # Both are asked: who keeps the store so stays until the others, whose time is up a little later, have read.
+            late = self._behind("meetings", own)
+            quiet = late if late == _KEEPER else self.silent()
+            lost = late or quiet
             raise RuntimeError(
                 f"process {self.rank} of {self.size} waited in vain while {what}: "
                 f"{lost or 'process unknown'} has died or did not come within the time-out"
             ) from error
 
-    def silent(self, seconds: float = 3) -> str:
+    def silent(self, seconds: float = _PATIENCE) -> str:
         """Who doesn't answer, "" for nobody; each process that lives asks it after an error, as of DDP's backward."""
         if self.size == 1:
             return ""
@@ -117,15 +130,36 @@ class World:
             own = self._count("answers", 1)
         except RuntimeError:
             return _KEEPER
-        while (lost := self._behind("answers", own)) and lost != _KEEPER and time.monotonic() < end:
+        lost = self._behind("answers", own)
+        while lost and lost != _KEEPER and time.monotonic() < end:
             time.sleep(0.05)
+            now = self._behind("answers", own)
+            if now == _KEEPER:  # it has waited for as long, and gone
+                return lost
+            lost = now
         return lost
 
-    def _count(self, what: str, more: int, rank: int | None = None) -> int:
-        """Add to what a process counts in the store of the group."""
+    def _count(self, what: str, more: int, rank: int | None = None, *, in_time: bool = True) -> int:
+        """Add to what a process counts in the store of the group; RuntimeError where the store is gone.
+
+        It is waited for as long as the store waits elsewhere, or with `in_time` for some seconds.
+        """
         group = self.group if self.group is not None else dist.group.WORLD
         assert group is not None
-        return group.get_group_store().add(f"legolas_metric/{what}/{self.rank if rank is None else rank}", more)
+        store, counts = group.get_group_store(), list[int]()
+        key = f"legolas_metric/{what}/{self.rank if rank is None else rank}"
+
+        def count() -> None:
+            with suppress(RuntimeError):
+                counts.append(store.add(key, more))
+
+        # The store has no time-out of its own for this: where its keeper stands still, so would everybody.
+        counting = Thread(target=count, daemon=True)
+        counting.start()
+        counting.join(_PATIENCE if in_time else cast(Any, store).timeout.total_seconds())
+        if not counts:
+            raise RuntimeError("the store of the process group does not answer")
+        return counts[0]
 
     def _behind(self, what: str, own: int) -> str:
         """The processes that have counted less than this one."""
@@ -136,35 +170,53 @@ class World:
         return f"process {', '.join(lost)}" if lost else ""
 
     @contextmanager
-    def together(self, what: str) -> Iterator[None]:
+    def together(self, what: str, *, call: str | None = None) -> Iterator[None]:
         """Around work of one's own, without collectives: where one process fails, all of them do.
 
         Raises:
             ProcessFailed: another process failed; its error is named.
+            ValueError: the processes make different calls.
         """
         own = None
         try:
             yield
         except Exception as error:
             own = error
-        self.tell(None, what, own)
+        self.tell(None, what, own, call=call)
         if own is not None:
             raise own
 
-    def tell(self, value: Any, what: str, failure: Exception | None = None) -> list[Any]:
+    def tell(self, value: Any, what: str, failure: Exception | None = None, *, call: str | None = None) -> list[Any]:
         """What each process tells the others, in order of rank; of one that tells of a failure the others hear by name.
+
+        Args:
+            value: to be told.
+            what: is done meanwhile, for errors.
+            failure: of this process, if any.
+            call: what the caller asks for, in words that are equal on all processes (default: `what`).
 
         Raises:
             ProcessFailed: another process told of a failure.
+            ValueError: the processes make different calls: each is told which one makes which.
         """
-        told = self.gather_objects((value, None if failure is None else f"{type(failure).__name__}: {failure}"))
+        # All meetings begin with this, so that processes that are at different calls hear of it here.
+        failed = None if failure is None else f"failed while {what}: {type(failure).__name__}: {failure}"
+        told = self.gather_objects((call or what, failed, value))
         if failure is not None:
             setattr(failure, _TOLD, True)
             return []
-        for rank, (_, text) in enumerate(told):
+        for rank, (_, text, _) in enumerate(told):
             if text is not None:
-                raise ProcessFailed(f"process {rank} of {self.size} failed while {what}: {text}")
-        return [value for value, _ in told]
+                raise ProcessFailed(f"process {rank} of {self.size} {text}")
+        calls = [asked for asked, _, _ in told]
+        if len(set(calls)) > 1:
+            raise ValueError(f"every process must make the same call, got {self.by_process(calls)}")
+        return [value for _, _, value in told]
+
+    def by_process(self, texts: Sequence[str]) -> str:
+        """What differs between processes, with the numbers of those that share it."""
+        who = {text: [str(rank) for rank, own in enumerate(texts) if own == text] for text in texts}
+        return "; ".join(f"process{'es' * (len(ranks) > 1)} {', '.join(ranks)}: {text}" for text, ranks in who.items())
 
     def gather_objects(self, value: Any) -> list[Any]:
         """What each process has, in order of rank: anything small that can be pickled."""

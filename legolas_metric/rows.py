@@ -69,16 +69,18 @@ def fitted_rows(
     ids: ArrayLike | None,
     groups: ArrayLike | None,
     metric: Metric,
+    merged: bool = True,
 ) -> Rows:
     """Check and prepare the arguments of `fit`: copies, so that what the caller does to theirs changes no answer.
 
-    Under "cosine" rows of one direction are merged (`geometry.merge_directions`): exact ties to every other row.
+    Under "cosine" rows of one direction are merged (`geometry.merge_directions`): exact ties to every other row. With
+    `merged=False` they are left to whoever knows more rows.
     """
     given = as_tensor(embeddings, name="embeddings")
     n = len(given) if given.ndim else 0
     own_ids = as_ids(ids if n else None, n)  # where there are no rows, that is what to say first
     rows = as_prepared(given, metric, ids=None if ids is None else own_ids)
-    if metric == "cosine":
+    if metric == "cosine" and merged:
         merge_directions(rows)
     return _named(rows if metric == "cosine" else rows.clone(), labels, own_ids, groups)
 

@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import lightning as L
+import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from processes import begin
@@ -97,6 +98,7 @@ def run_plain(world: World, **settings):
     rounds = [[r.triplets.anchor, r.triplets.positive, r.triplets.negative] for r in loop.rounds]
     kept = {"seen": seen, "rounds": rounds, "bank": loop.bank.embeddings, "reads": reads.read, "drift": loop.last.drift}
     kept["placing"] = loop.holding.placing
+    kept["held"] = loop.bank.embeddings.clone(), loop.bank.steps.clone()
     kept["weights"] = net.state_dict()
 
     loop, _, net, model, optimizer = begin_run(world, settings)
@@ -106,6 +108,14 @@ def run_plain(world: World, **settings):
         part.load_state_dict(state)
     rest = train(loop, net, model, optimizer)
     kept["resumed"] = {key: begun[key] + rest[key] for key in begun}
+    kept["held again"] = again.bank.embeddings, again.bank.steps
+    if world.size > 1 and settings.keys() >= {"rotate", "memory_mb"}:
+        kept["whole"] = again.holding.saved_by_all(again.bank)  # what a checkpoint holds that one process writes
+        (state, *_) = world.gather_objects(state)
+        again, _ = plain_loop(world, **settings)
+        again.load_state_dict(state)
+        with pytest.raises(ValueError, match=r"process 1 of \d has no saved state of its rows.*as many processes"):
+            next(again.epoch(net))
     return kept
 
 
@@ -134,6 +144,9 @@ def many(rank: int, size: int, port: int, folder: Path, checkpoint: Path | None)
         return
     under_lightning(folder / "again", size, "ddp", resume=checkpoint)
     under_lightning(folder / "mined", size, "ddp", pairs="mined")
+    rotating = {"rotate": 0.2, **TOO_LITTLE}
+    under_lightning(folder / "rotating", size, "ddp", **rotating)
+    under_lightning(folder / "rotating on", size, "ddp", resume=folder / "rotating" / "stopped.ckpt", **rotating)
     lost_in_backward(rank, size, folder / "lost")
 
 

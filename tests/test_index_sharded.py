@@ -1,6 +1,7 @@
 """One index over several processes answers as one process with all rows does, and fails on all of them at once."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from joint_mining import mines_as_one, refuses_alike
 from processes import begin, start
 
-from legolas_metric import EmbeddingBank, ExactIndex, HardMiner, ShardedIndex
+from legolas_metric import EmbeddingBank, ExactIndex, FullHardMiner, HardMiner, SemiHardMiner, ShardedIndex
 from legolas_metric.distributed import ProcessFailed, World
 from legolas_metric.miners.joint import JointSearch
 
@@ -54,7 +55,10 @@ def compare(rank: int, size: int, port: int) -> None:
                     own,
                 )
         mines_as_one(own, metric, x, labels, groups, ids)
+    directions_of_all(rank, size)
+    some_without_queries(rank)
     refusals(rank, size, own)
+    different_calls(rank, size, own)
     if size > 1:
         x, labels, groups, ids, _ = table("cosine")
         refuses_alike(rank, size, own, x, labels, groups, ids)
@@ -64,6 +68,74 @@ def compare(rank: int, size: int, port: int) -> None:
 def check(found, expected, own: slice) -> None:
     assert torch.equal(found.ids, expected.ids[own])
     assert torch.equal(found.similarities, expected.similarities[own])
+
+
+def directions_of_all(rank: int, size: int) -> None:
+    """Rows of one direction and other lengths are exact ties wherever they lie, as they are on one process."""
+    generator = torch.Generator().manual_seed(2)
+    for cone in (0.0, 1000.0):
+        x = torch.randn(16, 8, generator=generator) + cone
+        x = torch.cat([x, x * 3.7, x * 0.013, x * torch.rand(16, 1, generator=generator)])[
+            torch.randperm(64, generator=generator)
+        ]
+        labels, ids = torch.randint(0, 5, (64,), generator=generator), torch.randperm(64, generator=generator)
+        own = World(rank, size).part(64)
+        one, index = ExactIndex().fit(x, labels, ids=ids), ShardedIndex().fit(x[own], labels[own], ids=ids[own])
+        for want in ("negative", "positive"):
+            check(index.self_join(9, want=want), one.self_join(9, want=want), own)
+        bank = EmbeddingBank(x[own], labels[own], ids=ids[own])
+        before, expected = bank.embeddings.clone(), FullHardMiner().mine(EmbeddingBank(x, labels, ids=ids))
+        for found in (
+            FullHardMiner(index=ShardedIndex()).mine(bank),
+            FullHardMiner().mine(bank, world=World.current(averages_gradients=False), memory_mb=1e6),
+        ):
+            mine = torch.isin(expected.anchor, bank.ids)
+            for column in ("anchor", "positive", "negative", "s_ap", "s_an"):
+                assert torch.equal(getattr(found, column), getattr(expected, column)[mine]), column
+        assert torch.equal(bank.embeddings, before)  # the caller's
+
+
+def some_without_queries(rank: int) -> None:
+    """Who has no rows or no queries takes part without saying what names them, and without a window."""
+    x, labels, groups, ids, (low, high) = table("cosine")
+    one, has = ExactIndex().fit(x, labels, ids=ids, groups=groups), rank == 0
+    named = {"labels": labels, "ids": ids, "groups": groups} if has else {}
+    index = ShardedIndex().fit(x if has else torch.empty(0, 3), **named)
+    for want in ("negative", "cross_group_positive"):
+        asked = {"labels": labels, "groups": groups, "window": (low, high)} if has else {}
+        found = index.search(x if has else torch.empty(0, 3), 70, want=want, **asked)
+        expected = one.search(x, 70, want=want, labels=labels, groups=groups, window=(low, high))
+        check(found, expected, slice(None) if has else slice(0, 0))
+    with pytest.raises((ValueError, ProcessFailed), match="there are no queries, but 61 labels"):
+        index.search(torch.empty(0, 3), 3, labels=labels, want="negative")
+
+
+def different_calls(rank: int, size: int, own: slice) -> None:
+    """Processes that do different things all say who does what, and can go on."""
+    if size == 1:
+        return
+    x, labels, _, ids, (low, high) = table("cosine")
+    index, bank = ShardedIndex().fit(x[own], labels[own]), EmbeddingBank(x, labels, ids=ids + 1000 * rank)
+    window, two = (None if rank else (low[:2], high[:2])), x[:2]
+    others = "process 1" if size == 2 else f"processes {', '.join(map(str, range(1, size)))}"
+    hard, semi = HardMiner(index=ShardedIndex()), SemiHardMiner(index=ShardedIndex())
+    for calls, told in (
+        ((lambda: index.search(x[own], 3), lambda: index.self_join(3)), (r"\.search\(k=3, want='any'", r"\.self_join")),
+        ((lambda: index.self_join(2), lambda: index.self_join(3)), ("k=2", "k=3")),
+        ((lambda: index.self_join(2), lambda: index.self_join(2, want="any")), ("'negative'", "'any'")),
+        ((lambda: index.search(two, 2, window=window),) * 2, ("a window", "none")),
+        ((lambda: hard.mine(bank), lambda: semi.mine(bank)), (r"HardMiner\(index=ShardedIndex.*call 1", "SemiHard")),
+        ((lambda: hard.mine(bank), lambda: index.fit(x[own])), (r"HardMiner\(", r"ShardedIndex\.fit")),
+    ):
+        with pytest.raises(ValueError, match=f"every process .* got process 0: .*{told[0]}.*; {others}: .*{told[1]}"):
+            calls[min(rank, 1)]()
+    with pytest.raises(TypeError if rank == 0 else ProcessFailed, match="k must be an integer, got '3'"):
+        index.self_join(3 if rank else "3")
+    hard.calls = rank  # one has mined before: it would draw other rows
+    with pytest.raises(ValueError, match=r"call 1; .*call 2"):
+        hard.mine(bank)
+    with pytest.raises(ValueError if rank == 0 else ProcessFailed, match="holds no rows"):
+        (index if rank else ShardedIndex()).self_join(3)
 
 
 def refusals(rank: int, size: int, own: slice) -> None:
@@ -81,7 +153,7 @@ def refusals(rank: int, size: int, own: slice) -> None:
         with pytest.raises(ValueError, match=rf"unique over all processes.*{int(twice[-1])}"):
             index.fit(x[own], labels[own], ids=twice[own])
         with pytest.raises(ValueError, match="same arguments"):
-            index.fit(x[own], labels[own] if rank else None)
+            index.fit(x[own], None if rank == last else labels[own])
         with pytest.raises(ValueError, match="same embeddings' dimensions"):
             index.fit(x[own] if rank else torch.ones(len(x[own]), 2), labels[own])
         with pytest.raises(ValueError, match="same metric, got"):
@@ -92,9 +164,6 @@ def refusals(rank: int, size: int, own: slice) -> None:
             index.search(torch.empty(0, 2) if rank == last else x[:2], 3)
     with pytest.raises(ValueError if rank == 0 else ProcessFailed, match="k must be"):
         index.self_join(3 if rank else 0)
-    if size > 1:
-        with pytest.raises(ValueError, match="must ask the same"):
-            index.self_join(3 if rank else 2)
     found = index.self_join(4)  # ids are row numbers, counted on
     check(found, ExactIndex().fit(x, labels).self_join(4), own)
     names = [f"class {label}" for label in labels.tolist()]
@@ -136,12 +205,38 @@ def test_a_process_that_ends_within_a_search_ends_all(how):
     start(dying, 2, how)
 
 
+def standing_still(rank: int, size: int, port: int) -> None:
+    """Process 0, which keeps the store of the run, stops in the middle of a search, but does not end."""
+    begin(rank, size, port, seconds=2)
+    x, labels, _, _, _ = table("cosine")
+    own = shares(size)[rank]
+    index, keeper = ShardedIndex().fit(x[own], labels[own]), World(rank, size).gather_objects(os.getpid())[0]
+    index.self_join(2)
+    if rank == 0:
+        index._local.answer = lambda *a: os.kill(keeper, signal.SIGSTOP) or os._exit(0)
+    start = time.monotonic()
+    try:
+        with pytest.raises(RuntimeError, match=r"process 0 of the run, .* has died or did not come"):
+            index.self_join(2)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    assert time.monotonic() - start < 10
+
+
+def test_a_process_that_stands_still_with_the_store_ends_all():
+    start(standing_still, 2)
+
+
 def test_alone_it_is_the_exact_index():
     x, labels, groups, ids, window = table("cosine")
     one = ExactIndex().fit(x, labels, ids=ids, groups=groups)
     index = ShardedIndex().fit(x, labels, ids=ids, groups=groups)
     assert index.world == World()
     check(index.self_join(5, window=window), one.self_join(5, window=window), slice(None))
+    found = index.search(torch.empty(0, 3), 4, want="negative")
+    assert (found.ids.shape, found.similarities.shape, found.stats.engine) == ((0, 4), (0, 4), "sharded")
+    mined = HardMiner(index=ShardedIndex()).mine(EmbeddingBank(x, labels)).stats.engine
+    assert mined == index.self_join(2).stats.engine == "sharded"  # of one process, too
     with pytest.raises(ValueError, match="holds no rows"):
         index.clone().self_join(1)
     with pytest.raises(ValueError, match="a row on one process at least"):

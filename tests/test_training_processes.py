@@ -99,8 +99,9 @@ def test_a_plain_loop_on_several_processes_is_that_of_one(plain_runs, alone):
 
 def test_a_run_that_was_interrupted_within_an_epoch_goes_on(plain_runs, alone):
     for name, runs in plain_runs.items():
-        if name != "rotating by parts":  # of a bank that no process has all of, the rows are embedded anew
-            check_equal_to_one(runs, alone[name], runs_of="resumed")
+        check_equal_to_one(runs, alone[name], runs_of="resumed")
+        for run in runs:  # what it holds, and how old that is
+            assert all(map(torch.equal, run["held again"], run["held"])), name
 
 
 def test_rows_that_do_not_fit_stay_on_their_processes(plain_runs, alone):
@@ -110,6 +111,9 @@ def test_rows_that_do_not_fit_stay_on_their_processes(plain_runs, alone):
             assert [len(run["bank"]) for run in runs] == [160 // len(runs)] * len(runs)
             rows = torch.cat([run["bank"] for run in runs])
             torch.testing.assert_close(rows, alone[name]["bank"], rtol=0, atol=1e-6)
+            if "whole" in runs[0]:
+                assert torch.equal(runs[0]["whole"]["embeddings"], rows)
+                assert torch.equal(runs[0]["whole"]["steps"], torch.cat([run["held"][1] for run in runs]))
     assert {run["placing"].how for run in plain_runs["whole"]} == {"replicated"}
 
 
@@ -163,6 +167,14 @@ def test_under_lightning_a_run_goes_on_within_an_epoch(two, spawned, lightning_a
             assert len(run["seen"][key]) == STEPS * EPOCHS - process_runs.STOP
             run["seen"][key] = before["seen"][key][: process_runs.STOP] + run["seen"][key]
     check_equal_to_one(runs, lightning_alone)
+
+
+def test_under_lightning_a_rotating_bank_that_no_process_has_all_of_goes_on(two):
+    """From a checkpoint that one process wrote."""
+    for run, again in zip(lightning_runs(two / "rotating"), lightning_runs(two / "rotating on"), strict=True):
+        assert len(run["bank"]) == 80
+        assert torch.equal(run["bank"], again["bank"])
+        assert run["seen"]["losses"][process_runs.STOP :] == again["seen"]["losses"]
 
 
 def test_a_strategy_that_divides_the_weights_is_refused():

@@ -23,7 +23,7 @@ from legolas_metric import (
 )
 from legolas_metric.losses import SupConLoss
 from legolas_metric.miners.schedule import Plateau
-from legolas_metric.training import GlobalMining, MetricLearner, ValidationMonitor
+from legolas_metric.training import GlobalMining, MetricLearner, MiningLoop, ValidationMonitor
 from legolas_metric.training.batches import FedBatches
 from legolas_metric.training.embedder import Placed
 from legolas_metric.training.resume import generator_states, restore_generators
@@ -201,3 +201,15 @@ def test_a_run_with_an_averaged_encoder_goes_on_with_one(data, tmp_path, saved, 
     run(x, labels, tmp_path, {"ema": saved})
     with pytest.raises(ValueError, match=f"ema={now}, but the saved run was {how} an averaged encoder"):
         run(x, labels, tmp_path / "again", {"ema": now}, resume=tmp_path / "step=5.ckpt")
+
+
+def test_a_run_with_other_joint_batches_is_refused():
+    """As with another number of processes and the same batch_size."""
+    x, labels, encoder = torch.randn(40, D), torch.arange(40) // 4, nn.Linear(D, 4)
+    loop, other = (
+        MiningLoop(x, labels, miner=HardMiner(), batch_size=size, steps_per_epoch=3, progress=False) for size in (8, 4)
+    )
+    next(loop.epoch(encoder))
+    other.load_state_dict(loop.state_dict())
+    with pytest.raises(ValueError, match=r"trained on 8 rows a step, this one on 4 \(4 of each of 1 processes\)"):
+        next(other.epoch(encoder))

@@ -10,6 +10,7 @@ from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import Metric
 from legolas_metric.distributed import World
 from legolas_metric.geometry import chunks
+from legolas_metric.index.joint_directions import merged_over_all
 from legolas_metric.lookup import lookup
 from legolas_metric.names import Names
 from legolas_metric.rows import NO_ID, Rows
@@ -18,8 +19,11 @@ from legolas_metric.rows import NO_ID, Rows
 def joined(rows: Rows, world: World, metric: Metric, *, has_ids: bool) -> Rows:
     """This process's rows as a part of all: names of labels and groups numbered together, ids that no other has.
 
+    Under "cosine" rows of one direction are merged over all processes, as one process with all rows, in order of rank,
+    does. Where that changes a row, the table is a copy.
+
     Args:
-        rows: checked and prepared.
+        rows: checked and prepared; a process without any need not tell what the others give.
         world: the processes, all of which call this.
         metric: that the rows are prepared for, and are to be compared by.
         has_ids: whether ids were given; else they are counted on from process to process.
@@ -27,14 +31,20 @@ def joined(rows: Rows, world: World, metric: Metric, *, has_ids: bool) -> Rows:
     Raises:
         ValueError: see `ShardedIndex.fit`.
     """
-    parts = world.gather_objects(_Shard.of(rows, metric, has_ids))
-    _check_alike(parts)
-    if not has_ids:
+    parts = world.tell(_Shard.of(rows, metric, has_ids), "joining the rows of all processes")
+    given = _given_by_all(parts, world)
+    if "ids" not in given:
         rows = replace(rows, ids=rows.ids + sum(part.rows for part in parts[: world.rank]))
     rows = _numbered_alike(rows, parts)
-    if has_ids:
+    if "ids" in given:
         _check_unique(rows.ids, parts, world)
-    return rows
+    if metric == "cosine" and world.size > 1:
+        rows = replace(rows, embeddings=merged_over_all(rows.embeddings, [part.rows for part in parts], world))
+    return replace(
+        rows,
+        labels=rows.labels if "labels" in given else None,
+        groups=rows.groups if "groups" in given else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,8 @@ class _Shard:
     dimension: int
     metric: Metric
     given: tuple[str, ...]
+    label_kind: str
+    group_kind: str
     label_names: Names | None
     group_names: Names | None
 
@@ -52,24 +64,33 @@ class _Shard:
     def of(cls, rows: Rows, metric: Metric, has_ids: bool) -> "_Shard":
         there = {"labels": rows.labels is not None, "groups": rows.groups is not None, "ids": has_ids}
         given = tuple(name for name, is_given in there.items() if is_given)
-        return cls(len(rows), rows.embeddings.shape[1], metric, given, rows.label_names, rows.group_names)
+        kinds = _kind(rows.labels, rows.label_names), _kind(rows.groups, rows.group_names)
+        return cls(len(rows), rows.embeddings.shape[1], metric, given, *kinds, rows.label_names, rows.group_names)
 
 
-def _check_alike(parts: list[_Shard]) -> None:
-    """Refuse shards of which no index can be made; all processes see the same and say the same."""
+def _kind(codes: Int64[Tensor, " n"] | None, names: Names | None) -> str:
+    """How labels or groups came; where all are missing they go with both."""
+    if codes is None or not bool((codes != NO_ID).any()):
+        return "none"
+    return "integers" if names is None else "names"
+
+
+def _given_by_all(parts: list[_Shard], world: World) -> tuple[str, ...]:
+    """What names the rows. Refuse shards of which no index can be made; all see the same and say the same."""
     if not any(part.rows for part in parts):
         raise ValueError("a sharded index needs a row on one process at least, got none on any")
     for what, values in (
-        ("embeddings' dimensions", [part.dimension for part in parts]),
+        ("embeddings' dimensions", [str(part.dimension) for part in parts]),
         ("metric", [part.metric for part in parts]),
-        ("arguments", [" and ".join(part.given) or "embeddings alone" for part in parts]),
+        ("arguments", [" and ".join(part.given) or "embeddings alone" if part.rows else "no rows" for part in parts]),
     ):
-        if len(set(values)) > 1:
-            raise ValueError(f"every process must give the same {what}, got {values} by rank")
-    for name in ("label_names", "group_names"):
-        named = [getattr(part, name) is not None for part in parts if part.rows]
-        if any(named) and not all(named):
-            raise ValueError(f"{name[:5]}s are names on some processes and integers on others: give one kind")
+        if len({*values} - {"no rows"}) > 1:
+            raise ValueError(f"every process must give the same {what}, got {world.by_process(values)}")
+    for name in ("label", "group"):
+        kinds = [getattr(part, f"{name}_kind") for part in parts]
+        if {"names", "integers"} <= set(kinds):
+            raise ValueError(f"every process must give {name}s of one kind, got {world.by_process(kinds)}")
+    return next(part.given for part in parts if part.rows)
 
 
 def _numbered_alike(rows: Rows, parts: list[_Shard]) -> Rows:

@@ -7,7 +7,8 @@ process with all rows, bit for bit, whatever the number of processes.
 Letters: w processes, q queries, n rows, d dimensions, k neighbours.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,19 +25,24 @@ from legolas_metric.index.request import Bounds
 from legolas_metric.index.shard_rows import joined
 from legolas_metric.index.top_k import best_of, exact_similarities
 from legolas_metric.lookup import lookup
+from legolas_metric.names import as_named
 from legolas_metric.records import Neighbors, SearchStats
 from legolas_metric.rows import NO_ID, Rows, fitted_rows, query_rows
-from legolas_metric.signatures import typed
+from legolas_metric.signatures import typed, typed_fields
+
+_FITTING, _SEARCHING = "fitting a sharded index", "searching a sharded index"
 
 
 class ShardedIndex:
     """Exact neighbours among the rows of all processes of a group, each of which keeps its own.
 
-    Every process makes the same calls in the same order: `fit` with its rows, `search` with its queries (none is
-    allowed: a tensor of shape [0, d]), `self_join`. Each receives the answers to its own queries. What one process
-    refuses, all refuse; one that dies, or does not come within the group's time-out, is named by the others.
+    Every process makes the same calls in the same order: `fit` with its rows, `search` with its queries, `self_join`.
+    Of both there may be none: a tensor of shape [0, d], and no labels. Each receives the answers to its own queries.
+    What one process refuses, all refuse; one that dies, or does not come within the group's time-out, is named by the
+    others.
 
-    Memory of a process, for n rows of its own: as `ExactIndex`, and a block of queries and answers of 256 MiB.
+    Memory of a process, for n rows of its own: as `ExactIndex`, and a block of queries and answers of 256 MiB; under
+    "cosine", while it is fitted, 64 bytes for each row of all.
 
     Args:
         metric: "cosine" (rows are normalised), "dot" or "euclidean" (s = -d).
@@ -62,6 +68,9 @@ class ShardedIndex:
         self.group = group
         self._local = ExactIndex(metric=metric)
         self._rows: Rows | None = None
+
+    def __repr__(self) -> str:
+        return f"ShardedIndex(metric={self.metric!r})"
 
     def clone(self) -> "ShardedIndex":
         """An unfitted index with the same settings."""
@@ -107,9 +116,9 @@ class ShardedIndex:
             ProcessFailed: another process refused its rows.
         """
         world = self.world
-        with world.meeting("fitting a sharded index"):
-            with world.together("fitting a sharded index"):
-                rows = _own_rows(embeddings, labels, ids, groups, self.metric)
+        with world.meeting(_FITTING):
+            with world.together(_FITTING, call="ShardedIndex.fit"):
+                rows = _own_rows(embeddings, labels, ids, groups, self.metric, merged=world.size == 1)
             return self.take(joined(rows, world, self.metric, has_ids=ids is not None))
 
     def take(self, rows: Rows) -> "ShardedIndex":
@@ -119,7 +128,6 @@ class ShardedIndex:
         self._rows = rows
         return self
 
-    @typed
     def search(
         self,
         queries: ArrayLike,
@@ -134,64 +142,83 @@ class ShardedIndex:
     ) -> Neighbors:
         """The k best admissible rows, of all processes, of each query of this one; arguments as `ExactIndex.search`.
 
+        A process without queries needs no labels, groups or window.
+
         Raises:
-            ValueError: as `ExactIndex.search`, also where no query is given but of another dimension.
+            ValueError: as `ExactIndex.search`, also where no query is given but of another dimension; or where the
+                processes make different calls, or some with queries give a window and others none.
             ProcessFailed: another process refused its queries.
         """
-        world = self.world
-        with world.meeting("searching a sharded index"):
-            with world.together("searching a sharded index"):
-                given = as_tensor(queries, name="queries")
-                if given.ndim == 2 and not len(given):
-                    check_dimension(given, self.rows.embeddings, names=("queries", "the fitted rows"))
-                    own = _none_of(given, labels, groups)
-                else:
-                    own = query_rows(given, self.rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
-            return self.answer(own, Asked(k, want, farthest, window is not None), window)
+        return self._asked("search", lambda: self._queries(queries, labels, ids, groups), (k, want, farthest), window)
 
-    @typed
     def self_join(
         self, k: int, *, want: Want = "negative", farthest: bool = False, window: Window | None = None
     ) -> Neighbors:
         """`search` with this process's rows as queries, in the order of `fit`."""
-        world = self.world
-        with world.meeting("searching a sharded index"):
-            return self.answer(self.rows, Asked(k, want, farthest, window is not None), window)
+        return self._asked("self_join", lambda: self.rows, (k, want, farthest), window)
 
-    def answer(self, own: Rows, asked: "Asked", window: Window | None) -> Neighbors:
+    def _asked(
+        self, name: str, queries: Callable[[], Rows], given: tuple[int, Want, bool], window: Window | None
+    ) -> Neighbors:
+        """A call that all processes make, with queries that are checked where the others hear of it."""
+        world, (k, want, farthest) = self.world, given
+        call = f"ShardedIndex.{name}(k={k}, want={want!r}, farthest={farthest})"
+        with world.meeting(_SEARCHING):
+            with world.together(_SEARCHING, call=call):
+                own, asked = queries(), Asked(k, want, farthest)
+                check_request(own, self.rows, asked.k, want)
+                bounds = window_bounds(window, len(own), own.ids.device)
+            return self.answer(own, asked, bounds)
+
+    def _queries(
+        self, queries: ArrayLike, labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None
+    ) -> Rows:
+        given = as_tensor(queries, name="queries")
+        if given.ndim != 2 or len(given):
+            return query_rows(given, self.rows, labels=labels, ids=ids, groups=groups, metric=self.metric)
+        check_dimension(given, self.rows.embeddings, names=("queries", "the fitted rows"))
+        return _none_of(given, labels, ids, groups, of="queries")
+
+    def answer(self, own: Rows, asked: "Asked", window: Bounds | None) -> Neighbors:
         """`search` of queries that are checked and prepared already, within a meeting of the processes.
 
         Block by block: every process's queries to all, all answers to the owner, who merges them.
 
         Raises:
-            ValueError: what the rows of all cannot answer, on every process.
+            ValueError: some processes that have queries give a window and others none.
         """
         world = self.world
-        with world.together("searching a sharded index"):
-            check_request(own, self.rows, asked.k, asked.want)
-            bounds = window_bounds(window, len(own), own.ids.device)
-        if world.size == 1:
-            return self._local.answer(own, asked.k, asked.want, asked.farthest, bounds)
-        questions = world.gather_objects((len(own), asked))
-        if any(other != asked for _, other in questions):
-            raise ValueError(f"every process must ask the same, got {[str(other) for _, other in questions]}")
-        most = max(1, rows_for(WORKSPACE, 4 * own.embeddings.shape[1] + 48 * asked.k + 64) // world.size)
-        found, stats = [], []
-        for part in chunks(max(count for count, _ in questions), most):
-            some, limits = own[part], None if bounds is None else (bounds[0][part], bounds[1][part])
-            counts = [len(range(*part.indices(count))) for count, _ in questions]
-            found.append(self._exchange(some, limits, asked, counts, stats, world))
-        ids, similarities = (torch.cat(parts) for parts in zip(*found)) if found else _no_answer(own, asked.k)
-        return Neighbors(ids, similarities, _summed(stats, world.size))
+        if world.size == 1 and len(own):
+            found = self._local.answer(own, asked.k, asked.want, asked.farthest, window)
+            return replace(found, stats=replace(found.stats, engine="sharded"))
+        told = world.gather_objects((len(own), window is not None, len(self.rows)))
+        windowed = _is_windowed(told, world)
+        if not len(own):
+            window = (own.ids.double(), own.ids.double()) if windowed else None
+        n = sum(rows for _, _, rows in told)
+        within = replace(asked, k=min(asked.k, n))
+        most = max(1, rows_for(WORKSPACE, 4 * own.embeddings.shape[1] + 48 * within.k + 64) // world.size)
+        found, stats = [_no_answer(own, within.k)], []
+        for part in chunks(max(count for count, _, _ in told), most):
+            limits = None if window is None else (window[0][part], window[1][part])
+            counts = [len(range(*part.indices(count))) for count, _, _ in told]
+            found.append(self._exchange(own[part], limits, within, counts, stats, world))
+        ids, similarities = (torch.cat(parts) for parts in zip(*found))
+        missing = (0, asked.k - within.k)  # more than there are rows
+        return Neighbors(
+            torch.nn.functional.pad(ids, missing, value=NO_ID),
+            torch.nn.functional.pad(similarities, missing, value=-torch.inf),
+            _summed(stats, world.size),
+        )
 
     def _exchange(
         self, own: Rows, bounds: Bounds | None, asked: "Asked", counts: list[int], stats: list, world: World
     ) -> tuple[Int64[Tensor, "q k"], Tensor]:
         """The answers to this process's queries of a block; what this process answered goes into `stats`."""
-        joint, limits = _to_all(own, bounds, world)
+        joint, limits = _to_all(own, bounds, asked.want, world)
         ids = joint.ids.new_full((len(joint), asked.k), NO_ID)
         values = torch.full(ids.shape, -torch.inf, dtype=torch.float64, device=ids.device)
-        with world.together("searching a sharded index"):
+        with world.together(_SEARCHING):
             if len(self.rows) and len(joint):
                 near = self._local.answer(joint, asked.k, asked.want, asked.farthest, limits)
                 stats.append((near.stats, len(joint)))
@@ -207,6 +234,7 @@ class ShardedIndex:
         return best_of(query, ids[real], values[real], q=len(own), k=asked.k, farthest=asked.farthest)
 
 
+@typed_fields
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is asked of all processes alike."""
@@ -214,31 +242,53 @@ class Asked:
     k: int
     want: Want
     farthest: bool
-    windowed: bool
 
 
 def _own_rows(
-    embeddings: ArrayLike, labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None, metric: Metric
+    embeddings: ArrayLike,
+    labels: ArrayLike | None,
+    ids: ArrayLike | None,
+    groups: ArrayLike | None,
+    metric: Metric,
+    *,
+    merged: bool,
 ) -> Rows:
+    """A process's rows, checked and prepared."""
     given = as_tensor(embeddings, name="embeddings")
     if given.ndim == 2 and not len(given):
-        return _none_of(given, labels, groups)
-    return fitted_rows(given, labels, ids=ids, groups=groups, metric=metric)
+        return _none_of(given, labels, ids, groups, of="embeddings")
+    return fitted_rows(given, labels, ids=ids, groups=groups, metric=metric, merged=merged)
 
 
-def _none_of(given: Tensor, labels: ArrayLike | None, groups: ArrayLike | None) -> Rows:
-    """No rows, of which it is still known what was given."""
+def _none_of(
+    given: Tensor, labels: ArrayLike | None, ids: ArrayLike | None, groups: ArrayLike | None, *, of: str
+) -> Rows:
+    """No rows; what names them is none, too."""
     nothing = torch.zeros(0, dtype=torch.int64, device=given.device)
-    known = (None if values is None else nothing for values in (labels, groups))
-    return Rows(given.float(), next(known), nothing, next(known))
+    for name, values in {"labels": labels, "ids": ids, "groups": groups}.items():
+        count = 0 if values is None else len(as_named(values, None, name=name).codes)
+        if count:
+            raise ValueError(f"there are no {of}, but {count} {name}: give as many of both")
+    return Rows(given.float(), nothing, nothing, nothing)
 
 
-def _to_all(own: Rows, bounds: Bounds | None, world: World) -> tuple[Rows, Bounds | None]:
-    """The queries of all processes, in order of rank, with their windows."""
+def _is_windowed(told: list[tuple[int, bool, int]], world: World) -> bool:
+    """Whether the processes that have queries give windows; refused where some do."""
+    windows = ["no queries" if not count else "a window" if windowed else "none" for count, windowed, _ in told]
+    if {"a window", "none"} <= set(windows):
+        raise ValueError(
+            f"every process with queries must give a window, or none of them, got {world.by_process(windows)}"
+        )
+    return "a window" in windows
+
+
+def _to_all(own: Rows, bounds: Bounds | None, want: Want, world: World) -> tuple[Rows, Bounds | None]:
+    """The queries of all processes, in order of rank, with what `want` compares, and their windows."""
     names = [own.ids if values is None else values for values in (own.ids, own.labels, own.groups)]
-    embeddings, joined = world.gather(own.embeddings), world.gather(torch.stack(names, 1))
-    ids, labels, groups = joined.T.contiguous()
-    rows = Rows(embeddings, None if own.labels is None else labels, ids, None if own.groups is None else groups)
+    embeddings, joint = world.gather(own.embeddings), world.gather(torch.stack(names, 1))
+    ids, labels, groups = joint.T.contiguous()
+    grouped = want == "cross_group_positive"
+    rows = Rows(embeddings, None if want == "any" else labels, ids, groups if grouped else None)
     if bounds is None:
         return rows, None
     low, high = world.gather(torch.stack(bounds, 1)).T.contiguous()
@@ -265,5 +315,5 @@ def _summed(stats: list[tuple[SearchStats, int]], shards: int) -> SearchStats:
         engine="sharded",
         precision=stats[-1][0].precision if stats else "float32",
         certified=sum(share * count for share, count in checked) / asked if asked else None,
-        details={"processes": shards},
+        details={"processes": float(shards)},
     )

@@ -5,7 +5,7 @@ Letters: q anchors, m positives and k negatives of an anchor, s positive and t n
 
 import time
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class MultiSimilarityMiner:
         started = time.perf_counter()
         sharing = shared(self, world, self.max_negatives + 1, memory_mb)
         with sharing.world.meeting("mining"):
-            with sharing.world.together("mining"):
+            with sharing.world.together("mining", call=sharing.call):
                 age = check_age(bank, step, self.max_staleness)
             source = bank_source(
                 bank,
@@ -115,7 +115,8 @@ class MultiSimilarityMiner:
                 sharing=sharing,
             )
             with source.together:
-                return _mined(source, self.epsilon, self.max_negatives, started, age, bank.drift)
+                found = _mined(source, self.epsilon, self.max_negatives, started, age, bank.drift)
+            return replace(found, stats=source.answered(found.stats))
 
     def __call__(
         self,

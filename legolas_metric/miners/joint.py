@@ -5,7 +5,7 @@ Labels, ids and groups are known to all; embeddings stay with their owner, and t
 Letters: n rows of all processes, m of them that are asked for, q anchors, k neighbours, d dimensions.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float64, Int64, Shaped
@@ -16,7 +16,7 @@ from legolas_metric.checks import Metric
 from legolas_metric.distributed import World
 from legolas_metric.geometry import chunks
 from legolas_metric.index.asking import Asking
-from legolas_metric.index.interface import Want, Window
+from legolas_metric.index.interface import Want, Window, window_bounds
 from legolas_metric.index.sharded import Asked, ShardedIndex
 from legolas_metric.index.top_k import exact_similarities
 from legolas_metric.lookup import lookup
@@ -95,7 +95,7 @@ class JointSearch:
         window: Window | None = None,
     ) -> Int64[Tensor, "m k"]:
         """The best rows for some queries of this process."""
-        return self.asking.ask(Asked(min(k, len(self.rows)), want, farthest, window is not None), (own, window))
+        return self.asking.ask(Asked(min(k, len(self.rows)), want, farthest), (own, window))
 
     def neighbours(self, k: int, rows: Int64[Tensor, " m"]) -> Int64[Tensor, "m k"]:
         """The k nearest rows of some rows."""
@@ -129,15 +129,13 @@ class JointSearch:
             return self._searched(rows, request, window)
         wanted = given if isinstance(given, Tensor) else own.ids[:0]
         if request and request not in self._near:
-            self._near[request] = self._searched(own, Asked(request, "any", False, False), None)
+            self._near[request] = self._searched(own, Asked(request, "any", False), None)
         return self._delivered(self._near[request] if request else own.embeddings, wanted)
 
     def _searched(self, own: Rows, asked: Asked, window: Window | None) -> Int64[Tensor, "m k"]:
-        if asked.windowed and window is None:  # of a process without queries
-            nothing = torch.zeros(0, dtype=torch.float64, device=own.ids.device)
-            window = nothing, nothing
-        found = self.index.answer(own, asked, window)
-        self.stats = found.stats
+        found = self.index.answer(own, asked, window_bounds(window, len(own), own.ids.device))
+        shares = [stats.certified for stats in (self.stats, found.stats) if stats and stats.certified is not None]
+        self.stats = replace(found.stats, certified=min(shares, default=None))
         row, there = lookup(found.ids, self.rows.ids)
         return torch.where(there, row, NO_ID)
 

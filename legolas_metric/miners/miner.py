@@ -130,9 +130,9 @@ class Miner:
             source = stored_source(bank, anchors, self.strategy, self.relation, given=given)
             return self._record(source, *self._choose(source, started, 0, None))
         dense = self.strategy.negative == "distance_weighted"
-        sharing = shared(self, world, self.strategy.depth, memory_mb, self.needs_all)
+        sharing = shared(self, world, self.strategy.depth, memory_mb, self.needs_all, draws=self.strategy.is_random)
         with sharing.world.meeting("mining"):
-            with sharing.world.together("mining"):
+            with sharing.world.together("mining", call=sharing.call):
                 age = check_age(bank, step, self.max_staleness)
                 if dense and bank.metric != "cosine":
                     raise ValueError(
@@ -150,10 +150,10 @@ class Miner:
             )
             if source.placing is not None and not self.told:
                 self.told = True
-                _log.info("%s", source.placing.sentence())
+                _log.log(logging.DEBUG if sharing.world.rank else logging.INFO, "%s", source.placing.sentence())
             with source.together:
-                chosen, stats = self._choose(source, started, age, bank.drift)
-                return self._record(source, chosen, stats)
+                found = self._record(source, *self._choose(source, started, age, bank.drift))
+            return replace(found, stats=source.answered(found.stats))
 
     def __call__(
         self,

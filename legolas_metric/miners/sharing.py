@@ -3,6 +3,7 @@
 Letters: n rows among which is searched, of all processes.
 """
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,7 @@ class Sharing:
     Attributes:
         world: the processes.
         miner: its name, for errors.
+        call: what is asked for, in words that are equal on all processes that ask the same.
         candidates: that a search gives for each anchor.
         memory_mb: what a process may use, in MiB; None: what is free.
         needs_all: why all rows must lie on one process, if they must.
@@ -61,6 +63,7 @@ class Sharing:
 
     world: World
     miner: str = ""
+    call: str = ""
     candidates: int = 1
     memory_mb: float | int | None = None
     needs_all: str | None = None
@@ -132,11 +135,22 @@ BY_ITSELF = Sharing(ALONE)
 
 
 def shared(
-    miner: Any, world: World, candidates: int, memory_mb: float | int | None, needs_all: str | None = None
+    miner: Any,
+    world: World,
+    candidates: int,
+    memory_mb: float | int | None,
+    needs_all: str | None = None,
+    *,
+    draws: bool = False,
 ) -> Sharing:
-    """The processes that share a call to mine: those of the index, where it is one of several, else those given."""
+    """The processes that share a call to mine: those of the index, where it is one of several, else those given.
+
+    `draws`: it draws at random, and in each of its calls anew.
+    """
     if memory_mb is not None:
         check_number("memory_mb", memory_mb, above=0.0)
     if isinstance(miner.index, ShardedIndex):
         world = miner.index.world
-    return Sharing(world, type(miner).__name__, candidates, memory_mb, needs_all)
+    where = " at 0x[0-9a-f]+"  # in memory, which differs from process to process
+    call = re.sub(where, "", f"{miner!r}.mine()") + (f", its call {miner.calls + 1}" if draws else "")
+    return Sharing(world, type(miner).__name__, call, candidates, memory_mb, needs_all)

@@ -5,7 +5,7 @@ Letters: q anchors, n rows, m anchors of a block.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Int64
@@ -24,10 +24,11 @@ from legolas_metric.lookup import inverse, lookup
 from legolas_metric.miners.batch_rows import Batch
 from legolas_metric.miners.by_label import Classes, Part
 from legolas_metric.miners.dense import DensePool, Table, block_rows
-from legolas_metric.miners.joint import JointNames
+from legolas_metric.miners.joint import JointNames, JointSearch
 from legolas_metric.miners.masks import Masks, Relations
 from legolas_metric.miners.pool import IndexPool, Pool, Searching
 from legolas_metric.miners.sharing import BY_ITSELF, Sharing
+from legolas_metric.records import MiningStats
 from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import NO_ID, Rows, as_ids, places_of
 
@@ -65,6 +66,7 @@ class Source:
         before: anchors, or pairs of anchor and positive, that the processes before this one mine.
         together: is entered while this is mined: what fails on one process fails on all.
         placing: where the rows of several processes lie, if that was decided.
+        search: what answers where the rows lie on several processes.
     """
 
     names: Int64[Tensor, " q"]
@@ -73,6 +75,12 @@ class Source:
     before: int = 0
     together: AbstractContextManager[object] = field(default_factory=nullcontext)
     placing: Placing | None = None
+    search: JointSearch | None = None
+
+    def answered(self, stats: MiningStats) -> MiningStats:
+        """What a process without anchors of its own says of the searches that it answered for others."""
+        known = None if self.search is None or stats.anchors else self.search.stats
+        return stats if known is None else replace(stats, search=known)
 
 
 def batch_source(batch: Batch, metric: Metric, relation: LabelRelation | None) -> Source:
@@ -157,7 +165,8 @@ def bank_source(
         relations = Classes.of(own, self_row, found) if relation is None else Masks(own, found, self_row, relation)
         blocks = _dense_blocks(Table(own, found, bank.metric), names, relations)
     before = sharing.before(len(own), relations if every_positive else None, len(found))
-    return Source(names, found, blocks, before, spread.together, spread.placing)
+    joint = spread.search if isinstance(spread.search, JointSearch) else None
+    return Source(names, found, blocks, before, spread.together, spread.placing, joint)
 
 
 def _by_id(rows: Rows, self_row: Int64[Tensor, " q"]) -> tuple[Rows, Int64[Tensor, " q"]]:
@@ -225,7 +234,7 @@ def anchor_rows(rows: AnyRows, anchors: ArrayLike | None) -> Int64[Tensor, " q"]
 
 def check_groups(rows: AnyRows, relation: LabelRelation | None, where: str) -> None:
     """Raise where a relation compares groups that there are none of; `where` says what to pass them to."""
-    if relation is not None and relation.needs_groups and rows.groups is None:
+    if relation is not None and relation.needs_groups and rows.groups is None and len(rows):
         raise ValueError(f"the relation compares groups, and there are none: pass groups to {where}")
 
 

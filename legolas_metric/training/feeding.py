@@ -84,10 +84,20 @@ class Feeder:
 
     def state_dict(self, done: int) -> dict[str, Any]:
         """Where the samplers stand after so many steps of the epoch."""
-        return self.batches.state_dict(done)
+        return self.batches.state_dict(done) | {"joint": self._joint}
 
     def resume(self, state: Mapping[str, Any], triplets: Triplets, bank: Near, *, epoch: int) -> None:
-        """Go on where `state_dict` stood, by the triplets and the bank that came back."""
+        """Go on where `state_dict` stood, by the triplets and the bank that came back.
+
+        Raises:
+            ValueError: the processes together train on batches of another length than the saved run's.
+        """
+        if state["joint"] != self._joint:
+            own = f"{self.settings.batch_size} of each of {self.batches.world.size} processes"
+            raise ValueError(
+                f"the saved run trained on {state['joint']} rows a step, this one on {self._joint} ({own}): keep "
+                "batch_size times the number of processes as it was"
+            )
         self._pk.pop("neighbors", None)  # it planned by another bank
         self.feed(triplets, bank, epoch=epoch, done=0)
         self.batches.load_state_dict(state)

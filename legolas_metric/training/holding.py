@@ -4,17 +4,22 @@ Letters: n rows of the data set, m of them.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from legolas_metric.bank import EmbeddingBank
+from legolas_metric.budgets import BLOCK, rows_for
 from legolas_metric.checks import check_number
 from legolas_metric.distributed import ALONE, World
+from legolas_metric.geometry import chunks
 from legolas_metric.index.placement import Placing, place
 from legolas_metric.index.sharded import ShardedIndex
+from legolas_metric.lookup import lookup
 from legolas_metric.miners.miner import Miner
 from legolas_metric.miners.schedule import MiningSchedule, NoMiner, TripletMiner
 from legolas_metric.miners.select import counted
@@ -119,12 +124,58 @@ class Holding:
             told = self.world.gather_objects((count, count * drift))
         bank.drift = sum(drift for _, drift in told) / sum(count for count, _ in told)
 
-    def of_rows(self, rows: Float32[Tensor, "n d"], steps: Int64[Tensor, " n"], drift: float | None) -> EmbeddingBank:
-        """The bank of rows of the whole data set, as a saved state holds them."""
-        if self._part is None:
-            return self.embedder.of_rows(rows, steps, drift)
-        own = self.world.part(len(rows))
-        return self._part.of_rows(rows[own].clone(), steps[own], drift)
+    @property
+    def own(self) -> slice:
+        """The rows of the data set that this process holds."""
+        n = len(self.embedder.inputs)
+        return slice(0, n) if self._part is None else self.world.part(n)
+
+    def saved(self, bank: EmbeddingBank) -> dict[str, Any]:
+        """What a saved state holds of the bank: this process's rows, and which ones they are."""
+        rows, steps = bank.embeddings.clone(), bank.steps.clone()
+        return {"embeddings": rows, "steps": steps, "drift": bank.drift, "first": self.own.start}
+
+    def saved_by_all(self, bank: EmbeddingBank) -> dict[str, Any]:
+        """`saved` of all rows, which the first process gets; the others what is theirs."""
+        parts = []
+        with self.world.meeting("saving the bank"):
+            self.world.tell(None, "saving the bank")
+            most = self.world.most(len(bank), bank.ids.device)
+            for part in chunks(most, rows_for(BLOCK, 4 * bank.embeddings.shape[1] * self.world.size)):
+                ids, steps = self.world.gather(bank.ids[part]), self.world.gather(bank.steps[part])
+                rows = self.world.gather(bank.embeddings[part])
+                if self.world.rank == 0:
+                    parts.append((ids, steps, rows.cpu()))
+        if self.world.rank:
+            return self.saved(bank)
+        ids, steps, rows = (torch.cat(column) for column in zip(*parts))
+        order = lookup(self.embedder.ids.to(ids.device), ids)[0]
+        return {"embeddings": rows[order.cpu()], "steps": steps[order], "drift": bank.drift, "first": 0}
+
+    def is_saved(self, saved: Mapping[str, Any], *, needed: bool) -> bool:
+        """Whether every process finds its rows in its saved state; each asks.
+
+        Raises:
+            ValueError: some do not, and the rows are `needed`, as of a rotating bank, which are of different ages.
+        """
+        own, first = self.own, saved["first"]
+        end = first + len(saved["embeddings"])
+        with self.world.meeting("resuming"):
+            held = self.world.tell(first <= own.start and own.stop <= end, "resuming")
+        if needed and not all(held):
+            rank = held.index(False)
+            raise ValueError(
+                f"the bank rotates, and process {rank} of {self.world.size} has no saved state of its rows (here: rows "
+                f"{first} to {end} of {len(self.embedder.inputs)} are saved, {own.start} to {own.stop} are needed): "
+                "give each process the state that it saved itself, and start as many processes as saved it"
+            )
+        return all(held)
+
+    def of_saved(self, saved: Mapping[str, Any], device: torch.device | None) -> EmbeddingBank:
+        """The bank that a saved state holds; a copy, since the state is the caller's."""
+        part = slice(self.own.start - saved["first"], self.own.stop - saved["first"])
+        rows = saved["embeddings"][part].to(device, copy=True)
+        return (self._part or self.embedder).of_rows(rows, saved["steps"][part], saved["drift"])
 
     def mine(self, miner: TripletMiner, bank: EmbeddingBank, *, epoch: int) -> Triplets:
         """The triplets of all anchors, which every process gets.

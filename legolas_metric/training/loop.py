@@ -240,9 +240,9 @@ class MiningLoop:
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs beside encoder and optimiser, also in the midst of an epoch.
 
-        That is the bank, the schedule with its miners, the last round, where the samplers stand, the averaged encoder,
-        and the random generators of the process. The batch that was handed out last counts as trained on. Construct the
-        loop as before: settings, indexes and data are not in the state.
+        That is the bank (of several processes that keep their own rows, this one's), the schedule with its miners, the
+        last round, where the samplers stand, the averaged encoder, and the random generators of the process. The batch
+        that was handed out last counts as trained on. Settings, indexes and data are not in it: construct as before.
         """
         return {} if self.bank is None else saved_state(self)
 
@@ -300,7 +300,7 @@ class MiningLoop:
         """
         epoch, step, encoding = self.current, self.step, self.embedding(placed)
         with self.world.meeting("mining"):
-            self.world.barrier()
+            self.world.tell(None, "mining", call="MiningLoop.mine")
         times = [time.perf_counter()]
         if self.bank is None:
             if not self._own_views:

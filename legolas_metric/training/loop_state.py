@@ -59,10 +59,7 @@ def saved_state(loop: Resumable) -> dict[str, Any]:
         "next": loop.next_row,
         "value": loop.value,
         "follow_up": loop.batches_out,
-        # of rows that no process has all of none are saved: they are embedded anew
-        "bank": None
-        if loop.holding.sharded
-        else {"embeddings": bank.embeddings.clone(), "steps": bank.steps.clone(), "drift": bank.drift},
+        "bank": loop.holding.saved(bank),
         "average": None if loop.averaged is None else loop.averaged.state_dict(),
         "schedule": loop.schedule.state_dict(),
         "round": asdict(loop.rounds[-1]),
@@ -88,13 +85,12 @@ def take_up(loop: Resumable, saved: Mapping[str, Any], placed: Placed) -> None:
     if loop.averaged is not None:
         loop.averaged.load_state_dict(saved["average"])
     loop.current, loop.step, loop.next_row = saved["epoch"], saved["step"], saved["next"]
-    bank, encoding = saved["bank"], loop.embedding(placed)
-    if bank is None:
-        loop.bank = loop.holding.embed(encoding, loop.schedule, epoch=loop.current, step=loop.step)
-    else:  # a copy: the state is the caller's, and the bank is written in place
-        rows = bank["embeddings"].to(device, copy=True)
-        loop.holding.place(encoding, loop.schedule, epoch=loop.current, step=loop.step)
-        loop.bank = loop.holding.of_rows(rows, bank["steps"], bank["drift"])
+    bank, encoding, holding = saved["bank"], loop.embedding(placed), loop.holding
+    holding.place(encoding, loop.schedule, epoch=loop.current, step=loop.step)
+    if holding.is_saved(bank, needed=loop.rhythm.rotate is not None):
+        loop.bank = holding.of_saved(bank, device)
+    else:
+        loop.bank = holding.embed(encoding, loop.schedule, epoch=loop.current, step=loop.step)
     loop.schedule.load_state_dict(saved["schedule"])
     loop.value, loop.batches_out = saved["value"], saved["follow_up"]
     mined = saved["round"]["triplets"]

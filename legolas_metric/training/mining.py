@@ -147,10 +147,8 @@ class GlobalMining(L.Callback):
             memory_mb=memory_mb,
         )
         self.inputs = self.loop.embedder.inputs  # what the bank is made of
-        self.encoder, self.monitor = encoder, monitor
-        self.history_option = history
-        self._began = 0  # the epoch at which this fit began
-        self._told = self._changed = 0  # rounds and changes of stage that were recorded
+        self.encoder, self.monitor, self.history_option = encoder, monitor, history
+        self._began = self._told = self._changed = 0  # this fit's first epoch; rounds and changes of stage recorded
         self._trainer: L.Trainer | None = None
         self._earlier = -math.inf  # the monitored value before training was interrupted
         self._saved: Mapping[str, Any] | None = None
@@ -202,8 +200,7 @@ class GlobalMining(L.Callback):
         placed = Placed(found, None if isinstance(found, nn.Module) else pl_module, pl_module.device)
         self.loop.begin(placed, epoch=0, step=0, value=-math.inf, due=True)
         self.schedule.load_state_dict(before)
-        self.loop.rounds.clear()
-        self.loop.bank = None
+        self.loop.rounds, self.loop.bank = [], None
 
     # Hooks
 
@@ -273,6 +270,11 @@ class GlobalMining(L.Callback):
         state = self.loop.state_dict()
         return state and state | {"value": self._value()}
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put all rows of a rotating bank that no process has all of into the checkpoint, which one process writes."""
+        if self.bank is not None and self.loop.holding.sharded and self.loop.rhythm.rotate is not None:
+            checkpoint["callbacks"][self.state_key]["bank"] = self.loop.holding.saved_by_all(self.bank)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a saved state when training begins; `rounds` then starts with the last round before it.
 
@@ -284,16 +286,14 @@ class GlobalMining(L.Callback):
 
     def recorded_settings(self) -> Mapping[str, Any]:
         """For `history.jsonl`."""
-        loop = self.loop
-        stages = [f"{start}: {miner!r}" for start, miner in loop.schedule.stages]
         return {
-            "examples": len(loop.examples),
-            "classes": len(loop.examples.labels.unique()),
-            "schedule": stages,
-            "metric": loop.embedder.metric,
+            "examples": len(self.examples),
+            "classes": len(self.labels.unique()),
+            "schedule": [f"{start}: {miner!r}" for start, miner in self.schedule.stages],
+            "metric": self.loop.embedder.metric,
             "monitor": self.monitor,
-            **asdict(loop.feeder.settings),
-            **asdict(loop.rhythm),
+            **asdict(self.loop.feeder.settings),
+            **asdict(self.loop.rhythm),
         }
 
     def recorded_values(self, epoch: int) -> Mapping[str, float | int]:
