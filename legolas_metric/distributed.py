@@ -113,8 +113,11 @@ class World:
             if isinstance(error, ProcessFailed) or hasattr(error, _TOLD):
                 raise
             # Both are asked: who keeps the store so stays until the others, whose time is up a little later, have read.
-            late = self._behind("meetings", own)
-            quiet = late if late == _KEEPER else self.silent()
+            late = quiet = self._behind("meetings", own)
+            with suppress(
+                RuntimeError
+            ):  # of a launcher's signal meanwhile, whose handler calls the others, as Lightning's
+                quiet = late if late == _KEEPER else self.silent()
             lost = late or quiet
             raise RuntimeError(
                 f"process {self.rank} of {self.size} waited in vain while {what}: "

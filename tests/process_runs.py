@@ -108,10 +108,10 @@ def run_plain(world: World, **settings):
         part.load_state_dict(state)
     rest = train(loop, net, model, optimizer)
     kept["resumed"] = {key: begun[key] + rest[key] for key in begun}
-    kept["held again"] = again.bank.embeddings, again.bank.steps
+    kept["held again"] = loop.bank.embeddings, loop.bank.steps
     if world.size > 1 and settings.keys() >= {"rotate", "memory_mb"}:
-        kept["whole"] = again.holding.saved_by_all(again.bank)  # what a checkpoint holds that one process writes
-        (state, *_) = world.gather_objects(state)
+        kept["whole"] = loop.holding.saved_by_all(loop.bank)  # what a checkpoint holds that one process writes
+        (state, *_) = world.gather_objects(states[0])
         again, _ = plain_loop(world, **settings)
         again.load_state_dict(state)
         with pytest.raises(ValueError, match=r"process 1 of \d has no saved state of its rows.*as many processes"):
