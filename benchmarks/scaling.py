@@ -285,8 +285,8 @@ def cheaper(points: Points, model: dict[str, list[float]], settings: argparse.Na
     return [
         *table(rows),
         "",
-        f"IVF is faster than the self-join of one process where it visits less than {visited[0]:.1%} of its lists, than "
-        f"a search for other queries where it visits less than {visited[1]:.1%}.",
+        f"IVF is faster than the self-join of one process where it visits less than {visited[0]:.1%} of its lists, "
+        f"than a search for other queries where it visits less than {visited[1]:.1%}.",
     ]
 
 

@@ -288,6 +288,19 @@ REFUSED = {
 """What a card refuses, and the pretended one must."""
 
 
+COUNTED = {
+    "a number": lambda to: to(X)[0, 0].item(),
+    "numbers": lambda to: to(Y).tolist(),
+    "places of what is true": lambda to: (to(G) > 0).nonzero(),
+    "rows by a mask": lambda to: to(X)[to(G) > 0],
+    "rows written by a mask": lambda to: to(X).__setitem__(to(G) > 0, to(X)[: N * 2 // 3]),
+    "a number a row, so often": lambda to: to(Y).repeat_interleave(to(G)),
+    "counts": lambda to: to(Y).bincount(),
+    "values, once": lambda to: to(Y).unique(),
+}
+"""What a card waits for once, and the pretended one must count."""
+
+
 def leaves(value, depth=0):
     """The numbers of a result, in order, but for seconds."""
     if isinstance(value, torch.Tensor):
@@ -316,7 +329,7 @@ def compared(here, there):
 def told(name, crossed):
     """What came of a case, there and here."""
     torch.manual_seed(0)
-    ask = CASES[name] if name in CASES else REFUSED[name]
+    ask = (CASES | REFUSED | COUNTED)[name]
     here = leaves(ask(lambda tensor: tensor.clone())) if name in CASES else []
     crossed.clear()
     torch.manual_seed(0)
@@ -328,7 +341,7 @@ def main():
     from pretended_card import CROSSED
 
     warnings.simplefilter("ignore")
-    for name in sys.argv[1:] or CASES | REFUSED:
+    for name in sys.argv[1:] or CASES | REFUSED | COUNTED:
         try:
             line = {"error": None} | told(name, CROSSED)
         except Exception as error:

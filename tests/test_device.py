@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from device_cases import CASES, REFUSED
+from device_cases import CASES, COUNTED, REFUSED
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,15 @@ def test_what_a_card_refuses_is_refused(told, name):
     assert told[name]["error"] is not None
 
 
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_a_card_waits_for_is_counted(told, name):
+    assert waits(told[name]) == 1
+
+
+def waits(line):
+    return line["crossed"].get("read", 0) + line["crossed"].get("long as its values say", 0)
+
+
 WAITS = {  # of a call on 240 rows: numbers that are read, and results as long as their values say
     "SupConLoss": 5,
     "MultiSimilarityLoss": 5,
@@ -40,8 +49,7 @@ WAITS = {  # of a call on 240 rows: numbers that are read, and results as long a
 
 @pytest.mark.parametrize("name", WAITS)
 def test_a_card_seldom_waits(told, name):
-    crossed = told[name]["crossed"]
-    assert crossed["read"] + crossed.get("long as its values say", 0) <= WAITS[name]
+    assert waits(told[name]) <= WAITS[name]
 
 
 def test_a_loss_sends_nothing_but_its_arguments(told):
