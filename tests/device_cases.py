@@ -318,12 +318,17 @@ def leaves(value, depth=0):
 
 
 def compared(here, there):
-    """The largest difference, infinite where shapes differ."""
+    """The largest difference, infinite where shapes differ, or one alone is no finite number."""
     if [one.shape for one in here] != [one.shape for one in there]:
         return math.inf
     pairs = [(a.detach().double(), b.detach().cpu().double()) for a, b in zip(here, there)]
-    wrong = [((a - b).abs() - 1e-5 * a.abs()).nan_to_num(0.0, 0.0, 0.0).max() for a, b in pairs if a.numel()]
-    return max(map(float, wrong), default=0.0)
+    return max((apart(a, b) for a, b in pairs if a.numel()), default=0.0)
+
+
+def apart(a, b):
+    same = (a == b) | (a.isnan() & b.isnan())
+    far = ((a - b).abs() - 1e-5 * a.abs()).nan_to_num(math.inf, math.inf, math.inf)
+    return float(far.masked_fill(same, 0.0).max())
 
 
 def told(name, crossed):

@@ -1,18 +1,18 @@
 """The path on a pretended card (`pretended_card`): every case of `device_cases`, in one process of its own."""
 
 import json
-import subprocess
-import sys
+import math
 from pathlib import Path
 
 import pytest
-from device_cases import CASES, COUNTED, REFUSED
+import torch
+from device_cases import CASES, COUNTED, REFUSED, compared
+from processes import python
 
 
 @pytest.fixture(scope="module")
 def told():
-    program = [sys.executable, Path(__file__).with_name("device_cases.py")]
-    lines = subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = python(Path(__file__).with_name("device_cases.py"), check=True).stdout.splitlines()
     return {line["name"]: line for line in map(json.loads, lines)}
 
 
@@ -20,6 +20,14 @@ def told():
 def test_a_card_gives_what_the_host_gives(told, name):
     assert told[name]["error"] is None
     assert told[name]["difference"] <= 1e-6
+
+
+@pytest.mark.parametrize("there", [math.nan, math.inf, -math.inf, 1.1])
+def test_what_a_card_gives_otherwise_is_told(there):
+    same = torch.tensor([1.0, math.nan, math.inf, -math.inf])
+    assert compared([same], [same]) == 0
+    assert compared([torch.ones(1)], [torch.tensor([there])]) > 0.09
+    assert compared([torch.tensor([there])], [torch.ones(1)]) > 0.09
 
 
 @pytest.mark.parametrize("name", REFUSED)
