@@ -262,7 +262,7 @@ def exactly(model: dict[str, list[float]], settings: argparse.Namespace) -> list
     for n in LARGE:
         found = nodes(model, n, settings.d, settings)
         known = found["nodes"] == found["nodes"]
-        cells = [f"{value:,.3g}" if known or name == "gib" else "none" for name, value in found.items()]
+        cells = [three_digits(value) if known or name == "gib" else "none" for name, value in found.items()]
         rows.append([f"{n:,}", *cells])
     return table(rows)
 
@@ -280,7 +280,7 @@ def cheaper(points: Points, model: dict[str, list[float]], settings: argparse.Na
         looked = [n * (lists + n / lists * last["effort"]), n * (lists + n * last["effort"] / last["lists"])]
         work = [n * n * (a + b * d), 1e6 * n * (a + b * d), *(some * d * model["ivf"][0] for some in looked)]
         work += [(n / size) ** 2 * (e + f * d) for size in (20, 100)]
-        rows.append([f"{n:,}", *(f"{seconds / 3600 / settings.cores:,.3g}" for seconds in work)])
+        rows.append([f"{n:,}", *(three_digits(some / 3600 / settings.cores) for some in work)])
     visited = [(alone + each * d) / (d * model["ivf"][0]) for alone, each in (model["join"][:2], (a, b))]
     return [
         *table(rows),
@@ -288,6 +288,11 @@ def cheaper(points: Points, model: dict[str, list[float]], settings: argparse.Na
         f"IVF is faster than the self-join of one process where it visits less than {visited[0]:.1%} of its lists, "
         f"than a search for other queries where it visits less than {visited[1]:.1%}.",
     ]
+
+
+def three_digits(value: float) -> str:
+    """Of a number, however large, without an exponent where it is."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def table(rows: list[list[str]]) -> list[str]:
