@@ -69,17 +69,19 @@ def measure() -> Points:
             join(points, n, d)
         plan(points, 4_000, d)
     points["ivf"] = [ivf(n, 128) for n in sizes[:2]]
-    points["messages"] = messages(2_000, 128)
+    points["messages"] = on_two_processes(_counted, 2_000, 128)
+    points["sharded"] = on_two_processes(_timed, 32_000, 128)
     return points
 
 
 def join(points: Points, n: int, d: int) -> None:
-    """The exact self-join, and a search for queries that are other rows."""
+    """The exact self-join, and searches for queries that are other rows: few and as many, to tell q n from n."""
     x, labels = rows_of(n, d)
-    index, q = ExactIndex().fit(x, labels), 4_000
+    index = ExactIndex().fit(x, labels)
     points["join"].append({"n": n, "d": d, "s": seconds(lambda: index.self_join(1))})
-    searched = seconds(lambda: index.search(x[:q] + 0.01, 1, labels=labels[:q], want="negative"))
-    points["search"].append({"n": n, "q": q, "d": d, "s": searched})
+    for q in (4_000, n):
+        searched = seconds(lambda: index.search(x[:q] + 0.01, 1, labels=labels[:q], want="negative"))  # noqa: B023
+        points["search"].append({"n": n, "q": q, "d": d, "s": searched})
 
 
 def plan(points: Points, most: int, d: int) -> None:
@@ -109,21 +111,31 @@ def ivf(n: int, d: int) -> dict[str, float]:
     return {"n": n, "d": d, "lists": lists, "effort": effort, "recall": recall or 1.0, "built": trained, "s": searched}
 
 
-def messages(n: int, d: int) -> list[dict[str, float]]:
-    """Bytes and collectives of a sharded search, counted on each of two processes."""
+def on_two_processes(work: Callable[..., dict[str, float]], n: int, d: int) -> list[dict[str, float]]:
+    """What each of two processes says of the whole self-join of rows that they share."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     results = mp.get_context("spawn").SimpleQueue()
-    mp.start_processes(_counted, args=(n, d, port, results), nprocs=2, start_method="spawn")  # pyright: ignore
+    mp.start_processes(_process, args=(work, n, d, port, results), nprocs=2, start_method="spawn")  # pyright: ignore
     return [results.get() for _ in range(2)]
 
 
-def _counted(rank: int, n: int, d: int, port: int, results) -> None:
+def _process(rank: int, work: Callable[..., dict[str, float]], n: int, d: int, port: int, results) -> None:
     torch.set_num_threads(1)
+    warm_up()
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     x, labels = rows_of(n, d)
     index = ShardedIndex().fit(x[rank::2], labels[rank::2], ids=torch.arange(n)[rank::2])
+    results.put({"n": n, "d": d} | work(index, n, d))
+    dist.destroy_process_group()
+
+
+def _timed(index: ShardedIndex, n: int, d: int) -> dict[str, float]:
+    return {"s": seconds(lambda: index.self_join(1))}
+
+
+def _counted(index: ShardedIndex, n: int, d: int) -> dict[str, float]:
     received, calls = 0, 0
 
     def counting(name: str, size: Callable[..., int]) -> None:
@@ -142,8 +154,7 @@ def _counted(rank: int, n: int, d: int, port: int, results) -> None:
     counting("all_gather_object", lambda *_: 0)
     k = 1
     index.self_join(k)
-    results.put({"n": n, "d": d, "k": k, "bytes": received, "calls": calls, "predicted": travelled(n, d, k)})
-    dist.destroy_process_group()
+    return {"k": k, "bytes": received, "calls": calls, "predicted": travelled(n, d, k)}
 
 
 # The model
@@ -230,7 +241,7 @@ def fitted(points: Points, model: dict[str, list[float]]) -> list[str]:
         rows.append([job, f"{a:.3g}", f"{b:.3g}", f"{c:.3g}", f"{a + 128 * b:.3g} a pair"])
     b = 1e9 * model["ivf"][0]
     rows.append(["ivf", "0", f"{b:.3g}", "0", f"{128 * b:.3g} a row that is looked at"])
-    last, told = points["ivf"][-1], points["messages"][0]
+    last, told, shared = points["ivf"][-1], points["messages"][0], points["sharded"][0]
     return [
         f"Measured {points['when'][0]}: " + ", ".join(f"{len(points[job])} of {job}" for job in model),
         "",
@@ -240,6 +251,8 @@ def fitted(points: Points, model: dict[str, list[float]]) -> list[str]:
         f"built and audited in {last['built']:.1f} s, searched in {last['s']:.2f} s.",
         f"A sharded search received {told['bytes']:,.0f} bytes in {told['calls']} collectives, by the formula "
         f"{told['predicted']:,.0f}.",
+        f"That of {shared['n']:,} rows took {max(point['s'] for point in points['sharded']):.2f} s of each of two "
+        f"processes, by the model {joined(model, shared['n'], shared['d'], 2):.2f}.",
     ]
 
 
@@ -249,7 +262,7 @@ def exactly(model: dict[str, list[float]], settings: argparse.Namespace) -> list
     for n in LARGE:
         found = nodes(model, n, settings.d, settings)
         known = found["nodes"] == found["nodes"]
-        cells = [f"{value:,.3g}" if known or name == "gib" else "none" for name, value in found.items()]
+        cells = [three_digits(value) if known or name == "gib" else "none" for name, value in found.items()]
         rows.append([f"{n:,}", *cells])
     return table(rows)
 
@@ -267,13 +280,19 @@ def cheaper(points: Points, model: dict[str, list[float]], settings: argparse.Na
         looked = [n * (lists + n / lists * last["effort"]), n * (lists + n * last["effort"] / last["lists"])]
         work = [n * n * (a + b * d), 1e6 * n * (a + b * d), *(some * d * model["ivf"][0] for some in looked)]
         work += [(n / size) ** 2 * (e + f * d) for size in (20, 100)]
-        rows.append([f"{n:,}", *(f"{seconds / 3600 / settings.cores:,.3g}" for seconds in work)])
-    share = (a + b * d) / (d * model["ivf"][0])
+        rows.append([f"{n:,}", *(three_digits(some / 3600 / settings.cores) for some in work)])
+    visited = [(alone + each * d) / (d * model["ivf"][0]) for alone, each in (model["join"][:2], (a, b))]
     return [
         *table(rows),
         "",
-        f"IVF searches faster than all products where it visits less than {share:.1%} of its lists.",
+        f"IVF is faster than the self-join of one process where it visits less than {visited[0]:.1%} of its lists, "
+        f"than a search for other queries where it visits less than {visited[1]:.1%}.",
     ]
+
+
+def three_digits(value: float) -> str:
+    """Of a number, however large, without an exponent where it is."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def table(rows: list[list[str]]) -> list[str]:

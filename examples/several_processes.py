@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 2 examples/several_processes.py --epochs 2
 
-Runs alone, too: `python examples/several_processes.py`. On GPUs, set the device and "nccl". A minute.
+Runs alone, too: `python examples/several_processes.py`. On GPUs, set the device and "nccl". One to two minutes.
 """
 
 import argparse

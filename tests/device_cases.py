@@ -288,6 +288,19 @@ REFUSED = {
 """What a card refuses, and the pretended one must."""
 
 
+COUNTED = {
+    "a number": lambda to: to(X)[0, 0].item(),
+    "numbers": lambda to: to(Y).tolist(),
+    "places of what is true": lambda to: (to(G) > 0).nonzero(),
+    "rows by a mask": lambda to: to(X)[to(G) > 0],
+    "rows written by a mask": lambda to: to(X).__setitem__(to(G) > 0, to(X)[: N * 2 // 3]),
+    "a number a row, so often": lambda to: to(Y).repeat_interleave(to(G)),
+    "counts": lambda to: to(Y).bincount(),
+    "values, once": lambda to: to(Y).unique(),
+}
+"""What a card waits for once, and the pretended one must count."""
+
+
 def leaves(value, depth=0):
     """The numbers of a result, in order, but for seconds."""
     if isinstance(value, torch.Tensor):
@@ -305,18 +318,23 @@ def leaves(value, depth=0):
 
 
 def compared(here, there):
-    """The largest difference, infinite where shapes differ."""
+    """The largest difference, infinite where shapes differ, or one alone is no finite number."""
     if [one.shape for one in here] != [one.shape for one in there]:
         return math.inf
     pairs = [(a.detach().double(), b.detach().cpu().double()) for a, b in zip(here, there)]
-    wrong = [((a - b).abs() - 1e-5 * a.abs()).nan_to_num(0.0, 0.0, 0.0).max() for a, b in pairs if a.numel()]
-    return max(map(float, wrong), default=0.0)
+    return max((apart(a, b) for a, b in pairs if a.numel()), default=0.0)
+
+
+def apart(a, b):
+    same = (a == b) | (a.isnan() & b.isnan())
+    far = ((a - b).abs() - 1e-5 * a.abs()).nan_to_num(math.inf, math.inf, math.inf)
+    return float(far.masked_fill(same, 0.0).max())
 
 
 def told(name, crossed):
     """What came of a case, there and here."""
     torch.manual_seed(0)
-    ask = CASES[name] if name in CASES else REFUSED[name]
+    ask = (CASES | REFUSED | COUNTED)[name]
     here = leaves(ask(lambda tensor: tensor.clone())) if name in CASES else []
     crossed.clear()
     torch.manual_seed(0)
@@ -328,7 +346,7 @@ def main():
     from pretended_card import CROSSED
 
     warnings.simplefilter("ignore")
-    for name in sys.argv[1:] or CASES | REFUSED:
+    for name in sys.argv[1:] or CASES | REFUSED | COUNTED:
         try:
             line = {"error": None} | told(name, CROSSED)
         except Exception as error:

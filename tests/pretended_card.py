@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 CROSSED: Counter[str] = Counter()
 """How often a number was read, an answer was so long as its values say, and a tensor was sent one way or the other."""
 
-_WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "equal"}
+_WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "equal", "bincount"}
 
 
 class _Module(backend_registration._DummyBackendModule):
@@ -57,6 +57,14 @@ def _of_card(device) -> bool:
     return device is None or torch.device(device).type == "card"
 
 
+def _as_long_as_values_say(name, args, kwargs) -> bool:
+    if name == "repeat_interleave":
+        return kwargs.get("output_size") is None
+    by_mask = name == "index" or "index_put" in name
+    by_mask = by_mask and any(one is not None and one.dtype == torch.bool for one in args[1])
+    return by_mask and (name == "index" or args[2].numel() > 1)  # one value is filled in wherever the mask is true
+
+
 def _run(operation, args, kwargs):
     name = operation.name().split("::")[1].split(".")[0]
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
@@ -65,7 +73,7 @@ def _run(operation, args, kwargs):
     generator = kwargs.get("generator")
     if onto and generator is not None and generator.device.type == "cpu":
         raise RuntimeError(f"{operation}: a generator of the host for a tensor of the card")
-    if name in _WAITS or (name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])):
+    if name in _WAITS or _as_long_as_values_say(name, args, kwargs):
         CROSSED["read" if name == "_local_scalar_dense" else "long as its values say"] += 1
     elif name in ("copy_", "_to_copy", "_copy_from"):
         CROSSED["sent"] += bool(host) or not onto

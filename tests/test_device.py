@@ -1,18 +1,18 @@
 """The path on a pretended card (`pretended_card`): every case of `device_cases`, in one process of its own."""
 
 import json
-import subprocess
-import sys
+import math
 from pathlib import Path
 
 import pytest
-from device_cases import CASES, REFUSED
+import torch
+from device_cases import CASES, COUNTED, REFUSED, compared
+from processes import python
 
 
 @pytest.fixture(scope="module")
 def told():
-    program = [sys.executable, Path(__file__).with_name("device_cases.py")]
-    lines = subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = python(Path(__file__).with_name("device_cases.py"), check=True).stdout.splitlines()
     return {line["name"]: line for line in map(json.loads, lines)}
 
 
@@ -22,9 +22,26 @@ def test_a_card_gives_what_the_host_gives(told, name):
     assert told[name]["difference"] <= 1e-6
 
 
+@pytest.mark.parametrize("there", [math.nan, math.inf, -math.inf, 1.1])
+def test_what_a_card_gives_otherwise_is_told(there):
+    same = torch.tensor([1.0, math.nan, math.inf, -math.inf])
+    assert compared([same], [same]) == 0
+    assert compared([torch.ones(1)], [torch.tensor([there])]) > 0.09
+    assert compared([torch.tensor([there])], [torch.ones(1)]) > 0.09
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_card_refuses_is_refused(told, name):
     assert told[name]["error"] is not None
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_a_card_waits_for_is_counted(told, name):
+    assert waits(told[name]) == 1
+
+
+def waits(line):
+    return line["crossed"].get("read", 0) + line["crossed"].get("long as its values say", 0)
 
 
 WAITS = {  # of a call on 240 rows: numbers that are read, and results as long as their values say
@@ -40,8 +57,7 @@ WAITS = {  # of a call on 240 rows: numbers that are read, and results as long a
 
 @pytest.mark.parametrize("name", WAITS)
 def test_a_card_seldom_waits(told, name):
-    crossed = told[name]["crossed"]
-    assert crossed["read"] + crossed.get("long as its values say", 0) <= WAITS[name]
+    assert waits(told[name]) <= WAITS[name]
 
 
 def test_a_loss_sends_nothing_but_its_arguments(told):

@@ -48,12 +48,12 @@ def test_a_rule_of_ones_own_stands_beside_the_others_with_a_limit_that_settings_
     [
         ({"rules": [lambda case: "bad"]}, TypeError, "must yield findings, a Finding each, and yielded"),
         ({"rules": [lambda case: None]}, TypeError, "must yield findings"),
-        ({"rules": ["few"]}, TypeError, "rules must be functions of a RunCase|parameter 'rules'"),
+        ({"rules": ["few"]}, TypeError, "rules must be functions of a RunCase|parameter rules="),
         ({"thresholds": {"spike": Threshold(1.0, "a", "b")}}, ValueError, "the threshold 'spike' is there already"),
         (
             {"thresholds": {"own": 0.2}},
             TypeError,
-            r"must be Threshold\(value, meaning, source\), got 0.2|parameter 'thresholds'",
+            r"must be Threshold\(value, meaning, source\), got 0.2|parameter thresholds=",
         ),
         ({"settings": {"doctor": {"dimensions": 1}}}, ValueError, "names no threshold dimensions"),
         ({"settings": {"doctor": {"spike": "big"}}}, TypeError, r"\['spike'\] must be a number, got 'big'"),
