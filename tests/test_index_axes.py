@@ -193,3 +193,5 @@ def test_as_many_axes_as_pay():
     assert count(0.9, 1.0) in (16, 32)
     assert not axes.may_pay(rows[:, :31], frame, 10**9)
     assert axes.may_pay(rows[:, :32], frame, 10**9)
+    assert not axes.may_pay(rows[:15], frame, 10**12)  # which span fewer axes
+    assert axes.may_pay(rows[:16], frame, 10**12)

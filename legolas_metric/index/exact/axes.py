@@ -68,7 +68,7 @@ class Sample:
 def may_pay(rows: Float32[Tensor, "n d"], frame: Frame, anchors: int) -> bool:
     """Whether a search is large, and its rows lie along few directions by tr(C)^2 / tr(C^2) of their second moments."""
     n, d = rows.shape
-    if anchors * n * d < _FEWEST or d < 2 * _COUNTS[0]:
+    if anchors * n * d < _FEWEST or min(n, d // 2) < _COUNTS[0]:
         return False
     some = in_frame(spread(rows, _DRAWN), frame)[0].double()
     products = some @ some.T
