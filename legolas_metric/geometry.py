@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
@@ -111,8 +112,13 @@ def exact_similarity(x: Float[Tensor, "*b d"], y: Float[Tensor, "*b d"], metric:
     difference = x.to(torch.float64, copy=True).sub_(y)  # in place: fresh pages cost more than the arithmetic
     squared = settled(difference.square_().sum(-1))
     if metric == "euclidean":
-        return -squared.sqrt()
+        return -_root(squared)
     return (1 - squared.masked_fill(squared <= tie_distance(x.dtype) ** 2, 0) / 2).clamp_min(-1)
+
+
+def _root(values: Float64[Tensor, "*b"]) -> Float64[Tensor, "*b"]:
+    """Square roots, rounded as IEEE says: those that torch takes of a long tensor, on a processor, are not."""
+    return torch.as_tensor(np.sqrt(values.numpy())) if values.is_cpu else values.sqrt()
 
 
 def settled(total: Float64[Tensor, "*b"]) -> Float64[Tensor, "*b"]:

@@ -78,6 +78,15 @@ def test_a_decision_does_not_hang_on_the_order_of_adding():
         assert len(geometry.exact_similarity(centre.expand(50, 7), permuted, metric).unique()) == 1
 
 
+def test_a_decision_does_not_hang_on_how_many_pairs_are_compared():
+    """torch's root of a long float64 tensor is another one than that of a short one."""
+    x = torch.arange(2000.0).sqrt()[:, None]
+    whole = geometry.exact_similarity(x, torch.zeros(2000, 1), "euclidean")
+    each = [geometry.exact_similarity(row, torch.zeros(1), "euclidean") for row in x]
+    assert whole.tolist() == [value.item() for value in each]
+    assert whole.tolist() == [-math.sqrt(value) for value in geometry.settled(x[:, 0].double().square()).tolist()]
+
+
 def test_a_narrow_cone_keeps_its_differences_and_one_direction_is_a_tie():
     x = geometry.normalise(torch.tensor([[1.0, 0.0], [1.0, 1e-4], [1.0, 2e-4]]))
     near, far = geometry.exact_similarity(x[:1].expand(2, 2), x[1:], "cosine")

@@ -88,6 +88,23 @@ def test_equals_brute_force(spectrum, metric, joined):
 
 
 @pytest.mark.usefixtures("_forced")
+@pytest.mark.parametrize("want", ["any", "positive"])
+@pytest.mark.parametrize("k", [1, N])
+def test_rows_of_very_many_lengths_and_more_neighbours_than_a_class_has(k, want):
+    lengths = 10 ** torch.linspace(-15, 15, N)[torch.randperm(N, generator=torch.Generator().manual_seed(0)), None]
+    rows, labels = rows_of("decaying") * lengths, torch.arange(N) % 5
+    answers = []
+    for compiled in (True, False):
+        index = ExactIndex(metric="dot", precision="int16" if compiled else "float32").fit(rows, labels)
+        with by(compiled):
+            answers.append(index.self_join(k, want=want))
+    ours, oracle = answers
+    assert "axes" in ours.stats.details
+    assert torch.equal(ours.ids, oracle.ids)
+    assert torch.equal(ours.similarities, oracle.similarities)
+
+
+@pytest.mark.usefixtures("_forced")
 @pytest.mark.parametrize("kept", [1.0, 0.0])
 @pytest.mark.parametrize("step", ["first_heads", "heads_of"])
 def test_without_the_tails_it_goes_wrong(step, kept, monkeypatch):
@@ -176,3 +193,5 @@ def test_as_many_axes_as_pay():
     assert count(0.9, 1.0) in (16, 32)
     assert not axes.may_pay(rows[:, :31], frame, 10**9)
     assert axes.may_pay(rows[:, :32], frame, 10**9)
+    assert not axes.may_pay(rows[:15], frame, 10**12)  # which span fewer axes
+    assert axes.may_pay(rows[:16], frame, 10**12)

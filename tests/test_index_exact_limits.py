@@ -67,6 +67,18 @@ def test_rows_near_both_ends_of_float32(metric, scale, precision, generator):
     torch.testing.assert_close(found.similarities[:, 0], expected.amax(1), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(("precision", "compiled"), WAYS)
+@pytest.mark.parametrize("length", [1e-18, 1e-20, 1e-22, 1e-24, 1e-27])
+def test_short_rows_among_long_ones(length, precision, compiled, generator):
+    """Their squares, and those of what rounding them costs, are nothing in float32."""
+    rows, queries = torch.randn(600, 17, generator=generator), length * torch.randn(50, 17, generator=generator)
+    best = (queries.double() @ rows.double().T).topk(4)
+    with by(compiled):
+        index = ExactIndex(metric="dot", precision=precision).fit(rows)
+        found = index.search(queries, 4, window=(best.values[:, 3] * (1 - 1e-9), torch.full((50,), torch.nan)))
+    assert torch.equal(found.ids, best.indices)
+
+
 def test_many_tiles(generator):
     rows, labels = torch.randn(4500, 8, generator=generator), torch.randint(0, 300, (4500,), generator=generator)
     unit = torch.nn.functional.normalize(rows.double())

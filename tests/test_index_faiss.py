@@ -181,3 +181,13 @@ def test_refuses_to_search_in_a_forked_process():
     child.join()
     assert "forked process" in message
     assert "spawn" in message
+
+
+def test_the_caller_may_be_in_inference_mode(data):
+    rows, labels = data[:2]
+    for index in (FaissIndex("Flat"), FaissIndex("IVF4,Flat")):
+        plain = index.fit(rows, labels).self_join(2)
+        with torch.inference_mode():
+            found = index.clone().fit(rows, labels).self_join(2)
+        assert torch.equal(plain.ids, found.ids)
+        assert not found.ids.is_inference()

@@ -185,6 +185,12 @@ def test_a_version_that_others_took_away_is_told(data, tmp_path):
             ask()
 
 
+def test_the_caller_may_be_in_inference_mode(pair):
+    with torch.inference_mode():
+        found = pair[0].self_join(2)
+    assert torch.equal(found.ids, pair[1].self_join(2).ids)
+
+
 def test_what_is_exact_measured_and_unmeasured_is_told_apart(data):
     rows, labels, *_ = data
     index = LanceIndex(approximate=True).fit(rows, labels)

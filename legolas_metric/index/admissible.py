@@ -34,11 +34,9 @@ def forbid(score: Float32[Tensor, "q n"], request: Request, itself: Int64[Tensor
     queries, rows = request.own, request.rows
     if request.want == "any":
         return
-    labels, groups, *n_side = map(at_hand, (queries.labels, queries.groups, rows.labels, rows.groups))
-    table[
-        _unrelated(request.want, (labels[:, None], groups if groups is None else groups[:, None]), n_side)
-    ] = -torch.inf
-    unlabelled = labels == UNLABELLED
+    q_side = [None if values is None else at_hand(values)[:, None] for values in (queries.labels, queries.groups)]
+    table[_unrelated(request.want, q_side, [at_hand(rows.labels), at_hand(rows.groups)])] = -torch.inf
+    unlabelled = at_hand(queries.labels) == UNLABELLED
     if unlabelled.any():
         table[unlabelled] = -torch.inf
 
@@ -46,7 +44,7 @@ def forbid(score: Float32[Tensor, "q n"], request: Request, itself: Int64[Tensor
 def admissible_pairs(
     want: Want, queries: Rows, rows: Rows, query: Int64[Tensor, " t"], row: Int64[Tensor, " t"]
 ) -> Bool[Tensor, " t"]:
-    """Which of the pairs (query, row) are admissible: `admissible` at these places."""
+    """Which of the pairs (query, row) are admissible: what `forbid` leaves, at these places."""
     other = queries.ids[query] != rows.ids[row]
     if want == "any":
         return other

@@ -154,12 +154,15 @@ class FaissIndex(RowIndex):
         rows = self.rows
         check_request(own, rows, k, want)
         request = Request(own, rows, k, want, self.metric, farthest, window_bounds(window, len(own), own.ids.device))
+        with exact_arithmetic(own.ids.device):
+            return self._answered(request)
+
+    def _answered(self, request: Request) -> Neighbors:
+        own, rows, k, want = request.own, request.rows, request.k, request.want
         name = f"faiss:{self._name}"
         if want in ("positive", "cross_group_positive"):
-            with exact_arithmetic(own.ids.device):
-                ids, values = scan_classes(request)
-            return Neighbors(ids, values, SearchStats(engine=name))
-        if farthest and self.metric == "euclidean":
+            return Neighbors(*scan_classes(request), SearchStats(engine=name))
+        if request.farthest and self.metric == "euclidean":
             raise ValueError("FAISS finds no farthest rows under metric='euclidean': use ExactIndex")
         self._check_reach(own)
         ids, values = no_answer(len(own), k, own.embeddings)
@@ -175,12 +178,7 @@ class FaissIndex(RowIndex):
             most=len(rows),
             step=lambda count: rows_for(WORKSPACE, _FETCHED * count + 16 * rows.embeddings.shape[1]),
         )
-
-        def true(sample: Int64[Tensor, " s"]) -> Int64[Tensor, "s k"]:
-            with exact_arithmetic(own.ids.device):
-                return scan(request.part(sample))[0]
-
-        recall = None if self._exact else audited(ids, self.audit, true)
+        recall = None if self._exact else audited(ids, self.audit, lambda sample: scan(request.part(sample))[0])
         return Neighbors(ids, values, SearchStats(engine=name, widened=widened, recall=recall))
 
     @property

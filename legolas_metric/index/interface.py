@@ -1,4 +1,4 @@
-"""What every nearest-neighbour index answers, which rows are admissible to which query, and the shared input checks."""
+"""What every nearest-neighbour index answers, and the checks of what it is asked."""
 
 from typing import Literal, Protocol, get_args, runtime_checkable
 

@@ -209,13 +209,12 @@ class LanceIndex(RowIndex):
         if farthest and self.metric == "euclidean" and not by_class:
             raise ValueError("LanceDB finds no farthest rows under metric='euclidean': use ExactIndex")
         lists = self.effort if self.approximate and bounds is None and not by_class else None
-        ids, values = no_answer(len(about), k, about.embeddings)
-        widened = 0
 
         def exactly(sample: Int64[Tensor, " s"]) -> Int64[Tensor, "s k"]:
             return TableSearch(stored, take(sample), k, want, farthest, part_of(bounds, sample), None).nearest()[0]
 
         with exact_arithmetic(about.ids.device):
+            (ids, values), widened = no_answer(len(about), k, about.embeddings), 0
             for part in torch.arange(len(about)).split(rows_for(WORKSPACE, 16 * about.embeddings.shape[1])):
                 search = TableSearch(stored, take(part), k, want, farthest, part_of(bounds, part), lists)
                 if by_class:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from legolas_metric.budgets import CACHE, rows_for
 from legolas_metric.geometry import chunks, product
-from legolas_metric.index.exact.table import Frame, Heads, in_frame, relative_error
+from legolas_metric.index.exact.table import Frame, Heads, in_frame, norms, relative_error
 
 _COUNTS = (16, 32, 48, 64, 80, 96, 128, 160, 192)  # axes
 _LONGEST = 255  # axes by which pairs are looked at: with the tail, 512 bytes in int16
@@ -68,7 +68,7 @@ class Sample:
 def may_pay(rows: Float32[Tensor, "n d"], frame: Frame, anchors: int) -> bool:
     """Whether a search is large, and its rows lie along few directions by tr(C)^2 / tr(C^2) of their second moments."""
     n, d = rows.shape
-    if anchors * n * d < _FEWEST or d < 2 * _COUNTS[0]:
+    if anchors * n * d < _FEWEST or min(n, d // 2) < _COUNTS[0]:
         return False
     some = in_frame(spread(rows, _DRAWN), frame)[0].double()
     products = some @ some.T
@@ -134,7 +134,7 @@ def heads_of(rows: Float32[Tensor, "n d"], frame: Frame, axes: Axes) -> Heads:
     for some in chunks(n, rows_for(CACHE, 16 * d)):
         wide, term[some] = in_frame(rows[some], frame)
         part[some] = product(wide, onto)
-        norm[some] = torch.linalg.vector_norm(wide, dim=1).double()
+        norm[some] = norms(wide).double()
     return _bounded(part, term, norm * (1 + relative_error(d)), axes)
 
 
@@ -148,7 +148,7 @@ def _bounded(
 ) -> Heads:
     gamma = relative_error(len(axes.directions))
     turned = gamma * math.sqrt(part.shape[1] * (1 + axes.drift)) * norm + 2.0**-100
-    length = torch.linalg.vector_norm(part, dim=1).double()
+    length = norms(part).double()
     least, most = (length * (1 - gamma) - turned).clamp_min(0), length * (1 + gamma) + turned
     tail = (norm.square() - (1 - axes.drift) * least.square()).clamp_min(0).sqrt()
     return Heads(part, term, norm, _above(turned + axes.drift * most), _above(tail))

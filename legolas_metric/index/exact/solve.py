@@ -172,7 +172,7 @@ def _sample(problem: Problem, frame: Frame, heads: list[Heads]) -> Sample:
     floor, ceiling = floors_of(part.asked.bounds, frame, own.tail), ceiling_of(part.asked.bounds, frame)
     most = torch.full_like(floor, torch.inf) if ceiling is None else ceiling.possible
     score = (product(own.part, other.part) + own.term[:, None] + other.term) * frame.sign
-    found = score.masked_fill_(barred | (score >= most[:, None]), -torch.inf).topk(part.asked.k, 1)
+    found = score.masked_fill_(barred | (score >= most[:, None]), -torch.inf).topk(min(part.asked.k, len(rows)), 1)
     kth, place = found.values[:, -1], found.indices[:, -1]
     (x, a_x), (y, a_y) = (in_frame(side, frame) for side in (part.asked.own.embeddings, rows[place]))
     exact = ((x * y).sum(1) + a_x + a_y).float() * frame.sign

@@ -32,6 +32,7 @@ _PIECES = 2  # of the term a, in bfloat16: 16 bits of it
 _PADDED_TO = 48  # padded to a multiple of this, so that groups fit, and any micro-tile
 _LARGEST_SCORE = 0.99 * 2.0**31  # in int32, with room for the rounding of its parts
 _LARGEST_FACTOR = 2**15 - 1  # in int16
+_SHORT = 2.0**-40  # norms whose squares, or parts of them that matter, float32 may lack
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,7 @@ def make_table(
     for part in chunks(n, _chunk(rows)):
         exact = rows[part]
         wide, term = in_frame(exact, frame)
-        measured[0, part] = torch.linalg.vector_norm(wide, dim=1)
+        measured[0, part] = norms(wide)
         wide = wide if heads is None else heads.part[part]
         if whole:
             steps = (wide * frame.steps).round_()
@@ -214,10 +215,10 @@ def make_table(
             left[part, d] = right[part, d] = tails.to(dtype)
             measured[5, part] = tails * (1 + 2.0**-20) / frame.steps
         if dtype != torch.float32:
-            measured[1, part] = torch.linalg.vector_norm(wide - rounded, dim=1)
+            measured[1, part] = norms(wide - rounded)
         measured[2, part] = term.abs()
         measured[3, part] = (term - held).abs()
-        measured[4, part] = measured[0, part] if frame.centre is None else _norm(exact * frame.scale)
+        measured[4, part] = measured[0, part] if frame.centre is None else norms(exact * frame.scale)
     if heads is not None:
         measured[1, :n] += heads.lost
     norm, residual, term, lost, raw, tail = measured
@@ -264,11 +265,16 @@ def _split_term(
 
 def _largest_norm(rows: Float32[Tensor, "n d"], unit: float, offset: Float64[Tensor, " d"] | None) -> float:
     parts = (rows[part] * unit for part in chunks(len(rows), _chunk(rows)))
-    return max(float(_norm(part if offset is None else part - offset.float()).max()) for part in parts)
+    return max(float(norms(part if offset is None else part - offset.float()).max()) for part in parts)
 
 
-def _norm(rows: Float32[Tensor, "m d"]) -> Float32[Tensor, " m"]:
-    return torch.linalg.vector_norm(rows, dim=1)
+def norms(rows: Float32[Tensor, "m d"]) -> Float32[Tensor, " m"]:
+    """Norms to float32's precision, also of rows whose squares are too small for it."""
+    norm = torch.linalg.vector_norm(rows, dim=1)
+    short = (norm < _SHORT).nonzero()[:, 0]
+    if len(short):
+        norm[short] = torch.linalg.vector_norm(rows[short], dim=1, dtype=torch.float64).float()
+    return norm
 
 
 def _chunk(rows: Tensor) -> int:
