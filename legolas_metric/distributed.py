@@ -116,14 +116,30 @@ class World:
                 raise
             raise RuntimeError(
                 f"process {self.rank} of {self.size} waited in vain while {what}: "
-                f"{self._missing(own, heard) or 'process unknown'} has died or did not come within the time-out"
+                f"{self._sought(own, heard) or 'process unknown'} has died or did not come within the time-out"
             ) from error
         finally:
             left.set()
 
     def silent(self) -> str:
         """Who doesn't answer, "" for nobody; each process that lives asks it after an error, as of DDP's backward."""
-        return "" if self.size == 1 else self._missing(0, set())
+        return "" if self.size == 1 else self._sought(0, set())
+
+    def _sought(self, meeting: int, heard: set[int]) -> str:
+        """`_missing`, by a thread: a launcher's signal breaks into this one, and its handler may raise (Lightning's does)."""
+        found, done = list[str](), Event()
+
+        def seek() -> None:
+            try:
+                found.append(self._missing(meeting, heard))
+            finally:
+                done.set()
+
+        Thread(target=seek, daemon=True).start()
+        while not done.is_set():
+            with suppress(RuntimeError):
+                done.wait()
+        return found[0] if found else ""
 
     def _missing(self, meeting: int, heard: set[int]) -> str:
         """Who has not come to a meeting, or doesn't answer; but who waits in one is only meant where all of those do.
@@ -139,7 +155,7 @@ class World:
         except RuntimeError:
             return _processes(heard) or _KEEPER
         waiting, told = set[int](), set[int]()
-        with suppress(RuntimeError):  # the keeper has gone; or a launcher's signal, whose handler calls the others
+        with suppress(RuntimeError):  # the keeper has gone
             while quiet and (time.monotonic() < end or (told and quiet & waiting and time.monotonic() < stays)):
                 told = self._told(own)
                 if told and dist.get_rank():
