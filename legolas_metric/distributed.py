@@ -126,7 +126,7 @@ class World:
         return "" if self.size == 1 else self._sought(0, set())
 
     def _sought(self, meeting: int, heard: set[int]) -> str:
-        """`_missing`, by a thread: a launcher's signal breaks into this one, and its handler may raise (Lightning's does)."""
+        """`_missing`, by a thread: a launcher's signal breaks into this one, and its handler may raise (Lightning)."""
         found, done = list[str](), Event()
 
         def seek() -> None:
