@@ -178,31 +178,33 @@ def test_any_number_of_processes_answers_as_one(size):
 def dying(rank: int, size: int, port: int, how: str) -> None:
     begin(rank, size, port, seconds=5)
     x, labels, _, _, _ = table("cosine")
-    own = shares(size)[rank]
+    own, lost = shares(size)[rank], size // 2  # that has rows
     index = ShardedIndex().fit(x[own], labels[own])
     index.self_join(2)
     mined = how == "dies while it is mined"
     if mined:
         bank = EmbeddingBank(x[own], labels[own], ids=torch.arange(61)[own])
         HardMiner(index=ShardedIndex()).mine(bank)
-    if mined and rank == 1:
+    if mined and rank == lost:
         JointSearch._delivered = lambda *a: os._exit(0)  # behind the search, when the others wait for its rows
         HardMiner(index=ShardedIndex()).mine(bank)
-    if rank == 1:
+    if rank == lost:
         answer = index._local.answer
         index._local.answer = lambda *a: os._exit(0) if how == "dies" else time.sleep(12) or answer(*a)  # in the middle
         with pytest.raises(RuntimeError):
             index.self_join(2)
         return
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"waited in vain while (searching|mining).*process 1 has died"):
+    with pytest.raises(RuntimeError, match=rf"in vain while (searching|mining)[a-z ]*: process {lost} has died"):
         HardMiner(index=ShardedIndex()).mine(bank) if mined else index.self_join(2)
     assert time.monotonic() - start < 11
 
 
-@pytest.mark.parametrize("how", ["dies", "sleeps", "dies while it is mined"])
-def test_a_process_that_ends_within_a_search_ends_all(how):
-    start(dying, 2, how)
+@pytest.mark.parametrize(
+    ("size", "how"), [(2, "dies"), (2, "sleeps"), (2, "dies while it is mined"), (4, "dies"), (4, "sleeps")]
+)
+def test_a_process_that_ends_within_a_search_ends_all_and_is_named_alone(size, how):
+    start(dying, size, how)
 
 
 def standing_still(rank: int, size: int, port: int) -> None:

@@ -65,13 +65,18 @@ def test_rows_come_by_number(tmp_path, storage):
         mask,
         mask.numpy(),
         torch.tensor([-1]),
+        torch.tensor(4),
+        torch.tensor(-4),
+        np.int64(6),
+        torch.zeros(3, 0, dtype=torch.int64),
     )
     for part in taken:
         assert torch.equal(found.embeddings[part], every[part])
         assert torch.equal(found.embeddings.view(torch.arange(150).flip(0))[part], every.flip(0)[part])
     assert torch.equal(torch.stack(list(found.embeddings)), every)
-    with pytest.raises(IndexError, match="out of bounds"):
-        _ = found.embeddings[150]
+    for number in (150, -151, torch.tensor(150), [150]):
+        with pytest.raises(IndexError, match=r"out of (bounds|range)"):
+            _ = found.embeddings[number]
     some = torch.tensor([11, 3, 60])
     view = found.table.view(some).view(torch.tensor([2, 0]))
     assert torch.equal(view.embeddings[:], every[[60, 11]])

@@ -14,6 +14,7 @@ from legolas_metric import (
     DistanceWeightedMiner,
     EmbeddingBank,
     ExactIndex,
+    FaissIndex,
     FalseNegativeGuard,
     FullHardMiner,
     HardMiner,
@@ -149,6 +150,8 @@ def test_what_a_bank_on_disk_does_not_answer_is_told(tmp_path):
         Sharing(World(rank=0, size=2)).check(found.table, ExactIndex(), dense=False)
     with pytest.raises(ValueError, match="the index has metric='dot', the bank 'cosine'"):
         FullHardMiner(index=ExactIndex(metric="dot")).mine(found)
+    with pytest.raises(ValueError, match="not by FaissIndex: leave index='auto'"):
+        FullHardMiner(index=FaissIndex()).mine(found)
     with pytest.raises(ValueError, match="k must be at least 1"):
         StoredIndex(found).self_join(0)
     with pytest.raises(ValueError, match="queries has 5 dimensions"):

@@ -91,7 +91,9 @@ class StoredTable:
         """Numbers of rows of the file, by whatever a tensor is indexed with."""
         if self._place is not None:
             return self._place[part]
-        if isinstance(part, Tensor) and part.dtype == torch.int64 and (not len(part) or int(part.min()) >= 0):
+        if isinstance(part, int | np.integer) and not isinstance(part, bool) and -len(self) <= part < len(self):
+            part = torch.tensor(part % len(self))
+        if isinstance(part, Tensor) and part.dtype == torch.int64 and (not part.numel() or int(part.min()) >= 0):
             return part
         return torch.arange(len(self))[part]
 

@@ -12,6 +12,7 @@ from legolas_metric.checks import Metric, check_number
 from legolas_metric.disk.disk_rows import AnyRows, DiskRows
 from legolas_metric.distributed import ALONE, World
 from legolas_metric.geometry import chunks
+from legolas_metric.index.exact import ExactIndex
 from legolas_metric.index.interface import NeighborIndex
 from legolas_metric.index.placement import Placing, place
 from legolas_metric.index.shard_rows import joined
@@ -75,6 +76,11 @@ class Sharing:
         if isinstance(rows, DiskRows) and self.memory_mb is not None:
             raise ValueError(
                 "a bank on disk has a ceiling of its own: StoredBank(path, memory_mb=...), not mine(memory_mb=)"
+            )
+        if isinstance(rows, DiskRows) and not isinstance(index, ExactIndex | ShardedIndex):
+            raise ValueError(
+                f"a bank on disk is searched exactly, block by block, not by {type(index).__name__}: leave "
+                "index='auto', or mine bank.load()"
             )
         if isinstance(rows, DiskRows) and dense:
             raise ValueError(
