@@ -4,12 +4,10 @@ Nothing here runs unless a `World` of more than one process is handed to what sh
 must then make the same calls in the same order.
 """
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Event, Thread
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,9 +15,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_KEEPER = "process 0 of the run, or the launcher that keeps its store,"
-_PATIENCE = 3.0  # seconds for a word from a process that lives
-_BEAT = 0.5  # seconds between two signs of life
+from legolas_metric.signs_of_life import Signs
+
 _TOLD = "_told_the_other_processes"  # of an error: it is this process's own, and nobody is lost
 
 
@@ -106,107 +103,26 @@ class World:
             yield
             return
         # Each counts its meetings where the others can still read when it is gone: gloo's own error names no process.
-        own, left, heard = 0, Event(), set[int]()
+        signs = self._signs()
         try:
-            own = self._count("meetings", 1, [self.rank], in_time=False)[0]
-            Thread(target=self._beat, args=(left, heard), daemon=True).start()
+            signs.come()
             yield
         except RuntimeError as error:
             if isinstance(error, ProcessFailed) or hasattr(error, _TOLD):
                 raise
             raise RuntimeError(
                 f"process {self.rank} of {self.size} waited in vain while {what}: "
-                f"{self._sought(own, heard) or 'process unknown'} has died or did not come within the time-out"
+                f"{signs.missing() or 'process unknown'} has died or did not come within the time-out"
             ) from error
         finally:
-            left.set()
+            signs.leave()
 
     def silent(self) -> str:
         """Who doesn't answer, "" for nobody; each process that lives asks it after an error, as of DDP's backward."""
-        return "" if self.size == 1 else self._sought(0, set())
+        return "" if self.size == 1 else self._signs().missing()
 
-    def _sought(self, meeting: int, heard: set[int]) -> str:
-        """`_missing`, by a thread: a launcher's signal breaks into this one, and its handler may raise (Lightning)."""
-        found, done = list[str](), Event()
-
-        def seek() -> None:
-            try:
-                found.append(self._missing(meeting, heard))
-            finally:
-                done.set()
-
-        Thread(target=seek, daemon=True).start()
-        while not done.is_set():
-            with suppress(RuntimeError):
-                done.wait()
-        return found[0] if found else ""
-
-    def _missing(self, meeting: int, heard: set[int]) -> str:
-        """Who has not come to a meeting, or doesn't answer; but who waits in one is only meant where all of those do.
-
-        A collective ends at once for the neighbours of who has died, and for the others when the neighbours end, or at
-        the time-out. So who finds it out tells it by the store, whose keeper stays until the others have `heard` that.
-        """
-        end = time.monotonic() + _PATIENCE
-        stays = end + _PATIENCE * (dist.get_rank() == 0)
-        try:
-            own, late = self._count("answers", 1, [self.rank])[0], self._behind("meetings", meeting)
-            beats, quiet = self._count("beats"), self._behind("answers", own)
-        except RuntimeError:
-            return _processes(heard) or _KEEPER
-        waiting, told = set[int](), set[int]()
-        with suppress(RuntimeError):  # the keeper has gone
-            while quiet and (time.monotonic() < end or (told and quiet & waiting and time.monotonic() < stays)):
-                told = self._told(own)
-                if told and dist.get_rank():
-                    break
-                time.sleep(0.1)
-                waiting = {rank for rank, now in enumerate(self._count("beats")) if now > beats[rank]}
-                quiet = self._behind("answers", own)
-                if not told and time.monotonic() >= end:
-                    told = (late | quiet) - waiting
-                    self._count(f"lost/{own}", 1, sorted(told))
-        lost = told or late | quiet
-        return _processes(lost - waiting or lost)
-
-    def _beat(self, left: Event, heard: set[int]) -> None:
-        """Count for as long as a meeting lasts, so that the others see this process live; and hear who is lost."""
-        with suppress(RuntimeError):
-            while not left.wait(_BEAT):
-                self._count("beats", 1, [self.rank])
-                heard.update(self._told(self._count("answers", 0, [self.rank])[0] + 1))
-
-    def _told(self, answer: int) -> set[int]:
-        """Who is lost, as another process has found out before this one asks for the n-th time."""
-        return {rank for rank, times in enumerate(self._count(f"lost/{answer}")) if times}
-
-    def _count(
-        self, what: str, more: int = 0, ranks: Sequence[int] | None = None, *, in_time: bool = True
-    ) -> list[int]:
-        """Add to what processes (default: all) count in the store of the group; RuntimeError where the store is gone.
-
-        It is waited for as long as the store waits elsewhere, or with `in_time` for some seconds.
-        """
-        group = self.group if self.group is not None else dist.group.WORLD
-        assert group is not None
-        store, counts = group.get_group_store(), list[list[int]]()
-        whose = range(self.size) if ranks is None else ranks
-
-        def count() -> None:
-            with suppress(RuntimeError):
-                counts.append([store.add(f"legolas_metric/{what}/{rank}", more) for rank in whose])
-
-        # The store has no time-out of its own for this: where its keeper stands still, so would everybody.
-        counting = Thread(target=count, daemon=True)
-        counting.start()
-        counting.join(_PATIENCE if in_time else cast(Any, store).timeout.total_seconds())
-        if not counts:
-            raise RuntimeError("the store of the process group does not answer")
-        return counts[0]
-
-    def _behind(self, what: str, own: int) -> set[int]:
-        """The processes that have counted less than this one."""
-        return {rank for rank, count in enumerate(self._count(what)) if count < own}
+    def _signs(self) -> Signs:
+        return Signs(self.rank, self.size, self.group if self.group is not None else dist.group.WORLD)
 
     @contextmanager
     def together(self, what: str, *, call: str | None = None) -> Iterator[None]:
@@ -306,10 +222,6 @@ class World:
         counts[self.rank] = rows
         dist.all_reduce(counts, group=self.group)
         return counts.tolist()
-
-
-def _processes(ranks: set[int]) -> str:
-    return f"process {', '.join(map(str, sorted(ranks)))}" if ranks else ""
 
 
 ALONE = World()

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from device_cases import CASES, COUNTED, REFUSED, compared
+from card_program import compared
+from device_cases import CASES, COUNTED, REFUSED
 from processes import python
 
 
 @pytest.fixture(scope="module")
 def told():
-    lines = python(Path(__file__).with_name("device_cases.py"), check=True).stdout.splitlines()
+    lines = python(Path(__file__).with_name("card_program.py"), check=True).stdout.splitlines()
     return {line["name"]: line for line in map(json.loads, lines)}
 
 

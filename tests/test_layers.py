@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "legolas_metric"
 
 # From the bottom up. Packages are named by their folder; those of one line do not import each other.
 LAYERS = (
-    {"compiled", "arrays"},
+    {"compiled", "arrays", "signs_of_life"},
     {"checks", "budgets", "lookup", "outputs"},
     {"names", "signatures"},
     {"geometry", "tables", "distributed"},
