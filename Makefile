@@ -25,7 +25,7 @@ demo: .venv/.installed-train,report
 	$(BIN)/legolas-metric demo --out runs/demo
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

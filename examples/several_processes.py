@@ -27,16 +27,22 @@ def main() -> None:
 
     if "RANK" in os.environ:  # under torchrun
         dist.init_process_group("gloo")
-    world = World.current(averages_gradients=True)
+    train(options, World.current(averages_gradients=True))
+    # Only now, when the DistributedDataParallel is gone: if it held the group last, PyTorch could wait for itself.
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def train(options: argparse.Namespace, world: World) -> None:
     torch.manual_seed(0)
-    train, unseen = (part.take(torch.arange(len(part))[: options.drawings]) for part in split_omniglot())
+    seen, unseen = (part.take(torch.arange(len(part))[: options.drawings]) for part in split_omniglot())
     encoder = Conv4()
     model = DistributedDataParallel(encoder) if world.size > 1 else encoder
     loss = SupConLoss(temperature=0.05, gather=world)  # over the joint batch
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3)
     loop = MiningLoop(
-        train,
-        train.labels,
+        seen,
+        seen.labels,
         miner=HardMiner(ranks=(1, 10)),
         batch_size=96 // world.size,
         steps_per_epoch=options.steps,
@@ -51,8 +57,6 @@ def main() -> None:
         if world.rank == 0:
             bank = EmbeddingBank.encode(encoder, unseen, labels=unseen.labels, progress=False)
             print(f"epoch {epoch}, {world.size} processes: unseen Rank@1 {evaluate_ranking(bank).rank[1]:.3f}")
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

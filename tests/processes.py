@@ -1,5 +1,6 @@
 """Processes for tests: clean forks of a server that has imported, once, what takes each new interpreter seconds."""
 
+import faulthandler
 import os
 import runpy
 import socket
@@ -20,6 +21,14 @@ FORKS = mp.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["lightning", "pytest", "legolas_metric.training", "legolas_metric.losses", "legolas_metric.index.sharded"]
 )
+LONGEST = 600  # seconds: a process that takes longer says where it stands, and ends
+
+
+def watched(work, *arguments):
+    """`work(*arguments)`, in a process that ends even where it waits for itself: by a thread that asks no lock."""
+    faulthandler.dump_traceback_later(LONGEST, exit=True)
+    work(*arguments)
+    faulthandler.cancel_dump_traceback_later()
 
 
 def python(*arguments: object, cwd: Path | None = None, check: bool = False) -> CompletedProcess[str]:
@@ -31,7 +40,7 @@ def python(*arguments: object, cwd: Path | None = None, check: bool = False) -> 
     with TemporaryDirectory() as folder:
         said = [Path(folder, name) for name in ("out", "err")]
         given = (list(map(str, arguments)), cwd or Path.cwd(), *said)
-        process = FORKS.Process(target=_interpret, args=given)
+        process = FORKS.Process(target=watched, args=(_interpret, *given))
         process.start()
         process.join()
         done = CompletedProcess(given[0], process.exitcode, *(path.read_text(encoding="utf-8") for path in said))
@@ -68,7 +77,12 @@ def free_port() -> int:
 
 def start(work, size: int, *arguments) -> None:
     """`work(rank, size, port, *arguments)` in each of `size` processes; the first error ends all and is raised."""
-    mp.start_processes(work, args=(size, free_port(), *arguments), nprocs=size, start_method="forkserver")
+    given = (work, size, free_port(), *arguments)
+    mp.start_processes(_ranked, args=given, nprocs=size, start_method="forkserver")
+
+
+def _ranked(rank: int, work, *arguments) -> None:
+    watched(work, rank, *arguments)
 
 
 def begin(rank: int, size: int, port: int, seconds: float = 60) -> None:
@@ -87,10 +101,11 @@ def torchrun(folder: Path, work, *arguments) -> None:
 
 
 def _agent(rank: int, size: int, port: int, folder: Path, work, arguments: tuple) -> None:
+    faulthandler.cancel_dump_traceback_later()  # its processes are forks of this one, and watched themselves
     written = DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
     nodes = {"min_nodes": 1, "max_nodes": 1, "max_restarts": 0, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     config = LaunchConfig(**nodes, nproc_per_node=2, logs_specs=written, start_method="fork")
     try:
-        elastic_launch(config, work)(*arguments)
+        elastic_launch(config, watched)(work, *arguments)
     except ChildFailedError as error:
         (folder / "agent.txt").write_text(str(error))

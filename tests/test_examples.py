@@ -35,9 +35,9 @@ def test_example(script, tmp_path):
 def test_the_example_of_several_processes_under_torchrun(tmp_path):
     script, options = str(EXAMPLES / "several_processes.py"), SMALLEST["several_processes.py"][0]
     torchrun(tmp_path, interpret, [script, *options], tmp_path)
-    said = {path.name: path.read_text() for path in sorted(tmp_path.rglob("0/std*.log"))}
+    said = {f"{path.parent.name}/{path.stem}": path.read_text() for path in sorted(tmp_path.rglob("std*.log"))}
     assert not list(tmp_path.rglob("agent.txt")), said
-    assert "epoch 0, 2 processes: unseen Rank@1 0." in said["stdout.log"]
+    assert "epoch 0, 2 processes: unseen Rank@1 0." in said["0/stdout"]
 
 
 def test_the_guard_saves_a_run_that_collapses_without_it(monkeypatch):

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -209,7 +210,7 @@ def test_a_process_that_ends_within_a_search_ends_all_and_is_named_alone(size, h
 
 def standing_still(rank: int, size: int, port: int) -> None:
     """Process 0, which keeps the store of the run, stops in the middle of a search, but does not end."""
-    begin(rank, size, port, seconds=2)
+    begin(rank, size, port, seconds=4)
     x, labels, _, _, _ = table("cosine")
     own = shares(size)[rank]
     index, keeper = ShardedIndex().fit(x[own], labels[own]), World(rank, size).gather_objects(os.getpid())[0]
@@ -220,9 +221,12 @@ def standing_still(rank: int, size: int, port: int) -> None:
     try:
         with pytest.raises(RuntimeError, match=r"process 0 of the run, .* has died or did not come"):
             index.self_join(2)
+        assert time.monotonic() - start < 12
     finally:
-        os.kill(keeper, signal.SIGCONT)
-    assert time.monotonic() - start < 10
+        with suppress(ProcessLookupError):  # until it has ended: it may stop only after it is missed
+            while rank:
+                os.kill(keeper, signal.SIGCONT)
+                time.sleep(0.1)
 
 
 def test_a_process_that_stands_still_with_the_store_ends_all():

@@ -11,7 +11,7 @@ import torch
 import torch.multiprocessing as mp
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from process_runs import EPOCHS, JOINT, SETTINGS, SHARDED, STEPS, run_plain, under_lightning
-from processes import FORKS, free_port, start
+from processes import FORKS, free_port, start, watched
 
 from legolas_metric.distributed import World
 from legolas_metric.training import RunHistory
@@ -33,12 +33,13 @@ def many(folder, size, checkpoint=None):
     """Whatever one set of processes can do, one after the other; of two the second ends by itself."""
     port = free_port()
     processes = [
-        FORKS.Process(target=process_runs.many, args=(rank, size, port, folder, checkpoint)) for rank in range(size)
+        FORKS.Process(target=watched, args=(process_runs.many, rank, size, port, folder, checkpoint))
+        for rank in range(size)
     ]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(500)
+        process.join()
     assert [process.exitcode for process in processes] == ([0, 3] if size == 2 else [0] * 4)
     return folder
 
