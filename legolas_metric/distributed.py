@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from legolas_metric.signs_of_life import Signs
+from legolas_metric.signs_of_life import Signs, of_others
 
 _TOLD = "_told_the_other_processes"  # of an error: it is this process's own, and nobody is lost
 
@@ -69,7 +69,10 @@ class World:
             raise ValueError(
                 f"process {dist.get_rank()} is not one of the group's: only those that new_group() named take part"
             )
-        return cls(dist.get_rank(group), dist.get_world_size(group), averages_gradients, group)
+        world = cls(dist.get_rank(group), dist.get_world_size(group), averages_gradients, group)
+        if world.size > 1:
+            world._signs()  # from here on, so that a process that waits is told from one that is lost
+        return world
 
     def part(self, n: int) -> slice:
         """This process's part of n things that lie in a row; the parts differ by one at most."""
@@ -108,21 +111,22 @@ class World:
             signs.come()
             yield
         except RuntimeError as error:
-            if isinstance(error, ProcessFailed) or hasattr(error, _TOLD):
+            if not of_others(error) or hasattr(error, _TOLD):
                 raise
             raise RuntimeError(
                 f"process {self.rank} of {self.size} waited in vain while {what}: "
                 f"{signs.missing() or 'process unknown'} has died or did not come within the time-out"
             ) from error
-        finally:
-            signs.leave()
 
-    def silent(self) -> str:
-        """Who doesn't answer, "" for nobody; each process that lives asks it after an error, as of DDP's backward."""
-        return "" if self.size == 1 else self._signs().missing()
+    def silent(self, error: Exception | None = None) -> str:
+        """Who is lost, "" for nobody; each process that lives asks it after an error, as of DDP's backward.
+
+        Where the error is given, and is this process's own, nobody is: it is the one that the others miss.
+        """
+        return "" if self.size == 1 or (error and not of_others(error)) else self._signs().missing()
 
     def _signs(self) -> Signs:
-        return Signs(self.rank, self.size, self.group if self.group is not None else dist.group.WORLD)
+        return Signs.of(self.rank, self.size, self.group if self.group is not None else dist.group.WORLD)
 
     @contextmanager
     def together(self, what: str, *, call: str | None = None) -> Iterator[None]:

@@ -259,7 +259,7 @@ class GlobalMining(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Record what ended the run; where another process has died, the error gets a note that names it."""
-        if isinstance(exception, Exception) and (lost := self.loop.world.silent()):
+        if isinstance(exception, Exception) and (lost := self.loop.world.silent(exception)):
             exception.add_note(f"{lost} has died or does not answer")
         record_failure(self, trainer, exception)
 
