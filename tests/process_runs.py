@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from processes import begin
+from processes import begin, hurry
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -141,7 +141,7 @@ def many(rank: int, size: int, port: int, folder: Path, checkpoint: Path | None)
     os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     if size == 4:
         under_lightning(folder / "whole", size, "ddp")
-        return
+        lost_in_backward(rank, size, folder / "lost")
     under_lightning(folder / "again", size, "ddp", resume=checkpoint)
     under_lightning(folder / "mined", size, "ddp", pairs="mined")
     rotating = {"rotate": 0.2, **TOO_LITTLE}
@@ -157,7 +157,7 @@ def lost_in_backward(rank: int, size: int, folder: Path) -> None:
     try:
         under_lightning(folder, size, "ddp")
     except RuntimeError as error:
-        (folder / "told.txt").write_text("".join(traceback.format_exception(error)))
+        (folder / f"told-{rank}.txt").write_text("".join(traceback.format_exception(error)))
         os._exit(0)  # the group is broken, and waits for whoever would close it
 
 
@@ -165,13 +165,13 @@ class Sleeping(Reads):
     """Sleeps when it is read for the second time round."""
 
     def __getitem__(self, row):
-        if self.read > 60:
+        if self.read > 100:
             time.sleep(600)
         return super().__getitem__(row)
 
 
 def sleeping(rank: int, size: int, port: int) -> None:
-    begin(rank, size, port, seconds=5)
+    begin(rank, size, port)
     x, labels = data()
     world = World.current(averages_gradients=True)
     held = Sleeping(x) if rank == 1 else Reads(x)
@@ -182,6 +182,7 @@ def sleeping(rank: int, size: int, port: int) -> None:
     for _ in range(3):
         for inputs, y, _ in loop.epoch(net):
             SupConLoss(gather=world)(net(inputs), y).backward()
+        hurry(5)
 
 
 # Under Lightning

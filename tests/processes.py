@@ -5,6 +5,8 @@ import os
 import runpy
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -69,42 +71,52 @@ def interpret(arguments: list[str], cwd: Path) -> None:
         runpy.run_path(how, run_name="__main__")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def port() -> Iterator[int]:
+    """One that nobody else is given meanwhile, though a process of ours may listen there."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def start(work, size: int, *arguments) -> None:
     """`work(rank, size, port, *arguments)` in each of `size` processes; the first error ends all and is raised."""
-    given = (work, size, free_port(), *arguments)
-    mp.start_processes(_ranked, args=given, nprocs=size, start_method="forkserver")
+    with port() as number:
+        given = (work, size, number, *arguments)
+        mp.start_processes(_ranked, args=given, nprocs=size, start_method="forkserver")
 
 
 def _ranked(rank: int, work, *arguments) -> None:
     watched(work, rank, *arguments)
 
 
-def begin(rank: int, size: int, port: int, seconds: float = 60) -> None:
-    """Join the group of the processes that were started together; what is waited for longer than `seconds` fails."""
+def begin(rank: int, size: int, port: int) -> None:
+    """Join the group of the processes that were started together."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
+    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(minutes=5))
 
 
-def torchrun(folder: Path, work, *arguments) -> None:
-    """What the program torchrun does with its script: an agent starts two processes of `work(*arguments)`.
+def hurry(seconds: float) -> None:
+    """From here on, where all processes are, what is waited for longer fails: so much may pass until they are here."""
+    dist.barrier()
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds))
+
+
+def torchrun(folder: Path, work, *arguments, size: int = 2) -> None:
+    """What the program torchrun does with its script: an agent starts processes of `work(*arguments)`.
 
     One that fails ends all; what the agent says of it is in agent.txt, what each process said further down the folder.
     """
-    start(_agent, 1, folder, work, arguments)
+    start(_agent, 1, folder, work, arguments, size)
 
 
-def _agent(rank: int, size: int, port: int, folder: Path, work, arguments: tuple) -> None:
+def _agent(rank: int, agents: int, port: int, folder: Path, work, arguments: tuple, size: int) -> None:
     faulthandler.cancel_dump_traceback_later()  # its processes are forks of this one, and watched themselves
     written = DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
     nodes = {"min_nodes": 1, "max_nodes": 1, "max_restarts": 0, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    config = LaunchConfig(**nodes, nproc_per_node=2, logs_specs=written, start_method="fork")
+    config = LaunchConfig(**nodes, nproc_per_node=size, logs_specs=written, start_method="fork")
     try:
         elastic_launch(config, watched)(work, *arguments)
     except ChildFailedError as error:

@@ -178,7 +178,7 @@ def test_refuses_to_search_in_a_forked_process():
     child = context.Process(target=_mine_in_child, args=(FaissIndex().fit(torch.eye(3)), queue))
     child.start()
     message = queue.get(timeout=60)
-    child.join()
+    child.join(60)
     assert "forked process" in message
     assert "spawn" in message
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from joint_mining import mines_as_one, refuses_alike
-from processes import begin, start
+from processes import begin, hurry, start, torchrun
 
 from legolas_metric import EmbeddingBank, ExactIndex, FullHardMiner, HardMiner, SemiHardMiner, ShardedIndex
 from legolas_metric.distributed import ProcessFailed, World
 from legolas_metric.miners.joint import JointSearch
 
 N, D = 61, 3
+METRICS = ("cosine", "dot", "euclidean")
 SHARES = {1: [61], 2: [20, 41], 3: [0, 2, 59], 4: [30, 0, 30, 1]}  # uneven and empty shards; k is larger than some
 
 
@@ -38,7 +39,21 @@ def shares(size: int) -> list[slice]:
 def compare(rank: int, size: int, port: int) -> None:
     begin(rank, size, port)
     own = shares(size)[rank]
-    for metric in ("cosine", "dot", "euclidean"):
+    searches(own)
+    for metric in METRICS:
+        mines_as_one(own, metric, *table(metric)[:4])
+    directions_of_all(rank, size)
+    some_without_queries(rank)
+    refusals(rank, size, own)
+    different_calls(rank, size, own)
+    if size > 1:
+        x, labels, groups, ids, _ = table("cosine")
+        refuses_alike(rank, size, own, x, labels, groups, ids)
+    dist.destroy_process_group()
+
+
+def searches(own: slice) -> None:
+    for metric in METRICS:
         x, labels, groups, ids, (low, high) = table(metric)
         one = ExactIndex(metric=metric).fit(x, labels, ids=ids, groups=groups)
         index = ShardedIndex(metric=metric)
@@ -55,15 +70,6 @@ def compare(rank: int, size: int, port: int) -> None:
                     one.search(x + 0.5, k, **named, **asked, window=window),
                     own,
                 )
-        mines_as_one(own, metric, x, labels, groups, ids)
-    directions_of_all(rank, size)
-    some_without_queries(rank)
-    refusals(rank, size, own)
-    different_calls(rank, size, own)
-    if size > 1:
-        x, labels, groups, ids, _ = table("cosine")
-        refuses_alike(rank, size, own, x, labels, groups, ids)
-    dist.destroy_process_group()
 
 
 def check(found, expected, own: slice) -> None:
@@ -176,8 +182,22 @@ def test_any_number_of_processes_answers_as_one(size):
     start(compare, size)
 
 
+def started_by_torchrun() -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    searches(shares(dist.get_world_size())[dist.get_rank()])
+    print("as one")
+
+
+def test_under_torchrun_three_processes_answer_as_one(tmp_path):
+    torchrun(tmp_path, started_by_torchrun, size=3)
+    said = {f"{path.parent.name}/{path.stem}": path.read_text() for path in sorted(tmp_path.rglob("std*.log"))}
+    assert not list(tmp_path.rglob("agent.txt")), said
+    assert [said[f"{rank}/stdout"] for rank in range(3)] == ["as one\n"] * 3
+
+
 def dying(rank: int, size: int, port: int, how: str) -> None:
-    begin(rank, size, port, seconds=5)
+    begin(rank, size, port)
     x, labels, _, _, _ = table("cosine")
     own, lost = shares(size)[rank], size // 2  # that has rows
     index = ShardedIndex().fit(x[own], labels[own])
@@ -186,19 +206,28 @@ def dying(rank: int, size: int, port: int, how: str) -> None:
     if mined:
         bank = EmbeddingBank(x[own], labels[own], ids=torch.arange(61)[own])
         HardMiner(index=ShardedIndex()).mine(bank)
+    everybody = World(rank, size).gather_objects(os.getpid())
+    hurry(5)
     if mined and rank == lost:
         JointSearch._delivered = lambda *a: os._exit(0)  # behind the search, when the others wait for its rows
         HardMiner(index=ShardedIndex()).mine(bank)
     if rank == lost:
-        answer = index._local.answer
-        index._local.answer = lambda *a: os._exit(0) if how == "dies" else time.sleep(12) or answer(*a)  # in the middle
-        with pytest.raises(RuntimeError):
-            index.self_join(2)
-        return
+        index._local.answer = lambda *_: os._exit(0) if how == "dies" else outlive(everybody)  # in the middle
+        index.self_join(2)
     start = time.monotonic()
     with pytest.raises(RuntimeError, match=rf"in vain while (searching|mining)[a-z ]*: process {lost} has died"):
         HardMiner(index=ShardedIndex()).mine(bank) if mined else index.self_join(2)
-    assert time.monotonic() - start < 11
+    assert time.monotonic() - start < 30  # of which 5 are the time-out, and 6 for a word from who lives
+
+
+def outlive(everybody: list[int]) -> None:
+    """Stay until the others have ended."""
+    for other in {*everybody} - {os.getpid()}:
+        with suppress(ProcessLookupError):
+            while True:
+                os.kill(other, 0)
+                time.sleep(0.1)
+    os._exit(0)
 
 
 @pytest.mark.parametrize(
@@ -210,18 +239,19 @@ def test_a_process_that_ends_within_a_search_ends_all_and_is_named_alone(size, h
 
 def standing_still(rank: int, size: int, port: int) -> None:
     """Process 0, which keeps the store of the run, stops in the middle of a search, but does not end."""
-    begin(rank, size, port, seconds=4)
+    begin(rank, size, port)
     x, labels, _, _, _ = table("cosine")
     own = shares(size)[rank]
     index, keeper = ShardedIndex().fit(x[own], labels[own]), World(rank, size).gather_objects(os.getpid())[0]
     index.self_join(2)
     if rank == 0:
         index._local.answer = lambda *a: os.kill(keeper, signal.SIGSTOP) or os._exit(0)
+    hurry(4)
     start = time.monotonic()
     try:
         with pytest.raises(RuntimeError, match=r"process 0 of the run, .* has died or did not come"):
             index.self_join(2)
-        assert time.monotonic() - start < 12
+        assert time.monotonic() - start < 30
     finally:
         with suppress(ProcessLookupError):  # until it has ended: it may stop only after it is missed
             while rank:

@@ -173,7 +173,6 @@ def one_of(rank, size, port, folder):
     runs = [run(folder / "saved", **given)]
     runs.append(run(folder / "saved", resume=str(folder / "saved" / "checkpoint-6"), **given))
     torch.save([kept(*made) for made in runs], folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def kept(loop, model, _):

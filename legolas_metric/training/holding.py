@@ -108,6 +108,9 @@ class Holding:
         self, bank: EmbeddingBank, placed: Placed, *, step: int, rows: Int64[Tensor, " m"] | None = None
     ) -> None:
         """Write all rows of the data set anew, or some: those that this process holds; drift is that of all."""
+        every = len(self.embedder.inputs) if rows is None else len(rows)
+        if not every:
+            return
         if self._part is None:
             self.embedder.rewrite(bank, placed, step=step, rows=rows)
             return
@@ -121,8 +124,8 @@ class Holding:
                 if count:
                     self._part.rewrite(bank, placed, step=step, rows=rows)
                     drift = bank.drift or 0.0
-            told = self.world.gather_objects((count, count * drift))
-        bank.drift = sum(drift for _, drift in told) / sum(count for count, _ in told)
+            told = self.world.gather_objects(count * drift)
+        bank.drift = sum(told) / every
 
     @property
     def own(self) -> slice:
