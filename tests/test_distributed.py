@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from legolas_metric.distributed import World
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
+from legolas_metric.signs_of_life import Signs
 
 LOSSES = {
     "supcon": lambda world: SupConLoss(gather=world),
@@ -36,10 +37,15 @@ def share(rank: int, size: int) -> slice:
 
 def work(rank: int, size: int, port: int) -> None:
     begin(rank, size, port)
+    beating = World.current(averages_gradients=False)._signs()._beating
     try:
         compare(rank, size)
+        errors_of_its_own(World(rank, size))
+        assert beating.is_alive()
     finally:
         dist.destroy_process_group()
+    beating.join(60)
+    assert not beating.is_alive()  # signs of life end with the group
 
 
 def compare(rank: int, size: int) -> None:
@@ -65,6 +71,15 @@ def compare(rank: int, size: int) -> None:
     under_ddp(rank, size)
     listed_pairs(rank, size)
     world.barrier()
+
+
+def errors_of_its_own(world: World) -> None:
+    """A process that fails by itself waits for nobody, and blames nobody."""
+    failure = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with patch.object(Signs, "missing", unasked):
+        with pytest.raises(RuntimeError, match=r"^mat1"), world.meeting("failing"):
+            raise failure
+        assert not world.silent(failure)
 
 
 def unasked(*_: object) -> None:

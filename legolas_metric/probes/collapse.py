@@ -105,7 +105,8 @@ class CollapseProbe:
         seen = world.gather(torch.tensor([0 if own is None else len(own.first)], device=device)).unique()
         sizes = seen[seen > 0].tolist()
         if len(sizes) != 1:
-            raise ValueError(f"the processes must hold rows of one d, got {sizes}: update() every probe alike first")
+            got = f"d = {', '.join(map(str, sizes))}" if sizes else "no rows on any"
+            raise ValueError(f"the processes must hold rows of one d, got {got}: update() every probe alike first")
         joint = Moments(sizes[0], device)
         if own is not None:
             joint.merge(own)
