@@ -123,7 +123,7 @@ class World:
 
         Where the error is given, and is this process's own, nobody is: it is the one that the others miss.
         """
-        return "" if self.size == 1 or (error and not of_others(error)) else self._signs().missing()
+        return "" if self.size == 1 or (error is not None and not of_others(error)) else self._signs().missing()
 
     def _signs(self) -> Signs:
         return Signs.of(self.rank, self.size, self.group if self.group is not None else dist.group.WORLD)
