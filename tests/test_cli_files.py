@@ -172,6 +172,7 @@ def test_a_terminal_that_waits_is_told_what_for(monkeypatch):
 )
 @pytest.mark.filterwarnings("ignore:.*identities are in both sets")
 def test_whatever_takes_seconds_is_told_of(call, folder, monkeypatch, slow, command):
+    importlib.import_module("tqdm")  # which is shown within the moment that is waited
     where, _, name = slow.rpartition(".")
     whole = getattr(importlib.import_module(where), name)
 
