@@ -303,42 +303,72 @@ def test_every_flipped_byte_and_every_cut_is_found(tmp_path, storage):
 
 
 KILLED = """
-import os, signal, sys, time
+import os, signal, sys, time, traceback
 import numpy as np, torch
 from legolas_metric import StoredBank
-path, rounds = sys.argv[1], int(sys.argv[2])
-rows, labels = torch.randn(8_000, 64, generator=torch.Generator().manual_seed(0)), torch.arange(8_000) // 4
-found = []
+torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
+path = sys.argv[1]
+rows, labels = torch.randn(4_000, 64, generator=torch.Generator().manual_seed(0)), torch.arange(4_000) // 4
 sign = lambda step: 1 if step % 2 else -1
 def write(step):
-    StoredBank.write(path, (sign(step) * block for block in rows.split(1000)), labels, step=step, storage="float16")
-write(1)
-start = time.perf_counter()
-write(2)
-took = time.perf_counter() - start  # on this machine, now
-for wait in np.random.default_rng(0).uniform(0, 3 * took, rounds):
-    first = StoredBank(path).step
+    StoredBank.write(path, (sign(step) * block for block in rows.split(500)), labels, step=step, storage="float16")
+def lines(where, last=None):  # counts what runs of the library there, and ends its process at the last that it is told
+    def trace(frame, event, arg):
+        if where in f"{frame.f_code.co_filename}:{frame.f_code.co_name}":
+            trace.run += 1
+            if trace.run == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+    trace.run = 0
+    return trace
+def killed(work, wait=None):
     child = os.fork()
     if not child:
-        for step in range(first + 1, 10**6):
-            write(step)
-    time.sleep(wait)
-    os.kill(child, signal.SIGKILL)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    if wait is not None:
+        time.sleep(wait)
+        os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     bank = StoredBank(path)
     bank.verify()
     assert torch.equal(bank.embeddings[:].sign(), (sign(bank.step) * rows).half().sign())
-    found.append(bank.step)
-left = len(os.listdir(os.path.dirname(path)))
-write(found[-1] + 1)
-print(len(found), len(set(found)), left, len(os.listdir(os.path.dirname(path))))
+    return bank.step
+def traced(step, trace):
+    sys.settrace(trace)
+    write(step)
+    sys.settrace(None)
+def write_on(step):
+    for later in range(step, 10**6):
+        write(later)
+write(1)
+step = 1
+for where, kills in (("legolas_metric", 10), ("outputs.py:_beside", 30)):
+    step += 1
+    counted = lines(where)
+    traced(step, counted)
+    new = []
+    for last in np.linspace(1, counted.run, kills, dtype=int):
+        before, step = step, killed(lambda: traced(step + 1, lines(where, last)))
+        new.append(step - before)
+    print(*new)
+for wait in np.random.default_rng(0).uniform(0, 0.1, 8):  # within a line too, such as what the system writes
+    before, step = step, killed(lambda: write_on(step + 1), wait)
+    assert step >= before
+write(step + 1)
+print(len(os.listdir(os.path.dirname(path))))
 """
 
 
 def test_a_writer_killed_at_any_moment_leaves_the_old_bank_or_the_new(tmp_path):
+    """At lines of the library that are counted, from the first to the last of a write; and whenever the clock says."""
     (tmp_path / "banks").mkdir()
-    done = python("-c", KILLED, tmp_path / "banks" / "bank", 12, check=True)
-    rounds, banks, _, after = map(int, done.stdout.split())
-    assert rounds == 12
-    assert banks > 2  # some kills came before a new bank was whole, and some after
-    assert after == 1  # what the kills left went with the next write
+    done = python("-c", KILLED, tmp_path / "banks" / "bank", check=True)
+    *turns, after = [list(map(int, line.split())) for line in done.stdout.splitlines()]
+    for new in turns:
+        assert new == sorted(new)  # the old bank up to one line, the new one from there on
+        assert set(new) == {0, 1}
+    assert [len(turns), after] == [2, [1]]  # what the kills left went with the next write
