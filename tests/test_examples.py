@@ -76,7 +76,8 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
         cell.source = cell.source.replace("arange(2000)", "arange(600)").replace(
             "steps_per_epoch=25", "steps_per_epoch=2"
         )
-    nbclient.NotebookClient(book, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    waiting = {"timeout": 600, "startup_timeout": 600}  # seconds, of a machine that does much else
+    nbclient.NotebookClient(book, **waiting, resources={"metadata": {"path": str(tmp_path)}}).execute()
     texts = [str(cell.get("outputs")) for cell in book.cells if cell.cell_type == "code"]
     assert "600" in texts[0]
     assert "Rank@1" in texts[1]
