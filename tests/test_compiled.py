@@ -105,14 +105,14 @@ def test_overlapping_searches_keep_float32_and_give_the_switches_back():
     def second() -> None:
         with exact_arithmetic(torch.device("cpu")):
             second_inside.set()
-            first_left.wait(10)
+            first_left.wait(300)
             seen.append(torch.get_float32_matmul_precision())
 
     try:
         other = threading.Thread(target=second)
         with exact_arithmetic(torch.device("cpu")):
             other.start()
-            assert second_inside.wait(10)
+            assert second_inside.wait(300)
         first_left.set()
         other.join()
         assert seen == ["highest"]
