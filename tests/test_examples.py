@@ -71,6 +71,8 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    for name in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))  # not at home, where nothing may be written
     book = nbformat.read(EXAMPLES / "first_look.ipynb", as_version=4)
     for cell in book.cells:  # the same at a smaller size
         cell.source = cell.source.replace("arange(2000)", "arange(600)").replace(
