@@ -143,7 +143,7 @@ def test_a_narrower_target_has_no_int16_and_disabled_loops_are_not_missed():
     """In one process each, which has not imported numba: code for any processor; and numba told not to compile."""
     ask = (
         "import os, torch, warnings; warnings.simplefilter('ignore')\n"
-        "os.environ['{}'] = '{}'\n"
+        "os.environ.pop('NUMBA_CPU_FEATURES', None); os.environ['{}'] = '{}'\n"
         "from legolas_metric.index.exact.precision import has_int16\n"
         "from legolas_metric import ExactIndex\n"
         "print(has_int16(torch.device('cpu')), ExactIndex(precision='{}').fit(torch.eye(40)).self_join(1, want='any')"
