@@ -35,7 +35,7 @@ def find_chromium() -> str | None:
 class Browser:
     """One page in one fresh profile. What it says on its console, and what it asks of the network, is kept."""
 
-    def __init__(self, program: str, *, patience_s: float = 60.0) -> None:
+    def __init__(self, program: str, *, patience_s: float = 300.0) -> None:
         self.patience_s = patience_s
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -62,6 +62,7 @@ class Browser:
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.command(f"{domain}.enable")
+        self.command("Page.setLifecycleEventsEnabled", enabled=True)
         self.command(
             "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
         )
@@ -72,7 +73,7 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         os.close(self._write)  # Chromium ends when its pipe does
         try:
-            self._process.wait(10)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -101,8 +102,9 @@ class Browser:
         # Nothing must move between measuring a place and clicking there.
         still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
         self.command("Emulation.setEmulatedMedia", features=still)
-        self.command("Page.navigate", url=page.resolve().as_uri())
-        self._wait(lambda m: m.get("method") == "Page.loadEventFired")
+        loader = self.command("Page.navigate", url=page.resolve().as_uri())["loaderId"]
+        loaded = {"name": "load", "loaderId": loader}  # of this page: an earlier one's may come as late
+        self._wait(lambda m: m.get("method") == "Page.lifecycleEvent" and loaded.items() <= m["params"].items())
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""

@@ -12,9 +12,14 @@ import checked_calls  # noqa: E402, F401  # before the library is imported
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from cli_files import write_files  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 if ALONGSIDE:
     torch.set_num_threads(1)
+
+# The same cases in each run, on a machine however slow; --hypothesis-profile=default draws others.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 LONGEST = [
     *("training_processes", "examples", "docs", "losses_stability", "index_lance", "index_sharded", "export", "runs"),

@@ -6,10 +6,12 @@ import io
 import json
 import os
 import pty
+import re
+import select
 import subprocess
 import sys
 import termios
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -138,16 +140,16 @@ def test_a_terminal_that_waits_is_told_what_for(monkeypatch):
     termios.tcsetwinsize(follower, (24, 80))  # of no columns, tqdm draws nothing
     with os.fdopen(follower, "w") as screen:
         monkeypatch.setattr(sys, "stderr", screen)
-        monkeypatch.setattr("legolas_metric.cli.waiting._DELAY", 0.05)
+        monkeypatch.setattr("legolas_metric.cli.waiting._DELAY", 600)
         with waiting("quick.npz"):
             pass
+        monkeypatch.setattr("legolas_metric.cli.waiting._DELAY", 0.05)
+        said = ""
         with waiting("slow.npz"):
-            time.sleep(1.5)
-        screen.write("\n")
-        screen.flush()
-        said = os.read(leader, 10_000).decode()
+            while not re.search(r"slow.npz: 00:0\d", said):
+                assert select.select([leader], [], [], 300)[0], "nothing was said"
+                said += os.read(leader, 10_000).decode()
     os.close(leader)
-    assert "slow.npz: 00:00" in said
     assert "quick" not in said
 
 
@@ -176,13 +178,20 @@ def test_whatever_takes_seconds_is_told_of(call, folder, monkeypatch, slow, comm
     where, _, name = slow.rpartition(".")
     whole = getattr(importlib.import_module(where), name)
 
+    told = threading.Event()
+
     def slowly(*args, **kwargs):
-        time.sleep(0.3)
+        assert told.wait(300), "nothing was said"
         return whole(*args, **kwargs)
 
     class Terminal(io.StringIO):
         def isatty(self):
             return True
+
+        def write(self, text):
+            if re.search(r": 00:\d\d", text):
+                told.set()
+            return super().write(text)
 
     held = np.load("untrained.npz")
     np.savez("others.npz", embeddings=held["embeddings"][::-1], labels=held["labels"][::-1])
@@ -192,13 +201,15 @@ def test_whatever_takes_seconds_is_told_of(call, folder, monkeypatch, slow, comm
     monkeypatch.setattr("legolas_metric.cli.waiting._DELAY", 0.02)
     monkeypatch.setattr("legolas_metric.cli.waiting._EVERY", 0.02)
     call(*command)
-    assert ": 00:00" in screen.getvalue()
+    assert told.is_set()
 
 
 def test_nobody_watching_is_told_nothing(capsys, monkeypatch):
-    monkeypatch.setattr("legolas_metric.cli.waiting._DELAY", 0.0)
+    told = []
+    monkeypatch.setattr("legolas_metric.cli.waiting._show", lambda *_: told.append(True))
     with waiting("slow.npz"):
-        time.sleep(0.1)
+        pass
+    assert not told
     assert capsys.readouterr().err == ""
 
 

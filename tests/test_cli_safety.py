@@ -172,7 +172,7 @@ def test_a_page_goes_to_a_pipe_and_a_link_stays_one(call):
     assert call("probe", "x.npy", "--html", "page.html")[0] == 0
     assert Path("page.html").is_symlink()
     os.mkfifo("pipe.html")
-    cat = ["timeout", "30", "cat", "pipe.html"]
+    cat = ["timeout", "300", "cat", "pipe.html"]
     with subprocess.Popen(cat, stdout=subprocess.PIPE) as reader, ThreadPool(1) as pool:
         received = pool.apply_async(reader.communicate)
         assert call("probe", "x.npy", "--html", "pipe.html")[0] == 0

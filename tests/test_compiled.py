@@ -56,7 +56,7 @@ def test_an_error_reaches_the_caller(threads):
     try:
         with pytest.raises(ValueError, match="task 3"):
             in_threads(fail, range(500))
-        assert len(done) < 250, "no new task is begun after an error"
+        assert len(done) < 400, "no new task is begun after an error"  # of which a thread does a hundred a second
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -105,14 +105,14 @@ def test_overlapping_searches_keep_float32_and_give_the_switches_back():
     def second() -> None:
         with exact_arithmetic(torch.device("cpu")):
             second_inside.set()
-            first_left.wait(10)
+            first_left.wait(300)
             seen.append(torch.get_float32_matmul_precision())
 
     try:
         other = threading.Thread(target=second)
         with exact_arithmetic(torch.device("cpu")):
             other.start()
-            assert second_inside.wait(10)
+            assert second_inside.wait(300)
         first_left.set()
         other.join()
         assert seen == ["highest"]
@@ -143,7 +143,7 @@ def test_a_narrower_target_has_no_int16_and_disabled_loops_are_not_missed():
     """In one process each, which has not imported numba: code for any processor; and numba told not to compile."""
     ask = (
         "import os, torch, warnings; warnings.simplefilter('ignore')\n"
-        "os.environ['{}'] = '{}'\n"
+        "os.environ.pop('NUMBA_CPU_FEATURES', None); os.environ['{}'] = '{}'\n"
         "from legolas_metric.index.exact.precision import has_int16\n"
         "from legolas_metric import ExactIndex\n"
         "print(has_int16(torch.device('cpu')), ExactIndex(precision='{}').fit(torch.eye(40)).self_join(1, want='any')"

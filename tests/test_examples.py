@@ -71,12 +71,15 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    for name in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))  # not at home, where nothing may be written
     book = nbformat.read(EXAMPLES / "first_look.ipynb", as_version=4)
     for cell in book.cells:  # the same at a smaller size
         cell.source = cell.source.replace("arange(2000)", "arange(600)").replace(
             "steps_per_epoch=25", "steps_per_epoch=2"
         )
-    nbclient.NotebookClient(book, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    waiting = {"timeout": 600, "startup_timeout": 600}  # seconds, of a machine that does much else
+    nbclient.NotebookClient(book, **waiting, resources={"metadata": {"path": str(tmp_path)}}).execute()
     texts = [str(cell.get("outputs")) for cell in book.cells if cell.cell_type == "code"]
     assert "600" in texts[0]
     assert "Rank@1" in texts[1]

@@ -25,7 +25,7 @@ def small_disk(tmp_path):
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("only root may mount a small disk")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 WRITERS = {

@@ -141,7 +141,7 @@ def test_a_link_is_written_through_and_permissions_are_kept(tmp_path):
 
 def test_pipes_and_devices_are_written_to_and_stay(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    reader = subprocess.Popen(["timeout", "20", "cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    reader = subprocess.Popen(["timeout", "300", "cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
     write_text(tmp_path / "pipe", "through")
     assert reader.communicate()[0] == b"through"
     assert (tmp_path / "pipe").is_fifo()

@@ -75,7 +75,7 @@ def test_the_installed_wheel_loads_its_data_outside_the_checkout(wheel, tmp_path
         "from legolas_metric.datasets import load_omniglot; print(legolas_metric.__file__, len(load_omniglot()))"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
-    where, count = done.stdout.split()
+    where, count = done.stdout.rsplit(maxsplit=1)
     assert Path(where).is_relative_to(target)
     assert count == "19280"
 

@@ -114,27 +114,27 @@ def test_the_root_shows_its_names_everywhere():
 
 def test_importing_the_library_loads_nothing_until_a_name_is_used():
     script = (
-        "import sys, time, json; start = time.process_time(); import legolas_metric\n"
-        "took = time.process_time() - start\n"
+        "import sys, json; before = len(sys.modules); import legolas_metric\n"
+        "modules = len(sys.modules) - before\n"
         f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
         "legolas_metric.EmbeddingBank\n"
         "later = [name for name in ('faiss', 'sklearn', 'lightning', 'plotly', 'pytorch_metric_learning', 'numba') "
         "if name in sys.modules]\n"
-        "print(json.dumps([took, heavy, later, 'torch' in sys.modules]))"
+        "print(json.dumps([modules, heavy, later, 'torch' in sys.modules]))"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    took, heavy, later, torch_then = json.loads(ended.stdout)
+    modules, heavy, later, torch_then = json.loads(ended.stdout)
     assert heavy == later == []
     assert torch_then
-    assert took < 0.1
+    assert modules < 60  # 20 today, in milliseconds; torch has more than a thousand
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["rank", "--help"], ["rank", "--nope"], ["rank"], []])
 def test_the_command_line_answers_at_once_without_torch(arguments):
     script = (
         "import sys, atexit, legolas_metric.cli.app as app\n"
-        "import time\nheavy = ('torch', 'numpy')\n"
-        "atexit.register(lambda: print(time.process_time() < 1, [name for name in heavy if name in sys.modules]))\n"
+        "heavy = ('torch', 'numpy')\n"
+        "atexit.register(lambda: print(len(sys.modules) < 600, [name for name in heavy if name in sys.modules]))\n"
         f"sys.argv = ['legolas-metric', *{arguments}]; app.main()"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -2,10 +2,11 @@
 
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from legolas_metric.runs import RunSettings
+from legolas_metric.runs import RunSettings, run_folder
 from legolas_metric.runs.run_folder import claim, command_of, settings_of
 from legolas_metric.runs.run_settings import PARTS
 from legolas_metric.runs.search import Range, read_space
@@ -101,10 +102,9 @@ def test_a_folder_belongs_to_one_run(tmp_path):
 
 def test_a_run_without_a_folder_gets_a_new_one_of_its_day(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    before = date.today()
+    monkeypatch.setattr(run_folder, "date", SimpleNamespace(today=lambda: date(2026, 11, 30)))
     given = [str(claim(None, RunSettings(epochs=epochs), "train")) for epochs in (3, 4, 5)]
-    assert {before.isoformat(), date.today().isoformat()} >= {Path(name).name[:10] for name in given}
-    assert [Path(name).name[10:] for name in given] == ["", "_2", "_3"]
+    assert [Path(name).name for name in given] == ["2026-11-30", "2026-11-30_2", "2026-11-30_3"]
     assert [settings_of(Path(name)).epochs for name in given] == [3, 4, 5]
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "there")

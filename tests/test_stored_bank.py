@@ -10,7 +10,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from processes import python
 from stored_cases import METRICS, STORAGES, small_bank, stored
 from torch.utils.data import DataLoader
 
@@ -300,46 +299,3 @@ def test_every_flipped_byte_and_every_cut_is_found(tmp_path, storage):
             StoredBank(path)
     path.write_bytes(whole)
     StoredBank(path).verify()
-
-
-KILLED = """
-import os, signal, sys, time
-import numpy as np, torch
-from legolas_metric import StoredBank
-path, rounds = sys.argv[1], int(sys.argv[2])
-rows, labels = torch.randn(8_000, 64, generator=torch.Generator().manual_seed(0)), torch.arange(8_000) // 4
-found = []
-sign = lambda step: 1 if step % 2 else -1
-def write(step):
-    StoredBank.write(path, (sign(step) * block for block in rows.split(1000)), labels, step=step, storage="float16")
-write(1)
-start = time.perf_counter()
-write(2)
-took = time.perf_counter() - start  # on this machine, now
-for share in np.random.default_rng(0).uniform(0, 3, rounds):
-    first = StoredBank(path).step
-    child = os.fork()
-    if not child:
-        for step in range(first + 1, 10**6):
-            write(step)
-    time.sleep(share * took)
-    os.kill(child, signal.SIGKILL)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    bank = StoredBank(path)
-    bank.verify()
-    assert torch.equal(bank.embeddings[:].sign(), (sign(bank.step) * rows).half().sign())
-    found.append(bank.step)
-    took *= 1.5 if bank.step == first else 1  # it has become slower
-left = len(os.listdir(os.path.dirname(path)))
-write(found[-1] + 1)
-print(len(found), len(set(found)), left, len(os.listdir(os.path.dirname(path))))
-"""
-
-
-def test_a_writer_killed_at_any_moment_leaves_the_old_bank_or_the_new(tmp_path):
-    (tmp_path / "banks").mkdir()
-    done = python("-c", KILLED, tmp_path / "banks" / "bank", 12, check=True)
-    rounds, banks, _, after = map(int, done.stdout.split())
-    assert rounds == 12
-    assert banks > 2  # some kills came before a new bank was whole, and some after
-    assert after == 1  # what the kills left went with the next write

@@ -31,10 +31,15 @@ print(f"{len(list(loop.epoch(net)))} batches; {loop.last.summary()}")
 """
 
 
+WAITING = {"timeout": 600, "startup_timeout": 600}  # seconds, of a machine that does much else
+
+
 def test_a_notebook_trains_with_one_bar_a_place(tmp_path, monkeypatch):
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    for name in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))  # not at home, where nothing may be written
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL), nbformat.v4.new_code_cell(PLAIN)])
-    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(notebook, **WAITING, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     trained, plain = (json.dumps(cell.outputs) for cell in notebook.cells)
     assert trained.count("4 rounds") == 2
