@@ -96,15 +96,24 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, *, heads: boo
         frame = with_steps(frame, tables)
         if frame.steps < _FEWEST_STEPS:  # the terms are much larger than the products
             dtype = torch.float32
-    columns = make_table(rows, frame, dtype)
+    for tried in dict.fromkeys([dtype, torch.float32]):
+        columns = make_table(rows, frame, tried)
+        if not _crowded(problem, frame, columns, tried):
+            found = _screen(problem, frame, columns, tried)
+            return _settled(problem, found, frame, tried, workspace_mb, {})
+    none = torch.empty(0, dtype=torch.int64)
+    everyone = torch.ones(len(problem.low), dtype=torch.bool)
+    nothing = Screened(none, none, everyone, everyone.float(), 0, 0, 0)
+    return _settled(problem, nothing, frame, torch.float32, workspace_mb, {})
+
+
+def _crowded(problem: Problem, frame: Frame, columns: Table, dtype: torch.dtype) -> bool:
+    """Whether a dtype cannot separate the rows, by a sample of the anchors."""
     n = len(problem.low)
-    if dtype != torch.float32 and n > _FEWEST_SAMPLED:
-        tried = _screen(problem.part(spread_places(n, _SAMPLE)), frame, columns, dtype)
-        if float(tried.overflowed.float().mean()) > _CROWDED:
-            dtype = torch.float32
-            columns = make_table(rows, frame, dtype)
-    found = _screen(problem, frame, columns, dtype)
-    return _settled(problem, found, frame, dtype, workspace_mb, {})
+    if n <= _FEWEST_SAMPLED:
+        return False
+    tried = _screen(problem.part(spread_places(n, _SAMPLE)), frame, columns, dtype)
+    return float(tried.overflowed.float().mean()) > _CROWDED
 
 
 def _settled(
@@ -217,7 +226,8 @@ def _swept(
         self_column=problem.self_column,
         certificate=certificate,
         ceiling=ceiling_of(problem.asked.bounds, frame),
-        k=problem.asked.k,
+        asked=problem.asked,
+        frame=frame,
         tile=tile,
         symmetric=problem.symmetric,
         closer=closer,
@@ -237,7 +247,7 @@ def _answers(
     if len(again):
         rest = problem.part(again)
         if dtype == torch.float32:
-            ids[again], similarities[again] = scan(rest.asked, workspace_mb=workspace_mb)
+            ids[again], similarities[again] = scan(rest.asked, workspace_mb=workspace_mb, best=best_compiled)
         else:
             columns = make_table(problem.asked.rows.embeddings, frame, torch.float32)
             sharper = _screen(rest, frame, columns, torch.float32, found.reached[again])
