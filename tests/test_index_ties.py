@@ -91,3 +91,20 @@ def test_too_many_ties_are_left_to_the_plain_scan(share, precision, generator, m
     details = found.stats.details
     assert (details["tiles"] == 0) == (share == 1.0)
     assert details["rescanned"] == n if share == 1.0 else 0 < details["rescanned"] < n
+
+
+@pytest.mark.skipif("int16" not in COMPILED, reason="needs AVX2")
+@pytest.mark.parametrize(("kind", "precision"), [("ties", "int16"), ("outliers", "float32")])
+def test_float32_is_taken_for_what_it_separates(kind, precision, generator, monkeypatch):
+    """Not for ties, which every dtype leaves; but for short rows among long ones."""
+    monkeypatch.setattr(solve, "_FEWEST_SAMPLED", 500)
+    monkeypatch.setattr(processor, "_DECIDED", 1)
+    n = 1500
+    rows, labels = tied("two words", n, generator), (torch.arange(n) // 3).numpy()
+    if kind == "outliers":
+        rows = torch.randn(n, 24, generator=generator)
+        rows[-1] *= 1e5
+    with by(True):
+        found = ExactIndex(metric="dot", precision="int16").fit(rows, labels).self_join(3)
+    np.testing.assert_array_equal(found.ids.numpy(), truth(rows, labels, np.arange(n), "dot", 3, False, None)[0])
+    assert found.stats.precision == precision

@@ -70,7 +70,7 @@ class Screened:
         overflowed: [n], anchors with more candidates than slots, which have no pairs: their answer must be found
             otherwise.
         reached: [n], a lower bound of the k-th best true score of those.
-        tiles, groups, scores: how many were worked on, found to hold something, and looked at.
+        tiles, groups, scores, decided: how many were worked on, found to hold something, looked at, and decided early.
     """
 
     anchor: Int64[Tensor, " t"]
@@ -80,3 +80,4 @@ class Screened:
     tiles: int
     groups: int
     scores: int
+    decided: int

@@ -19,7 +19,7 @@ from legolas_metric.compiled.row_metrics import METRICS
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.job import Job, Screened
-from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, NO_CLOSER, NO_DECIDER, REACHED
+from legolas_metric.index.exact.layout import ANCHOR, DECIDED, FLOOR, LOOKED, NO_CLOSER, NO_DECIDER, REACHED
 from legolas_metric.rows import NO_ID
 
 _TILES = (960, 480, 240, 96, 48)  # rows of a tile: of micro-tiles
@@ -64,7 +64,7 @@ def sweep(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     buffers.survivors(anchors, slots, anchor, column)
     reached = torch.from_numpy(anchors[:, REACHED].astype(np.float32))
     closed = torch.from_numpy(np.isinf(anchors[:, FLOOR]) & (anchors[:, FLOOR] > 0))
-    counts = len(groups), sum(groups), int(anchors[:, LOOKED].sum())
+    counts = len(groups), sum(groups), int(anchors[:, LOOKED].sum()), int(anchors[:, DECIDED].sum())
     return Screened(torch.from_numpy(anchor), torch.from_numpy(column), closed, reached, *counts)
 
 
