@@ -10,6 +10,7 @@ from oracles import neighbors
 
 from legolas_metric import ExactIndex
 from legolas_metric.index.exact import answer as routing
+from legolas_metric.index.exact import processor
 from legolas_metric.index.exact.duplicates import needed_rows
 from legolas_metric.rows import fitted_rows
 
@@ -172,7 +173,8 @@ def test_rows_that_occur_often_are_searched_once():
     assert needed_rows(fitted_rows(torch.eye(50), None, ids=None, groups=None, metric="cosine"), 1, "any") is None
 
 
-def test_rows_that_cannot_be_separated_are_rescanned_and_counted():
+def test_rows_that_cannot_be_separated_are_rescanned_and_counted(monkeypatch):
+    monkeypatch.setattr(processor, "_DECIDED", 10**9)
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(900, 32, generator=generator))
     rows[:40] = rows[:1] + 1e-7 * torch.randn(40, 32, generator=generator)

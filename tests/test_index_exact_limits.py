@@ -170,6 +170,7 @@ def test_slots_are_bounded():
 def test_a_crowded_window_with_few_slots_is_searched_again(precision, generator, monkeypatch):
     """Sixty rows lie nearer to the ceiling than any screening tells."""
     monkeypatch.setattr(processor, "WORKSPACE", 0)
+    monkeypatch.setattr(processor, "_DECIDED", 10**9)
     rows = torch.nn.functional.normalize(torch.randn(900, 24, generator=generator))
     ceiling = 0.5
     across = rows[1:61] - (rows[1:61] @ rows[0])[:, None] * rows[0]

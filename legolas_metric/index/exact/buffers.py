@@ -10,11 +10,14 @@ import numpy as np
 
 from legolas_metric.compiled.jit import compiled, inlined
 from legolas_metric.compiled.pointers import fetch, pointer, shifted, to_float, to_int
+from legolas_metric.compiled.row_loops import AHEAD, decisive, fetch_row
+from legolas_metric.compiled.row_metrics import EUCLIDEAN
 from legolas_metric.index.exact.layout import (
     ANCHOR,
     ANCHORS,
     AT,
     COLUMN,
+    DECIDED,
     FILL,
     FIRST,
     FLOOR,
@@ -44,7 +47,7 @@ def open_anchors(anchors, floor, sure, possible, first, last, own):
     """Fill the table of `layout`."""
     for anchor in range(anchors.shape[0]):
         anchors[anchor, FLOOR] = floor[anchor]
-        anchors[anchor, FILL] = anchors[anchor, LOOKED] = 0
+        anchors[anchor, FILL] = anchors[anchor, LOOKED] = anchors[anchor, DECIDED] = 0
         anchors[anchor, SURE], anchors[anchor, POSSIBLE] = sure[anchor], possible[anchor]
         anchors[anchor, FIRST], anchors[anchor, LAST] = first[anchor], last[anchor]
         anchors[anchor, OWN] = own[anchor]
@@ -163,12 +166,11 @@ def _select(values, k):
 
 @compiled
 @no_type_check
-def _settle(head, slots, most, k):
-    """Raise the floor of an anchor to its k-th best lower bound, drop what lies below, and close it if much is left.
+def _settle(head, slots, k):
+    """Raise the floor of an anchor to its k-th best lower bound, and drop what lies below.
 
     Args:
         head, slots: pointers to what the tables hold of the anchor.
-        most: slots.
         k: neighbours.
     """
     fill = int(head[FILL])
@@ -183,9 +185,48 @@ def _settle(head, slots, most, k):
             for part in range(3):
                 slots[kept + part] = slots[slot + part]
             kept += 3
-    fill = kept // 3
-    head[FILL] = fill
-    if fill > most - most // 8:
+    head[FILL] = kept // 3
+
+
+@compiled
+@no_type_check
+def _decide(head, slots, anchor, k, decider):
+    """Keep the k best candidates of an anchor, by the similarity that decides and the id; close it after too many."""
+    left, right, d, ids, (windowed, bottom, top), (sign, metric, most, factor, shift) = decider
+    own, fill = shifted(left, anchor * d), int(head[FILL])
+    values, names = np.empty(fill), np.empty(fill, np.int64)
+    for slot in range(fill):
+        if slot + AHEAD < fill:
+            fetch_row(right, to_int(slots[3 * (slot + AHEAD) + AT]), d)
+        column = to_int(slots[3 * slot + AT])
+        value = decisive(own, shifted(right, column * d), d, metric)
+        if windowed and not bottom[anchor] < value < top[anchor]:
+            values[slot] = -math.inf
+            continue
+        score = value * factor
+        score = sign * (-score * score / 2 if metric == EUCLIDEAN else score - shift)
+        low = score - _ROUNDED * (abs(score) + abs(shift)) - _LEAST
+        slots[3 * slot + LOW] = max(slots[3 * slot + LOW], low)
+        values[slot], names[slot] = sign * value, -ids[column]
+    least = _select(values.copy(), min(k, fill))
+    above, ties = 0, 0
+    equal = np.empty(fill, np.int64)
+    for slot in range(fill):
+        above += values[slot] > least
+        if values[slot] == least:
+            equal[ties] = names[slot]
+            ties += 1
+    last = _select(equal[:ties], min(k - above, ties)) if least > -math.inf else 0
+    kept = 0
+    for slot in range(fill):
+        if values[slot] > least or (values[slot] == least and values[slot] > -math.inf and names[slot] >= last):
+            for part in range(3):
+                slots[3 * kept + part] = slots[3 * slot + part]
+            kept += 1
+    head[FILL] = kept
+    _settle(head, slots, k)
+    head[DECIDED] += fill
+    if head[DECIDED] > most:
         head[REACHED] = head[FLOOR]
         head[FLOOR] = math.inf
         head[FILL] = 0
@@ -193,7 +234,7 @@ def _settle(head, slots, most, k):
 
 @compiled
 @no_type_check
-def take(anchors, slots, most, anchor, column, value, error, levels, errors, place, scale):
+def take(anchors, slots, most, anchor, column, value, error, levels, errors, place, scale, decider):
     """A score that may matter to an anchor, by its value and what that errs by; the errors are those of levels."""
     head = shifted(anchors, anchor * ANCHOR)
     error += _ROUNDED * (abs(value) + error) + _LEAST
@@ -213,7 +254,10 @@ def take(anchors, slots, most, anchor, column, value, error, levels, errors, pla
         if raised:
             head[FLOOR] = low
         if fill + 1 == most:
-            _settle(head, shifted(slots, 3 * anchor * most), most, scale[SOUGHT])
+            own = shifted(slots, 3 * anchor * most)
+            _settle(head, own, scale[SOUGHT])
+            if head[FILL] > most - most // 8:
+                _decide(head, own, anchor, scale[SOUGHT], decider)
             raised = True
         if raised:
             levels[place] = _bounded(_level(head[FLOOR], -errors[place], scale), scale)
@@ -226,7 +270,7 @@ def settle_all(anchors, slots, k):
     count = 0
     heads, most = pointer(anchors), slots.shape[1] // 3
     for anchor in range(anchors.shape[0]):
-        _settle(shifted(heads, anchor * ANCHOR), shifted(pointer(slots), 3 * anchor * most), most, k)
+        _settle(shifted(heads, anchor * ANCHOR), shifted(pointer(slots), 3 * anchor * most), k)
         count += int(anchors[anchor, FILL])
     return count
 

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from legolas_metric.index.exact.certificate import Certificate
-from legolas_metric.index.exact.table import Table
+from legolas_metric.index.exact.table import Frame, Table
 from legolas_metric.index.exact.window import Ceiling
+from legolas_metric.index.request import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Job:
         self_column: [n], one more forbidden column of each anchor, -1 for none; None for no such column at all.
         certificate: of anchors against blocks of `tile` columns.
         ceiling: the window's upper end; None for none. (Its lower end is where the floors start.)
-        k: neighbours.
+        asked: the search, by which candidates are decided where many remain.
+        frame: units.
         tile: rows and columns of a tile.
         symmetric: whether a tile also serves its columns.
         closer: where the tables are of heads, longer heads, and what they are heads of.
@@ -52,7 +54,8 @@ class Job:
     self_column: Int64[Tensor, " n"] | None
     certificate: Certificate
     ceiling: Ceiling | None
-    k: int
+    asked: Request
+    frame: Frame
     tile: int
     symmetric: bool
     closer: tuple[Closer, Closer] | None = None
@@ -67,7 +70,7 @@ class Screened:
         overflowed: [n], anchors with more candidates than slots, which have no pairs: their answer must be found
             otherwise.
         reached: [n], a lower bound of the k-th best true score of those.
-        tiles, groups, scores: how many were worked on, found to hold something, and looked at.
+        tiles, groups, scores, decided: how many were worked on, found to hold something, looked at, and decided early.
     """
 
     anchor: Int64[Tensor, " t"]
@@ -77,3 +80,4 @@ class Screened:
     tiles: int
     groups: int
     scores: int
+    decided: int

@@ -23,7 +23,9 @@ OWN = 7
 """One more forbidden column, -1 for none."""
 REACHED = 8
 """The floor of anchors before they were closed, because too many candidates remained; else -inf."""
-ANCHOR = 9
+DECIDED = 9
+"""How many candidates were decided before the end, because the slots were full."""
+ANCHOR = 10
 HIGH, LOW, AT = 0, 1, 2
 """A slot: the upper and the lower bound of the candidate's true score, and the bits of its column's number."""
 
@@ -33,9 +35,17 @@ ROW, COLUMN, ANCHORS, WIDTH = 0, 1, 2, 3
 UNIT, RELATIVE, WINDOWED, SOUGHT = 0, 1, 2, 3
 """What the scores of a tile are: unit and relative error, whether windows bound them, and how many are sought."""
 
+NO_DECIDER = (
+    *(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0), np.empty(0)),
+    (1, 0, 0, 0.0, 0.0),
+)
+"""By what candidates are decided: anchors, columns and their ids, the window of each anchor (empty: none); then the
+order's sign, the metric's number, how many may be decided, and factor and shift of the scores (`Frame.line`)."""
+
 NO_CLOSER = (
     (np.empty((0, 0), np.int16), np.empty((0, 0), np.int16), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0)),
     (np.empty((0, 0), np.float32), np.empty((0, 0), np.float32), np.empty(0)),
+    NO_DECIDER,
 )
 """Longer heads of both sides, by which heads are scored again, their terms, and what scores of anchors miss at most;
-then the same of whole rows, which hold their terms."""
+then the same of whole rows, which hold their terms; then what decides."""

@@ -75,18 +75,20 @@ def _look(tables, row, column, score, place, sides, scale, closer):
         value = product(shifted(left, row * d), shifted(right, column * d), d)
         row_error, column_error = missed[row], missed[column]
     if by_row:
-        take(anchors, slots, most, row, column, value, row_error, rows, row_errors, own, scale)
+        take(anchors, slots, most, row, column, value, row_error, rows, row_errors, own, scale, closer[2])
     if by_column:
-        take(anchors, slots, most, column, row, value, column_error, columns, column_errors, other, scale)
+        take(anchors, slots, most, column, row, value, column_error, columns, column_errors, other, scale, closer[2])
 
 
 @inlined
 @no_type_check
 def _pointers(closer):
-    """What `_look` takes of closer rows: none, where their length is 0."""
-    (left, right, row_terms, column_terms, missed), (wholes, others, errors) = closer
+    """What `_look` takes of closer rows (none, where their length is 0), and of what decides."""
+    (left, right, row_terms, column_terms, missed), (wholes, others, errors), (x, y, ids, low, high, numbers) = closer
     heads = pointer(left), pointer(right), left.shape[1], pointer(row_terms), pointer(column_terms), pointer(missed)
-    return heads, (pointer(wholes), pointer(others), wholes.shape[1], pointer(errors))
+    windows = len(low) > 0, pointer(low), pointer(high)
+    decider = pointer(x), pointer(y), x.shape[1], pointer(ids), windows, numbers
+    return heads, (pointer(wholes), pointer(others), wholes.shape[1], pointer(errors)), decider
 
 
 @compiled

@@ -6,6 +6,7 @@ Letters: n anchors, m columns, h x w strip.
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from legolas_metric.budgets import CACHE, WORKSPACE
 from legolas_metric.compiled.jit import arrays
+from legolas_metric.compiled.row_metrics import METRICS
 from legolas_metric.compiled.threads import in_threads
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact.job import Job, Screened
-from legolas_metric.index.exact.layout import ANCHOR, FLOOR, LOOKED, NO_CLOSER, REACHED
+from legolas_metric.index.exact.layout import ANCHOR, DECIDED, FLOOR, LOOKED, NO_CLOSER, NO_DECIDER, REACHED
 from legolas_metric.rows import NO_ID
 
 _TILES = (960, 480, 240, 96, 48)  # rows of a tile: of micro-tiles
@@ -28,6 +30,7 @@ _SLOT = 12  # bytes
 _STRIP = 240  # rows whose float scores are computed together
 _IN_ONE_THREAD = 2**27  # factors, whose products take two milliseconds: threads would cost a fourth of that
 _SETTLED = 4096  # anchors that are brought to their end together
+_DECIDED = 8  # one of so many columns may be decided for an anchor: a float32 scan takes as long
 _LANES = 16  # among which the first scores of a row are dealt out, and multiples of it
 
 
@@ -50,18 +53,18 @@ def sweep(job: Job, floors: Float32[Tensor, " n"]) -> Screened:
     from legolas_metric.index.exact import buffers
 
     anchors = _anchors(job, floors)
-    slots = np.empty((job.n, 3 * slots_for(job.n, job.k, windowed=job.ceiling is not None)), np.float32)
+    slots = np.empty((job.n, 3 * slots_for(job.n, job.asked.k, windowed=job.ceiling is not None)), np.float32)
     sweep = _Sweep(job, anchors, slots)
     width = job.columns.left.numel() // job.columns.padded
     run = map if job.n * job.columns.rows * width < _IN_ONE_THREAD else in_threads
     groups = [count for count in run(sweep.run, sweep.tiles()) if count is not None]
     parts = chunks(job.n, _SETTLED)
-    count = sum(run(lambda part: buffers.settle_all(anchors[part], slots[part], job.k), parts))
+    count = sum(run(lambda part: buffers.settle_all(anchors[part], slots[part], job.asked.k), parts))
     anchor, column = np.empty(count, np.int64), np.empty(count, np.int64)
     buffers.survivors(anchors, slots, anchor, column)
     reached = torch.from_numpy(anchors[:, REACHED].astype(np.float32))
     closed = torch.from_numpy(np.isinf(anchors[:, FLOOR]) & (anchors[:, FLOOR] > 0))
-    counts = len(groups), sum(groups), int(anchors[:, LOOKED].sum())
+    counts = len(groups), sum(groups), int(anchors[:, LOOKED].sum()), int(anchors[:, DECIDED].sum())
     return Screened(torch.from_numpy(anchor), torch.from_numpy(column), closed, reached, *counts)
 
 
@@ -78,6 +81,15 @@ def _anchors(job: Job, floors: Float32[Tensor, " n"]) -> np.ndarray:
     return table
 
 
+def _decider(job: Job) -> tuple[Any, ...]:
+    """By what candidates are decided when the slots are full, as `NO_DECIDER` has it."""
+    asked = job.asked
+    bounds = NO_DECIDER[3:5] if asked.bounds is None else arrays(*asked.bounds)
+    tables = arrays(asked.own.embeddings, asked.rows.embeddings, asked.rows.ids)
+    most = len(asked.rows) // _DECIDED
+    return (*tables, *bounds, (job.frame.sign, METRICS.index(asked.metric), most, *job.frame.line))
+
+
 class _Sweep:
     """The tiles of a job, and the work on each."""
 
@@ -88,14 +100,15 @@ class _Sweep:
         self.job, self.anchors, self.slots = job, anchors, slots
         self.buffers, self.kernels = buffers, kernels
         self.whole = job.columns.left.dtype == torch.int16
-        self.scale = (job.columns.unit, float(job.certificate.relative), job.ceiling is not None, job.k)
-        self.closer = NO_CLOSER
+        self.scale = (job.columns.unit, float(job.certificate.relative), job.ceiling is not None, job.asked.k)
+        self.closer = (*NO_CLOSER[:2], _decider(job))
         if job.closer is not None:
             heads, wholes = job.closer
             terms = heads.anchors.offset, heads.columns.offset
             self.closer = (
                 arrays(heads.anchors.left, heads.columns.right, *terms, heads.missed.double()),
                 arrays(wholes.anchors.left, wholes.columns.right, wholes.missed.double()),
+                self.closer[2],
             )
         self.locks = [threading.Lock() for _ in range(-(-max(job.n, job.columns.rows) // job.tile))]
         self.local = threading.local()
@@ -134,7 +147,7 @@ class _Sweep:
         columns = self._side(start, stop, row, job.n) if both else self._side(start, stop, 0, 0)
         place = (begin, start, job.n, job.columns.rows)
         shared = (self.anchors, self.slots, place, *rows, *columns, self.scale, self.closer)
-        lanes = _LANES * -(-2 * job.k // _LANES)
+        lanes = _LANES * -(-2 * job.asked.k // _LANES)
         seeded = first and job.closer is None and 2 * lanes <= stop - start
         if self.whole:
             sides = (job.anchors.left, job.columns.right, job.anchors.offset, job.columns.offset)

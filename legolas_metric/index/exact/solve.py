@@ -33,6 +33,7 @@ from legolas_metric.index.exact.window import ceiling_of, floors_of
 from legolas_metric.index.request import Request
 
 _SAMPLE = 128  # anchors that are tried first, to see whether low precision can separate the rows
+_MANY = 64  # of how many columns one may be decided for an anchor before float32 is tried
 _FEWEST_SAMPLED = 4096  # anchors beyond which that is worth a pass
 _FEWEST_STEPS = 2**12  # of int16, for its bound to be worth a product
 _ASKED, _TRIED = 64, 2048  # anchors and columns from which it is read whether a few axes are enough
@@ -86,7 +87,7 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, *, heads: boo
         workspace_mb: for the plain scan of what overflows twice, in MiB.
         heads: whether rows may be screened by a few principal axes, in int16, where that pays.
     """
-    tables, rows = problem.sides, problem.asked.rows.embeddings
+    tables = problem.sides
     frame = choose_frame(tables, problem.asked.metric, farthest=problem.asked.farthest)
     along = _along_axes(problem, frame) if heads else None
     if along is not None:
@@ -96,15 +97,33 @@ def solve(problem: Problem, dtype: torch.dtype, workspace_mb: int, *, heads: boo
         frame = with_steps(frame, tables)
         if frame.steps < _FEWEST_STEPS:  # the terms are much larger than the products
             dtype = torch.float32
+    chosen = _separating(problem, frame, dtype)
+    if chosen is not None:
+        dtype, columns = chosen
+        return _settled(problem, _screen(problem, frame, columns, dtype), frame, dtype, workspace_mb, {})
+    none = torch.empty(0, dtype=torch.int64)
+    everyone = torch.ones(len(problem.low), dtype=torch.bool)
+    nothing = Screened(none, none, everyone, everyone.float(), 0, 0, 0, 0)
+    return _settled(problem, nothing, frame, torch.float32, workspace_mb, {})
+
+
+def _separating(problem: Problem, frame: Frame, dtype: torch.dtype) -> tuple[torch.dtype, Table] | None:
+    """A dtype that separates the rows, by a sample of the anchors, and the table in it; None where float32 doesn't.
+
+    float32 is tried where many candidates have to be decided: of ties it leaves as many.
+    """
+    rows, n = problem.asked.rows.embeddings, len(problem.low)
     columns = make_table(rows, frame, dtype)
-    n = len(problem.low)
-    if dtype != torch.float32 and n > _FEWEST_SAMPLED:
-        tried = _screen(problem.part(spread_places(n, _SAMPLE)), frame, columns, dtype)
-        if float(tried.overflowed.float().mean()) > _CROWDED:
-            dtype = torch.float32
-            columns = make_table(rows, frame, dtype)
-    found = _screen(problem, frame, columns, dtype)
-    return _settled(problem, found, frame, dtype, workspace_mb, {})
+    if n <= _FEWEST_SAMPLED:
+        return dtype, columns
+    part = problem.part(spread_places(n, _SAMPLE))
+    tried = _screen(part, frame, columns, dtype)
+    if dtype != torch.float32 and tried.decided > _SAMPLE * len(rows) / _MANY:
+        sharper = make_table(rows, frame, torch.float32)
+        again = _screen(part, frame, sharper, torch.float32)
+        if again.decided < tried.decided / 2:
+            dtype, columns, tried = torch.float32, sharper, again
+    return None if float(tried.overflowed.float().mean()) > _CROWDED else (dtype, columns)
 
 
 def _settled(
@@ -217,7 +236,8 @@ def _swept(
         self_column=problem.self_column,
         certificate=certificate,
         ceiling=ceiling_of(problem.asked.bounds, frame),
-        k=problem.asked.k,
+        asked=problem.asked,
+        frame=frame,
         tile=tile,
         symmetric=problem.symmetric,
         closer=closer,
@@ -237,7 +257,7 @@ def _answers(
     if len(again):
         rest = problem.part(again)
         if dtype == torch.float32:
-            ids[again], similarities[again] = scan(rest.asked, workspace_mb=workspace_mb)
+            ids[again], similarities[again] = scan(rest.asked, workspace_mb=workspace_mb, best=best_compiled)
         else:
             columns = make_table(problem.asked.rows.embeddings, frame, torch.float32)
             sharper = _screen(rest, frame, columns, torch.float32, found.reached[again])

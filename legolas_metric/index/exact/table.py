@@ -58,15 +58,23 @@ class Frame:
         """Whether scores have the terms a."""
         return self.centre is not None
 
+    @property
+    def line(self) -> tuple[float, float]:
+        """The score of a similarity s is factor s - shift, under "euclidean" -(factor s)^2 / 2; but for the sign."""
+        if self.metric == "euclidean":
+            return self.scale, 0.0
+        factor = self.scale**2
+        if self.centre is None:
+            return factor, 0.0
+        return factor, factor if self.metric == "cosine" else float(self.centre @ self.centre) * factor
+
     def score(self, similarity: Float64[Tensor, " q"]) -> Float64[Tensor, " q"]:
         """The score of a similarity, in float64."""
+        factor, shift = self.line
         if self.metric == "euclidean":
-            score = torch.where(similarity > 0, torch.inf, -(similarity.clamp_max(0) * self.scale).square() / 2)
-        elif self.metric == "cosine":
-            score = similarity if self.centre is None else (similarity - 1) * self.scale**2
+            score = torch.where(similarity > 0, torch.inf, -(similarity.clamp_max(0) * factor).square() / 2)
         else:
-            shift = 0.0 if self.centre is None else float(self.centre @ self.centre) * self.scale**2
-            score = similarity * self.scale**2 - shift
+            score = similarity * factor - shift
         return score * self.sign
 
 
