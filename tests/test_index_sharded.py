@@ -55,6 +55,7 @@ def compare(rank: int, size: int, port: int) -> None:
                     one.search(x + 0.5, k, **named, **asked, window=window),
                     own,
                 )
+        check(index.search(x[own] + 0.5, 70), one.search(x + 0.5, 70), own)  # all rows: none is the query itself
         mines_as_one(own, metric, x, labels, groups, ids)
     directions_of_all(rank, size)
     some_without_queries(rank)
