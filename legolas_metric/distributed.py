@@ -7,6 +7,7 @@ must then make the same calls in the same order.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from legolas_metric.budgets import WORKSPACE
 from legolas_metric.signs_of_life import Signs, of_others
 
 _TOLD = "_told_the_other_processes"  # of an error: it is this process's own, and nobody is lost
@@ -221,6 +223,16 @@ class World:
         """Whether all processes have the same number."""
         return self.most(number, device) == -self.most(-number, device)
 
+    def _one_after_another(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """The rows of all processes, of which none are held twice, however unequal their numbers."""
+        out = rows.new_empty(sum(counts), *rows.shape[1:])
+        for rank, part in enumerate(out.split(counts)):
+            if rank == self.rank:
+                part.copy_(rows)
+            if len(part):
+                dist.broadcast(part, rank if self.group is None else dist.get_global_rank(self.group, rank), self.group)
+        return out
+
     def _counts(self, rows: int, device: torch.device) -> list[int]:
         counts = torch.zeros(self.size, dtype=torch.int64, device=device)
         counts[self.rank] = rows
@@ -236,13 +248,15 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
         counts = world._counts(len(rows), rows.device)
+        start = sum(counts[: world.rank])
+        ctx.own, ctx.group = slice(start, start + len(rows)), world.group
+        if len(counts) * max(counts) * rows.element_size() * prod(rows.shape[1:]) > WORKSPACE:
+            return world._one_after_another(rows, counts)
         # Collectives want equal shapes: pad to the longest, cut afterwards.
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded, group=world.group)
-        start = sum(counts[: world.rank])
-        ctx.own, ctx.group = slice(start, start + len(rows)), world.group
         return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
     @staticmethod

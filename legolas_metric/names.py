@@ -57,8 +57,7 @@ def as_named(values: ArrayLike, n: int | None, *, name: str, of: str = "embeddin
     if given is None or given.dtype.kind not in "OUSMm":
         plain = given.filled(UNLABELLED) if isinstance(given, np.ma.MaskedArray) else values
         codes = as_integers(plain, n, name=name, of=of)
-        _refuse_mixed(known, name)
-        return Named(codes, None)
+        return _beside(Named(codes, None), known, name)
     if given.ndim != 1:
         raise ValueError(f"{name} must be 1-D, got shape {given.shape}: one name for each row")
     if n is not None and len(given) != n:
@@ -66,10 +65,9 @@ def as_named(values: ArrayLike, n: int | None, *, name: str, of: str = "embeddin
     missing = np.ma.getmaskarray(given) | _is_missing(np.ma.getdata(given))
     entries = np.ma.getdata(given)[~missing]
     if given.dtype.kind == "O" and _all_integers(entries, name):
-        _refuse_mixed(known, name)
         codes = torch.full((len(given),), UNLABELLED)
         codes[torch.from_numpy(~missing)] = as_integers([int(entry) for entry in entries], None, name=name)
-        return Named(codes, None)
+        return _beside(Named(codes, None), known, name)
     if known == "integers" and len(entries):
         raise TypeError(
             f"{name} are names (first: {str(entries[0])!r}), where those that they are compared with are integers: "
@@ -155,9 +153,13 @@ def _numbered(entries: np.ndarray, missing: np.ndarray, known: Names | None) -> 
     return Named(codes, names)
 
 
-def _refuse_mixed(known: Known, name: str) -> None:
-    if known is not None and known != "integers":
+def _beside(given: Named, known: Known, name: str) -> Named:
+    """Integers beside what they are compared with; where all are missing they go with names, too."""
+    if known is None or known == "integers":
+        return given
+    if bool((given.codes != UNLABELLED).any()):
         raise TypeError(
             f"{name} are integers, where those that they are compared with are names (first: {known[:3]}): "
             "give names on both sides"
         )
+    return Named(given.codes, known)

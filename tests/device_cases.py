@@ -3,6 +3,8 @@
 Each case is a function of `to`, which puts a tensor where the case is to run.
 """
 
+from tempfile import TemporaryDirectory
+
 import torch
 
 import legolas_metric as lm
@@ -134,6 +136,13 @@ def _(to):
     return lm.EmbeddingBank.encode(torch.nn.Identity(), X, labels=Y, device=device, progress=False).embeddings
 
 
+@case("bank, written to disk and mined there")
+def _(to):
+    with TemporaryDirectory() as folder:
+        return lm.HardMiner().mine(lm.StoredBank.write(f"{folder}/bank", bank(to), storage="int8"))
+
+
+case("group_disjoint_folds")(lambda to: lm.group_disjoint_folds(to(G), 3))
 case("mine_pairs")(lambda to: lm.mine_pairs(to(X[:100]), to(X[100:200])))
 case("mine, candidates")(
     lambda to: lm.HardMiner().mine(bank(to), to(torch.arange(50)), candidates=to(torch.arange(40, 200)))
@@ -263,6 +272,12 @@ case("PLDA")(lambda to: lm.PLDA().fit(to(X), to(Y)).score(to(Q), to(X[:9])))
 case("verify_by")(lambda to: lm.verify_by(lm.PLDA().fit(to(X), to(Y)), to(X), to(Y)))
 case("repeat_open_set")(lambda to: lm.repeat_open_set(to(X), to(Y), groups=to(G), repeats=2))
 case("Calibration")(lambda to: lm.Calibration.fit(lm.evaluate_verification(to(X), to(Y))))
+case("Calibration, isotonic, applied")(
+    lambda to: lm.Calibration.fit(lm.evaluate_verification(to(X), to(Y)), how="isotonic").llr(to(X[:, 0]))
+)
+case("cross_fit")(lambda to: lm.DecisionRule.cross_fit(to(X), to(Y), far=0.1, folds=3))
+case("accuracy_over_folds")(lambda to: lm.accuracy_over_folds(to(X[:, 0]), to(Y % 2 == 0), folds=5))
+case("accuracy_over_folds, given")(lambda to: lm.accuracy_over_folds(to(X[:, 0]), Y % 2 == 0, folds=to(G)))
 case("clustering")(lambda to: lm.evaluate_clustering(to(X), to(Y)))
 case("knn_probe")(lambda to: lm.knn_probe(to(X), to(Y), to(X[:60]), to(Y[:60]), num_classes=40))
 case("linear_probe")(lambda to: lm.linear_probe(to(X), to(Y), to(X[:60]), to(Y[:60]), num_classes=40))

@@ -9,6 +9,7 @@ from processes import begin, start
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from legolas_metric import distributed
 from legolas_metric.distributed import World
 from legolas_metric.losses import MultiSimilarityLoss, SupConLoss, TripletLoss
 from legolas_metric.signs_of_life import Signs
@@ -70,6 +71,7 @@ def compare(rank: int, size: int) -> None:
         assert detail.active_share == pytest.approx(expected_detail.active_share, abs=1e-12)
     under_ddp(rank, size)
     listed_pairs(rank, size)
+    unequal_parts(rank, size)
     world.barrier()
 
 
@@ -80,6 +82,18 @@ def errors_of_its_own(world: World) -> None:
         with pytest.raises(RuntimeError, match=r"^mat1"), world.meeting("failing"):
             raise failure
         assert not world.silent(failure)
+
+
+def unequal_parts(rank: int, size: int) -> None:
+    """Much that is gathered is not padded to the longest part, which one process may have nearly all of."""
+    whole = torch.arange(46.0).view(23, 2)
+    own = whole[:0] if rank == 0 else whole[share(rank - 1, size - 1)]
+    mine = own.clone().requires_grad_()
+    with patch.object(distributed, "WORKSPACE", 23 * 2 * 4 - 1), patch.object(dist, "all_gather", unasked):
+        got = World(rank, size).gather(mine)
+    torch.testing.assert_close(got, whole, rtol=0, atol=0)
+    got.square().sum().backward()
+    torch.testing.assert_close(mine.grad, 2 * size * own, rtol=0, atol=0)  # every process has the same loss
 
 
 def unasked(*_: object) -> None:

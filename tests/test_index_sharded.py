@@ -70,6 +70,7 @@ def searches(own: slice) -> None:
                     one.search(x + 0.5, k, **named, **asked, window=window),
                     own,
                 )
+        check(index.search(x[own] + 0.5, 70), one.search(x + 0.5, 70), own)  # all rows: none is the query itself
 
 
 def check(found, expected, own: slice) -> None:

@@ -162,6 +162,14 @@ def test_queries_are_numbered_as_the_rows_that_they_ask():
         index.search(torch.eye(3)[:1], 1, labels=[1], want="negative")
 
 
+@pytest.mark.parametrize("missing", [[None, None], np.array([np.nan, None], object), [-1, -1], torch.tensor([-1, -1])])
+def test_queries_of_which_no_name_is_known_are_unlabelled(missing):
+    index = ExactIndex().fit(torch.eye(3), ["bob", "ann", "cy"], groups=["x", "y", "x"])
+    found = index.search(torch.eye(3)[:2], 3, labels=missing, groups=missing, want="negative")
+    assert (found.ids == -1).all()  # they are no anchors
+    assert (index.search(torch.eye(3)[:2], 3, labels=missing, groups=missing).ids >= 0).all()
+
+
 def test_names_serve_wherever_labels_are_taken():
     x = np.random.default_rng(0).normal(size=(6, 3))
     names, codes = ["b", "b", "c", "c", "a", "a"], [1, 1, 2, 2, 0, 0]

@@ -34,6 +34,9 @@ def figures():
     equal = [float(f"{pair * n**2 / 32 / sent:.2g}") for n, sent in zip((10**7, 10**8, 10**9), times)]
     lists = [(n, 4 * n**0.5) for n in (10**7, 10**8)]
     yield f"a pair of the self-join costs half ({1e9 * alone:.2f} against {1e9 * pair:.2f} ns"
+    more = POINTS["more_classes"][0]
+    foretold = classes * more["C"] ** 2
+    yield f"{more['C']:,} of them, left out of the fit, took {more['s']:.2f} s where the model says {foretold:.2f}"
     took = max(point["s"] for point in POINTS["sharded"])
     yield f"took {took:.2f} s of each, by the model {joined(model, shared['n'], 128, 2):.2f}."
     yield f"{day[0]['nodes']:.0f} nodes in {day[0]['hours']:.1f} hours, {day[0]['gib']:.0f} GiB each"

@@ -178,7 +178,7 @@ def _folds(
         raise ValueError(f"folds must lie in 2..{count}, the number of {what}, got {folds}")
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(count, generator=generator)
-    sizes = units[units >= 0].bincount(minlength=count)
+    sizes = units[units >= 0].bincount(minlength=count).cpu()
     by_size = shuffled[sizes[shuffled].argsort(descending=True, stable=True)]
     # Each run of `folds` units of like size gives one to every fold; within a stratum, any run does, in one order.
     deal = torch.cat([torch.randperm(folds, generator=generator) for _ in range(0, count, folds)])

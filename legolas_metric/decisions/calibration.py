@@ -118,7 +118,8 @@ class Calibration:
         given = as_tensor(scores, name="scores").double()
         if self.how == "logistic":
             return self.scale * given + self.offset
-        return self.values[(torch.searchsorted(self.knots, given.contiguous(), right=True) - 1).clamp_min(0)]
+        knots, values = (table.to(given.device) for table in (self.knots, self.values))
+        return values[(torch.searchsorted(knots, given.contiguous(), right=True) - 1).clamp_min(0)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as a safetensors file, whole or not at all."""

@@ -225,14 +225,15 @@ def accuracy_over_folds(scores: ArrayLike, same: ArrayLike, *, folds: int | Arra
     """
     given = verification_from_scores(scores, same).pairs  # the checks of the arguments
     assert given is None
-    values, genuine = torch.as_tensor(scores).double(), torch.as_tensor(same).bool()
+    values = torch.as_tensor(scores).double()
+    genuine = torch.as_tensor(same).to(values.device, torch.bool)
     if isinstance(folds, int):
         count = check_whole("folds", folds, 2)
         if count > len(values):
             raise ValueError(f"folds must be at most the number of pairs, {len(values)}, got {count}")
-        fold = torch.arange(len(values)) * count // len(values)
+        fold = torch.arange(len(values), device=values.device) * count // len(values)
     else:
-        fold = torch.as_tensor(folds)
+        fold = torch.as_tensor(folds).to(values.device)
     numbers = fold.unique()
     if len(fold) != len(values) or len(numbers) < 2:
         raise ValueError(f"folds must name two or more, one for each of {len(values)} pairs")
@@ -253,7 +254,7 @@ def accuracy_over_folds(scores: ArrayLike, same: ArrayLike, *, folds: int | Arra
 def _most_accurate(scores: Float64[Tensor, " t"], same: Bool[Tensor, " t"]) -> float:
     """The threshold of the most right answers: halfway between two scores; of several the greatest."""
     levels, place = scores.unique(return_inverse=True)
-    gain = torch.zeros(len(levels), dtype=torch.int64).index_add_(0, place, 2 * same.long() - 1)
+    gain = torch.zeros_like(place[: len(levels)]).index_add_(0, place, 2 * same.long() - 1)
     right = torch.cat([gain.flip(0).cumsum(0).flip(0), gain.new_zeros(1)])  # accepted from level i on, less impostors
     best = int((right == right.max()).nonzero().max())
     if best == len(levels):

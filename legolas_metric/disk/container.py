@@ -52,7 +52,7 @@ def write_header(file: BinaryIO, tables: Mapping[str, tuple[torch.dtype, list[in
 def add_table(file: BinaryIO, values: Tensor) -> tuple[torch.dtype, list[int], int]:
     """Write a table at the end of a file."""
     begin = aligned(file)
-    file.write(values.contiguous().flatten().view(torch.uint8).numpy().data)
+    file.write(values.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return values.dtype, list(values.shape), begin
 
 

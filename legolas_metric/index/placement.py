@@ -3,6 +3,7 @@
 Letters: n rows of all processes, o rows of the process that has most, d dimensions, k candidates of a row.
 """
 
+import math
 import os
 import socket
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Placing:
         where = "every process holds all rows" if self.how == "replicated" else "each process holds its own rows"
         return (
             f"{where} ({self.how}): all of them need {_gb(self.replicated)} a process, a part {_gb(self.sharded)}, "
-            f"and the poorest has {_gb(self.budget)}"
+            f"and the poorest has {_gb(self.budget, up=False)}"
         )
 
 
@@ -86,8 +87,8 @@ def place(
     some = f"or of which each holds its own, {most:,} at most, at {_gb(sharded)}" if whole is None else f"and {whole}"
     raise ValueError(
         f"{n:,} rows of {d} dimensions, all of which every process holds at {_gb(replicated)} {some}, do not fit the "
-        f"{_gb(budget)} of the poorest of {world.size} processes: use more processes, a larger memory_mb, fewer "
-        "dimensions, or an approximate index"
+        f"{_gb(budget, up=False)} of the poorest of {world.size} processes: use more processes, a larger memory_mb, "
+        "fewer dimensions, or one process with the rows on disk (StoredBank)"
     )
 
 
@@ -125,5 +126,11 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _gb(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"
+def _gb(size: int, *, up: bool = True) -> str:
+    """To three digits: what is needed rounded up, what there is down, so that what does not fit looks so."""
+    exact = size / 2**30
+    shown = float(f"{exact:.3g}")
+    if (shown < exact) == up and shown != exact:
+        step = 10.0 ** (math.floor(math.log10(exact)) - 2)
+        shown += step if up else -step
+    return f"{shown:.3g} GiB"
