@@ -345,4 +345,7 @@ def _numbers(table: Any, name: str) -> Int64[Tensor, " m"]:
     column = table[name]
     if column.null_count:
         raise ValueError(f"{column.null_count} rows of the table have no {name!r}: give each a number of its own")
-    return torch.from_numpy(np.array(column.cast("int64").to_numpy()))
+    try:
+        return torch.from_numpy(np.array(column.cast("int64").to_numpy()))
+    except ValueError as error:
+        raise ValueError(f"column {name!r} of the table must hold numbers below 2^63: {error}") from error
