@@ -207,9 +207,10 @@ def test_anchors_and_blocks_share_the_ceiling(tmp_path):
     n, d, ceiling = 3000, 1001, 64
     bank = EmbeddingBank(torch.ones(n, d), [0, 1] * (n // 2), metric="dot")
     rows = StoredBank(stored(tmp_path, bank, "int8").path, memory_mb=ceiling).table
-    block = Plan.of(rows, 300, 1).rows
-    assert block < n
-    assert 8 * d * rows.at_once + 24 * d * block + 128 * n < ceiling << 20
+    plan = Plan.of(rows, 300, 1)
+    assert plan.rows < n
+    tables = 24 * d * plan.rows + 20 * d * plan.queries + (2 * plan.workspace_mb << 20)
+    assert 8 * d * rows.at_once + tables + 128 * n < ceiling << 20
 
 
 MEASURE = """
