@@ -136,12 +136,14 @@ def test_an_encoder_writes_straight_to_disk_and_refreshes(tmp_path, metric):
     first = StoredBank.encode(tmp_path / "bank", Doubled(), data, storage="float16", step=1, **options)
     expected = stored(tmp_path, EmbeddingBank.encode(Doubled(), data, **options), "float16")
     assert torch.equal(first.embeddings[:], expected.embeddings[:])
+    reader = StoredBank(tmp_path / "bank")
     second = first.refresh(Doubled(-1.0), data, step=4, batch_size=8, progress=False)
     assert (second.step, second.storage, second.metric) == (4, "float16", metric)
     new = EmbeddingBank.encode(Doubled(-1.0), data, **options)
     drift = torch.cosine_similarity(first.embeddings[:].double(), new.embeddings.double()).mean()
     assert second.drift == pytest.approx(float(drift))
-    assert torch.equal(first.embeddings[:], expected.embeddings[:])  # whoever reads the old file goes on with it
+    for old in (first, reader):  # whoever reads the old file goes on with it
+        assert torch.equal(old.embeddings[:], expected.embeddings[:])
     assert torch.equal(StoredBank(tmp_path / "bank").embeddings[:], second.embeddings[:])
     assert sorted(os.listdir(tmp_path)) == sorted(["bank", f"{metric}-float16"])
     with pytest.raises(ValueError, match="steps only grow"):
@@ -285,7 +287,10 @@ def test_every_flipped_byte_and_every_cut_is_found(tmp_path, storage):
     whole, generator = path.read_bytes(), np.random.default_rng(0)
     damaged = re.escape(str(path)) + " (is damaged|is no stored bank|has .* bytes of)"
     places = {0, 21, 22, 30, 38, 42, 60, 127, 128, len(whole) - 1, *generator.integers(128, len(whole), 60).tolist()}
-    for place in places:
+    begins = [int(begin) for begin in re.findall(rb'"begin": (\d+)', whole)]
+    paddings = {begin - 1 for begin in [*begins, whole.index(b'{"tables"')]}
+    assert sum(whole[place] == 0 for place in paddings) > 3
+    for place in places | paddings:
         broken = bytearray(whole)
         broken[place] ^= 1 << int(generator.integers(8))
         path.write_bytes(broken)

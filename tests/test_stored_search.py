@@ -182,6 +182,37 @@ def test_what_is_told_to_be_enough_is_enough_and_no_more(tmp_path, n, d, k):
         Plan.of(StoredBank(path, memory_mb=enough - 1).table, 300, k)
 
 
+@pytest.mark.parametrize("positive", ["all", "nearest"])
+def test_pairs_that_are_searched_together_fit_the_ceiling(tmp_path, monkeypatch, positive):
+    """Each pair of anchor and positive is a query: a row in float32, also where an anchor has hundreds of them."""
+    path = stored(tmp_path, EmbeddingBank(torch.randn(1200, 301), torch.arange(1200) % 4), "int8").path
+    bank, asked = StoredBank(path, memory_mb=18), []
+    answer = StoredIndex.answer
+
+    def counting(index, own, *rest):
+        asked.append(len(own))
+        return answer(index, own, *rest)
+
+    monkeypatch.setattr(StoredIndex, "answer", counting)
+    miner = SemiHardMiner(positive=positive)
+    mined = miner.mine(bank, anchors=range(6))
+    assert max(asked) <= bank.table.at_once < 800
+    assert sum(asked) >= (6 * 299 if positive == "all" else 12)
+    whole = miner.mine(bank.load(), anchors=range(6))
+    assert all(torch.equal(getattr(mined, of), getattr(whole, of)) for of in ("anchor", "positive", "negative"))
+
+
+def test_anchors_and_blocks_share_the_ceiling(tmp_path):
+    """3,000 rows of 3,001 numbers, in int8 and without a length of 1, once took 132 MiB of 128."""
+    n, d, ceiling = 3000, 1001, 64
+    bank = EmbeddingBank(torch.ones(n, d), [0, 1] * (n // 2), metric="dot")
+    rows = StoredBank(stored(tmp_path, bank, "int8").path, memory_mb=ceiling).table
+    plan = Plan.of(rows, 300, 1)
+    assert plan.rows < n
+    tables = 24 * d * plan.rows + 20 * d * plan.queries + (2 * plan.workspace_mb << 20)
+    assert 8 * d * rows.at_once + tables + 128 * n < ceiling << 20
+
+
 MEASURE = """
 import sys, torch
 from benchmarks.memory import peak_mb

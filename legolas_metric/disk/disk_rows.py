@@ -18,7 +18,7 @@ from legolas_metric.geometry import chunks
 from legolas_metric.rows import Rows
 
 _NAMED = 128  # bytes a row in memory: label, id, group, and what is sorted and looked up by them
-_SHARE = 8  # of the memory that anchors may take beside what searches them
+_SHARE = 8  # of the memory, an eighth is for anchors that are mined together, the rest for what searches them
 
 
 class MappedRows:
@@ -168,19 +168,14 @@ class DiskRows:
         names = self.named.label_names, self.named.group_names
         return Rows(unread(len(ids), self.embeddings.shape[1]), labels, ids, groups, *names)
 
-    @property
-    def memory(self) -> int:
-        """Bytes that are left for blocks of rows, and for what is found of them."""
-        return self.within(self.memory_mb)
-
     def within(self, memory_mb: int) -> int:
-        """`memory` under another ceiling."""
-        return (memory_mb << 20) - _NAMED * len(self)
+        """Bytes that a ceiling leaves for blocks of rows, and for what is found of them, beside names and anchors."""
+        return ((memory_mb << 20) - _NAMED * len(self)) * (_SHARE - 1) // _SHARE
 
     @property
     def at_once(self) -> int:
         """How many anchors are mined together."""
-        return rows_for(max(0, self.memory) // _SHARE, 8 * self.embeddings.shape[1] + 600)
+        return rows_for(max(0, self.within(self.memory_mb)) // (_SHARE - 1), 8 * self.embeddings.shape[1] + 600)
 
 
 AnyRows = Rows | DiskRows

@@ -38,7 +38,8 @@ class StoredBank:
 
     Args:
         path: of the file.
-        memory_mb: what searches may take, in MiB, above what the process takes otherwise, and beside their answer.
+        memory_mb: what searches may take, in MiB, above what the process takes otherwise, and beside the queries that
+            are given and the answer.
 
     Raises:
         FileNotFoundError: no such file.

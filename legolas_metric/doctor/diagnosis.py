@@ -168,7 +168,9 @@ def _rows(
     """Unit rows with labels, of a bank or as given."""
     if not isinstance(embeddings, EmbeddingBank):
         if labels is None:
-            raise TypeError("labels are missing: pass one for each row, or an EmbeddingBank, which has them")
+            raise TypeError(
+                "labels are missing: pass one for each row, or an EmbeddingBank, which has them (a StoredBank's load())"
+            )
         return fitted_rows(embeddings, labels, ids=ids, groups=groups, metric="cosine")
     if not labels is ids is groups is None:
         raise ValueError("labels, ids or groups were given beside a bank, which has its own: pass the bank alone")

@@ -30,7 +30,9 @@ def as_table(
     check_metric(metric)
     if not isinstance(embeddings, EmbeddingBank):
         if labels is None:
-            raise TypeError("labels are missing: pass one for each row, or an EmbeddingBank, which has them")
+            raise TypeError(
+                "labels are missing: pass one for each row, or an EmbeddingBank, which has them (a StoredBank's load())"
+            )
         return fitted_rows(embeddings, labels, ids=ids, groups=groups, metric=metric), metric
     bank = embeddings
     if metric not in ("cosine", bank.metric):

@@ -242,9 +242,8 @@ def write_table(database: Any, name: str, rows: Rows) -> Any:
     import pyarrow  # comes with LanceDB
 
     if name in database.list_tables().tables:
-        raise ValueError(
-            f"{database.uri} has a table {name!r} already, which is not overwritten: open() it, or name another"
-        )
+        why = "which is not overwritten: open() it, or name another"
+        raise ValueError(f"{database.uri} has a table {name!r} already, {why}")
     d = rows.embeddings.shape[1]
     kinds = {"id": pyarrow.int64(), "vector": pyarrow.list_(pyarrow.float32(), d)}
     for column, codes, names in (("label", rows.labels, rows.label_names), ("group", rows.groups, rows.group_names)):
@@ -284,9 +283,7 @@ def _answer(request: Any) -> Any:
 
 def _named(codes: Int64[Tensor, " n"], names: Names | None) -> Any:
     """Names as users write them, None where one is missing; or the integers."""
-    if names is None:
-        return codes.cpu().numpy()
-    return [None if code < 0 else names[code] for code in codes.tolist()]
+    return codes.cpu().numpy() if names is None else [None if code < 0 else names[code] for code in codes.tolist()]
 
 
 def _literal(code: int, names: Names | None) -> str:
@@ -345,4 +342,7 @@ def _numbers(table: Any, name: str) -> Int64[Tensor, " m"]:
     column = table[name]
     if column.null_count:
         raise ValueError(f"{column.null_count} rows of the table have no {name!r}: give each a number of its own")
-    return torch.from_numpy(np.array(column.cast("int64").to_numpy()))
+    try:
+        return torch.from_numpy(np.array(column.cast("int64").to_numpy()))
+    except ValueError as error:
+        raise ValueError(f"column {name!r} of the table must hold numbers below 2^63: {error}") from error

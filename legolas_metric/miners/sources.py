@@ -32,7 +32,8 @@ from legolas_metric.records import MiningStats
 from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import NO_ID, Rows, as_ids, places_of
 
-_EACH_PAIR = 4096  # bytes of a pair of anchor and positive in a search: its slot, window and answer
+PAIRS = BLOCK // 4096
+"""Pairs of anchor and positive that are searched together: each has its slot, window and answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,8 @@ def bank_source(
         other_group = relation is not None and relation.positive_group == "other"
         relations = Classes.of(own, self_row, spread.rows, other_group=other_group)
         most = own.at_once if isinstance(own, DiskRows) else len(own)
-        blocks, found = index_blocks(own.__getitem__, spread.search, relations, most, every_positive), spread.rows
+        pairs = (most if isinstance(own, DiskRows) else PAIRS) if every_positive else None
+        blocks, found = index_blocks(own.__getitem__, spread.search, relations, most, pairs), spread.rows
     else:
         found, self_row = _by_id(spread.whole, self_row)
         relations = Classes.of(own, self_row, found) if relation is None else Masks(own, found, self_row, relation)
@@ -176,12 +178,15 @@ def _by_id(rows: Rows, self_row: Int64[Tensor, " q"]) -> tuple[Rows, Int64[Tenso
 
 
 def index_blocks(
-    take: Callable[[Part], Rows], searched: Searching, classes: Classes, most: int, every_positive: bool
+    take: Callable[[Part], Rows], searched: Searching, classes: Classes, most: int, pairs: int | None
 ) -> Iterator[Block]:
-    """Anchors behind an index: `take` gives some of them, a block has `most` at most."""
+    """Anchors behind an index: `take` gives some of them, a block has `most` at most.
+
+    Where each positive is asked about it has at most so many `pairs` as well: each is a query, a row of its own.
+    """
     q = len(classes.self_row)
-    if every_positive and q:
-        most = min(most, rows_for(BLOCK, _EACH_PAIR * max(1, int(classes.positives.max()))))
+    if pairs is not None and q:
+        most = min(most, rows_for(min(pairs, PAIRS), int(classes.positives.max())))
     for part in chunks(q, max(1, most)):
         of = classes if most >= q else classes[part]
         kept, no_positive, no_negative = _usable(of)

@@ -74,8 +74,8 @@ def stored_source(
     def take(part: Part) -> Rows:
         return stored.read(asked[part])
 
-    every_positive = strategy.positive == "all"
-    return Source(about.ids, rows, index_blocks(take, StoredSearch(stored), classes, most, every_positive))
+    pairs = most if strategy.positive == "all" else None
+    return Source(about.ids, rows, index_blocks(take, StoredSearch(stored), classes, most, pairs))
 
 
 class StoredSearch:
