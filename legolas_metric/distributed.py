@@ -72,7 +72,7 @@ class World:
                 f"process {dist.get_rank()} is not one of the group's: only those that new_group() named take part"
             )
         world = cls(dist.get_rank(group), dist.get_world_size(group), averages_gradients, group)
-        if world.size > 1:
+        if world.size > 1 and world._processes is not None:
             world._signs()  # from here on, so that a process that waits is told from one that is lost
         return world
 
@@ -128,7 +128,12 @@ class World:
         return "" if self.size == 1 or (error is not None and not of_others(error)) else self._signs().missing()
 
     def _signs(self) -> Signs:
-        return Signs.of(self.rank, self.size, self.group if self.group is not None else dist.group.WORLD)
+        return Signs.of(self.rank, self.size, self._processes)
+
+    @property
+    def _processes(self) -> Any:
+        """The process group; None where only rank and size are given, and no group is there."""
+        return self.group if self.group is not None else dist.group.WORLD
 
     @contextmanager
     def together(self, what: str, *, call: str | None = None) -> Iterator[None]:

@@ -1,11 +1,14 @@
 """Several processes equal one, in loss and gradient, with unequal batches."""
 
+import os
+import subprocess
+import sys
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
-from processes import begin, start
+from processes import begin, port, start
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -129,6 +132,28 @@ def listed_pairs(rank: int, size: int) -> None:
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_equal_one(size):
     start(work, size)
+
+
+MINES_AND_ENDS = """
+import torch, torch.distributed as dist
+from legolas_metric import EmbeddingBank, HardMiner
+from legolas_metric.distributed import World
+dist.init_process_group("gloo")
+world = World.current(averages_gradients=False)
+bank = EmbeddingBank(torch.eye(4), [0, 0, 1, 1], ids=torch.arange(4) + 4 * world.rank)
+assert len(HardMiner().mine(bank, world=world)) == 4
+dist.destroy_process_group()
+"""
+
+
+def test_a_program_that_mines_and_ends_does_end():
+    """In interpreters of their own: those end otherwise than forks, and threads must not outlive them."""
+    with port() as number:
+        group = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(number)}
+        programs = [
+            subprocess.Popen([sys.executable, "-c", MINES_AND_ENDS], env=group | {"RANK": rank}) for rank in "01"
+        ]
+        assert [program.wait(300) for program in programs] == [0, 0]
 
 
 def test_alone_is_a_null_object():
