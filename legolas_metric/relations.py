@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float32, Int8, Int64
+from jaxtyping import Bool, Float32, Int8, Int64
 from torch import Tensor
 
-from legolas_metric.checks import ArrayLike, as_tensor, check_choice, check_number
+from legolas_metric.checks import UNLABELLED, ArrayLike, as_tensor, check_choice, check_number
 
 PositiveGroup = Literal["any", "other"]
 NegativeGroup = Literal["any", "same"]
@@ -120,6 +120,44 @@ class LabelRelation:
             )
 
         return cls(_SharedTags(table, positive, negative))
+
+
+def positives_and_negatives(
+    relation: LabelRelation,
+    labels: Int64[Tensor, " q"],
+    others: Int64[Tensor, " n"],
+    groups: Int64[Tensor, " q"] | None = None,
+    other_groups: Int64[Tensor, " n"] | None = None,
+) -> tuple[Bool[Tensor, "q n"], Bool[Tensor, "q n"]]:
+    """Which rows are positives of labelled anchors, and which are negatives, as if no row were an anchor itrelation.
+
+    Raises:
+        ValueError: `compare` gives no table of these anchors and rows.
+    """
+    if relation.compare is None:
+        positive = labels[:, None] == others
+        negative = ~positive
+    else:
+        labelled = others != UNLABELLED
+        code = relation.compare(labels, others[labelled])
+        shape = (len(labels), int(labelled.sum()))
+        if tuple(code.shape) != shape:
+            raise ValueError(
+                f"compare must return a value for each of {shape[0]} anchors (down) and {shape[1]} rows (across), "
+                f"got shape {tuple(code.shape)}"
+            )
+        positive = torch.zeros(len(labels), len(others), dtype=torch.bool, device=code.device)
+        negative = positive.logical_not()
+        positive[:, labelled], negative[:, labelled] = code > 0, code < 0
+    if relation.needs_groups:
+        assert groups is not None
+        assert other_groups is not None
+        same_group = groups[:, None] == other_groups
+        if relation.positive_group == "other":
+            positive &= ~same_group
+        if relation.negative_group == "same":
+            negative &= same_group
+    return positive, negative
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -224,6 +224,11 @@ def _(to):
     return report, report.difference("rank_at_1")
 
 
+case("ranking by a relation")(
+    lambda to: lm.evaluate_ranking(
+        to(X), to(Y), groups=to(G), full=True, relation=lm.LabelRelation(positive_group="other")
+    )
+)
 case("ranking of a bank")(lambda to: lm.evaluate_ranking(bank(to)))
 case("ranking across groups")(
     lambda to: lm.evaluate_ranking(to(X), Y, groups=G, protocol=lm.RetrievalProtocol.re_identification())

@@ -23,15 +23,19 @@ def similarity(x, y, metric):
     return 1.0 if squared**0.5 <= 4 * 2.0**-23 else round(1 - squared / 2, 14)
 
 
-def ranked_levels(rows, query, metric, *, allowed):
+def same_label(query, row):
+    return row[1] == query[1]
+
+
+def ranked_levels(rows, query, metric, *, allowed, hit=same_label):
     """[(positives, others)] of each level of equal similarity, best first. rows: (vector, label, id, group)."""
-    vector, label, *_ = query
+    vector, *_ = query
     levels = {}
     for row in rows:
         if allowed(query, row):
             s = similarity(vector, row[0], metric)
             level = levels.setdefault(s, [0, 0])
-            level[0 if row[1] == label else 1] += 1
+            level[0 if hit(query, row) else 1] += 1
     return [tuple(levels[s]) for s in sorted(levels, reverse=True)]
 
 
@@ -95,13 +99,13 @@ def expected(levels):
     return total
 
 
-def evaluate(rows, metric, *, allowed=leave_one_out):
+def evaluate(rows, metric, *, allowed=leave_one_out, hit=same_label):
     """(mean of each measure over the answerable queries, answerable, unanswerable)."""
     found, unanswerable = [], 0
     for query in rows:
         if query[1] == -1:
             continue
-        levels = ranked_levels(rows, query, metric, allowed=allowed)
+        levels = ranked_levels(rows, query, metric, allowed=allowed, hit=hit)
         if sum(positives for positives, _ in levels) == 0:
             unanswerable += 1
         else:

@@ -32,6 +32,7 @@ from legolas_metric.evaluation.trials import Trial
 from legolas_metric.geometry import chunks
 from legolas_metric.index.exact import ExactIndex
 from legolas_metric.lookup import lookup
+from legolas_metric.relations import LabelRelation, positives_and_negatives
 
 _LEAST_GALLERY = 8192
 _LARGEST_CLASS = 64
@@ -39,6 +40,8 @@ _BAND_ROWS = 256
 _INDEX_MB = 32
 _SCORED = 2.0**-40
 """What rounding makes of a scorer's scores at most, as a share of them."""
+_COMPARED = 4
+"""How many tables as large as the scores a relation needs beside them, at most."""
 _REPORTED = 2.0**-22
 """By how much a similarity that was rounded to float32 may err, and then some, as a share of it."""
 _SETTLED = 2.0**-31
@@ -66,10 +69,14 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class OwnClass:
-    """The class of each query of a block, in the gallery: its columns, and which are honest positives."""
+    """The class of each query of a block, in the gallery: its columns, and which are honest positives.
+
+    By a relation, the columns are those of its positives, and `neither` says what is not a negative either.
+    """
 
     column: Int64[Tensor, "q w"]
     honest: Bool[Tensor, "q w"]
+    neither: Bool[Tensor, "q g"] | None = None
 
 
 def place_all(
@@ -85,7 +92,7 @@ def place_all(
         scorer: what scores in the metric's place; the trial's rows are what it made of them.
     """
     shallow = 0
-    if scorer is None and depth is not None and len(trial.gallery) >= _LEAST_GALLERY and not callable(protocol.exclude):
+    if scorer is None and depth is not None and len(trial.gallery) >= _LEAST_GALLERY and not _own_rule(trial, protocol):
         shallow = int((trial.count <= _LARGEST_CLASS).sum())  # the first ones, as queries are in order of class size
     ties = Ties.of(trial.gallery.embeddings, metric) if scorer is None else Ties(0.0, _SCORED, torch.inf)
     undecided = torch.arange(shallow, len(trial), device=trial.asker.device)
@@ -98,7 +105,8 @@ def place_all(
         return
     wide = widened(trial.gallery.embeddings, metric) if scorer is None else trial.gallery.embeddings.double()
     with bar(len(undecided), "rank", "queries") as told:
-        for part in row_blocks(len(undecided), len(wide)):
+        tables = 1 if trial.relation is None else _COMPARED
+        for part in row_blocks(len(undecided), tables * len(wide)):
             among_all = _place_among_all(trial, undecided[part], wide, protocol, metric, ties, scorer)
             told.update(part.stop - part.start)
             if among_all is not None:
@@ -107,6 +115,8 @@ def place_all(
 
 def own_class(trial: Trial, query: Int64[Tensor, " q"], protocol: RetrievalProtocol) -> OwnClass:
     """Columns of the queries' own classes; padding repeats a column of theirs."""
+    if trial.relation is not None:
+        return _related(trial, query, protocol, trial.relation)
     count = trial.count[query]
     place = torch.arange(int(count.max()), device=query.device)
     inside = place < count[:, None]
@@ -117,6 +127,34 @@ def own_class(trial: Trial, query: Int64[Tensor, " q"], protocol: RetrievalProto
         assert trial.queries.groups is not None
         honest &= trial.gallery.groups[column] != trial.queries.groups[query, None]
     return OwnClass(column, honest)
+
+
+def _related(
+    trial: Trial, query: Int64[Tensor, " q"], protocol: RetrievalProtocol, relation: LabelRelation
+) -> OwnClass:
+    queries, gallery = trial.queries[query], trial.gallery
+    assert queries.labels is not None
+    assert gallery.labels is not None
+    positive, negative = positives_and_negatives(
+        relation, queries.labels, gallery.labels, queries.groups, gallery.groups
+    )
+    taken = queries.ids[:, None] == gallery.ids
+    if protocol.exclude == "same_group":
+        assert queries.groups is not None
+        assert gallery.groups is not None
+        taken |= positive & (queries.groups[:, None] == gallery.groups)
+    positive &= ~taken
+    count = positive.sum(1)
+    place = torch.arange(int(count.max()), device=query.device)
+    honest = place < count[:, None]
+    column = positive.int().argmax(1, keepdim=True).repeat(1, len(place))
+    column[honest] = positive.nonzero()[:, 1]
+    return OwnClass(column, honest, taken | ~(positive | negative))
+
+
+def _own_rule(trial: Trial, protocol: RetrievalProtocol) -> bool:
+    """Whether more than classes decides what a query may find."""
+    return callable(protocol.exclude) or trial.relation is not None
 
 
 def _place_among_all(
@@ -139,6 +177,8 @@ def _place_among_all(
         scores = scorer.compare(asking.double(), gallery)
     if callable(protocol.exclude):
         scores.masked_fill_(protocol.excluded(trial.asker[query], trial.found), -torch.inf)
+    if own.neither is not None:
+        scores.masked_fill_(own.neither, -torch.inf)
     positive = torch.where(own.honest, scores.gather(1, own.column), -torch.inf)
     asked = (positive > -torch.inf).sum(1) >= protocol.min_positives
     if not bool(asked.any()):
@@ -155,7 +195,7 @@ def _place_among_all(
 def _negatives(
     trial: Trial, query: Int64[Tensor, " q"], scores: Float64[Tensor, "q g"], protocol: RetrievalProtocol
 ) -> Int64[Tensor, " q"]:
-    if callable(protocol.exclude):
+    if _own_rule(trial, protocol):
         return (scores > -torch.inf).sum(1)
     return len(trial.gallery) - trial.count[query]
 

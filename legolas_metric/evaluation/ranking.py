@@ -20,6 +20,7 @@ from legolas_metric.evaluation.ranking_report import RankingReport
 from legolas_metric.evaluation.scores import Scorer
 from legolas_metric.evaluation.trials import Trial, trials
 from legolas_metric.evaluation.worst import worst_queries
+from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import Rows
 from legolas_metric.signatures import typed
 
@@ -37,6 +38,7 @@ def evaluate_ranking(
     full: bool = False,
     baseline: ArrayLike | EmbeddingBank | RankingReport | None = None,
     scorer: Scorer | None = None,
+    relation: LabelRelation | None = None,
 ) -> RankingReport:
     """Rank the gallery for each query, exactly, in bounded memory.
 
@@ -60,12 +62,16 @@ def evaluate_ranking(
         full: work out the whole rankings: mAP, MRR, mINP, nDCG, CMC to any k, Rank@1 against gallery size.
         baseline: embeddings of the same rows by the untrained encoder (or a bank of them), or their report.
         scorer: `ScoreNorm`, `PLDA` or `KReciprocal`, which then scores in the metric's place; `worst` is empty.
+        relation: what is a positive and a negative of a query, as for miners (default: equality of labels): rows of
+            several tags, a tree of classes. What is neither is junk, neither found nor missed. `intra`, `inter` and
+            means by label still go by the labels. Every query is compared to every row.
 
     Raises:
         TypeError: integer embeddings or float labels; no labels; ks that are no integers; what is no protocol.
         ValueError: NaN or inf, zero rows under cosine, rows whose similarities overflow float32, lengths that differ,
-            ids that repeat, k < 1, a protocol that needs groups where none are given or names unknown ids, no row of
-            another class in any gallery, or no query with a positive.
+            ids that repeat, k < 1, a protocol or a relation that needs groups where none are given, unknown ids, no
+            row of another class in any gallery, no query with a positive, or a relation beside episodes or draws, which
+            go by class.
 
     Example:
         >>> import torch
@@ -78,25 +84,24 @@ def evaluate_ranking(
     """
     depths, asked_for = as_ks(ks), RetrievalProtocol.named(protocol)
     rows, metric = as_table(embeddings, labels, ids=ids, groups=groups, metric=metric)
-    _check_answerable(rows, asked_for)
-    if scorer is not None:
-        _check_scorer(scorer, rows, asked_for)
+    relation = None if relation == LabelRelation() else relation
+    _check_answerable(rows, asked_for, relation)
+    _check_scorer(scorer, rows, asked_for)
     reference = baseline
     if reference is not None and not isinstance(reference, RankingReport):
         other, named = rows_of_baseline(reference, rows), {"ids": rows.ids, "groups": rows.groups}
         reference = evaluate_ranking(
-            other, rows.labels, **named, metric=metric, protocol=asked_for, ks=depths, full=full
+            other, rows.labels, **named, metric=metric, protocol=asked_for, ks=depths, full=full, relation=relation
         )
     assert rows.labels is not None
     intra, inter = mean_squared_distances(rows.embeddings, rows.labels)
     names, group_names = rows.label_names, rows.group_names
     unlabelled = int((rows.labels == UNLABELLED).sum())
     depth = None if full else max(depths, default=1)
-    asked, gallery, found = 0, 0, []
-    worst = ()
+    asked, gallery, found, worst = 0, 0, [], ()
     if scorer is not None:
         rows = replace(rows, embeddings=scorer.transform(rows.embeddings, rows.ids))
-    asking = trials(rows, asked_for, metric)
+    asking = trials(rows, asked_for, metric, relation)
     del rows  # its memory is worth more to the search
     for trial in asking:
         asked, gallery = asked + len(trial), max(gallery, len(trial.gallery))
@@ -106,7 +111,7 @@ def evaluate_ranking(
         found += measured
         if asked_for.episodes is asked_for.repeats is None and measured and scorer is None:
             worst = worst_queries(trial, _joined(measured), asked_for, metric)
-    per_query = _answered(found, asked, asked_for)
+    per_query = _answered(found, asked, asked_for, relation)
     return RankingReport(
         **_means(per_query, depths),
         nn_accuracy=float(per_query.rank_at(1).sum()) / asked,
@@ -126,18 +131,21 @@ def evaluate_ranking(
     )
 
 
-def _answered(found: list[QueryMeasures], asked: int, protocol: RetrievalProtocol) -> QueryMeasures:
+def _answered(
+    found: list[QueryMeasures], asked: int, protocol: RetrievalProtocol, relation: LabelRelation | None
+) -> QueryMeasures:
     """All that was measured, joined; refused where no query has an answer, or none can be wrong."""
     if not found:
         raise ValueError(
-            f"none of {asked} queries has {_fewest(protocol)} in its gallery under {protocol.name!r}: "
+            f"none of {asked} queries has {_fewest(protocol)} in its gallery under {protocol.name!r}"
+            f"{'' if relation is None else ' and the relation'}: "
             "give each class at least two rows (of different groups, where groups are compared)"
         )
     per_query = _joined(found)
     if not callable(protocol.exclude) and not bool(per_query.negatives.any()):  # a rule of one's own may mean that
         raise ValueError(
             f"no query has a row of another label in its gallery under {protocol.name!r}, so that nothing could be "
-            "wrong: a gallery needs rows of other classes"
+            f"wrong: a gallery needs {'rows of other classes' if relation is None else 'negatives of the relation'}"
         )
     return per_query
 
@@ -165,19 +173,25 @@ def _means(found: QueryMeasures, ks: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _check_answerable(rows: Rows, protocol: RetrievalProtocol) -> None:
+def _check_answerable(rows: Rows, protocol: RetrievalProtocol, relation: LabelRelation | None) -> None:
     """Refuse a table in which nothing can be asked, or nothing can be wrong."""
     assert rows.labels is not None
     if protocol.exclude == "same_group" and rows.groups is None:
         raise ValueError(f"the protocol {protocol.name!r} compares groups (session, camera, recording): pass groups")
+    if relation is not None and relation.needs_groups and rows.groups is None:
+        raise ValueError("the relation compares groups (session, camera, recording): pass groups")
+    if relation is not None and (protocol.episodes or protocol.repeats):
+        raise ValueError(f"the protocol {protocol.name!r} draws by class: leave out the relation, or take another one")
     distinct = rows.labels.unique()
     if not bool((distinct != UNLABELLED).any()):
         raise ValueError("all rows are unlabelled (-1): nothing can be asked")
-    if len(distinct) == 1:
+    if len(distinct) == 1 and relation is None:
         raise ValueError(f"all {len(rows)} rows have label {int(distinct)}: a ranking needs rows of another class")
 
 
-def _check_scorer(scorer: Scorer, rows: Rows, protocol: RetrievalProtocol) -> None:
+def _check_scorer(scorer: Scorer | None, rows: Rows, protocol: RetrievalProtocol) -> None:
+    if scorer is None:
+        return
     if protocol.episodes is not None and protocol.episodes.prototypes:
         raise ValueError("prototypes are means of rows, which a scorer does not compare: leave out one of the two")
     assert rows.labels is not None

@@ -1,7 +1,7 @@
 """From a table and a protocol to trials: queries that ask one gallery."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int64
@@ -13,6 +13,7 @@ from legolas_metric.evaluation.protocol import Episodes, RetrievalProtocol
 from legolas_metric.evaluation.single_shot import single_shots
 from legolas_metric.geometry import prepare
 from legolas_metric.lookup import lookup
+from legolas_metric.relations import LabelRelation
 from legolas_metric.rows import Rows
 
 
@@ -26,6 +27,7 @@ class Trial:
         found: row number in the table, of each gallery row; -1 for prototypes.
         first: where the query's class begins in the gallery.
         count: rows of the query's class in the gallery, itself included where it is there.
+        relation: what is a positive, where that is not the query's class.
     """
 
     queries: Rows
@@ -34,12 +36,15 @@ class Trial:
     found: Int64[Tensor, " g"]
     first: Int64[Tensor, " q"]
     count: Int64[Tensor, " q"]
+    relation: LabelRelation | None = None
 
     def __len__(self) -> int:
         return len(self.asker)
 
 
-def trials(rows: Rows, protocol: RetrievalProtocol, metric: Metric) -> Iterator[Trial]:
+def trials(
+    rows: Rows, protocol: RetrievalProtocol, metric: Metric, relation: LabelRelation | None = None
+) -> Iterator[Trial]:
     """One trial, which does not hold on to the table; or one for each few-shot episode, or several for each repeat of
     single-gallery-shot."""
     assert rows.labels is not None
@@ -52,7 +57,7 @@ def trials(rows: Rows, protocol: RetrievalProtocol, metric: Metric) -> Iterator[
     if protocol.repeats is not None:
         drawn = single_shots(rows, asker, found, protocol)
         return (_trial(rows, rows[gallery], some, gallery) for some, gallery in drawn)
-    return iter([_trial(rows, rows[found], asker, found)])
+    return iter([replace(_trial(rows, rows[found], asker, found), relation=relation)])
 
 
 def _episode_trials(rows: Rows, plan: Episodes, seed: int, metric: Metric) -> Iterator[Trial]:

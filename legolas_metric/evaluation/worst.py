@@ -53,6 +53,8 @@ def _wrong_neighbours(
     assert queries.labels is not None
     assert gallery.labels is not None
     own = own_class(trial, query, protocol)
+    if own.neither is not None:
+        scores[own.neither[0]] = -torch.inf
     column = own.column[0][own.honest[0]]
     positive = column[scores[column].argmax()]
     best = float(scores[positive].float())

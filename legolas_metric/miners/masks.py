@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from legolas_metric.checks import UNLABELLED
 from legolas_metric.miners.by_label import Classes, Part, draw_distinct
-from legolas_metric.relations import LabelRelation
+from legolas_metric.relations import LabelRelation, positives_and_negatives
 from legolas_metric.rows import NO_ID, Rows
 
 
@@ -83,30 +82,14 @@ class Masks:
         return self._masks
 
     def _compare(self) -> tuple[Bool[Tensor, "q n"], Bool[Tensor, "q n"]]:
-        anchors, rows, rule = self.anchors, self.rows, self.relation
+        anchors, rows = self.anchors, self.rows
         assert anchors.labels is not None
         assert rows.labels is not None
-        labelled = rows.labels != UNLABELLED
-        if rule.compare is None:
-            positive = anchors.labels[:, None] == rows.labels
-            negative = ~positive
-        else:
-            code = rule.compare(anchors.labels, rows.labels[labelled])
-            positive = torch.zeros(len(anchors), len(rows), dtype=torch.bool, device=code.device)
-            negative = positive.logical_not()
-            positive[:, labelled], negative[:, labelled] = code > 0, code < 0
+        positive, negative = positives_and_negatives(
+            self.relation, anchors.labels, rows.labels, anchors.groups, rows.groups
+        )
         own = self.self_row[:, None] == torch.arange(len(rows), device=self.self_row.device)
-        positive, negative = positive & ~own, negative & ~own
-        if not rule.needs_groups:
-            return positive, negative
-        assert anchors.groups is not None
-        assert rows.groups is not None
-        same_group = anchors.groups[:, None] == rows.groups
-        if rule.positive_group == "other":
-            positive &= ~same_group
-        if rule.negative_group == "same":
-            negative &= same_group
-        return positive, negative
+        return positive & ~own, negative & ~own
 
 
 Relations = Classes | Masks
