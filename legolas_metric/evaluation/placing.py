@@ -143,7 +143,6 @@ def _related(
         assert queries.groups is not None
         assert gallery.groups is not None
         taken |= positive & (queries.groups[:, None] == gallery.groups)
-    positive &= ~taken
     count = positive.sum(1)
     place = torch.arange(int(count.max()), device=query.device)
     honest = place < count[:, None]
