@@ -128,7 +128,10 @@ class World:
         return "" if self.size == 1 or (error is not None and not of_others(error)) else self._signs().missing()
 
     def _signs(self) -> Signs:
-        return Signs.of(self.rank, self.size, self._processes)
+        group = self._processes
+        if group is None:
+            raise ValueError(f"a World of size {self.size} needs a process group: call init_process_group() first")
+        return Signs.of(self.rank, self.size, group)
 
     @property
     def _processes(self) -> Any:

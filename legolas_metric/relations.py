@@ -129,10 +129,11 @@ def positives_and_negatives(
     groups: Int64[Tensor, " q"] | None = None,
     other_groups: Int64[Tensor, " n"] | None = None,
 ) -> tuple[Bool[Tensor, "q n"], Bool[Tensor, "q n"]]:
-    """Which rows are positives of labelled anchors, and which are negatives, as if no row were an anchor itrelation.
+    """Which rows are positives of labelled anchors, and which are negatives, as if no row were an anchor itself.
 
     Raises:
-        ValueError: `compare` gives no table of these anchors and rows.
+        TypeError: `compare` gives no tensor, or one of booleans, which know no negatives.
+        ValueError: `compare` gives no table of these anchors and rows, or NaN.
     """
     if relation.compare is None:
         positive = labels[:, None] == others
@@ -141,11 +142,18 @@ def positives_and_negatives(
         labelled = others != UNLABELLED
         code = relation.compare(labels, others[labelled])
         shape = (len(labels), int(labelled.sum()))
+        if not isinstance(code, Tensor) or code.dtype == torch.bool:
+            kind = f"tensor of {code.dtype}" if isinstance(code, Tensor) else type(code).__name__
+            raise TypeError(
+                f"compare must return a tensor of +1 (positive), -1 (negative) and 0 (ignore), got a {kind}"
+            )
         if tuple(code.shape) != shape:
             raise ValueError(
                 f"compare must return a value for each of {shape[0]} anchors (down) and {shape[1]} rows (across), "
                 f"got shape {tuple(code.shape)}"
             )
+        if bool(code.isnan().any()):
+            raise ValueError("compare returned NaN: give +1 (positive), -1 (negative) or 0 (ignore)")
         positive = torch.zeros(len(labels), len(others), dtype=torch.bool, device=code.device)
         negative = positive.logical_not()
         positive[:, labelled], negative[:, labelled] = code > 0, code < 0

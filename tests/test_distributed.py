@@ -169,3 +169,8 @@ def test_alone_is_a_null_object():
 def test_rank_outside():
     with pytest.raises(ValueError, match=r"rank must lie in 0..1 \(size 2\), got 2"):
         World(2, 2)
+
+
+def test_a_world_made_by_hand_needs_a_group():
+    with pytest.raises(ValueError, match="size 2 needs a process group"), World(0, 2).meeting("mining"):
+        pass

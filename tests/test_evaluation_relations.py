@@ -143,3 +143,27 @@ def test_says_what_is_wrong(relation, protocol, told):
     y[-1] = 4
     with pytest.raises(ValueError, match=told):
         evaluate_ranking(x, y, groups=None if "groups" in told else groups, protocol=protocol, relation=relation)
+
+
+@pytest.mark.parametrize(
+    ("compare", "error", "told"),
+    [
+        (lambda a, b: None, TypeError, "compare must return a tensor of .*, got a NoneType"),
+        (lambda a, b: a[:, None] == b, TypeError, "got a tensor of torch.bool"),
+        (lambda a, b: torch.full((len(a), len(b)), torch.nan), ValueError, "compare returned NaN"),
+    ],
+)
+def test_says_what_a_comparison_must_return(compare, error, told):
+    x, y, _, _ = table(1, n=12, classes=5)
+    with pytest.raises(error, match=told):
+        evaluate_ranking(x, y, relation=LabelRelation(compare))
+
+
+def test_no_difference_between_rankings_by_different_relations():
+    x, y = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40) // 4
+    paths = torch.stack([torch.arange(10), torch.arange(10) // 2], 1)
+    report = evaluate_ranking(
+        x, y, relation=LabelRelation.hierarchy(paths, positive=1), baseline=evaluate_ranking(x.flip(1), y)
+    )
+    with pytest.raises(ValueError, match="other positives or negatives"):
+        report.difference(resamples=10)

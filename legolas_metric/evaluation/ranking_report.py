@@ -222,7 +222,7 @@ class RankingReport(Shown):
             The difference of the means with its interval; `shown` where the interval leaves out 0.
 
         Raises:
-            ValueError: no baseline, one of other queries or of another protocol, or an unknown measure.
+            ValueError: no baseline, one of other queries, of another protocol or relation, or an unknown measure.
 
         Warns:
             UserWarning: fewer than ten identities (or groups).
@@ -249,6 +249,11 @@ class RankingReport(Shown):
             raise ValueError(
                 f"the baseline answers other queries ({len(theirs)} under {self.baseline.protocol.name!r}) than this "
                 f"report ({len(mine)} under {self.protocol.name!r}): evaluate both on the same rows and protocol"
+            )
+        if not (mine.positives.equal(theirs.positives) and mine.negatives.equal(theirs.negatives)):
+            raise ValueError(
+                "the queries have other positives or negatives in the baseline than in this report: evaluate both on "
+                "the same rows, and by the same relation"
             )
         change = own[measure] - other[measure]
         return paired_difference(change, self._drawn(over), over=over, level=level, resamples=resamples, seed=seed)
