@@ -4,7 +4,7 @@ import atexit
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -45,10 +45,11 @@ class Signs:
     @classmethod
     def of(cls, rank: int, size: int, group: Any) -> "Signs":
         """Those that this process gives to a group."""
-        found = _given.get(group)
-        if found is None:
-            found = _given[group] = cls(rank, size, group)
-        return found
+        with _giving:
+            found = _given.get(group)
+            if found is None:
+                found = _given[group] = cls(rank, size, group)
+            return found
 
     def come(self) -> None:
         """Come to a meeting.
@@ -148,6 +149,7 @@ class Signs:
 
 
 _given: WeakKeyDictionary[Any, Signs] = WeakKeyDictionary()  # to each group
+_giving = Lock()  # two threads that ask at once begin one thread of signs
 
 
 @atexit.register

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
-from unittest.mock import patch
+import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -174,3 +176,10 @@ def test_rank_outside():
 def test_a_world_made_by_hand_needs_a_group():
     with pytest.raises(ValueError, match="size 2 needs a process group"), World(0, 2).meeting("mining"):
         pass
+
+
+def test_threads_share_the_signs_of_a_group():
+    """Of two that begin at once, one would be forgotten, and still be at the store when the interpreter ends."""
+    group = Mock(get_group_store=lambda: None)
+    with patch.object(dist, "get_rank", lambda: time.sleep(0.02) or 0), ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(lambda _: Signs.of(0, 2, group), range(8)))) == 1
