@@ -152,7 +152,7 @@ def positives_and_negatives(
                 f"compare must return a value for each of {shape[0]} anchors (down) and {shape[1]} rows (across), "
                 f"got shape {tuple(code.shape)}"
             )
-        if bool(code.isnan().any()):
+        if code.is_floating_point() and bool(code.isnan().any()):
             raise ValueError("compare returned NaN: give +1 (positive), -1 (negative) or 0 (ignore)")
         positive = torch.zeros(len(labels), len(others), dtype=torch.bool, device=code.device)
         negative = positive.logical_not()
