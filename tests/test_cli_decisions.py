@@ -31,7 +31,7 @@ def command(folder, *arguments):
 
 def test_a_threshold_is_tried_on_other_people(folder):
     asked = ("verify", "here.npz", "--threshold-far", "0.02", "--apply", "there.npz")
-    here, there = (np.load(folder / f"{name}.npz") for name in ("here", "there"))
+    here, there = (dict(np.load(folder / f"{name}.npz")) for name in ("here", "there"))
     rule = DecisionRule.fit(evaluate_verification(here["embeddings"], here["labels"]), far=0.02)
     want = rule.apply(there["embeddings"], there["labels"])
     told = json.loads(command(folder, *asked, "--json").stdout)
@@ -51,14 +51,14 @@ def test_a_threshold_is_tried_on_other_people(folder):
 
 def test_embeddings_alone_take_labels_and_groups_from_columns_of_tables(folder):
     for name in ("here", "there"):
-        held = np.load(folder / f"{name}.npz")
+        held = dict(np.load(folder / f"{name}.npz"))
         np.save(folder / f"{name}_alone.npy", held["embeddings"])
         lines = [f"p{label},{row % 3}" for row, label in enumerate(held["labels"].tolist())]
         (folder / f"{name}.csv").write_text("person,camera\n" + "\n".join(lines) + "\n")
     asked = ("verify", "here_alone.npy", "--labels", "here.csv:person", "--groups", "here.csv:camera")
     applied = ("--apply", "there_alone.npy", "--apply-labels", "there.csv:person", "--apply-groups", "there.csv:camera")
     told = json.loads(command(folder, *asked, "--threshold-far", "0.02", *applied, "--json").stdout)
-    here, there = (np.load(folder / f"{name}.npz") for name in ("here", "there"))
+    here, there = (dict(np.load(folder / f"{name}.npz")) for name in ("here", "there"))
     cameras = np.arange(80) % 3
     rule = DecisionRule.fit(evaluate_verification(here["embeddings"], here["labels"], groups=cameras), far=0.02)
     want = rule.apply(there["embeddings"], there["labels"], groups=cameras)

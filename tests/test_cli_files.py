@@ -193,8 +193,8 @@ def test_whatever_takes_seconds_is_told_of(call, folder, monkeypatch, slow, comm
                 told.set()
             return super().write(text)
 
-    held = np.load("untrained.npz")
-    np.savez("others.npz", embeddings=held["embeddings"][::-1], labels=held["labels"][::-1])
+    with np.load("untrained.npz") as held:
+        np.savez("others.npz", embeddings=held["embeddings"][::-1], labels=held["labels"][::-1])
     screen = Terminal()
     monkeypatch.setattr(slow, slowly)
     monkeypatch.setattr(sys, "stderr", screen)
@@ -215,7 +215,7 @@ def test_nobody_watching_is_told_nothing(capsys, monkeypatch):
 
 @pytest.mark.filterwarnings("always:.*identities are in both sets")
 def test_a_threshold_is_tried_on_people_by_their_names_in_one_row_of_csv(call, folder):
-    held = np.load(folder / "untrained.npz")
+    held = dict(np.load(folder / "untrained.npz"))  # closed at once
     x, y = held["embeddings"], held["labels"]
     names = np.array([f"p{one}" for one in y])
     others = np.char.add(names, "z")
