@@ -71,7 +71,8 @@ class Placed:
 class OwnClass:
     """The class of each query of a block, in the gallery: its columns, and which are honest positives.
 
-    By a relation, the columns are those of its positives, and `neither` says what is not a negative either.
+    By a relation, the columns are those of its positives, and `neither` says which rows are no answer: the query
+    itself, what the protocol takes out, and what is neither positive nor negative.
     """
 
     column: Int64[Tensor, "q w"]
